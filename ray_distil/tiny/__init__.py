@@ -1,0 +1,1 @@
+"""The tiny world: word problems and models small enough to distil on two CPU cores."""
