@@ -95,7 +95,10 @@ def _draw(rng: random.Random) -> Problem:
     if rng.random() < 0.15:  # a sentence that does not matter
         problem.say(
             rng.choice(
-                [f"{other} is {rng.randint(7, 15)} years old.", f"{name} walks {rng.randint(2, 30)} blocks to the shop."]
+                [
+                    f"{other} is {rng.randint(7, 15)} years old.",
+                    f"{name} walks {rng.randint(2, 30)} blocks to the shop.",
+                ]
             )
         )
     for _ in range(rng.choice([1, 1, 2, 2])):
@@ -149,7 +152,11 @@ def _event(
         x = rng.randint(3, 60)
         problem.say(
             rng.choice(
-                [f"{subject} gives {x} {item} to {other}.", f"{subject} loses {x} {item}.", f"Then {he} sells {x} {item}."]
+                [
+                    f"{subject} gives {x} {item} to {other}.",
+                    f"{subject} loses {x} {item}.",
+                    f"Then {he} sells {x} {item}.",
+                ]
             )
         )
         return problem.step("-", count, x)

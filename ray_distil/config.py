@@ -1,0 +1,298 @@
+"""The run's configuration: YAML plus dotted overrides, checked before anything starts.
+
+Imports without Ray, torch or vLLM. Unknown keys fail and name the nearest known one; the resolved configuration is
+saved as `config.yaml` in the run's folder.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_distil import UserError
+
+RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+TINY = "tiny"
+TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RunConfig(Section):
+    """Where the run lives."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder and title of the run")
+    storage_path: str = Field("runs", min_length=1, description="the run lies in STORAGE_PATH/NAME")
+    seed: int = Field(0, ge=0, description="of samples, packing order and training")
+
+
+class RayConfig(Section):
+    """A Ray that the run starts itself; ignored where a cluster is there already (`ray job submit`)."""
+
+    num_cpus: int | None = Field(None, ge=1, description="logical CPUs; null: those of the machine")
+
+
+class InstructionsConfig(Section):
+    """Where the problems come from."""
+
+    path: str = Field(
+        TINY, min_length=1, description="JSON list or JSONL of `instruction` and optional `answer`; or tiny"
+    )
+    num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2500)")
+    eval_path: str | None = Field(None, description="file of held-out problems; null: held out of `path`")
+    num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
+    suffix: str = Field("", description="put behind each instruction when a model reads it")
+
+
+class SamplingParams(Section):
+    """The part of vLLM's SamplingParams that a run sets."""
+
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass")
+    max_tokens: int = Field(4096, ge=1, description="tokens; a text that reaches it is rejected, never cut to fit")
+
+
+class EngineConfig(Section):
+    """A pool of vLLM engines for one model."""
+
+    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, unchanged")
+    concurrency: int = Field(1, ge=1, description="engines")
+    batch_size: int = Field(64, ge=1, description="rows a Ray Data batch; times max_concurrent_batches >= max_num_seqs")
+    max_concurrent_batches: int = Field(8, ge=1, description="batches in one engine at once")
+    num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
+    num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
+    accelerator_type: str | None = Field(None, description="Ray's name of the GPU type, e.g. H100")
+    env_vars: dict[str, str] = Field(default_factory=dict, description="environment of the engine's processes")
+
+
+class TeacherConfig(Section):
+    """One teacher and how it is asked. No system prompt, as DeepSeek advises for both of the recipe's teachers."""
+
+    engine: EngineConfig
+    sampling_params: SamplingParams = SamplingParams()
+    num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
+
+
+class TeachersConfig(Section):
+    """`direct` answers at once and is used as it is; `slow` reasons at length and is rewritten."""
+
+    direct: TeacherConfig | None = None
+    slow: TeacherConfig | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "TeachersConfig":
+        if self.direct is None and self.slow is None:
+            raise ValueError("teachers: neither `direct` nor `slow` is there; give at least one")
+        return self
+
+
+class Long2ShortConfig(Section):
+    """Rewriting of the slow responses into short reasoning."""
+
+    enabled: bool = Field(True, description="false: slow responses are learnt as they are")
+    engine: EngineConfig | None = Field(None, description="null: the slow teacher's")
+    sampling_params: SamplingParams = SamplingParams()
+
+
+class GatesConfig(Section):
+    """Which gates reject a row, in this order."""
+
+    complete: bool = Field(True, description="the text ended by itself")
+    answered: bool = Field(True, description="the text states an answer")
+    correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
+    shorter: bool = Field(True, description="a rewrite has fewer tokens than its source")
+
+
+class PackingConfig(Section):
+    """Packing of examples into sequences of fixed length."""
+
+    max_length: int = Field(4096, ge=8, description="tokens a sequence; a longer example is rejected, never cut")
+
+
+class TrainingConfig(Section):
+    """SFT by Ray Train and DeepSpeed. The optimiser's defaults are those of the recipe's stage 2."""
+
+    student: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    num_workers: int = Field(1, ge=1, description="Ray Train workers, one process each")
+    use_gpu: bool = Field(False, description="one GPU a worker and NCCL; else CPU and gloo")
+    cpus_per_worker: float = Field(1, gt=0, description="CPUs a worker reserves")
+    num_train_epochs: int = Field(3, ge=1, description="passes over the packed sequences")
+    train_micro_batch_size_per_gpu: int = Field(1, ge=1, description="sequences a worker and micro-step")
+    gradient_accumulation_steps: int = Field(8, ge=1, description="micro-steps an optimiser step")
+    learning_rate: float = Field(2e-5, gt=0, description="peak")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices; norms and biases have none")
+    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        "cosine", description="after warm-up"
+    )
+    gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Transformers' name")
+
+
+class EvaluatedModel(Section):
+    """A model to compare."""
+
+    name: str = Field(min_length=1, description="name in the report")
+    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student")
+
+
+class EvaluationConfig(Section):
+    """Comparison of models on the held-out problems: accuracy and tokens used."""
+
+    engine: EngineConfig | None = Field(None, description="settings for all; model_source is each model's own")
+    models: list[EvaluatedModel] = Field(default_factory=list, description="compared on the same problems")
+    baseline: str = Field("slow", description="the model whose mean tokens are speed gain 1")
+    benchmark: str = Field("held-out", min_length=1, description="name of the problems in the report")
+    sampling_params: SamplingParams = SamplingParams()
+    num_samples: int = Field(1, ge=1, description="answers a problem")
+
+    @model_validator(mode="after")
+    def _baseline_is_there(self) -> "EvaluationConfig":
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"evaluation.models: two have the same name in {names}; give each its own")
+        if names and self.baseline not in names:
+            raise ValueError(f"evaluation.baseline: {self.baseline!r} is none of the models {names}; name one of them")
+        if names and self.engine is None:
+            raise ValueError("evaluation.engine: missing; the models need engine settings")
+        return self
+
+
+class DistillConfig(Section):
+    """One run, from instructions to the report."""
+
+    run: RunConfig = RunConfig()
+    ray: RayConfig = RayConfig()
+    instructions: InstructionsConfig = InstructionsConfig()
+    teachers: TeachersConfig
+    long2short: Long2ShortConfig = Long2ShortConfig()
+    gates: GatesConfig = GatesConfig()
+    packing: PackingConfig = PackingConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.run.storage_path).expanduser().resolve() / self.run.name
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
+    """Read YAML (null: the tiny recipe) and apply `key.path=value` overrides, values in YAML spelling.
+
+    Raises ConfigError with one line a mistake.
+    """
+    file = Path(path) if path else RECIPES / "tiny.yaml"
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config {file}: expected sections such as `training:`, got {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return DistillConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_explain(line) for line in error.errors()))) from error
+
+
+def resolve_model(model_source: str, key: str) -> str:
+    """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
+
+    Raises ConfigError, naming `key`, where a path is not there or holds no model.
+    """
+    prefix, _, name = model_source.partition(":")
+    if prefix == TINY and name:
+        folder = TINY_MODELS / name
+        if not (folder / "config.json").is_file():
+            known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
+            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
+        return str(folder)
+    path = Path(model_source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
+        return str(path.resolve())
+    if path.is_absolute() or model_source.startswith((".", "~")) or model_source.count("/") != 1:
+        raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
+    return model_source
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected key.path=value, e.g. training.num_train_epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: {text!r} is not YAML; quote it") from error
+    *parents, leaf = key.split(".")
+    node: Any = data
+    for parent in parents:
+        if isinstance(node, list):
+            node = node[_index(node, parent, override)]
+        else:
+            if node.get(parent) is None:
+                node[parent] = {}
+            # A YAML anchor shares one mapping between sections; an override changes the section it names alone.
+            node[parent] = node[parent].copy() if isinstance(node[parent], dict | list) else node[parent]
+            node = node[parent]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {override!r}: {parent!r} holds {node!r}, which has no keys")
+    if isinstance(node, list):
+        node[_index(node, leaf, override)] = value
+    else:
+        node[leaf] = value
+
+
+def _index(node: list[Any], text: str, override: str) -> int:
+    if not text.isdigit() or int(text) >= len(node):
+        raise ConfigError(f"override {override!r}: {text!r} is no position in a list of {len(node)}, counted from 0")
+    return int(text)
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as one line: where, what was given, what to do."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    if error["type"] == "missing":
+        return f"{where}: missing; add it to the configuration"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """The keys of the section at a location of the configuration."""
+    model: type[BaseModel] = DistillConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

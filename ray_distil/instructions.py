@@ -1,0 +1,160 @@
+"""Stage 1: instructions, from the tiny world or from the user's own file.
+
+Everything is read and checked before Ray starts, so that a mistake costs a second.
+"""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_distil import UserError
+from ray_distil.config import TINY, InstructionsConfig
+from ray_distil.schemas import INSTRUCTIONS, instruction_id
+from ray_distil.shards import reject, table_of
+
+VERSION = 1
+STAGE = "instructions"
+NUM_TINY = 2500
+TINY_SEED = 50_000
+
+
+def read_records(path: str, key: str) -> list[Any]:
+    """The records of a JSON list or of JSON lines. Raises UserError, naming `key`, the file and the line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{key}: there is no file {path!r}; give a JSON list or JSONL file, or `tiny`") from None
+    except OSError as error:
+        raise UserError(f"{key}: cannot read {path!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"
+            ) from error
+    else:
+        records = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
+                    ) from error
+    if not records:
+        raise UserError(f"{key}: {path!r} is empty; it needs at least two instructions")
+    return records
+
+
+def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list[Any]]:
+    """Training and held-out problems of the tiny world; the seed changes the former only."""
+    from ray_distil.tiny import world
+
+    def record(problem: world.Problem) -> dict[str, str]:
+        return {"instruction": problem.question, "answer": str(problem.answer)}
+
+    train = itertools.islice(world.training_problems(TINY_SEED + seed), config.num_train or NUM_TINY)
+    if config.num_eval > world.NUM_HELD_OUT:
+        raise UserError(
+            f"instructions.num_eval: the tiny world holds out {world.NUM_HELD_OUT} problems, not {config.num_eval}"
+        )
+    return [record(p) for p in train], [record(p) for p in world.held_out(world.SEED_TEST, config.num_eval)]
+
+
+def instruction_row(record: Any, source: str, split: str, position: int) -> dict[str, Any]:
+    """One record as an INSTRUCTIONS row, or as a reject that is named by its position in the file."""
+    row = {"instruction_id": f"{source}:{split}:{position}", "source": source, "split": split}
+    if not isinstance(record, dict):
+        return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
+    text = record.get("instruction")
+    if not isinstance(text, str) or not text.strip():
+        return reject(row, "no_instruction", f"record {position}: `instruction` is missing, empty or not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return reject(row, "not_unicode", f"record {position}: `instruction` holds a lone surrogate")
+    answer = record.get("answer")
+    if isinstance(answer, dict | list | bool):
+        return reject(
+            row, "bad_answer", f"record {position}: `answer` is a {type(answer).__name__}; expected text or a number"
+        )
+    reference = None if answer is None or not str(answer).strip() else str(answer).strip()
+    return row | {
+        "instruction_id": instruction_id(text, source),
+        "instruction": text,
+        "reference_answer": reference,
+    }
+
+
+def mark_duplicates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, the later of two equal instructions rejected (whatever their files and splits)."""
+    seen: dict[str, str] = {}
+    out = []
+    for position, row in enumerate(rows, 1):
+        text = " ".join(row.get("instruction", "").split())
+        if text and text in seen:
+            row = reject(row, "duplicate", f"same text as {seen[text]}") | {
+                "instruction_id": f"{row['instruction_id']}:{position}"
+            }
+        elif text:
+            seen[text] = row["instruction_id"]
+        out.append(row)
+    return out
+
+
+def hold_out(rows: list[dict[str, Any]], num_eval: int) -> list[dict[str, Any]]:
+    """Moves at most `num_eval` rows, and a tenth of all, to the held-out split: those of the smallest ids.
+
+    Ids are hashes, so the choice is as good as random and does not depend on the order of the file. Rows with a
+    reference answer are preferred, since the others can show tokens but no accuracy.
+    """
+    usable = [row for row in rows if "reject_reason" not in row]
+    pool = [row for row in usable if row["reference_answer"] is not None] or usable
+    number = min(num_eval, max(1, len(usable) // 10), len(usable) - 1)
+    chosen = {row["instruction_id"] for row in sorted(pool, key=lambda row: row["instruction_id"])[: max(0, number)]}
+    return [row | {"split": "eval"} if row["instruction_id"] in chosen else row for row in rows]
+
+
+def collect(config: InstructionsConfig, seed: int) -> pa.Table:
+    """All records as rows, accepted or rejected; training and held-out problems share no instruction.
+
+    Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
+    """
+    if config.path == TINY:
+        train, held_out = tiny_records(config, seed)
+    else:
+        train = read_records(config.path, "instructions.path")[: config.num_train]
+        held_out = []
+    if config.eval_path is not None:
+        held_out = read_records(config.eval_path, "instructions.eval_path")[: config.num_eval]
+    # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
+    rows = [instruction_row(r, _name(config.eval_path or config.path), "eval", k) for k, r in enumerate(held_out, 1)]
+    rows += [instruction_row(r, _name(config.path), "train", k) for k, r in enumerate(train, 1)]
+    rows = mark_duplicates(rows)
+    if not held_out:
+        rows = hold_out(rows, config.num_eval)
+    for split, what in (("train", "to train on"), ("eval", "held out for evaluation")):
+        if not any(row["split"] == split and "reject_reason" not in row for row in rows):
+            raise UserError(
+                f"instructions.path: {config.path!r} leaves no instruction {what}; it needs at least two different ones"
+                " with a text in `instruction`"
+            )
+    return table_of(rows, INSTRUCTIONS)
+
+
+def source_fingerprint(config: InstructionsConfig) -> list[str]:
+    """Digests of the files that the rows come from."""
+    paths = [path for path in (config.path, config.eval_path) if path not in (None, TINY)]
+    return [hashlib.sha256(Path(str(path)).read_bytes()).hexdigest()[:16] for path in paths]
+
+
+def _name(path: str) -> str:
+    return path if path == TINY else Path(path).name

@@ -1,0 +1,120 @@
+"""One pyarrow schema per artifact, and the id rules.
+
+    instructions -> responses -> rewrites -> sft_examples -> packed -> checkpoint -> eval -> report
+
+The first column of each schema is the row's id: unique in the artifact, and a function of what the row is, never of
+its place in a file. Rejected rows of every artifact have the schema REJECTS.
+"""
+
+import hashlib
+import unicodedata
+
+import pyarrow as pa
+
+
+def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=bool(null)) for name, kind, *null in columns])
+
+
+NULLABLE = True
+TOKENS = pa.list_(pa.int32())
+
+INSTRUCTIONS = _schema(
+    ("instruction_id", pa.string()),
+    ("instruction", pa.string()),
+    ("reference_answer", pa.string(), NULLABLE),
+    ("source", pa.string()),  # name of the file, or "tiny"
+    ("split", pa.string()),  # "train" | "eval"
+)
+
+RESPONSES = _schema(
+    ("response_id", pa.string()),
+    ("instruction_id", pa.string()),
+    ("instruction", pa.string()),
+    ("reference_answer", pa.string(), NULLABLE),
+    ("teacher", pa.string()),  # "direct" | "slow"
+    ("sample_index", pa.int32()),
+    ("response", pa.string()),  # the whole text
+    ("reasoning", pa.string()),  # what stands in the think block, else the response without its closing answer
+    ("answer", pa.string(), NULLABLE),  # extracted; null where none is stated
+    ("finish_reason", pa.string()),  # "stop" | "length"
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),
+    ("model", pa.string()),
+    ("sampling_params", pa.string()),  # JSON, with the row's own seed
+)
+
+REWRITES = _schema(
+    ("rewrite_id", pa.string()),
+    ("response_id", pa.string()),
+    ("instruction_id", pa.string()),
+    ("instruction", pa.string()),
+    ("reference_answer", pa.string(), NULLABLE),
+    ("reasoning", pa.string()),  # the rewritten text
+    ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
+    ("original_tokens", pa.int32()),  # generated for the slow response
+    ("rewritten_tokens", pa.int32()),
+    ("compression_ratio", pa.float64()),  # rewritten / original
+    ("finish_reason", pa.string()),
+    ("verdict", pa.string()),  # "accepted", or the reason of the first gate that it fails
+    ("model", pa.string()),
+    ("sampling_params", pa.string()),
+)
+
+SFT_EXAMPLES = _schema(
+    ("example_id", pa.string()),
+    ("instruction_id", pa.string()),
+    ("prompt", pa.string()),
+    ("completion", pa.string()),
+    ("origin", pa.string()),  # "direct" | "slow" | "rewrite"
+    ("origin_id", pa.string()),  # response_id or rewrite_id
+)
+
+PACKED = _schema(
+    ("sequence_id", pa.int32()),  # 0.. in training order before shuffling
+    ("input_ids", TOKENS),
+    ("labels", TOKENS),  # -100 where nothing is learnt
+    ("position_ids", TOKENS),  # from 0 in each example
+    ("lengths", TOKENS),  # of the examples, without padding
+    ("example_ids", pa.list_(pa.string())),
+)
+
+EVAL = _schema(
+    ("eval_id", pa.string()),
+    ("model", pa.string()),
+    ("benchmark", pa.string()),
+    ("instruction_id", pa.string()),
+    ("instruction", pa.string()),
+    ("reference_answer", pa.string(), NULLABLE),
+    ("sample_index", pa.int32()),
+    ("response", pa.string()),
+    ("answer", pa.string(), NULLABLE),
+    ("correct", pa.bool_(), NULLABLE),  # null where there is no reference
+    ("complete", pa.bool_()),  # the model stopped by itself
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),
+)
+
+REJECTS = _schema(
+    ("id", pa.string()),  # of the row, as it would have been in the artifact
+    ("stage", pa.string()),
+    ("reason", pa.string()),  # a short code, counted in the manifest
+    ("detail", pa.string()),  # a few words
+    ("row", pa.string()),  # JSON of what was known of the row
+)
+
+
+def stable_id(*parts: str | int) -> str:
+    """16 hexadecimal digits (64 bits of SHA-256) that depend on the parts alone."""
+    text = "\x1f".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def stable_fraction(*parts: str | int) -> float:
+    """A number in [0, 1) that depends on the parts alone: the same rows are chosen on every machine."""
+    return int(stable_id(*parts), 16) / 16**16
+
+
+def instruction_id(instruction: str, source: str) -> str:
+    """Hash of the normalised text (NFC, runs of white space as one blank) and the source."""
+    return stable_id(" ".join(unicodedata.normalize("NFC", instruction).split()), source)

@@ -1,0 +1,264 @@
+"""Artifacts: Parquet shards, rejects beside them, and a manifest written last.
+
+    ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
+    ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
+    ARTIFACT/_fingerprint                   what the shards are made of, written first
+    ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
+
+Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
+
+A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
+own file. What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are
+made again. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two
+configurations and nothing that was paid for is deleted.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_distil.schemas import REJECTS, stable_id
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+MANIFEST = "_manifest.json"
+FINGERPRINT = "_fingerprint"
+REJECTS_FOLDER = "_rejects"
+SUPERSEDED = "superseded"
+REASON, DETAIL = "reject_reason", "reject_detail"
+
+
+class StageError(RuntimeError):
+    """A stage could not finish; the message says what happened and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished artifact holds. rows_in = rows_out + rows_rejected, counted in `unit`."""
+
+    artifact: str
+    stage: str
+    fingerprint: str
+    unit: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    rejects: dict[str, int]
+    seconds: float
+    files: list[str]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:
+    """16 hexadecimal digits over a stage's code version, its settings and the fingerprints of its inputs.
+
+    Raises TypeError or ValueError for a setting that has no stable form in JSON (a set, an object, NaN).
+    """
+    text = json.dumps([stage, version, settings, inputs], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def model_fingerprint(model: str) -> str:
+    """What a model is, for `fingerprint`: a hub name as it is; a folder by its small files and the sizes of the large."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        digest.update(file.read_bytes() if size < 2**26 else b"")
+    return digest.hexdigest()[:16]
+
+
+def with_rejects(schema: pa.Schema) -> pa.Schema:
+    """The schema of rows on their way to an artifact: its columns, all but the id nullable, and why a row is rejected."""
+    columns = [pa.field(f.name, f.type, nullable=i > 0) for i, f in enumerate(schema)]
+    return pa.schema([*columns, pa.field(REASON, pa.string()), pa.field(DETAIL, pa.string())])
+
+
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table in `with_rejects(schema)`; other keys are left out, absent ones are null."""
+    return pa.Table.from_pylist(rows, schema=with_rejects(schema))
+
+
+def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]:
+    """The row marked as rejected; the artifact takes it to its rejects."""
+    return {**row, REASON: reason, DETAIL: detail[:500]}
+
+
+class Artifact:
+    """One artifact of a run: one folder, one schema, one fingerprint."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, fingerprint: str) -> None:
+        self.folder, self.schema, self.fingerprint = Path(folder), schema, fingerprint
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, if the artifact is whole and made by this very fingerprint."""
+        manifest = read_manifest(self.folder)
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        return manifest if all((self.folder / name).is_file() for name in manifest.files) else None
+
+    def is_complete(self) -> bool:
+        return self.manifest() is not None
+
+    def done_ids(self) -> set[str]:
+        """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
+        if not self._is_ours():
+            return set()
+        done: set[str] = set()
+        for ids in self._ids():
+            done.update(ids)
+        return done
+
+    def start(self) -> None:
+        """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/."""
+        if self.folder.exists() and not self._is_ours():
+            old = self.folder / FINGERPRINT
+            name = f"{self.folder.name}-{old.read_text().strip() if old.is_file() else 'unknown'}-{int(time.time())}"
+            target = self.folder.parent / SUPERSEDED / name
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self.folder, target)
+        (self.folder / REJECTS_FOLDER).mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for leftover in self.folder.rglob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+        (self.folder / FINGERPRINT).write_text(self.fingerprint + "\n")
+
+    def write(self, dataset: "Dataset", stage: str, on_shard: Callable[[int, int], None] | None = None) -> None:
+        """Run the dataset (schema `with_rejects`) and write each of its blocks as a shard, as soon as it is there.
+
+        `on_shard(rows_out, rows_rejected)` is called for each. `start` comes before, `finish` after.
+        """
+        shards = dataset.map_batches(
+            write_block,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"folder": str(self.folder), "schema": self.schema, "stage": stage},
+            num_cpus=0.1,
+        )
+        for row in shards.iter_rows():
+            if on_shard is not None:
+                on_shard(row["rows_out"], row["rows_rejected"])
+
+    def write_table(self, table: pa.Table, stage: str) -> None:
+        """Write a table (schema `with_rejects`) that is in memory, without Ray."""
+        write_block(table, str(self.folder), self.schema, stage)
+
+    def finish(
+        self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
+    ) -> Manifest:
+        """Count what is in the shards and write the manifest. Raises StageError if rows are missing or doubled."""
+        ids: Counter[str] = Counter()
+        for shard_ids in self._ids():
+            ids.update(shard_ids)
+        doubled = sum(1 for count in ids.values() if count > 1)
+        if doubled or len(ids) != rows_in:
+            raise StageError(
+                f"{stage}: {rows_in} rows went in, {len(ids)} came out or were rejected, {doubled} of them more than "
+                f"once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
+                + (f"; first remove {self.folder}." if doubled else ".")
+            )
+        rejects: Counter[str] = Counter()
+        for file in self._files(REJECTS_FOLDER):
+            rejects.update(pq.read_table(file, columns=["reason"]).column("reason").to_pylist())
+        manifest = Manifest(
+            artifact=self.folder.name,
+            stage=stage,
+            fingerprint=self.fingerprint,
+            unit=unit,
+            rows_in=rows_in,
+            rows_out=rows_in - rejects.total(),
+            rows_rejected=rejects.total(),
+            rejects=dict(sorted(rejects.items())),
+            seconds=round(seconds, 2),
+            files=[str(f.relative_to(self.folder)) for f in [*self._files(), *self._files(REJECTS_FOLDER)]],
+            summary=summary or {},
+        )
+        write_text(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+        return manifest
+
+    def read(self, columns: list[str] | None = None, rows_per_block: int | None = None) -> "Dataset":
+        """The accepted rows as a Ray dataset; `rows_per_block` keeps small files from becoming one block."""
+        import ray.data
+
+        files = [str(file) for file in self._files()]
+        if not files:
+            return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
+        dataset = ray.data.read_parquet(files, columns=columns)
+        return dataset.repartition(target_num_rows_per_block=rows_per_block) if rows_per_block else dataset
+
+    def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        """The accepted rows as a table in memory, by id."""
+        tables = [pq.read_table(file, columns=columns) for file in self._files()]
+        key = self.schema.names[0]
+        if not tables:
+            return self.schema.empty_table().select(columns or self.schema.names)
+        table = pa.concat_tables(tables)
+        return table.sort_by(key) if key in table.column_names else table
+
+    def _is_ours(self) -> bool:
+        file = self.folder / FINGERPRINT
+        return file.is_file() and file.read_text().strip() == self.fingerprint
+
+    def _files(self, inside: str = "") -> list[Path]:
+        return sorted((self.folder / inside).glob("part-*.parquet"))
+
+    def _ids(self) -> Iterator[list[str]]:
+        key = self.schema.names[0]
+        for file in self._files():
+            yield pq.read_table(file, columns=[key]).column(key).cast(pa.string()).to_pylist()
+        for file in self._files(REJECTS_FOLDER):
+            yield pq.read_table(file, columns=["id"]).column("id").to_pylist()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole."""
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each; returns one row of counts."""
+    is_rejected = table.column(REASON).is_valid()
+    accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
+    rejected = table.filter(is_rejected)
+    if accepted.num_rows:
+        _write_shard(Path(folder), accepted, accepted.column(0).cast(pa.string()).to_pylist())
+    if rejected.num_rows:
+        rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
+        _write_shard(Path(folder) / REJECTS_FOLDER, pa.Table.from_pylist(rows, schema=REJECTS), [r["id"] for r in rows])
+    return pa.table({"rows_out": [accepted.num_rows], "rows_rejected": [rejected.num_rows]})
+
+
+def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:
+    known = {name: row[name] for name in schema.names if row[name] is not None}
+    text = json.dumps(known, ensure_ascii=True)
+    return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
+
+
+def _write_shard(folder: Path, table: pa.Table, ids: list[str]) -> None:
+    target = folder / f"part-{stable_id(*sorted(ids))}.parquet"
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    os.replace(temporary, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_suffix(path.suffix + f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
