@@ -123,6 +123,19 @@ def hold_out(rows: list[dict[str, Any]], num_eval: int) -> list[dict[str, Any]]:
     return [row | {"split": "eval"} if row["instruction_id"] in chosen else row for row in rows]
 
 
+def limit(rows: list[dict[str, Any]], split: str, most: int | None, key: str) -> list[dict[str, Any]]:
+    """Rejects the rows of a split beyond the first `most`; null: none."""
+    kept = 0
+    out = []
+    for row in rows:
+        if row["split"] == split and "reject_reason" not in row:
+            kept += 1
+            if most is not None and kept > most:
+                row = reject(row, "over_limit", f"{key} is {most}")
+        out.append(row)
+    return out
+
+
 def collect(config: InstructionsConfig, seed: int) -> pa.Table:
     """All records as rows, accepted or rejected; training and held-out problems share no instruction.
 
@@ -131,16 +144,18 @@ def collect(config: InstructionsConfig, seed: int) -> pa.Table:
     if config.path == TINY:
         train, held_out = tiny_records(config, seed)
     else:
-        train = read_records(config.path, "instructions.path")[: config.num_train]
+        train = read_records(config.path, "instructions.path")
         held_out = []
     if config.eval_path is not None:
-        held_out = read_records(config.eval_path, "instructions.eval_path")[: config.num_eval]
+        held_out = read_records(config.eval_path, "instructions.eval_path")
     # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
     rows = [instruction_row(r, _name(config.eval_path or config.path), "eval", k) for k, r in enumerate(held_out, 1)]
     rows += [instruction_row(r, _name(config.path), "train", k) for k, r in enumerate(train, 1)]
     rows = mark_duplicates(rows)
     if not held_out:
         rows = hold_out(rows, config.num_eval)
+    rows = limit(rows, "train", config.num_train, "instructions.num_train")
+    rows = limit(rows, "eval", config.num_eval, "instructions.num_eval")
     for split, what in (("train", "to train on"), ("eval", "held out for evaluation")):
         if not any(row["split"] == split and "reject_reason" not in row for row in rows):
             raise UserError(

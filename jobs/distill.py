@@ -1,0 +1,40 @@
+"""Distil a slow-thinking teacher into a fast-thinking student: instructions in, student and report out.
+
+python jobs/distill.py                                       the tiny recipe, on this machine
+python jobs/distill.py --config FILE run.name=first          a configuration, with overrides
+python jobs/distill.py instructions.path=problems.jsonl      own instructions
+python jobs/distill.py --status runs/tiny                    what a run holds
+ray job submit --working-dir . -- python jobs/distill.py     on a cluster
+"""
+
+import sys
+from pathlib import Path
+
+# The script's own folder would head the path, and jobs/evaluate.py would shadow Hugging Face's evaluate.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+
+from ray_distil import cli, pipeline, report
+
+
+def main() -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--status", metavar="RUN_FOLDER", help="print the stages of a run and leave")
+    arguments = parser.parse_args()
+    logs: list[Path] = []
+
+    def job() -> None:
+        if arguments.status:
+            folder = Path(arguments.status)
+        else:
+            config = cli.load_config(arguments)
+            logs.append(config.run_folder / "logs")
+            folder = pipeline.run(config)
+        Console().print(report.stages_table(report.read_manifests(folder)))
+
+    return cli.guarded(job, lambda: logs[0] if logs else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

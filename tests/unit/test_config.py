@@ -1,0 +1,84 @@
+"""The configuration: what parses, and what each mistake is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_distil.config import RECIPES, ConfigError, DistillConfig, load, resolve_model
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_recipes_parse(path: Path) -> None:
+    assert load(str(path)).training.student
+
+
+def test_defaults_are_the_tiny_recipe_and_overrides_win() -> None:
+    config = load(
+        None,
+        ["training.num_train_epochs=5", "run.name=mine", "evaluation.models.1.name=quick"]
+        + ["evaluation.baseline=base"],
+    )
+    assert config.run.name == "mine"
+    assert config.training.num_train_epochs == 5
+    assert [m.name for m in config.evaluation.models] == ["base", "quick", "fast"]
+
+
+def test_override_of_a_shared_section_changes_it_alone() -> None:
+    config = load(None, ["teachers.direct.engine.engine_kwargs.max_num_seqs=7"])
+    assert config.teachers.direct.engine.engine_kwargs["max_num_seqs"] == 7
+    assert config.teachers.slow.engine.engine_kwargs["max_num_seqs"] == 256
+
+
+def test_resolved_configuration_reads_back_the_same() -> None:
+    config = load(None)
+    assert DistillConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.learning_rat=1", "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (
+            "teachers.slow.engine.concurency=1",
+            "teachers.slow.engine.concurency: unknown key; did you mean 'concurrency'?",
+        ),
+        ("training.learning_rate=-1", "training.learning_rate: input should be greater than 0, but it is -1"),
+        ("training.num_train_epochs=many", "training.num_train_epochs: input should be a valid integer"),
+        ("training.zero_stage=5", "but it is 5"),
+        ("training", "override 'training': expected key.path=value"),
+        ("run.name.x=1", "'name' holds 'tiny', which has no keys"),
+        ("evaluation.models.9.name=x", "'9' is no position in a list of 3"),
+        ("evaluation.baseline=slwo", "'slwo' is none of the models"),
+        ("run.name=a/b", "run.name"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(None, [override])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent.yaml"):
+        load(str(tmp_path / "absent.yaml"))
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("run: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(str(bad))
+    bad.write_text("- 1")
+    with pytest.raises(ConfigError, match="got list"):
+        load(str(bad))
+
+
+def test_models(tmp_path: Path) -> None:
+    assert Path(resolve_model("tiny:student-base", "k"), "model.safetensors").is_file()
+    assert resolve_model("org/name", "k") == "org/name"
+    for source, told in (
+        ("tiny:nobody", "k: there is no 'tiny:nobody'; the tiny models are tiny:student-base"),
+        (str(tmp_path), "has no config.json"),
+        (str(tmp_path / "x"), "there is no model folder"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            resolve_model(source, "k")

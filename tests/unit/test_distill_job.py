@@ -1,0 +1,36 @@
+"""jobs/distill.py as a person uses it: exit codes and messages, and nothing half-written after a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def distill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "jobs" / "distill.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["training.learning_rat=1"], "training.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["instructions.path=absent.jsonl"], "there is no file 'absent.jsonl'"),
+        (["instructions.path=bad.jsonl"], "line 2"),
+        (["instructions.path=empty.jsonl"], "is empty"),
+        (["--status", "runs/none"], "there is no run folder"),
+    ],
+)
+def test_mistakes_end_with_2_and_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"instruction": "a"}\n{"instruction"\n')
+    (tmp_path / "empty.jsonl").write_text("\n")
+    before = sorted(tmp_path.rglob("*"))
+    result = distill(tmp_path, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert told in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert sorted(tmp_path.rglob("*")) == before

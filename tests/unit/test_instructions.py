@@ -1,0 +1,111 @@
+"""Instructions: every record is a row or a reject, and mistakes in files are named before anything starts."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_distil import UserError
+from ray_distil.config import InstructionsConfig
+from ray_distil.instructions import collect
+
+
+def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:
+    return collect(InstructionsConfig(path=str(path), **settings), 0).to_pylist()
+
+
+def write(path: Path, records: list[Any], lines: bool = True) -> Path:
+    path.write_text("\n".join(json.dumps(r) for r in records) if lines else json.dumps(records))
+    return path
+
+
+GOOD = [{"instruction": f"What is {k} + 1?", "answer": k + 1} for k in range(40)]
+
+
+def test_tiny_world_has_no_common_instruction() -> None:
+    rows = collect(InstructionsConfig(num_eval=300), 0).to_pylist()
+    split = {name: {r["instruction"] for r in rows if r["split"] == name} for name in ("train", "eval")}
+    assert len(split["train"]) == 2500
+    assert len(split["eval"]) == 300
+    assert not split["train"] & split["eval"]
+
+
+def test_json_list_and_lines_give_the_same_rows(tmp_path: Path) -> None:
+    lines = rows_of(write(tmp_path / "a.json", GOOD))
+    assert lines == rows_of(write(tmp_path / "a.json", GOOD, lines=False))
+    assert Counter(r["split"] for r in lines) == {"train": 36, "eval": 4}
+    assert lines[0]["reference_answer"] == "1"
+
+
+def test_held_out_rows_do_not_depend_on_the_order(tmp_path: Path) -> None:
+    def held_out(records: list[Any]) -> set[str]:
+        return {r["instruction"] for r in rows_of(write(tmp_path / "a.json", records)) if r["split"] == "eval"}
+
+    assert held_out(GOOD) == held_out(GOOD[::-1])
+
+
+def test_held_out_rows_have_answers_where_there_are_any(tmp_path: Path) -> None:
+    records = [{"instruction": f"Say {k}."} for k in range(30)] + GOOD[:5]
+    rows = rows_of(write(tmp_path / "a.json", records))
+    assert all(r["reference_answer"] for r in rows if r["split"] == "eval")
+
+
+def test_bad_records_are_rejected_with_a_reason(tmp_path: Path) -> None:
+    bad = [3, {"answer": 1}, {"instruction": "  "}, {"instruction": None}, {"instruction": "\ud800"}]
+    bad += [{"instruction": "x", "answer": {"a": 1}}, GOOD[3], {"instruction": " What  is 3 + 1?"}]
+    rows = rows_of(write(tmp_path / "a.json", GOOD + bad))
+    reasons = Counter(r["reject_reason"] for r in rows)
+    assert len(rows) == len(GOOD) + len(bad)
+    assert reasons == {
+        None: 40,
+        "not_an_object": 1,
+        "no_instruction": 3,
+        "not_unicode": 1,
+        "bad_answer": 1,
+        "duplicate": 2,
+    }
+    assert len({r["instruction_id"] for r in rows}) == len(rows)
+
+
+def test_rows_over_a_limit_are_rejected_not_lost(tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / "a.json", GOOD), num_train=10)
+    assert Counter(r["reject_reason"] for r in rows) == {None: 14, "over_limit": 26}
+
+
+def test_problem_in_both_files_is_held_out_only(tmp_path: Path) -> None:
+    held_out = write(tmp_path / "eval.json", GOOD[:3])
+    rows = rows_of(write(tmp_path / "a.json", GOOD), eval_path=str(held_out))
+    assert Counter((r["split"], r["reject_reason"]) for r in rows) == {
+        ("eval", None): 3,
+        ("train", None): 37,
+        ("train", "duplicate"): 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        ("[]", "is empty"),
+        ('{"instruction": "a"}\n{"instruction": \n', "line 2: Expecting value"),
+        ('[{"instruction": "a"},\n {]', "line 2"),
+        ('{"instruction": "only one"}', "leaves no instruction held out"),
+        ('{"question": "a"}\n{"question": "b"}', "leaves no instruction to train on"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError) as error:
+        rows_of(tmp_path / "a.jsonl")
+    assert told in str(error.value)
+    assert "a.jsonl" in str(error.value)
+
+
+def test_absent_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file .*nothing.jsonl"):
+        rows_of(tmp_path / "nothing.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8 at byte 0"):
+        rows_of(tmp_path / "a.jsonl")

@@ -1,0 +1,57 @@
+"""The house: imports go down only, light modules stay light, files stay small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ray_distil"
+LAYERS = [
+    ["config", "schemas", "tiny.world"],
+    ["prompts", "reasoning", "deepspeed_config"],
+    ["shards", "engine", "checkpoint"],
+    ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
+    ["report", "pipeline", "cli"],
+]
+LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
+STAGES = set(LAYERS[3])
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray_distil":
+            inner = (node.module or "").removeprefix("ray_distil").lstrip(".")
+            found |= {inner} if inner in LAYER else {f"{inner}.{a.name}".lstrip(".") for a in node.names}
+    return found & LAYER.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_has_a_layer_and_imports_go_down(path: Path) -> None:
+    name = name_of(path)
+    assert name in LAYER, f"{name} has no layer: give it one here and in the README"
+    for other in imported(path):
+        assert LAYER[other] <= LAYER[name], f"{name} imports {other} from above"
+        assert not (name in STAGES and other in STAGES), f"the stages {name} and {other} know each other"
+
+
+@pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)
+def test_files_stay_small(path: Path) -> None:
+    limit = 80 if path.parent.name == "jobs" else 350
+    assert len(path.read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize("module", ["config", "schemas", "shards", "instructions", "report", "pipeline"])
+def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
+    code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed'}} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,139 @@
+"""Artifacts: counts that add up, resume by id, and no mixture of two configurations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from ray_distil.schemas import INSTRUCTIONS
+from ray_distil.shards import Artifact, StageError, fingerprint, model_fingerprint, reject, table_of
+
+
+def row(name: str) -> dict[str, Any]:
+    return {
+        "instruction_id": name,
+        "instruction": f"do {name}",
+        "source": "s",
+        "split": "train",
+        "reference_answer": None,
+    }
+
+
+def artifact(run: Path, mark: str = "f1") -> Artifact:
+    return Artifact(run / "instructions", INSTRUCTIONS, mark)
+
+
+def write(target: Artifact, *rows: dict[str, Any]) -> None:
+    target.write_table(table_of(list(rows), INSTRUCTIONS), "instructions")
+
+
+def test_rows_and_rejects_add_up(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "empty", "no text"))
+    write(target, row("c"))
+    assert not target.is_complete()
+    manifest = target.finish("instructions", "rows", 3, 1.0)
+    assert (manifest.rows_in, manifest.rows_out, manifest.rows_rejected) == (3, 2, 1)
+    assert manifest.rejects == {"empty": 1}
+    assert target.is_complete()
+    rejects = pq.read_table(tmp_path / "instructions" / "_rejects").to_pylist()
+    assert [(r["id"], r["stage"], r["reason"], r["detail"]) for r in rejects] == [
+        ("b", "instructions", "empty", "no text")
+    ]
+    assert json.loads(rejects[0]["row"])["instruction"] == "do b"
+
+
+def test_folder_reads_as_one_table(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "empty"))
+    write(target, row("c"))
+    target.finish("instructions", "rows", 3, 1.0)
+    assert sorted(pd.read_parquet(tmp_path / "instructions").instruction_id) == ["a", "c"]
+    assert pq.read_schema(next((tmp_path / "instructions").glob("part-*"))).equals(INSTRUCTIONS)
+
+
+def test_lost_and_doubled_rows_are_no_whole_artifact(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"))
+    with pytest.raises(StageError, match="2 rows went in, 1 came out"):
+        target.finish("instructions", "rows", 2, 1.0)
+    write(target, row("a"), row("b"))
+    with pytest.raises(StageError, match="1 of them more than once"):
+        target.finish("instructions", "rows", 2, 1.0)
+    assert not target.is_complete()
+
+
+def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "empty"))
+    (tmp_path / "instructions" / "part-half.1.tmp").write_bytes(b"half a shard")
+    again = artifact(tmp_path)
+    assert again.done_ids() == {"a", "b"}
+    again.start()
+    assert not list((tmp_path / "instructions").glob("*.tmp"))
+    write(again, row("c"))
+    assert again.finish("instructions", "rows", 3, 1.0).rows_out == 2
+
+
+def test_a_retried_write_replaces_its_own_shard(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), row("b"))
+    write(target, row("b"), row("a"))
+    assert target.finish("instructions", "rows", 2, 1.0).rows_out == 2
+
+
+def test_other_configuration_moves_old_shards_away(tmp_path: Path) -> None:
+    first = artifact(tmp_path, "f1")
+    first.start()
+    write(first, row("a"))
+    first.finish("instructions", "rows", 1, 1.0)
+    second = artifact(tmp_path, "f2")
+    assert not second.is_complete()
+    assert second.done_ids() == set()
+    second.start()
+    write(second, row("b"))
+    second.finish("instructions", "rows", 1, 1.0)
+    assert second.read_table().column("instruction_id").to_pylist() == ["b"]
+    (old,) = (tmp_path / "superseded").iterdir()
+    assert pd.read_parquet(old).instruction_id.tolist() == ["a"]
+
+
+def test_a_missing_shard_makes_the_artifact_incomplete(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"))
+    target.finish("instructions", "rows", 1, 1.0)
+    next((tmp_path / "instructions").glob("part-*")).unlink()
+    assert not target.is_complete()
+
+
+def test_fingerprint_depends_on_everything_and_refuses_what_is_not_stable() -> None:
+    base = fingerprint("s", 1, {"a": 1, "b": [2]}, ["x"])
+    assert base == fingerprint("s", 1, {"b": [2], "a": 1}, ["x"])
+    others = [
+        fingerprint("t", 1, {"a": 1, "b": [2]}, ["x"]),
+        fingerprint("s", 2, {"a": 1, "b": [2]}, ["x"]),
+        fingerprint("s", 1, {"a": 1, "b": [3]}, ["x"]),
+        fingerprint("s", 1, {"a": 1, "b": [2]}, ["y"]),
+    ]
+    assert len({base, *others}) == 5
+    with pytest.raises(TypeError):
+        fingerprint("s", 1, {"a": {1, 2}}, [])
+    with pytest.raises(ValueError, match="JSON"):
+        fingerprint("s", 1, {"a": float("nan")}, [])
+
+
+def test_model_fingerprint_sees_changed_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"a")
+    one = model_fingerprint(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"b")
+    assert model_fingerprint(str(tmp_path)) != one
+    assert model_fingerprint("org/name") == "org/name"
