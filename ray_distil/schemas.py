@@ -50,6 +50,7 @@ REWRITES = _schema(
     ("instruction_id", pa.string()),
     ("instruction", pa.string()),
     ("reference_answer", pa.string(), NULLABLE),
+    ("source_answer", pa.string(), NULLABLE),  # of the slow response
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32()),  # generated for the slow response

@@ -1,0 +1,74 @@
+"""Stage 4: responses and rewrites that pass the gates become training examples; the others are rejected."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.gates import against_source, first_reason
+from ray_distil.reasoning import extract_answer
+from ray_distil.schemas import SFT_EXAMPLES, stable_id
+from ray_distil.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+VERSION = 1
+STAGE = "curation"
+
+
+def response_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
+    """A RESPONSES row as an SFT_EXAMPLES row, or rejected."""
+    return _example(row, row["teacher"], row["response_id"], row["response"].strip(), gates, suffix)
+
+
+def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
+    """A REWRITES row as an SFT_EXAMPLES row, or rejected.
+
+    A rewrite is reasoning only, as it was asked for; where it does not state its answer, that is put behind it.
+    """
+    completion = row["reasoning"]
+    if row["answer"] and extract_answer(completion) is None:
+        completion += f"\n\nThe final answer is \\boxed{{{row['answer']}}}."
+    return _example(against_source(row), "rewrite", row["rewrite_id"], completion, gates, suffix)
+
+
+def _example(
+    row: Mapping[str, Any], origin: str, origin_id: str, completion: str, gates: list[str], suffix: str
+) -> dict[str, Any]:
+    example = {
+        "example_id": stable_id("example", origin_id),
+        "instruction_id": row["instruction_id"],
+        "prompt": row["instruction"] + suffix,
+        "completion": completion,
+        "origin": origin,
+        "origin_id": origin_id,
+    }
+    reason = first_reason(row, gates)
+    if reason is None and not completion:
+        reason = "empty"
+    return example if reason is None else reject(example, reason, origin)
+
+
+def curate(responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str) -> list["Dataset"]:
+    """The examples, accepted and rejected. A slow response is an example only where `rewrites` is None."""
+    options = {"gates": gates, "suffix": suffix}
+    if rewrites is not None:
+        responses = responses.filter(lambda row: row["teacher"] != "slow", num_cpus=0.1)
+    made = [
+        responses.map_batches(
+            example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **options}, num_cpus=0.1
+        )
+    ]
+    if rewrites is not None:
+        made.append(
+            rewrites.map_batches(
+                example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options}, num_cpus=0.1
+            )
+        )
+    return made
+
+
+def example_batch(table: pa.Table, kind: str, gates: list[str], suffix: str) -> pa.Table:
+    make = {"response": response_example, "rewrite": rewrite_example}[kind]
+    return table_of([make(row, gates, suffix) for row in table.to_pylist()], SFT_EXAMPLES)

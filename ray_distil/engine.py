@@ -1,0 +1,174 @@
+"""The one gateway to generation: messages in; text, finish_reason and token counts out.
+
+A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kept.
+
+    columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
+    columns added:  generated_text, finish_reason ("stop" | "length" | "error"), num_prompt_tokens,
+                    num_generated_tokens, error ("" or "code: what was wrong with this row")
+    all other columns are carried through; their values must have a form in JSON
+
+Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows
+in flight.
+"""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.config import EngineConfig
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Generate = Callable[["Dataset"], "Dataset"]
+INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
+LIGHT = 0.1  # CPUs of the tasks around the engine, so that they fit beside it
+ADDED = pa.schema([
+    ("generated_text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),
+    ("error", pa.string()),
+])  # fmt: skip
+
+
+def build(config: EngineConfig, model: str) -> Generate:
+    """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
+    engine_kwargs = dict(config.engine_kwargs)
+
+    def generate(dataset: "Dataset") -> "Dataset":
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        processor = build_processor(
+            vLLMEngineProcessorConfig(
+                model_source=model,
+                engine_kwargs=dict(engine_kwargs),
+                concurrency=(config.concurrency, config.concurrency),
+                batch_size=config.batch_size,
+                max_concurrent_batches=config.max_concurrent_batches,
+                accelerator_type=config.accelerator_type,
+                placement_group_config={"bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus}},
+                runtime_env={"env_vars": dict(config.env_vars)},
+                should_continue_on_error=True,
+                # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
+                chat_template_stage=False,
+                tokenize_stage=False,
+                detokenize_stage=False,
+            ),
+            preprocess=_identity,
+            postprocess=_identity,
+            preprocess_map_kwargs={"num_cpus": LIGHT},
+            postprocess_map_kwargs={"num_cpus": LIGHT},
+        )
+        encoded = dataset.map_batches(
+            encode_batch,
+            batch_size=config.batch_size,
+            batch_format="pyarrow",
+            fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len")},
+            num_cpus=LIGHT,
+        )
+        return processor(encoded).map_batches(
+            finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model}, num_cpus=LIGHT
+        )
+
+    return generate
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(model: str) -> Any:
+    """The model's AutoTokenizer, once a process."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+@lru_cache(maxsize=4)
+def stop_token_ids(model: str) -> frozenset[int]:
+    """The ids that end a turn: the tokenizer's and those of the generation config, as vLLM takes them."""
+    from transformers import GenerationConfig
+
+    ids = {load_tokenizer(model).eos_token_id}
+    try:
+        configured = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model may come without generation_config.json
+        configured = None
+    ids |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(i for i in ids if i is not None)
+
+
+@lru_cache(maxsize=4)
+def model_length(model: str) -> int:
+    """The longest sequence that the model's own configuration allows, in tokens."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(model).max_position_embeddings)
+
+
+def check_messages(messages: Any) -> str:
+    """What is wrong with a row's messages, as "code: detail"; "" if nothing."""
+    if not messages:
+        return "bad_prompt: there are no messages"
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, str) or not content.strip():
+            return f"bad_prompt: the {message.get('role')} turn has no text"
+    return ""
+
+
+def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.Table:
+    """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error."""
+    tokenizer = load_tokenizer(model)
+    longest = max_model_len or model_length(model)
+    rows = []
+    for row in table.to_pylist():
+        error = check_messages(row["messages"])
+        ids: list[int] = []
+        if not error:
+            text = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(ids) >= longest:
+                error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
+        carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
+        rows.append({
+            "carried": json.dumps(carried),
+            "tokenized_prompt": ids,
+            "sampling_params": row["sampling_params"],
+            INFERENCE_ERROR: error,
+            "num_input_tokens": len(ids),
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
+    """ "stop" where the last generated token ends a turn, else "length".
+
+    ray.data.llm drops vLLM's own finish_reason. vLLM keeps the stop token in the generated ids and looks for it before
+    it looks at max_tokens, so its presence tells the two apart even at exactly max_tokens.
+    """
+    return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
+
+
+def finish_batch(table: pa.Table, model: str) -> pa.Table:
+    """ray.data.llm's output in the columns of the contract."""
+    stop_ids = stop_token_ids(model)
+    rows = []
+    for row in table.to_pylist():
+        error = row[INFERENCE_ERROR] or ""
+        if error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
+            error = f"engine_error: {error}"
+        tokens = [] if error else list(row["generated_tokens"])
+        rows.append(json.loads(row["carried"]) | {
+            "generated_text": "" if error else row["generated_text"],
+            "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
+            "num_prompt_tokens": int(row["num_input_tokens"] or 0),
+            "num_generated_tokens": len(tokens),
+            "error": error,
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def _identity(row: dict[str, Any]) -> dict[str, Any]:
+    return row

@@ -1,0 +1,55 @@
+"""Gates: pure functions `row -> reason or None` that keep bad rows out of training.
+
+Each reads finish_reason, answer, reference_answer, original_tokens and rewritten_tokens, as far as it needs them.
+GATES lists them once, in the order in which they are applied; each can be switched off in the configuration.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ray_distil.reasoning import answers_agree
+
+Row = Mapping[str, Any]
+
+
+def complete(row: Row) -> str | None:
+    """The text ended by itself; one that was cut is never trimmed into an example."""
+    return None if row["finish_reason"] == "stop" else "incomplete"
+
+
+def answered(row: Row) -> str | None:
+    """The text states an answer."""
+    return None if row["answer"] else "no_answer"
+
+
+def correct(row: Row) -> str | None:
+    """The answer equals the reference; a row without a reference passes."""
+    if row["reference_answer"] is None or answers_agree(row["answer"], row["reference_answer"]):
+        return None
+    return "wrong_answer"
+
+
+def shorter(row: Row) -> str | None:
+    """A rewrite has fewer tokens than its source; a row that is no rewrite passes."""
+    if row.get("original_tokens") is None or row["rewritten_tokens"] < row["original_tokens"]:
+        return None
+    return "not_shorter"
+
+
+GATES: dict[str, Callable[[Row], str | None]] = {
+    "complete": complete,
+    "answered": answered,
+    "correct": correct,
+    "shorter": shorter,
+}
+
+
+def first_reason(row: Row, names: Iterable[str]) -> str | None:
+    """The reason of the first gate, of those named, that the row fails."""
+    chosen = set(names)
+    return next((reason for name, gate in GATES.items() if name in chosen and (reason := gate(row))), None)
+
+
+def against_source(rewrite: Row) -> Row:
+    """A rewrite as the gates read it: without a reference, the answer of its source is the measure."""
+    return {**rewrite, "reference_answer": rewrite["reference_answer"] or rewrite["source_answer"]}

@@ -1,0 +1,98 @@
+"""Stage 3: slow responses rewritten into short reasoning, and a verdict on each."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.gates import GATES, against_source, first_reason
+from ray_distil.prompts import long2short_messages
+from ray_distil.reasoning import final_result
+from ray_distil.schemas import REWRITES, stable_id
+from ray_distil.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ray_distil.engine import Generate
+
+VERSION = 1
+STAGE = "long2short"
+ACCEPTED = "accepted"
+
+
+def request(row: dict[str, Any], gates: list[str], sampling_params: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A slow RESPONSES row as a rewrite request; `source_reason` says why it is not worth one, "" if it is."""
+    rewrite_id = stable_id("rewrite", row["response_id"])
+    reason = first_reason(row, gates)
+    row_seed = int(stable_id(seed, rewrite_id), 16) % 2**31
+    return {
+        "id": rewrite_id,
+        "response_id": row["response_id"],
+        "instruction_id": row["instruction_id"],
+        "instruction": row["instruction"],
+        "reference_answer": row["reference_answer"],
+        "source_answer": row["answer"],
+        "original_tokens": row["num_generated_tokens"],
+        "source_reason": f"source_{reason}" if reason else "",
+        "messages": long2short_messages(row["instruction"], row["answer"] or "", row["reasoning"] or row["response"]),
+        "sampling_params": sampling_params | {"seed": row_seed},
+        "seed": row_seed,
+    }
+
+
+def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
+    """A generated row as a REWRITES row with its verdict. Without a reference the source's own answer is the measure."""
+    known = row | {"rewrite_id": row["id"], "model": model}
+    if row["error"]:
+        code, _, detail = row["error"].partition(": ")
+        return reject(known, code, detail)
+    text = row["generated_text"].strip()
+    rewrite = known | {
+        "reasoning": text,
+        "answer": final_result(text),
+        "rewritten_tokens": row["num_generated_tokens"],
+        "compression_ratio": row["num_generated_tokens"] / max(1, row["original_tokens"]),
+        "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
+    }
+    return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
+
+
+def rewrites(
+    responses: "Dataset",
+    generate: "Generate",
+    model: str,
+    gates: list[str],
+    sampling_params: dict[str, Any],
+    seed: int,
+    done_ids: set[str],
+) -> tuple["Dataset", "Dataset"]:
+    """`(unfit, rewritten)`: slow responses that are rejected as sources, and rewrites, but for those done already.
+
+    `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
+    """
+    asked = responses.map(
+        request, fn_kwargs={"gates": gates, "sampling_params": sampling_params, "seed": seed}, num_cpus=0.1
+    )
+    asked = asked.filter(lambda row: row["id"] not in done_ids, num_cpus=0.1).materialize()
+    unfit = asked.filter(lambda row: row["source_reason"] != "", num_cpus=0.1)
+    fit = asked.filter(lambda row: row["source_reason"] == "", num_cpus=0.1)
+    rewritten = generate(fit).map_batches(
+        rewrite_batch,
+        batch_format="pyarrow",
+        fn_kwargs={"model": model, "sampling_params": sampling_params},
+        num_cpus=0.1,
+    )
+    return unfit.map_batches(unfit_batch, batch_format="pyarrow", num_cpus=0.1), rewritten
+
+
+def unfit_batch(table: pa.Table) -> pa.Table:
+    rows = [
+        reject({**row, "rewrite_id": row["id"], "sampling_params": None}, row["source_reason"])
+        for row in table.to_pylist()
+    ]
+    return table_of(rows, REWRITES)
+
+
+def rewrite_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:
+    return table_of([rewrite_row(row, model, sampling_params) for row in table.to_pylist()], REWRITES)

@@ -1,0 +1,90 @@
+"""Stage 2: the teachers' responses to the training instructions, one row per (instruction, teacher, sample)."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.prompts import instruction_messages
+from ray_distil.reasoning import extract_answer, split_reasoning
+from ray_distil.schemas import RESPONSES, stable_fraction, stable_id
+from ray_distil.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ray_distil.engine import Generate
+
+VERSION = 1
+STAGE = "teacher"
+
+
+def is_asked(instruction_id: str, teacher: str, fraction: float) -> bool:
+    """Whether a teacher is asked this instruction: a share `fraction` of all, chosen by hash."""
+    return stable_fraction(teacher, instruction_id) < fraction
+
+
+def num_requests(instruction_ids: list[str], teacher: str, fraction: float, num_samples: int) -> int:
+    """How many responses there must be."""
+    return sum(is_asked(i, teacher, fraction) for i in instruction_ids) * num_samples
+
+
+def requests(
+    row: dict[str, Any],
+    teacher: str,
+    fraction: float,
+    num_samples: int,
+    sampling_params: dict[str, Any],
+    seed: int,
+    suffix: str,
+) -> list[dict[str, Any]]:
+    """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed."""
+    if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, fraction):
+        return []
+    made = []
+    for sample_index in range(num_samples):
+        response_id = stable_id(row["instruction_id"], teacher, sample_index)
+        made.append({
+            "id": response_id,
+            "instruction_id": row["instruction_id"],
+            "instruction": row["instruction"],
+            "reference_answer": row["reference_answer"],
+            "teacher": teacher,
+            "sample_index": sample_index,
+            "messages": instruction_messages(row["instruction"], suffix),
+            "sampling_params": sampling_params | {"seed": int(stable_id(seed, response_id), 16) % 2**31},
+            "seed": int(stable_id(seed, response_id), 16) % 2**31,
+        })  # fmt: skip
+    return made
+
+
+def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
+    """A generated row as a RESPONSES row; an unfinished one goes on with its finish_reason, for the gates to judge."""
+    known = row | {"response_id": row["id"], "model": model}
+    if row["error"]:
+        code, _, detail = row["error"].partition(": ")
+        return reject(known, code, detail)
+    reasoning, conclusion = split_reasoning(row["generated_text"])
+    return known | {
+        "response": row["generated_text"],
+        "reasoning": reasoning,
+        "answer": extract_answer(conclusion),
+        "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
+    }
+
+
+def responses(
+    instructions: "Dataset", generate: "Generate", teacher: str, model: str, done_ids: set[str], **asked: Any
+) -> "Dataset":
+    """One teacher's responses, but for those done already. `asked`: the other arguments of `requests`."""
+    params = asked["sampling_params"]
+    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked}, num_cpus=0.1).filter(
+        lambda row: row["id"] not in done_ids, num_cpus=0.1
+    )
+    return generate(pending).map_batches(
+        response_batch, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}, num_cpus=0.1
+    )
+
+
+def response_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:
+    return table_of([response_row(row, model, sampling_params) for row in table.to_pylist()], RESPONSES)
