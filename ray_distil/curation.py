@@ -54,17 +54,11 @@ def curate(responses: "Dataset", rewrites: "Dataset | None", gates: list[str], s
     """The examples, accepted and rejected. A slow response is an example only where `rewrites` is None."""
     options = {"gates": gates, "suffix": suffix}
     if rewrites is not None:
-        responses = responses.filter(lambda row: row["teacher"] != "slow", num_cpus=0.1)
-    made = [
-        responses.map_batches(
-            example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **options}, num_cpus=0.1
-        )
-    ]
+        responses = responses.filter(lambda row: row["teacher"] != "slow")
+    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **options})]
     if rewrites is not None:
         made.append(
-            rewrites.map_batches(
-                example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options}, num_cpus=0.1
-            )
+            rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
         )
     return made
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Generate = Callable[["Dataset"], "Dataset"]
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
-LIGHT = 0.1  # CPUs of the tasks around the engine, so that they fit beside it
 ADDED = pa.schema([
     ("generated_text", pa.string()),
     ("finish_reason", pa.string()),
@@ -60,18 +59,15 @@ def build(config: EngineConfig, model: str) -> Generate:
             ),
             preprocess=_identity,
             postprocess=_identity,
-            preprocess_map_kwargs={"num_cpus": LIGHT},
-            postprocess_map_kwargs={"num_cpus": LIGHT},
         )
         encoded = dataset.map_batches(
             encode_batch,
             batch_size=config.batch_size,
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len")},
-            num_cpus=LIGHT,
         )
         return processor(encoded).map_batches(
-            finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model}, num_cpus=LIGHT
+            finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"stop_ids": stop_token_ids(model)}
         )
 
     return generate
@@ -151,9 +147,8 @@ def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
     return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
 
 
-def finish_batch(table: pa.Table, model: str) -> pa.Table:
+def finish_batch(table: pa.Table, stop_ids: frozenset[int]) -> pa.Table:
     """ray.data.llm's output in the columns of the contract."""
-    stop_ids = stop_token_ids(model)
     rows = []
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""

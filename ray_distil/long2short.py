@@ -71,19 +71,16 @@ def rewrites(
 
     `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
     """
-    asked = responses.map(
-        request, fn_kwargs={"gates": gates, "sampling_params": sampling_params, "seed": seed}, num_cpus=0.1
-    )
-    asked = asked.filter(lambda row: row["id"] not in done_ids, num_cpus=0.1).materialize()
-    unfit = asked.filter(lambda row: row["source_reason"] != "", num_cpus=0.1)
-    fit = asked.filter(lambda row: row["source_reason"] == "", num_cpus=0.1)
+    asked = responses.map(request, fn_kwargs={"gates": gates, "sampling_params": sampling_params, "seed": seed})
+    asked = asked.filter(lambda row: row["id"] not in done_ids).materialize()
+    unfit = asked.filter(lambda row: row["source_reason"] != "")
+    fit = asked.filter(lambda row: row["source_reason"] == "")
     rewritten = generate(fit).map_batches(
         rewrite_batch,
         batch_format="pyarrow",
         fn_kwargs={"model": model, "sampling_params": sampling_params},
-        num_cpus=0.1,
     )
-    return unfit.map_batches(unfit_batch, batch_format="pyarrow", num_cpus=0.1), rewritten
+    return unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten
 
 
 def unfit_batch(table: pa.Table) -> pa.Table:

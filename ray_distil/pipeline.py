@@ -195,8 +195,9 @@ def start_ray(config: DistillConfig) -> None:
     import ray
     import ray.data
 
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             num_cpus=None if _on_a_cluster() else config.ray.num_cpus,
             runtime_env={"env_vars": WORKER_ENV},

@@ -146,7 +146,6 @@ class Artifact:
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"folder": str(self.folder), "schema": self.schema, "stage": stage},
-            num_cpus=0.1,
         )
         for row in shards.iter_rows():
             if on_shard is not None:

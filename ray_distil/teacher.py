@@ -78,11 +78,11 @@ def responses(
 ) -> "Dataset":
     """One teacher's responses, but for those done already. `asked`: the other arguments of `requests`."""
     params = asked["sampling_params"]
-    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked}, num_cpus=0.1).filter(
-        lambda row: row["id"] not in done_ids, num_cpus=0.1
+    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked}).filter(
+        lambda row: row["id"] not in done_ids
     )
     return generate(pending).map_batches(
-        response_batch, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}, num_cpus=0.1
+        response_batch, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}
     )
 
 
