@@ -33,6 +33,7 @@ class RunConfig(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder and title of the run")
     storage_path: str = Field("runs", min_length=1, description="the run lies in STORAGE_PATH/NAME")
     seed: int = Field(0, ge=0, description="of samples, packing order and training")
+    parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
 
 
 class RayConfig(Section):

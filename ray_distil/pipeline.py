@@ -115,22 +115,24 @@ def make_responses(this: Run, problems: Artifact, models: dict[str, str]) -> Art
         table = problems.read_table(["instruction_id", "split"])
         train = table.filter(pa.compute.equal(table["split"], "train"))["instruction_id"].to_pylist()
         done = artifact.done_ids()
-        rows_in = 0
+        rows_in, made = 0, []
         for name, asked in teachers.items():
             rows_in += teacher.num_requests(train, name, asked.fraction, asked.num_samples)
-            made = teacher.responses(
-                problems.read(rows_per_block=asked.engine.batch_size),
-                build(asked.engine, model_of[name]),
-                name,
-                model_of[name],
-                done,
-                fraction=asked.fraction,
-                num_samples=asked.num_samples,
-                sampling_params=asked.sampling_params.model_dump(),
-                seed=seed,
-                suffix=suffix,
+            made.append(
+                teacher.responses(
+                    problems.read(rows_per_block=asked.engine.batch_size),
+                    build(asked.engine, model_of[name]),
+                    name,
+                    model_of[name],
+                    done,
+                    fraction=asked.fraction,
+                    num_samples=asked.num_samples,
+                    sampling_params=asked.sampling_params.model_dump(),
+                    seed=seed,
+                    suffix=suffix,
+                )
             )
-            artifact.write(made, teacher.STAGE)
+        artifact.write(made, teacher.STAGE, this.config.run.parallel_engines)
         return rows_in, {}
 
     return this.stage(teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make)
@@ -154,8 +156,7 @@ def make_rewrites(this: Run, responses: Artifact, models: dict[str, str]) -> Art
         unfit, rewritten = long2short.rewrites(
             sources, build(engine, model), model, gates, params, seed, artifact.done_ids()
         )
-        artifact.write(unfit, long2short.STAGE)
-        artifact.write(rewritten, long2short.STAGE)
+        artifact.write([unfit, rewritten], long2short.STAGE)
         return rows_in, {}
 
     return this.stage(long2short, "rewrites", schemas.REWRITES, "rewrites", settings, [responses.fingerprint], make)
@@ -173,8 +174,7 @@ def make_examples(this: Run, responses: Artifact, rewrites: Artifact | None) -> 
             used = table.filter(pa.compute.not_equal(table["teacher"], "slow")).num_rows
         rows_in = used + (rewrites.read_table(["rewrite_id"]).num_rows if rewrites is not None else 0)
         made = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix)
-        for dataset in made:
-            artifact.write(dataset, curation.STAGE)
+        artifact.write(made, curation.STAGE)
         return rows_in, {}
 
     settings = {"gates": gates, "suffix": suffix}

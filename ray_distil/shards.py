@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,20 +136,25 @@ class Artifact:
             leftover.unlink(missing_ok=True)
         (self.folder / FINGERPRINT).write_text(self.fingerprint + "\n")
 
-    def write(self, dataset: "Dataset", stage: str, on_shard: Callable[[int, int], None] | None = None) -> None:
-        """Run the dataset (schema `with_rejects`) and write each of its blocks as a shard, as soon as it is there.
+    def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
+        """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
 
-        `on_shard(rows_out, rows_rejected)` is called for each. `start` comes before, `finish` after.
+        All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
+        if parallel and len(parts) > 1:
+            parts = [parts[0].union(*parts[1:])]
+        for part in parts:
+            self._write(part, stage)
+
+    def _write(self, dataset: "Dataset", stage: str) -> None:
         shards = dataset.map_batches(
             write_block,
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"folder": str(self.folder), "schema": self.schema, "stage": stage},
         )
-        for row in shards.iter_rows():
-            if on_shard is not None:
-                on_shard(row["rows_out"], row["rows_rejected"])
+        for _ in shards.iter_rows():
+            pass
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""

@@ -1,0 +1,134 @@
+"""The stages' row functions, without Ray: ids, seeds, prompts, lineage, and where a row is rejected."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ray_distil import curation, engine, long2short, teacher
+from ray_distil.config import resolve_model
+from ray_distil.gates import GATES
+from ray_distil.prompts import LONG2SHORT
+from ray_distil.shards import REASON
+
+ALL = list(GATES)
+PARAMS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 100}
+PROBLEM = {
+    "instruction_id": "i1",
+    "instruction": "2 + 3?",
+    "reference_answer": "5",
+    "split": "train",
+}
+
+
+def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    arguments = {"teacher": "slow", "fraction": 1.0, "num_samples": 3, "sampling_params": PARAMS, "seed": 0, "suffix": "!"}
+    return teacher.requests(row, **(arguments | changes))
+
+
+def test_samples_are_rows_with_their_own_recorded_seeds() -> None:
+    made = ask(PROBLEM)
+    assert [r["sample_index"] for r in made] == [0, 1, 2]
+    assert len({r["id"] for r in made}) == len({r["sampling_params"]["seed"] for r in made}) == 3
+    assert made == ask(PROBLEM)
+    assert [r["seed"] for r in made] != [r["seed"] for r in ask(PROBLEM, seed=1)]
+    assert made[0]["messages"] == [{"role": "user", "content": "2 + 3?!"}]
+
+
+def test_held_out_problems_are_never_asked() -> None:
+    assert ask(PROBLEM | {"split": "eval"}) == []
+
+
+def test_a_fraction_is_asked_and_counted() -> None:
+    ids = [f"i{k}" for k in range(2000)]
+    asked = [i for i in ids if ask(PROBLEM | {"instruction_id": i}, fraction=0.25)]
+    assert 400 < len(asked) < 600
+    assert teacher.num_requests(ids, "slow", 0.25, 3) == 3 * len(asked)
+
+
+def generated(**changes: Any) -> dict[str, Any]:
+    text = "<think>\n2 + 3 = 5\n</think>\n\n\\boxed{5}"
+    row = ask(PROBLEM)[0] | {"generated_text": text, "finish_reason": "stop", "num_prompt_tokens": 9}
+    return row | {"num_generated_tokens": 20, "error": ""} | changes
+
+
+def response(**changes: Any) -> dict[str, Any]:
+    return teacher.response_row(generated(**changes), "m", PARAMS)
+
+
+def test_response_is_split_and_keeps_its_seed() -> None:
+    row = response()
+    assert (row["reasoning"], row["answer"]) == ("2 + 3 = 5", "5")
+    assert json.loads(row["sampling_params"])["seed"] == row["seed"]
+
+
+def test_an_error_becomes_a_reject_with_its_code() -> None:
+    row = response(error="prompt_too_long: 9 tokens", generated_text="", finish_reason="error")
+    assert (row[REASON], row["reject_detail"]) == ("prompt_too_long", "9 tokens")
+
+
+def rewrite(text: str, **changes: Any) -> dict[str, Any]:
+    request = long2short.request(response() | changes, ALL, PARAMS, 0)
+    row = request | {"generated_text": text, "finish_reason": "stop", "num_generated_tokens": 8, "error": ""}
+    return long2short.rewrite_row(row, "m", PARAMS)
+
+
+def test_rewrite_request_is_the_recipes() -> None:
+    messages = long2short.request(response(), ALL, PARAMS, 0)["messages"]
+    assert messages[0] == {"role": "system", "content": LONG2SHORT}
+    assert messages[1]["content"] == "Problem: 2 + 3?\nAnswer: 5\nReasoning: 2 + 3 = 5"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({}, ""), ({"finish_reason": "length"}, "source_incomplete"), ({"answer": "6"}, "source_wrong_answer")],
+)
+def test_only_correct_slow_responses_are_rewritten(change: dict[str, Any], reason: str) -> None:
+    assert long2short.request(response() | change, ALL, PARAMS, 0)["source_reason"] == reason
+
+
+def test_verdicts() -> None:
+    assert rewrite("2 + 3 = 5")["verdict"] == "accepted"
+    assert rewrite("2 + 3 = 6")["verdict"] == "wrong_answer"
+    assert rewrite("\\boxed{5}", num_generated_tokens=8)["verdict"] == "not_shorter"
+    assert rewrite("")["verdict"] == "no_answer"
+    assert rewrite("2 + 3 = 6", reference_answer=None)["verdict"] == "wrong_answer"
+
+
+def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
+    row = curation.rewrite_example(rewrite("2 + 3 = 5"), ALL, "!")
+    assert row["completion"] == "2 + 3 = 5\n\nThe final answer is \\boxed{5}."
+    assert row["prompt"] == "2 + 3?!"
+    stated = curation.rewrite_example(rewrite("So \\boxed{5}."), ALL, "!")
+    assert stated["completion"] == "So \\boxed{5}."
+
+
+def test_curation_rejects_by_the_gates_that_are_on() -> None:
+    wrong = response(generated_text="\\boxed{6}")
+    assert curation.response_example(wrong, ALL, "")[REASON] == "wrong_answer"
+    assert REASON not in curation.response_example(wrong, ["complete"], "")
+    assert curation.response_example(response(finish_reason="length"), ALL, "")[REASON] == "incomplete"
+    assert curation.response_example(response(generated_text=" "), [], "")[REASON] == "empty"
+
+
+def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None:
+    model = resolve_model("tiny:teacher-r1", "k")
+    good = [{"role": "user", "content": "Ann has 3 pens."}]
+    messages = [good, None, [], [{"role": "user", "content": None}], [{"role": "user", "content": " "}]]
+    messages += [[{"role": "user", "content": "pens " * 600}]]
+    rows = [{"id": str(k), "messages": m, "sampling_params": PARAMS, "note": None} for k, m in enumerate(messages)]
+    made = engine.encode_batch(pa.Table.from_pylist(rows), model, 512).to_pylist()
+    codes = [row["__inference_error__"].partition(":")[0] for row in made]
+    assert codes == ["", "bad_prompt", "bad_prompt", "bad_prompt", "bad_prompt", "prompt_too_long"]
+    text = "<|im_start|>user\nAnn has 3 pens.<|im_end|>\n<|im_start|>assistant\n"
+    assert engine.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
+    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None}
+
+
+def test_finish_reason_is_told_by_the_stop_token() -> None:
+    stop = engine.stop_token_ids(resolve_model("tiny:teacher-r1", "k"))
+    (end,) = stop
+    assert engine.finish_reason([5, end], stop) == "stop"
+    assert engine.finish_reason([end, 5], stop) == "length"
+    assert engine.finish_reason([], stop) == "length"
