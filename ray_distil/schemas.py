@@ -72,7 +72,7 @@ SFT_EXAMPLES = _schema(
 )
 
 PACKED = _schema(
-    ("sequence_id", pa.int32()),  # 0.. in training order before shuffling
+    ("sequence_id", pa.string()),  # chunk and number; training shuffles their order
     ("input_ids", TOKENS),
     ("labels", TOKENS),  # -100 where nothing is learnt
     ("position_ids", TOKENS),  # from 0 in each example

@@ -100,8 +100,14 @@ def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]
 class Artifact:
     """One artifact of a run: one folder, one schema, one fingerprint."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, fingerprint: str) -> None:
-        self.folder, self.schema, self.fingerprint = Path(folder), schema, fingerprint
+    def __init__(self, folder: Path, schema: pa.Schema | None, fingerprint: str, counted: str | None = None) -> None:
+        """An artifact without a schema holds files of another kind (a checkpoint).
+
+        `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
+        """
+        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.schema = schema if schema is not None else pa.schema([])
+        self.counted = counted or next(iter(self.schema.names), "")
 
     def manifest(self) -> Manifest | None:
         """The manifest, if the artifact is whole and made by this very fingerprint."""
@@ -168,7 +174,7 @@ class Artifact:
         for shard_ids in self._ids():
             ids.update(shard_ids)
         doubled = sum(1 for count in ids.values() if count > 1)
-        if doubled or len(ids) != rows_in:
+        if self.schema.names and (doubled or len(ids) != rows_in):
             raise StageError(
                 f"{stage}: {rows_in} rows went in, {len(ids)} came out or were rejected, {doubled} of them more than "
                 f"once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
@@ -190,8 +196,7 @@ class Artifact:
             files=[str(f.relative_to(self.folder)) for f in [*self._files(), *self._files(REJECTS_FOLDER)]],
             summary=summary or {},
         )
-        write_text(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
-        return manifest
+        return write_manifest(self.folder, manifest)
 
     def read(self, columns: list[str] | None = None, rows_per_block: int | None = None) -> "Dataset":
         """The accepted rows as a Ray dataset; `rows_per_block` keeps small files from becoming one block."""
@@ -220,9 +225,9 @@ class Artifact:
         return sorted((self.folder / inside).glob("part-*.parquet"))
 
     def _ids(self) -> Iterator[list[str]]:
-        key = self.schema.names[0]
         for file in self._files():
-            yield pq.read_table(file, columns=[key]).column(key).cast(pa.string()).to_pylist()
+            ids = pq.read_table(file, columns=[self.counted]).column(self.counted).combine_chunks()
+            yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
         for file in self._files(REJECTS_FOLDER):
             yield pq.read_table(file, columns=["id"]).column("id").to_pylist()
 
@@ -235,13 +240,19 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest; the artifact is whole from here on."""
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
 def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str) -> pa.Table:
     """Write a block's accepted and rejected rows as one shard each; returns one row of counts."""
     is_rejected = table.column(REASON).is_valid()
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
     if accepted.num_rows:
-        _write_shard(Path(folder), accepted, accepted.column(0).cast(pa.string()).to_pylist())
+        _write_shard(Path(folder), accepted, accepted.column(0).to_pylist())
     if rejected.num_rows:
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         _write_shard(Path(folder) / REJECTS_FOLDER, pa.Table.from_pylist(rows, schema=REJECTS), [r["id"] for r in rows])

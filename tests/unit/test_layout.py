@@ -11,9 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["config", "schemas", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config"],
-    ["shards", "engine", "checkpoint"],
+    ["prompts", "reasoning", "deepspeed_config", "session"],
+    ["gates", "shards", "engine", "checkpoint"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
+    ["runs"],
+    ["stages"],
     ["report", "pipeline", "cli"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

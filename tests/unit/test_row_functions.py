@@ -23,7 +23,14 @@ PROBLEM = {
 
 
 def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
-    arguments = {"teacher": "slow", "fraction": 1.0, "num_samples": 3, "sampling_params": PARAMS, "seed": 0, "suffix": "!"}
+    arguments = {
+        "teacher": "slow",
+        "fraction": 1.0,
+        "num_samples": 3,
+        "sampling_params": PARAMS,
+        "seed": 0,
+        "suffix": "!",
+    }
     return teacher.requests(row, **(arguments | changes))
 
 

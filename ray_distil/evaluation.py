@@ -1,0 +1,106 @@
+"""Stage 7: models on the held-out problems: accuracy, tokens used, and whether the answers ended by themselves."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.prompts import instruction_messages
+from ray_distil.reasoning import answers_agree, extract_answer, split_reasoning
+from ray_distil.schemas import EVAL, stable_id
+from ray_distil.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ray_distil.engine import Generate
+
+VERSION = 1
+STAGE = "evaluation"
+
+
+def requests(
+    row: dict[str, Any],
+    name: str,
+    benchmark: str,
+    num_samples: int,
+    sampling_params: dict[str, Any],
+    seed: int,
+    suffix: str,
+) -> list[dict[str, Any]]:
+    """An INSTRUCTIONS row as the requests to one model: none if it is not held out, else one a sample."""
+    if row["split"] != "eval":
+        return []
+    made = []
+    for sample_index in range(num_samples):
+        eval_id = stable_id(name, benchmark, row["instruction_id"], sample_index)
+        made.append({
+            "id": eval_id,
+            "model_name": name,
+            "benchmark": benchmark,
+            "instruction_id": row["instruction_id"],
+            "instruction": row["instruction"],
+            "reference_answer": row["reference_answer"],
+            "sample_index": sample_index,
+            "messages": instruction_messages(row["instruction"], suffix),
+            "sampling_params": sampling_params | {"seed": int(stable_id(seed, eval_id), 16) % 2**31},
+        })  # fmt: skip
+    return made
+
+
+def answer_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A generated row as an EVAL row. A cut answer is not correct, whatever it had said before."""
+    known = row | {"eval_id": row["id"], "model": row["model_name"]}
+    if row["error"]:
+        code, _, detail = row["error"].partition(": ")
+        return reject(known, code, detail)
+    answer = extract_answer(split_reasoning(row["generated_text"])[1])
+    complete = row["finish_reason"] == "stop"
+    reference = row["reference_answer"]
+    return known | {
+        "response": row["generated_text"],
+        "answer": answer,
+        "complete": complete,
+        "correct": None if reference is None else complete and answers_agree(answer, reference),
+    }
+
+
+def answer_batch(table: pa.Table) -> pa.Table:
+    return table_of([answer_row(row) for row in table.to_pylist()], EVAL)
+
+
+def evaluate(problems: "Dataset", generate: "Generate", done_ids: set[str], **asked: Any) -> "Dataset":
+    """One model's answers to the held-out problems, but for those done already. `asked`: the arguments of `requests`."""
+    pending = problems.flat_map(requests, fn_kwargs=asked).filter(lambda row: row["id"] not in done_ids)
+    return generate(pending).map_batches(answer_batch, batch_format="pyarrow")
+
+
+def summarise(answers: pa.Table, names: list[str], benchmark: str, baseline: str) -> list[dict[str, Any]]:
+    """One entry a model, as report.json has it.
+
+    accuracy: share of correct answers among those with a reference; null where there is none.
+    mean_tokens: generated tokens an answer, reasoning and end token included, cut answers too.
+    completion_rate: share of answers that ended by themselves.
+    speed_gain: mean tokens of the baseline over those of the model, as the recipe's table has it.
+    """
+    rows = answers.select(["model", "instruction_id", "correct", "complete", "num_generated_tokens"]).to_pylist()
+    entries = []
+    for name in names:
+        mine = [row for row in rows if row["model"] == name]
+        judged = [row["correct"] for row in mine if row["correct"] is not None]
+        entries.append({
+            "name": name,
+            "benchmark": benchmark,
+            "num_problems": len({row["instruction_id"] for row in mine}),
+            "accuracy": _mean(judged),
+            "mean_tokens": _mean([row["num_generated_tokens"] for row in mine]),
+            "completion_rate": _mean([row["complete"] for row in mine]),
+        })  # fmt: skip
+    reference = next((entry["mean_tokens"] for entry in entries if entry["name"] == baseline), None)
+    for entry in entries:
+        tokens = entry["mean_tokens"]
+        entry["speed_gain"] = reference / tokens if reference and tokens else None
+    return entries
+
+
+def _mean(values: list[Any]) -> float | None:
+    return sum(values) / len(values) if values else None

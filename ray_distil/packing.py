@@ -1,0 +1,142 @@
+r"""Stage 5: examples packed into sequences of `max_length` tokens; none is cut, and none sees another.
+
+    input_ids     P P P C C E | P P C C C E | . .      P prompt, C completion, E end of turn, . padding
+    labels        _ _ _ C C E | _ _ C C C E | _ _      _ is -100: nothing is learnt there
+    position_ids  0 1 2 3 4 5 | 0 1 2 3 4 5 | 0 1      a restart is a border that attention does not cross
+    lengths       [6, 6]
+
+Packing is a stage of its own, before training: inside the launched job it would make the ranks wait for each other.
+"""
+
+from bisect import bisect_left, insort
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil import UserError
+from ray_distil.schemas import PACKED
+from ray_distil.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+VERSION = 1
+STAGE = "packing"
+IGNORE_INDEX = -100
+CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(model: str) -> Any:
+    """The student's AutoTokenizer, once a process. Raises UserError where it has no chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template:
+        raise UserError(f"training.student: {model!r} has no chat template; give a model with one (an -Instruct model)")
+    return tokenizer
+
+
+@lru_cache(maxsize=4)
+def end_of_turn(model: str) -> int:
+    """The token that ends the assistant's turn in the student's own chat template, else its eos token.
+
+    Found by a probe: a base model may well have a template that ends turns with another token than its eos_token.
+    """
+    tokenizer = load_tokenizer(model)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "probe"}]
+    behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("probe")[2]
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind.strip() else []
+    token = ids[0] if ids else tokenizer.eos_token_id
+    if token is None:
+        raise UserError(
+            f"training.student: the template of {model!r} does not end the assistant's turn; set its eos_token"
+        )
+    return int(token)
+
+
+def encode_example(prompt: str, completion: str, model: str) -> tuple[list[int], list[int]]:
+    """`(input_ids, labels)` of one example, of equal length.
+
+    The prompt is what an engine sees: the student's template with its generation prompt. Completion and end of turn
+    are encoded apart from it, because that is how they are generated.
+    """
+    tokenizer = load_tokenizer(model)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    before = tokenizer(text, add_special_tokens=False)["input_ids"]
+    after = [*tokenizer(completion, add_special_tokens=False)["input_ids"], end_of_turn(model)]
+    return before + after, [IGNORE_INDEX] * len(before) + after
+
+
+def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
+    """Best-fit decreasing: groups of indices whose lengths, each at most `max_length`, add up to no more than that.
+
+    The longest goes first, each into the fullest group that still takes it (Johnson, 1973: at most 11/9 of the least
+    number of groups). Equal lengths keep their order, so the result depends on the arguments alone.
+    """
+    room: list[tuple[int, int]] = []  # (tokens free, group), sorted
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect_left(room, (lengths[index], -1))
+        if at < len(room):
+            free, group = room.pop(at)
+        else:
+            free, group = max_length, len(groups)
+            groups.append([])
+        groups[group].append(index)
+        insort(room, (free - lengths[index], group))
+    return groups
+
+
+def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int, pad_token_id: int) -> dict[str, Any]:
+    """One PACKED row, without its id, of `(example_id, input_ids, labels)`."""
+    lengths = [len(ids) for _, ids, _ in examples]
+    padding = max_length - sum(lengths)
+    return {
+        "input_ids": [i for _, ids, _ in examples for i in ids] + [pad_token_id] * padding,
+        "labels": [i for *_, labels in examples for i in labels] + [IGNORE_INDEX] * padding,
+        # The padding is numbered like an example of its own.
+        "position_ids": [k for length in [*lengths, padding] for k in range(length)],
+        "lengths": lengths,
+        "example_ids": [example_id for example_id, *_ in examples],
+    }
+
+
+def pack_chunk(table: pa.Table, model: str, max_length: int) -> pa.Table:
+    """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long."""
+    tokenizer = load_tokenizer(model)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    encoded, rows = [], []
+    for row in table.to_pylist():
+        ids, labels = encode_example(row["prompt"], row["completion"], model)
+        if len(ids) > max_length:
+            detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
+            rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
+        else:
+            encoded.append((row["example_id"], ids, labels))
+    chunk = table["chunk"][0].as_py() if table.num_rows else 0
+    for number, group in enumerate(best_fit([len(ids) for _, ids, _ in encoded], max_length)):
+        packed = pack_group([encoded[i] for i in group], max_length, pad)
+        rows.append({"sequence_id": f"{chunk:05d}-{number:06d}", **packed})
+    return table_of(rows, PACKED)
+
+
+def pack(examples: pa.Table, model: str, max_length: int) -> "Dataset":
+    """The packed sequences of SFT_EXAMPLES rows, which must be in the order of their ids, chunk by chunk."""
+    import ray.data
+
+    chunks = []
+    for number, start in enumerate(range(0, max(1, examples.num_rows), CHUNK)):
+        part = examples.slice(start, CHUNK)
+        chunks.append(part.append_column("chunk", pa.array([number] * part.num_rows, pa.int32())))
+    return ray.data.from_arrow(chunks).map_batches(
+        pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model, "max_length": max_length}
+    )
+
+
+def fill(lengths: list[list[int]], max_length: int) -> float:
+    """Share of the positions that hold tokens of examples."""
+    return sum(map(sum, lengths)) / max(1, len(lengths) * max_length)

@@ -1,0 +1,67 @@
+"""A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_distil import UserError
+from ray_distil.config import DistillConfig
+from ray_distil.shards import Artifact, Manifest, fingerprint
+
+# Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
+Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
+
+
+class Run:
+    """A run while its stages are made. `models` has each model of the configuration, by its key, as folder or hub name."""
+
+    def __init__(self, config: DistillConfig, models: dict[str, str], say: Callable[[str], None] = print) -> None:
+        self.config, self.models, self.say, self.folder = config, models, say, config.run_folder
+
+    def stage(
+        self,
+        module: Any,
+        artifact: str,
+        schema: pa.Schema | None,
+        unit: str,
+        settings: dict[str, Any],
+        inputs: list[str],
+        make: Make,
+        counted: str | None = None,
+    ) -> Artifact:
+        """One stage: skipped if its artifact is complete, else made, or gone on with, and its manifest written."""
+        made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
+        target = Artifact(self.folder / artifact, schema, made_of, counted)
+        manifest = target.manifest()
+        if manifest is not None:
+            self.say(f"{module.STAGE:<12} complete: {_counts(manifest)}")
+            return target
+        started = time.monotonic()
+        target.start()
+        rows_in, summary = make(target)
+        manifest = target.finish(module.STAGE, unit, rows_in, time.monotonic() - started, summary)
+        self.say(f"{module.STAGE:<12} {manifest.seconds:6.1f} s: {_counts(manifest)}")
+        return target
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """One process at a time in a run's folder. Raises UserError where another one is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is making {folder}; wait for it, or give this run another run.name"
+            ) from None
+        yield
+
+
+def _counts(manifest: Manifest) -> str:
+    return f"{manifest.rows_in:,} in, {manifest.rows_out:,} out, {manifest.rows_rejected:,} rejected ({manifest.unit})"

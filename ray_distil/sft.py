@@ -1,0 +1,247 @@
+"""Stage 6: supervised fine-tuning with Ray Train and DeepSpeed.
+
+Order: which sequences a step holds is a function of (seed, epoch, step) alone.
+Loss: the sum over the learnt tokens of the whole global batch, divided by their number. The mean of the workers' or
+micro-steps' means would weigh tokens by the company they keep, and change with packing and world size.
+"""
+
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.shards import StageError
+
+VERSION = 1
+STAGE = "sft"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """What a training left: `student` in Hugging Face format, steps done, loss of the first and the last step."""
+
+    student: Path
+    num_steps: int
+    first_loss: float
+    last_loss: float
+
+
+def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the sequences, drawn from (seed, epoch) alone."""
+    order = list(range(num_sequences))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
+    """One rank's sequences in one step of the epoch: a list for each micro-step, those of a last step perhaps short.
+
+    Sequences are dealt out to the ranks in turn, so that a short last step leaves them nearly the same work.
+    """
+    first = step * batch.train_batch_size
+    mine = order[first : first + batch.train_batch_size][rank :: batch.num_workers]
+    size = batch.train_micro_batch_size_per_gpu
+    return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
+
+
+def load_sequences(folder: Path) -> dict[str, Any]:
+    """The packed sequences in the order of their ids: input_ids, labels, position_ids as tensors (sequences, length)."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    columns = ["input_ids", "labels", "position_ids"]
+    files = sorted(folder.glob("part-*.parquet"))
+    table = pa.concat_tables(pq.read_table(file, columns=["sequence_id", *columns]) for file in files)
+    table = table.sort_by("sequence_id").combine_chunks()
+
+    def tensor(name: str) -> Any:
+        flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table[name].chunks])
+        return torch.from_numpy(flat.reshape(table.num_rows, -1)).long()
+
+    return {name: tensor(name) for name in columns}
+
+
+def take(sequences: dict[str, Any], indices: list[int]) -> dict[str, Any]:
+    """The sequences of a micro-batch, (B, T) each; no index gives one sequence in which nothing is learnt."""
+    if indices:
+        return {name: tensor[indices] for name, tensor in sequences.items()}
+    blank = {name: tensor[:1] for name, tensor in sequences.items()}
+    return blank | {"labels": blank["labels"].clone().fill_(-100)}
+
+
+def token_loss(logits: Any, labels: Any) -> Any:
+    """Cross-entropy summed over the learnt tokens. logits (B, T, V); labels (B, T), shifted here."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:
+    """Logits (B, T, V) of packed sequences, examples kept apart.
+
+    Transformers finds the borders in position_ids only if there is no attention_mask and no cache; with either of
+    them it lets the examples see each other without a word.
+    """
+    return model(input_ids=tensors["input_ids"], position_ids=tensors["position_ids"], use_cache=False).logits
+
+
+def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """One worker of the training, from packed sequences to the exported student."""
+    import deepspeed
+    import ray.train
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+    from transformers import AutoModelForCausalLM, get_scheduler
+
+    from ray_distil.checkpoint import export_student, save_state
+    from ray_distil.packing import end_of_turn, load_tokenizer
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
+    torch.manual_seed(config["seed"])
+    folder = Path(config["checkpoint_folder"])
+
+    # ---- data and batch arithmetic
+    sequences = load_sequences(Path(config["packed_folder"]))
+    batch = BatchArithmetic(
+        num_sequences=len(sequences["labels"]),
+        num_workers=world_size,
+        train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
+        gradient_accumulation_steps=config["gradient_accumulation_steps"],
+        num_train_epochs=config["num_train_epochs"],
+    )
+
+    # ---- model, optimiser, schedule
+    model = AutoModelForCausalLM.from_pretrained(
+        config["student"],
+        dtype=torch.bfloat16 if config["bf16"] else torch.float32,
+        attn_implementation=config["attn_implementation"],
+    )
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, config["weight_decay"]), lr=config["learning_rate"], betas=tuple(config["adam_betas"])
+    )
+    schedule = get_scheduler(
+        config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
+    )
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"]),
+        dist_init_required=False,
+    )
+
+    # ---- steps
+    engine.train()
+    metrics = open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else None  # noqa: SIM115
+    step = 0
+    for epoch in range(batch.num_train_epochs):
+        order = epoch_order(batch.num_sequences, config["seed"], epoch)
+        for step_in_epoch in range(batch.steps_per_epoch):
+            started = time.monotonic()
+            micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
+            num_learnt = torch.tensor(float(sum((m["labels"][:, 1:] != -100).sum() for m in micro)), device=device)
+            dist.all_reduce(num_learnt)
+            loss_sum = torch.zeros((), device=device)
+            for k, tensors in enumerate(micro, 1):
+                tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+                loss = token_loss(packed_logits(engine, tensors), tensors["labels"])
+                loss_sum += loss.detach()
+                # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
+                engine.backward(loss * (world_size * len(micro) / num_learnt))
+                if k == len(micro):  # halt on a loss that is not finite, before it reaches the weights
+                    dist.all_reduce(loss_sum)
+                    mean_loss = (loss_sum / num_learnt).item()
+                    if not math.isfinite(mean_loss):
+                        raise RuntimeError(f"the loss of step {step + 1} is {mean_loss}; lower training.learning_rate")
+                engine.step()
+            step += 1
+            if metrics is not None:
+                seconds = time.monotonic() - started
+                line = {
+                    "step": step,
+                    "num_steps": batch.num_steps,
+                    "epoch": epoch + (step_in_epoch + 1) / batch.steps_per_epoch,
+                    "loss": mean_loss,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+                    "num_learnt_tokens": int(num_learnt.item()),
+                    "seconds": seconds,
+                }
+                metrics.write(json.dumps(line) + "\n")
+
+    # ---- checkpoint and export
+    save_state(engine, folder, step)
+    export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
+    dist.barrier()
+    if metrics is not None:
+        metrics.close()
+
+
+def train(
+    packed_folder: Path,
+    student: str,
+    output: Path,
+    num_workers: int,
+    use_gpu: bool,
+    cpus_per_worker: float,
+    **settings: Any,
+) -> SftResult:
+    """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
+
+    Raises StageError with the worker's own error.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config=settings
+        | {
+            "packed_folder": str(packed_folder),
+            "checkpoint_folder": str(output),
+            "student": student,
+            "cpus_per_worker": cpus_per_worker,
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(name="ray_train", storage_path=str(output)),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise StageError(f"sft: a training worker failed: {_root_cause(error)}") from error
+    lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
+    return SftResult(output / "student", lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
+
+
+def _root_cause(error: BaseException) -> str:
+    """The worker's own error: the last line of its report."""
+    failures = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(failures.values()), error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]

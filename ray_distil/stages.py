@@ -1,0 +1,202 @@
+"""Each stage put together from the configuration: what it depends on, and how it is made.
+
+Configuration stops here: the stages themselves take plain values.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_distil import curation, evaluation, instructions, long2short, packing, schemas, sft, teacher
+from ray_distil.checkpoint import STUDENT
+from ray_distil.config import DistillConfig, EngineConfig
+from ray_distil.engine import build
+from ray_distil.runs import Run
+from ray_distil.session import start_ray
+from ray_distil.shards import Artifact, StageError, model_fingerprint
+
+Made = tuple[int, dict[str, Any]]
+
+
+def make_instructions(run: Run, records: pa.Table) -> Artifact:
+    config = run.config.instructions
+    settings = config.model_dump(mode="json", exclude={"suffix"}) | {"seed": run.config.run.seed}
+
+    def make(artifact: Artifact) -> Made:
+        artifact.write_table(records, instructions.STAGE)
+        return records.num_rows, {}
+
+    inputs = instructions.source_fingerprint(config)
+    return run.stage(instructions, "instructions", schemas.INSTRUCTIONS, "instructions", settings, inputs, make)
+
+
+def make_responses(run: Run, problems: Artifact) -> Artifact:
+    config, seed, suffix = run.config.teachers, run.config.run.seed, run.config.instructions.suffix
+    teachers = {name: asked for name, asked in (("direct", config.direct), ("slow", config.slow)) if asked is not None}
+    model_of = {name: run.models[f"teachers.{name}.engine.model_source"] for name in teachers}
+    settings: dict[str, Any] = {"seed": seed, "suffix": suffix}
+    for name, asked in teachers.items():
+        settings[name] = asked.model_dump(mode="json", exclude={"engine"}) | _engine(asked.engine, model_of[name])
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
+        done = artifact.done_ids()
+        rows_in, parts = 0, []
+        for name, asked in teachers.items():
+            rows_in += teacher.num_requests(train, name, asked.fraction, asked.num_samples)
+            parts.append(
+                teacher.responses(
+                    problems.read(rows_per_block=asked.engine.batch_size),
+                    build(asked.engine, model_of[name]),
+                    name,
+                    model_of[name],
+                    done,
+                    fraction=asked.fraction,
+                    num_samples=asked.num_samples,
+                    sampling_params=asked.sampling_params.model_dump(),
+                    seed=seed,
+                    suffix=suffix,
+                )
+            )
+        artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
+        return rows_in, {}
+
+    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make)
+
+
+def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
+    config, slow, seed = run.config.long2short, run.config.teachers.slow, run.config.run.seed
+    if not config.enabled or slow is None:
+        return None
+    engine = config.engine or slow.engine
+    model = run.models["long2short.engine.model_source" if config.engine else "teachers.slow.engine.model_source"]
+    gates, params = enabled_gates(run.config), config.sampling_params.model_dump()
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
+        sources = responses.read(rows_per_block=engine.batch_size).filter(lambda row: row["teacher"] == "slow")
+        generate = build(engine, model)
+        parts = long2short.rewrites(sources, generate, model, gates, params, seed, artifact.done_ids())
+        artifact.write(list(parts), long2short.STAGE)
+        return rows_in, {}
+
+    settings = {"sampling_params": params, "gates": gates, "seed": seed, **_engine(engine, model)}
+    return run.stage(
+        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make
+    )
+
+
+def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
+    gates, suffix = enabled_gates(run.config), run.config.instructions.suffix
+    inputs = [responses.fingerprint] + ([rewrites.fingerprint] if rewrites else [])
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        candidates = responses.read_table(["response_id", "teacher"])
+        rows_in = candidates.num_rows
+        if rewrites is not None:  # they stand for the slow responses
+            rows_in -= _where(candidates, "teacher", "slow").num_rows
+            rows_in += rewrites.read_table(["rewrite_id"]).num_rows
+        parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix)
+        artifact.write(parts, curation.STAGE)
+        return rows_in, {}
+
+    settings = {"gates": gates, "suffix": suffix}
+    return run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
+
+
+def make_packed(run: Run, examples: Artifact) -> Artifact:
+    student, max_length = run.models["training.student"], run.config.packing.max_length
+    settings = {"tokenizer": model_fingerprint(student), "max_length": max_length}
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        table = examples.read_table(["example_id", "prompt", "completion"])
+        if not table.num_rows:
+            reasons = examples.folder / "_rejects"
+            raise StageError(f"{packing.STAGE}: no example passed the gates; the reasons are in {reasons}")
+        artifact.write([packing.pack(table, student, max_length)], packing.STAGE)
+        lengths = artifact.read_table(["lengths"])["lengths"].to_pylist()
+        filled = round(packing.fill(lengths, max_length), 4)
+        return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
+
+    inputs = [examples.fingerprint]
+    return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")
+
+
+def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
+    config, student = run.config.training, run.models["training.student"]
+    trained = config.model_dump(mode="json", exclude={"student"}) | {"seed": run.config.run.seed}
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        num_sequences = packed.read_table(["sequence_id"]).num_rows
+        if not num_sequences:
+            raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
+        result = sft.train(packed.folder, student, artifact.folder, **trained)
+        losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
+        return num_sequences, {"num_steps": result.num_steps, **losses}
+
+    settings = trained | {"student": model_fingerprint(student)}
+    return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.fingerprint], make)
+
+
+def make_evaluation(run: Run, problems: Artifact, checkpoint: Artifact) -> Artifact | None:
+    config, seed, suffix = run.config.evaluation, run.config.run.seed, run.config.instructions.suffix
+    engine = config.engine
+    if engine is None:
+        return None
+    model_of = {
+        model.name: run.models.get(f"evaluation.models.{index}.model_source", str(checkpoint.folder / STUDENT))
+        for index, model in enumerate(config.models)
+    }
+    asked = {
+        "benchmark": config.benchmark,
+        "num_samples": config.num_samples,
+        "sampling_params": config.sampling_params.model_dump(),
+        "seed": seed,
+        "suffix": suffix,
+    }
+
+    def make(artifact: Artifact) -> Made:
+        start_ray(run.config.ray.num_cpus)
+        held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
+        done = artifact.done_ids()
+        parts = [
+            evaluation.evaluate(
+                problems.read(rows_per_block=engine.batch_size), build(engine, model), done, name=name, **asked
+            )
+            for name, model in model_of.items()
+        ]
+        artifact.write(parts, evaluation.STAGE, run.config.run.parallel_engines)
+        answers = artifact.read_table()
+        models = evaluation.summarise(answers, list(model_of), config.benchmark, config.baseline)
+        return held_out * config.num_samples * len(model_of), {"models": models, "baseline": config.baseline}
+
+    inputs = [problems.fingerprint, checkpoint.fingerprint]
+    known = {name: model_fingerprint(model) for name, model in model_of.items() if name in _given(config.models)}
+    settings = asked | {"engine_kwargs": engine.engine_kwargs, "models": list(model_of), "known": known}
+    settings["baseline"] = config.baseline
+    return run.stage(evaluation, "eval", schemas.EVAL, "answers", settings, inputs, make)
+
+
+def enabled_gates(config: DistillConfig) -> list[str]:
+    """The names of the gates that are on, in their order."""
+    return [name for name, on in config.gates.model_dump().items() if on]
+
+
+def _given(models: list[Any]) -> set[str]:
+    """The names of the models that are there before training."""
+    return {model.name for model in models if model.model_source != "student"}
+
+
+def _where(table: pa.Table, column: str, value: str) -> pa.Table:
+    return table.filter(pc.equal(table[column], value))
+
+
+def _engine(engine: EngineConfig, model: str) -> dict[str, Any]:
+    """What of an engine changes its texts: the model and its arguments, not how many engines there are."""
+    return {"model": model_fingerprint(model), "engine_kwargs": engine.engine_kwargs}
