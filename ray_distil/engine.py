@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.config import EngineConfig
+from ray_distil.tokenization import encode_prompt, stop_token_ids
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -74,28 +75,6 @@ def build(config: EngineConfig, model: str) -> Generate:
 
 
 @lru_cache(maxsize=4)
-def load_tokenizer(model: str) -> Any:
-    """The model's AutoTokenizer, once a process."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@lru_cache(maxsize=4)
-def stop_token_ids(model: str) -> frozenset[int]:
-    """The ids that end a turn: the tokenizer's and those of the generation config, as vLLM takes them."""
-    from transformers import GenerationConfig
-
-    ids = {load_tokenizer(model).eos_token_id}
-    try:
-        configured = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # a model may come without generation_config.json
-        configured = None
-    ids |= set(configured) if isinstance(configured, list) else {configured}
-    return frozenset(i for i in ids if i is not None)
-
-
-@lru_cache(maxsize=4)
 def model_length(model: str) -> int:
     """The longest sequence that the model's own configuration allows, in tokens."""
     from transformers import AutoConfig
@@ -116,15 +95,13 @@ def check_messages(messages: Any) -> str:
 
 def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.Table:
     """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error."""
-    tokenizer = load_tokenizer(model)
     longest = max_model_len or model_length(model)
     rows = []
     for row in table.to_pylist():
         error = check_messages(row["messages"])
         ids: list[int] = []
         if not error:
-            text = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = encode_prompt(row["messages"], model)
             if len(ids) >= longest:
                 error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}

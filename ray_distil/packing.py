@@ -9,66 +9,20 @@ Packing is a stage of its own, before training: inside the launched job it would
 """
 
 from bisect import bisect_left, insort
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import UserError
 from ray_distil.schemas import PACKED
 from ray_distil.shards import reject, table_of
+from ray_distil.tokenization import IGNORE_INDEX, encode_example, padding_token
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 VERSION = 1
 STAGE = "packing"
-IGNORE_INDEX = -100
 CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
-
-
-@lru_cache(maxsize=4)
-def load_tokenizer(model: str) -> Any:
-    """The student's AutoTokenizer, once a process. Raises UserError where it has no chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    if not tokenizer.chat_template:
-        raise UserError(f"training.student: {model!r} has no chat template; give a model with one (an -Instruct model)")
-    return tokenizer
-
-
-@lru_cache(maxsize=4)
-def end_of_turn(model: str) -> int:
-    """The token that ends the assistant's turn in the student's own chat template, else its eos token.
-
-    Found by a probe: a base model may well have a template that ends turns with another token than its eos_token.
-    """
-    tokenizer = load_tokenizer(model)
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "probe"}]
-    behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("probe")[2]
-    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind.strip() else []
-    token = ids[0] if ids else tokenizer.eos_token_id
-    if token is None:
-        raise UserError(
-            f"training.student: the template of {model!r} does not end the assistant's turn; set its eos_token"
-        )
-    return int(token)
-
-
-def encode_example(prompt: str, completion: str, model: str) -> tuple[list[int], list[int]]:
-    """`(input_ids, labels)` of one example, of equal length.
-
-    The prompt is what an engine sees: the student's template with its generation prompt. Completion and end of turn
-    are encoded apart from it, because that is how they are generated.
-    """
-    tokenizer = load_tokenizer(model)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    before = tokenizer(text, add_special_tokens=False)["input_ids"]
-    after = [*tokenizer(completion, add_special_tokens=False)["input_ids"], end_of_turn(model)]
-    return before + after, [IGNORE_INDEX] * len(before) + after
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
@@ -107,8 +61,6 @@ def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int
 
 def pack_chunk(table: pa.Table, model: str, max_length: int) -> pa.Table:
     """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long."""
-    tokenizer = load_tokenizer(model)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     encoded, rows = [], []
     for row in table.to_pylist():
         ids, labels = encode_example(row["prompt"], row["completion"], model)
@@ -119,7 +71,7 @@ def pack_chunk(table: pa.Table, model: str, max_length: int) -> pa.Table:
             encoded.append((row["example_id"], ids, labels))
     chunk = table["chunk"][0].as_py() if table.num_rows else 0
     for number, group in enumerate(best_fit([len(ids) for _, ids, _ in encoded], max_length)):
-        packed = pack_group([encoded[i] for i in group], max_length, pad)
+        packed = pack_group([encoded[i] for i in group], max_length, padding_token(model))
         rows.append({"sequence_id": f"{chunk:05d}-{number:06d}", **packed})
     return table_of(rows, PACKED)
 

@@ -113,7 +113,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, get_scheduler
 
     from ray_distil.checkpoint import export_student, save_state
-    from ray_distil.packing import end_of_turn, load_tokenizer
+    from ray_distil.tokenization import end_of_turn, load_tokenizer
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()

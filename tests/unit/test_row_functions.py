@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import curation, engine, long2short, teacher
+from ray_distil import curation, engine, long2short, teacher, tokenization
 from ray_distil.config import resolve_model
 from ray_distil.gates import GATES
 from ray_distil.prompts import LONG2SHORT
@@ -129,12 +129,12 @@ def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None
     codes = [row["__inference_error__"].partition(":")[0] for row in made]
     assert codes == ["", "bad_prompt", "bad_prompt", "bad_prompt", "bad_prompt", "prompt_too_long"]
     text = "<|im_start|>user\nAnn has 3 pens.<|im_end|>\n<|im_start|>assistant\n"
-    assert engine.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
+    assert tokenization.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
     assert json.loads(made[0]["carried"]) == {"id": "0", "note": None}
 
 
 def test_finish_reason_is_told_by_the_stop_token() -> None:
-    stop = engine.stop_token_ids(resolve_model("tiny:teacher-r1", "k"))
+    stop = tokenization.stop_token_ids(resolve_model("tiny:teacher-r1", "k"))
     (end,) = stop
     assert engine.finish_reason([5, end], stop) == "stop"
     assert engine.finish_reason([end, 5], stop) == "length"

@@ -1,0 +1,79 @@
+"""Tokenizers and chat templates: one way to encode a conversation, for engines and for training.
+
+<|im_start|>user ... <|im_start|>assistant\\n  Step 1 ... \\boxed{8}.  <|im_end|>
+`------------- prompt, labels -100 -------'    `-- completion, learnt --------'
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from ray_distil import UserError
+from ray_distil.prompts import Messages, instruction_messages
+
+IGNORE_INDEX = -100
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(model: str) -> Any:
+    """The model's AutoTokenizer, once a process. Raises UserError where it has no chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template:
+        raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
+    return tokenizer
+
+
+def encode_prompt(messages: Messages, model: str) -> list[int]:
+    """Token ids of a conversation up to where the assistant's turn begins."""
+    tokenizer = load_tokenizer(model)
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_example(prompt: str, completion: str, model: str) -> tuple[list[int], list[int]]:
+    """`(input_ids, labels)` of a training example, of equal length.
+
+    Completion and end of turn are encoded apart from the prompt, because that is how they are generated.
+    """
+    before = encode_prompt(instruction_messages(prompt), model)
+    after = [*load_tokenizer(model)(completion, add_special_tokens=False)["input_ids"], end_of_turn(model)]
+    return before + after, [IGNORE_INDEX] * len(before) + after
+
+
+@lru_cache(maxsize=4)
+def end_of_turn(model: str) -> int:
+    """The token that ends the assistant's turn in the model's own chat template, else its eos token.
+
+    Found by a probe: a base model may well have a template that ends turns with another token than its eos_token.
+    """
+    tokenizer = load_tokenizer(model)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "probe"}]
+    behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("probe")[2]
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind.strip() else []
+    token = ids[0] if ids else tokenizer.eos_token_id
+    if token is None:
+        raise UserError(
+            f"{model!r}: the chat template does not end the assistant's turn; set the tokenizer's eos_token"
+        )
+    return int(token)
+
+
+@lru_cache(maxsize=4)
+def stop_token_ids(model: str) -> frozenset[int]:
+    """The ids at which generation stops: the tokenizer's eos and those of the generation config, as vLLM takes them."""
+    from transformers import GenerationConfig
+
+    ids = {load_tokenizer(model).eos_token_id}
+    try:
+        configured = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model may come without generation_config.json
+        configured = None
+    ids |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(i for i in ids if i is not None)
+
+
+def padding_token(model: str) -> int:
+    """The padding token, else the eos token: it is never learnt nor attended to."""
+    tokenizer = load_tokenizer(model)
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
