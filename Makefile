@@ -10,7 +10,7 @@ demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
 
 test: lint unit         ## everything, with real engines
-	@true
+	$(BIN)/python -m pytest tests/integration
 
 unit: $(READY)          ## seconds, no engine
 	$(BIN)/python -m pytest tests/unit
