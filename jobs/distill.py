@@ -25,13 +25,17 @@ def main() -> int:
     logs: list[Path] = []
 
     def job() -> None:
+        console = Console()
         if arguments.status:
-            folder = Path(arguments.status)
-        else:
-            config = cli.load_config(arguments)
-            logs.append(config.run_folder / "logs")
-            folder = pipeline.run(config)
-        Console().print(report.stages_table(report.read_manifests(folder)))
+            console.print(report.stages_table(report.read(Path(arguments.status))))
+            return
+        config = cli.load_config(arguments)
+        logs.append(config.run_folder / "logs")
+        made = pipeline.run(config)
+        console.print(report.stages_table(made), "", report.models_table(made), "")
+        console.print(
+            f"{report.headline(made)}\nreport: {config.run_folder / 'report' / 'report.html'}", soft_wrap=True
+        )
 
     return cli.guarded(job, lambda: logs[0] if logs else None)
 

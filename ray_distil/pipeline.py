@@ -1,18 +1,18 @@
 """The ordered stages of a run; those already complete are skipped."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from ray_distil import instructions, stages
+from ray_distil import instructions, report, stages
 from ray_distil.config import DistillConfig, resolve_model
+from ray_distil.report import Report
 from ray_distil.runs import Run, run_lock
 from ray_distil.shards import write_text
 
 STUDENT = "student"  # as a model to evaluate: the one that the run trains
 
 
-def run(config: DistillConfig, say: Callable[[str], None] = print) -> Path:
-    """Make what the run does not have yet; returns its folder.
+def run(config: DistillConfig, say: Callable[[str], None] = print) -> Report:
+    """Make what the run does not have yet, and its report.
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
@@ -28,7 +28,7 @@ def run(config: DistillConfig, say: Callable[[str], None] = print) -> Path:
         packed = stages.make_packed(this, examples)
         checkpoint = stages.make_checkpoint(this, packed)
         stages.make_evaluation(this, problems, checkpoint)
-    return this.folder
+        return report.build(this.folder)
 
 
 def resolve_models(config: DistillConfig) -> dict[str, str]:

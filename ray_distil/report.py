@@ -1,26 +1,118 @@
-"""What a run holds, from its manifests: the table of stages."""
+"""The report of a run: one self-contained HTML page, the same facts in Markdown and JSON.
 
+Reads manifests, Parquet shards and `checkpoint/metrics.jsonl`, and nothing else; what a run does not hold is said on
+the page, so that a run can be reported at any point. Needs neither Ray nor torch.
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from html import escape
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.table import Table
 
-from ray_distil import UserError
-from ray_distil.shards import Manifest, read_manifest
+from ray_distil import UserError, figures
+from ray_distil.shards import Manifest, read_manifest, write_text
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
+PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
+MODEL_HEADER = ("Model", "Accuracy", "Tokens", "Completed", "Speed gain", "Problems")
+STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
+DASH = "–"
 
 
-def read_manifests(run_folder: Path) -> list[Manifest]:
-    """The manifests of the finished artifacts, in the order of the stages. Raises UserError without a run folder."""
+@dataclass(frozen=True)
+class Report:
+    """`models` and `stages` as report.json has them; `units` says what each stage counts."""
+
+    run: str
+    models: list[dict[str, Any]]
+    stages: list[dict[str, Any]]
+    units: list[str]
+    baseline: str
+
+    def model_rows(self) -> list[list[str]]:
+        return [
+            [
+                model["name"],
+                _shown(model["accuracy"], "{:.1%}"),
+                _shown(model["mean_tokens"], "{:,.1f}"),
+                _shown(model["completion_rate"], "{:.1%}"),
+                _shown(model["speed_gain"], "{:.1f}x"),
+                f"{model['num_problems']:,}",
+            ]
+            for model in self.models
+        ]
+
+    def stage_rows(self) -> list[list[str]]:
+        rows = []
+        for stage, unit in zip(self.stages, self.units, strict=True):
+            why = ", ".join(f"{reason} {count:,}" for reason, count in stage["rejects"].items())
+            counts = [f"{stage[key]:,}" for key in ("rows_in", "rows_out", "rows_rejected")]
+            rows.append([stage["name"], *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
+        return rows
+
+    def to_json(self) -> str:
+        facts = {"run": self.run, "models": self.models, "stages": self.stages}
+        return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(run_folder: Path) -> Report:
+    """What the manifests of a run say. Raises UserError without a run folder."""
     if not run_folder.is_dir():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
-    found = [read_manifest(run_folder / artifact) for artifact in ARTIFACTS]
-    return [manifest for manifest in found if manifest is not None]
+    found = [m for m in (read_manifest(run_folder / artifact) for artifact in ARTIFACTS) if m is not None]
+    summary = next((m.summary for m in found if m.artifact == "eval"), {})
+    return Report(
+        run=run_folder.resolve().name,
+        models=summary.get("models", []),
+        stages=[_stage_entry(m) for m in found],
+        units=[m.unit for m in found],
+        baseline=summary.get("baseline", "slow"),
+    )
 
 
-def stage_entry(manifest: Manifest) -> dict[str, Any]:
-    """A stage as report.json has it."""
+def build(run_folder: Path) -> Report:
+    """Write report/report.html, report.md and report.json; returns what they hold."""
+    report = read(run_folder)
+    folder = run_folder / "report"
+    folder.mkdir(exist_ok=True)
+    page = _page(run_folder, report)
+    write_text(folder / "report.html", _html(page))
+    write_text(folder / "report.md", _markdown(page))
+    write_text(folder / "report.json", report.to_json())
+    return report
+
+
+def stages_table(report: Report) -> Table:
+    """The finished stages as a table for the console."""
+    return _console_table("Stages", STAGE_HEADER, report.stage_rows(), left=(0, 5, 6))
+
+
+def models_table(report: Report) -> Table:
+    """The compared models as a table for the console, in the form of the recipe's own."""
+    benchmark = report.models[0]["benchmark"] if report.models else ""
+    return _console_table(f"Models on {benchmark}", MODEL_HEADER, report.model_rows(), left=(0,))
+
+
+def headline(report: Report) -> str:
+    """The result in one sentence, whichever way it went."""
+    named = {model["name"]: model for model in report.models}
+    slow, fast = named.get(report.baseline), named.get(str(_student(report)))
+    if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
+        return "This run compares no student with its baseline"
+    share = fast["mean_tokens"] / slow["mean_tokens"]
+    said = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
+    if slow["accuracy"] is None or fast["accuracy"] is None:
+        return said
+    return f"{said}: accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
+
+
+def _stage_entry(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.stage,
         "rows_in": manifest.rows_in,
@@ -31,15 +123,134 @@ def stage_entry(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def stages_table(manifests: list[Manifest]) -> Table:
-    """The finished stages as a table for the console."""
-    table = Table(title="Stages", title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "in", "out", "rejected", "seconds"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    table.add_column("unit")
-    table.add_column("why rejected")
-    for m in manifests:
-        why = ", ".join(f"{reason} {count:,}" for reason, count in m.rejects.items())
-        counts = (f"{m.rows_in:,}", f"{m.rows_out:,}", f"{m.rows_rejected:,}", f"{m.seconds:.1f}")
-        table.add_row(m.stage, *counts, m.unit, why or "-")
+def _student(report: Report) -> str | None:
+    """The last model that is not the baseline: the recipes list the trained student last."""
+    return next((m["name"] for m in reversed(report.models) if m["name"] != report.baseline), None)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return DASH if value is None else form.format(value)
+
+
+def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _page(run_folder: Path, report: Report) -> dict[str, Any]:
+    """Everything that the page and the Markdown show."""
+    config = run_folder / "config.yaml"
+    return {
+        "run": report.run,
+        "headline": headline(report),
+        "baseline": report.baseline,
+        "student": _student(report),
+        "model_header": MODEL_HEADER,
+        "models": report.model_rows(),
+        "benchmark": report.models[0]["benchmark"] if report.models else "",
+        "stage_header": STAGE_HEADER,
+        "stages": report.stage_rows(),
+        "pictures": _pictures(run_folder, report),
+        "examples": _examples(run_folder, report),
+        "versions": _versions(),
+        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+    }
+
+
+def _pictures(run_folder: Path, report: Report) -> list[dict[str, str]]:
+    """Title, SVG ("" without data) and caption of each picture."""
+    rewrites = _rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
+    before, after = ([row[key] for row in rewrites] for key in ("original_tokens", "rewritten_tokens"))
+    points = [
+        (m["name"], m["mean_tokens"], m["accuracy"])
+        for m in report.models
+        if None not in (m["mean_tokens"], m["accuracy"])
+    ]
+    losses = _metrics(run_folder / "checkpoint" / "metrics.jsonl")
+    rejects = [(f"{s['name']}: {reason}", n) for s in report.stages for reason, n in s["rejects"].items()]
+    return [
+        {
+            "title": "Reasoning before and after the rewrite",
+            "svg": figures.token_histogram(before, after) if rewrites else "",
+            "caption": f"{len(rewrites):,} rewrites." if rewrites else "This run holds no rewrites.",
+        },
+        {
+            "title": "Accuracy against tokens",
+            "svg": figures.accuracy_scatter(points, report.baseline, _student(report)) if points else "",
+            "caption": "Better is up and to the left." if points else "This run holds no measured accuracy.",
+        },
+        {
+            "title": "Training loss",
+            "svg": figures.loss_curve([m["step"] for m in losses], [m["loss"] for m in losses]) if losses else "",
+            "caption": f"{len(losses):,} steps, the last at {losses[-1]['loss']:.3g}."
+            if losses
+            else "This run holds no training metrics.",
+        },
+        {
+            "title": "Rejected rows by stage and reason",
+            "svg": figures.reject_bars(rejects) if rejects else "",
+            "caption": f"{sum(n for _, n in rejects):,} rows in all." if rejects else "No row was rejected.",
+        },
+    ]
+
+
+def _examples(run_folder: Path, report: Report) -> list[dict[str, Any]]:
+    """The first two held-out problems, by id, as baseline and student answer them."""
+    columns = ["model", "instruction_id", "instruction", "reference_answer", "response", "correct", "complete"]
+    columns.append("num_generated_tokens")
+    shown = [report.baseline, _student(report)]
+    by_problem: dict[str, dict[str, Any]] = {}
+    for row in _rows(run_folder / "eval", columns):
+        if row["model"] in shown:
+            by_problem.setdefault(row["instruction_id"], {}).setdefault(row["model"], row)
+    both = [by_problem[key] for key in sorted(by_problem) if len(by_problem[key]) == len(shown)]
+    return [{"problem": answers[shown[0]], "answers": [answers[name] for name in shown]} for answers in both[:2]]
+
+
+def _rows(folder: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """The rows of a finished artifact, by its first column asked for; none where it is not finished."""
+    manifest = read_manifest(folder)
+    shards = [folder / name for name in manifest.files if name.startswith("part-")] if manifest else []
+    return [row for shard in shards for row in pq.read_table(shard, columns=columns).to_pylist()]
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("python", platform.python_version())]
+    for package in PACKAGES:
+        for distribution in (package, f"{package}-cpu"):
+            try:
+                found.append((distribution, metadata.version(distribution)))
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def _html(page: dict[str, Any]) -> str:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.jinja").render(page)
+
+
+def _markdown(page: dict[str, Any]) -> str:
+    def table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+        lines = [list(header), ["---"] * len(header)]
+        lines += [[escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    parts = [f"# {page['headline']}", f"Run {page['run']}."]
+    if page["models"]:
+        parts += [f"## Models on {page['benchmark']}", table(MODEL_HEADER, page["models"])]
+    parts += ["## Stages", table(STAGE_HEADER, page["stages"]), "## How to reproduce"]
+    parts += [", ".join(f"{name} {version}" for name, version in page["versions"]), f"```yaml\n{page['config']}```"]
+    return "\n\n".join(parts) + "\n"

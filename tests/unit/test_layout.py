@@ -17,7 +17,9 @@ LAYERS = [
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
-    ["report", "pipeline", "cli"],
+    ["figures"],
+    ["report"],
+    ["pipeline", "cli"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = set(LAYERS[3])
