@@ -248,7 +248,7 @@ def _markdown(page: dict[str, Any]) -> str:
         lines += [[escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
-    parts = [f"# {page['headline']}", f"Run {page['run']}."]
+    parts = [f"# {escape(page['headline'], quote=False)}", f"Run {page['run']}."]
     if page["models"]:
         parts += [f"## Models on {page['benchmark']}", table(MODEL_HEADER, page["models"])]
     parts += ["## Stages", table(STAGE_HEADER, page["stages"]), "## How to reproduce"]

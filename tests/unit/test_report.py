@@ -1,0 +1,119 @@
+"""The report from what a run folder holds: the JSON as promised, nothing from elsewhere, data escaped."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_distil import UserError, report
+from ray_distil.schemas import EVAL, REWRITES
+from ray_distil.shards import Manifest, write_manifest
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+def model(name: str, accuracy: float | None, tokens: float) -> dict[str, Any]:
+    gain = 200 / tokens
+    entry = {"name": name, "benchmark": "sums", "num_problems": 2, "accuracy": accuracy, "mean_tokens": tokens}
+    return entry | {"completion_rate": 1.0, "speed_gain": gain}
+
+
+MODELS = [model("base", 0.0, 10.0), model("slow", 0.96, 200.0), model("fast", 0.95, 50.0)]
+
+
+def artifact(
+    run: Path, name: str, stage: str, rejects: dict[str, int], rows: pa.Table | None = None, **more: Any
+) -> None:
+    (run / name).mkdir(parents=True)
+    files = []
+    if rows is not None:
+        pq.write_table(rows, run / name / "part-1.parquet")
+        files = ["part-1.parquet"]
+    bad = sum(rejects.values())
+    write_manifest(run / name, Manifest(name, stage, "f", "rows", 10 + bad, 10, bad, rejects, 1.5, files, more))
+
+
+def answer(name: str, text: str) -> dict[str, Any]:
+    row = {"eval_id": name, "model": name, "benchmark": "sums", "instruction_id": "i", "instruction": "2 + 3?"}
+    row |= {"reference_answer": "5", "sample_index": 0, "response": text, "answer": "5", "correct": True}
+    return row | {"complete": True, "num_prompt_tokens": 3, "num_generated_tokens": 7}
+
+
+def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It is 5.") -> Path:
+    artifact(run, "responses", "teacher", {"prompt_too_long": 2})
+    blank = {f.name: "x" if f.type == pa.string() else 1 for f in REWRITES}
+    rewrites = [blank | {"original_tokens": 100 + k, "rewritten_tokens": 20 + k} for k in range(50)]
+    artifact(run, "rewrites", "long2short", {"source_wrong_answer": 3}, pa.Table.from_pylist(rewrites, REWRITES))
+    answers = pa.Table.from_pylist([answer("slow", text), answer("fast", text)], EVAL)
+    artifact(run, "eval", "evaluation", {}, answers, models=models, baseline="slow")
+    (run / "checkpoint").mkdir()
+    lines = [json.dumps({"step": s, "loss": 3 / s}) for s in range(1, 9)]
+    (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (run / "config.yaml").write_text("run: {name: x}\n")
+    return run
+
+
+def test_json_is_as_promised(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    report.build(run)
+    facts = json.loads((run / "report" / "report.json").read_text())
+    assert list(facts) == ["run", "models", "stages"]
+    assert facts["run"] == "mine"
+    assert facts["models"] == MODELS
+    keys = ["name", "rows_in", "rows_out", "rows_rejected", "rejects", "seconds"]
+    assert [list(stage) for stage in facts["stages"]] == [keys] * 3
+    assert facts["stages"][0]["rejects"] == {"prompt_too_long": 2}
+
+
+def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    report.build(run)
+    page = (run / "report" / "report.html").read_text()
+    assert re.findall(r'class="figure (\w+)"', page) == ["tokens", "accuracy", "loss", "rejects"]
+    assert re.findall(r"<script|<link|<iframe|<img|@import|src=|url\(http|href=\"http", page) == []
+    assert "#00000" not in page, "a stand-in colour was left"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
+    assert "fast answers with 25% of the tokens of slow: accuracy 95.0% against 96.0%" in page
+
+
+def test_data_is_escaped(tmp_path: Path) -> None:
+    named = [MODELS[0], MODELS[1], MODELS[2] | {"name": HOSTILE}]
+    run = make_run(tmp_path / "mine", named, text=HOSTILE)
+    report.build(run)
+    assert "<script" not in (run / "report" / "report.html").read_text()
+    assert "<script" not in (run / "report" / "report.md").read_text()
+
+
+def test_markdown_has_the_tables(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    report.build(run)
+    words = (run / "report" / "report.md").read_text()
+    assert "| fast | 95.0% | 50.0 | 100.0% | 4.0x | 2 |" in words
+    assert "| teacher | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
+
+
+def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    artifact(run, "instructions", "instructions", {})
+    report.build(run)
+    page = (run / "report" / "report.html").read_text()
+    for words in ("no rewrites", "no measured accuracy", "no training metrics", "No row was rejected"):
+        assert words in page
+    assert "<svg" not in page
+
+
+def test_missing_accuracy_is_a_dash_and_no_claim(tmp_path: Path) -> None:
+    models = [MODELS[1] | {"accuracy": None}, MODELS[2] | {"accuracy": None, "speed_gain": None}]
+    made = report.build(make_run(tmp_path / "mine", models))
+    assert report.headline(made) == "fast answers with 25% of the tokens of slow"
+    assert made.model_rows()[1][1] == made.model_rows()[1][4] == "–"
+
+
+def test_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run folder"):
+        report.build(tmp_path / "absent")
