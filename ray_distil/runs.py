@@ -33,8 +33,12 @@ class Run:
         inputs: list[str],
         make: Make,
         counted: str | None = None,
+        resume: bool = False,
     ) -> Artifact:
-        """One stage: skipped if its artifact is complete, else made, or gone on with, and its manifest written."""
+        """One stage: skipped if its artifact is complete, else made and its manifest written.
+
+        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`).
+        """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
         target = Artifact(self.folder / artifact, schema, made_of, counted)
         manifest = target.manifest()
@@ -42,7 +46,7 @@ class Run:
             self.say(f"{module.STAGE:<12} complete: {_counts(manifest)}")
             return target
         started = time.monotonic()
-        target.start()
+        target.start(resume)
         rows_in, summary = make(target)
         manifest = target.finish(module.STAGE, unit, rows_in, time.monotonic() - started, summary)
         self.say(f"{module.STAGE:<12} {manifest.seconds:6.1f} s: {_counts(manifest)}")

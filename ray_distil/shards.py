@@ -16,6 +16,7 @@ configurations and nothing that was paid for is deleted.
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -128,14 +129,19 @@ class Artifact:
             done.update(ids)
         return done
 
-    def start(self) -> None:
-        """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/."""
+    def start(self, resume: bool = True) -> None:
+        """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
+
+        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again.
+        """
         if self.folder.exists() and not self._is_ours():
             old = self.folder / FINGERPRINT
             name = f"{self.folder.name}-{old.read_text().strip() if old.is_file() else 'unknown'}-{int(time.time())}"
             target = self.folder.parent / SUPERSEDED / name
             target.parent.mkdir(exist_ok=True)
             os.replace(self.folder, target)
+        if not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / REJECTS_FOLDER).mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         for leftover in self.folder.rglob("*.tmp"):
