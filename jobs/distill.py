@@ -4,7 +4,6 @@ python jobs/distill.py                                       the tiny recipe, on
 python jobs/distill.py --config FILE run.name=first          a configuration, with overrides
 python jobs/distill.py instructions.path=problems.jsonl      own instructions
 python jobs/distill.py --status runs/tiny                    what a run holds
-ray job submit --working-dir . -- python jobs/distill.py     on a cluster
 """
 
 import sys

@@ -63,7 +63,9 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
         return rows_in, {}
 
-    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make)
+    return run.stage(
+        teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make, resume=True
+    )
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
@@ -85,7 +87,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
 
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **_engine(engine, model)}
     return run.stage(
-        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make
+        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make, resume=True
     )
 
 
@@ -180,7 +182,7 @@ def make_evaluation(run: Run, problems: Artifact, checkpoint: Artifact) -> Artif
     known = {name: model_fingerprint(model) for name, model in model_of.items() if name in _given(config.models)}
     settings = asked | {"engine_kwargs": engine.engine_kwargs, "models": list(model_of), "known": known}
     settings["baseline"] = config.baseline
-    return run.stage(evaluation, "eval", schemas.EVAL, "answers", settings, inputs, make)
+    return run.stage(evaluation, "eval", schemas.EVAL, "answers", settings, inputs, make, resume=True)
 
 
 def enabled_gates(config: DistillConfig) -> list[str]:

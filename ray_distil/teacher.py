@@ -44,6 +44,7 @@ def requests(
     made = []
     for sample_index in range(num_samples):
         response_id = stable_id(row["instruction_id"], teacher, sample_index)
+        row_seed = int(stable_id(seed, response_id), 16) % 2**31
         made.append({
             "id": response_id,
             "instruction_id": row["instruction_id"],
@@ -52,8 +53,8 @@ def requests(
             "teacher": teacher,
             "sample_index": sample_index,
             "messages": instruction_messages(row["instruction"], suffix),
-            "sampling_params": sampling_params | {"seed": int(stable_id(seed, response_id), 16) % 2**31},
-            "seed": int(stable_id(seed, response_id), 16) % 2**31,
+            "sampling_params": sampling_params | {"seed": row_seed},
+            "seed": row_seed,
         })  # fmt: skip
     return made
 

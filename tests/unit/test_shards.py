@@ -82,6 +82,17 @@ def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
     assert again.finish("instructions", "rows", 3, 1.0).rows_out == 2
 
 
+def test_a_stage_that_does_not_resume_starts_with_no_shard(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "empty"))
+    target.start(resume=False)
+    assert target.done_ids() == set()
+    write(target, row("b"))
+    write(target, row("a"))
+    assert target.finish("instructions", "rows", 2, 1.0).rows_out == 2
+
+
 def test_a_retried_write_replaces_its_own_shard(tmp_path: Path) -> None:
     target = artifact(tmp_path)
     target.start()
