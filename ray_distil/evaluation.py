@@ -71,7 +71,7 @@ def answer_batch(table: pa.Table) -> pa.Table:
 def evaluate(problems: "Dataset", generate: "Generate", done_ids: set[str], **asked: Any) -> "Dataset":
     """One model's answers to the held-out problems, but for those done already. `asked`: the arguments of `requests`."""
     pending = problems.flat_map(requests, fn_kwargs=asked).filter(lambda row: row["id"] not in done_ids)
-    return generate(pending).map_batches(answer_batch, batch_format="pyarrow")
+    return generate(pending).map_batches(answer_batch, batch_size=None, batch_format="pyarrow")
 
 
 def summarise(answers: pa.Table, names: list[str], benchmark: str, baseline: str) -> list[dict[str, Any]]:

@@ -77,6 +77,7 @@ def rewrites(
     fit = asked.filter(lambda row: row["source_reason"] == "")
     rewritten = generate(fit).map_batches(
         rewrite_batch,
+        batch_size=None,
         batch_format="pyarrow",
         fn_kwargs={"model": model, "sampling_params": sampling_params},
     )

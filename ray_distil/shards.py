@@ -151,6 +151,9 @@ class Artifact:
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
 
+        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
+        rows before the first is saved.
+
         All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
         if parallel and len(parts) > 1:
@@ -205,7 +208,9 @@ class Artifact:
         return write_manifest(self.folder, manifest)
 
     def read(self, columns: list[str] | None = None, rows_per_block: int | None = None) -> "Dataset":
-        """The accepted rows as a Ray dataset, a block a shard, or of at most `rows_per_block` rows.
+        """The accepted rows as a Ray dataset, in blocks of at most `rows_per_block` rows.
+
+        An engine has as many batches in flight as it gets blocks, and a shard is saved for each block.
 
         The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
         spends longer on actors that look into footers, and then merges the files into one block.
@@ -216,9 +221,9 @@ class Artifact:
         if not files:
             return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
         dataset = ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
-            read_shards, batch_size=1, fn_kwargs={"columns": columns, "rows_per_block": rows_per_block}
+            read_shard, batch_size=1, fn_kwargs={"columns": columns}
         )
-        return dataset
+        return dataset.repartition(target_num_rows_per_block=rows_per_block) if rows_per_block else dataset
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """The accepted rows as a table in memory, by id."""
@@ -244,14 +249,9 @@ class Artifact:
             yield pq.read_table(file, columns=["id"]).column("id").to_pylist()
 
 
-def read_shards(batch: dict[str, Any], columns: list[str] | None, rows_per_block: int | None) -> Iterator[pa.Table]:
-    """The tables of a batch of file names."""
-    for file in batch["item"]:
-        table = pq.read_table(str(file), columns=columns)
-        yield from (
-            table.slice(start, rows_per_block or table.num_rows)
-            for start in range(0, table.num_rows, rows_per_block or table.num_rows)
-        )
+def read_shard(batch: dict[str, Any], columns: list[str] | None) -> pa.Table:
+    """The table of a batch of one file name."""
+    return pq.read_table(str(batch["item"][0]), columns=columns)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -83,7 +83,7 @@ def responses(
         lambda row: row["id"] not in done_ids
     )
     return generate(pending).map_batches(
-        response_batch, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}
+        response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}
     )
 
 
