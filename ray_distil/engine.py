@@ -61,7 +61,10 @@ def build(config: EngineConfig, model: str) -> Generate:
             preprocess=_identity,
             postprocess=_identity,
         )
-        encoded = dataset.map_batches(
+        # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
+        # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
+        blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
+        encoded = blocks.map_batches(
             encode_batch,
             batch_size=config.batch_size,
             batch_format="pyarrow",

@@ -207,10 +207,8 @@ class Artifact:
         )
         return write_manifest(self.folder, manifest)
 
-    def read(self, columns: list[str] | None = None, rows_per_block: int | None = None) -> "Dataset":
-        """The accepted rows as a Ray dataset, in blocks of at most `rows_per_block` rows.
-
-        An engine has as many batches in flight as it gets blocks, and a shard is saved for each block.
+    def read(self, columns: list[str] | None = None) -> "Dataset":
+        """The accepted rows as a Ray dataset.
 
         The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
         spends longer on actors that look into footers, and then merges the files into one block.
@@ -220,10 +218,9 @@ class Artifact:
         files = [str(file) for file in self._files()]
         if not files:
             return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
-        dataset = ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
+        return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
             read_shard, batch_size=1, fn_kwargs={"columns": columns}
         )
-        return dataset.repartition(target_num_rows_per_block=rows_per_block) if rows_per_block else dataset
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """The accepted rows as a table in memory, by id."""

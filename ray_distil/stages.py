@@ -48,7 +48,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
             rows_in += teacher.num_requests(train, name, asked.fraction, asked.num_samples)
             parts.append(
                 teacher.responses(
-                    problems.read(rows_per_block=asked.engine.batch_size),
+                    problems.read(),
                     build(asked.engine, model_of[name]),
                     name,
                     model_of[name],
@@ -79,7 +79,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     def make(artifact: Artifact) -> Made:
         start_ray(run.config.ray.num_cpus)
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
-        sources = responses.read(rows_per_block=engine.batch_size).filter(lambda row: row["teacher"] == "slow")
+        sources = responses.read().filter(lambda row: row["teacher"] == "slow")
         generate = build(engine, model)
         parts = long2short.rewrites(sources, generate, model, gates, params, seed, artifact.done_ids())
         artifact.write(list(parts), long2short.STAGE)
@@ -168,9 +168,7 @@ def make_evaluation(run: Run, problems: Artifact, checkpoint: Artifact) -> Artif
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
         done = artifact.done_ids()
         parts = [
-            evaluation.evaluate(
-                problems.read(rows_per_block=engine.batch_size), build(engine, model), done, name=name, **asked
-            )
+            evaluation.evaluate(problems.read(), build(engine, model), done, name=name, **asked)
             for name, model in model_of.items()
         ]
         artifact.write(parts, evaluation.STAGE, run.config.run.parallel_engines)

@@ -76,6 +76,13 @@ def test_teachers_think_and_rewrites_are_short(small_run: SmallRun) -> None:
     assert (rewrites.verdict == "accepted").mean() > 0.8
 
 
+def test_each_batch_of_an_engine_is_saved_by_itself(small_run: SmallRun) -> None:
+    responses = pd.read_parquet(small_run.folder / "responses")
+    shards = list((small_run.folder / "responses").glob("part-*.parquet"))
+    batches = [-(-len(rows) // 64) for _, rows in responses.groupby("teacher")]
+    assert len(shards) >= sum(batches) > len(batches)
+
+
 def test_status_prints_what_the_manifests_say(small_run: SmallRun) -> None:
     shown = small_run.distill("--status", str(small_run.folder)).stdout
     for artifact in [*ARTIFACTS, "checkpoint"]:
