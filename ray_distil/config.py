@@ -16,6 +16,7 @@ from ray_distil import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 TINY = "tiny"
+TRAINED = "student"  # as a model to evaluate: the one that the run trains
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
 
 
@@ -147,7 +148,7 @@ class TrainingConfig(Section):
 class EvaluatedModel(Section):
     """A model to compare."""
 
-    name: str = Field(min_length=1, description="name in the report")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", description="name in the report")
     model_source: str = Field(min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student")
 
 
@@ -221,7 +222,8 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfi
 def resolve_model(model_source: str, key: str) -> str:
     """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
 
-    Raises ConfigError, naming `key`, where a path is not there or holds no model.
+    Raises ConfigError, naming `key`, where a path is not there or holds no model, or where the name is neither in the
+    hub's cache on this machine nor known to the hub.
     """
     prefix, _, name = model_source.partition(":")
     if prefix == TINY and name:
@@ -237,6 +239,18 @@ def resolve_model(model_source: str, key: str) -> str:
         return str(path.resolve())
     if path.is_absolute() or model_source.startswith((".", "~")) or model_source.count("/") != 1:
         raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model_source, "config.json"), str):
+        return model_source
+    try:
+        HfApi().model_info(model_source, timeout=20)
+    except Exception as error:  # its types are many: not found, gated, no network, hub switched off
+        reason = type(error).__name__
+        raise ConfigError(
+            f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
+            f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
+        ) from error
     return model_source
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Generate = Callable[["Dataset"], "Dataset"]
+IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
 ADDED = pa.schema([
     ("generated_text", pa.string()),

@@ -1,4 +1,7 @@
-"""Stage 7: models on the held-out problems: accuracy, tokens used, and whether the answers ended by themselves."""
+"""Stage 7: models on the held-out problems: accuracy, tokens used, and whether the answers ended by themselves.
+
+Each model's answers are an artifact of their own, so another student leaves those of the others as they are.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -74,32 +77,31 @@ def evaluate(problems: "Dataset", generate: "Generate", done_ids: set[str], **as
     return generate(pending).map_batches(answer_batch, batch_size=None, batch_format="pyarrow")
 
 
-def summarise(answers: pa.Table, names: list[str], benchmark: str, baseline: str) -> list[dict[str, Any]]:
-    """One entry a model, as report.json has it.
+def summarise(answers: pa.Table, name: str, benchmark: str) -> dict[str, Any]:
+    """What one model's answers come to.
 
     accuracy: share of correct answers among those with a reference; null where there is none.
     mean_tokens: generated tokens an answer, reasoning and end token included, cut answers too.
     completion_rate: share of answers that ended by themselves.
-    speed_gain: mean tokens of the baseline over those of the model, as the recipe's table has it.
     """
-    rows = answers.select(["model", "instruction_id", "correct", "complete", "num_generated_tokens"]).to_pylist()
-    entries = []
-    for name in names:
-        mine = [row for row in rows if row["model"] == name]
-        judged = [row["correct"] for row in mine if row["correct"] is not None]
-        entries.append({
-            "name": name,
-            "benchmark": benchmark,
-            "num_problems": len({row["instruction_id"] for row in mine}),
-            "accuracy": _mean(judged),
-            "mean_tokens": _mean([row["num_generated_tokens"] for row in mine]),
-            "completion_rate": _mean([row["complete"] for row in mine]),
-        })  # fmt: skip
-    reference = next((entry["mean_tokens"] for entry in entries if entry["name"] == baseline), None)
-    for entry in entries:
-        tokens = entry["mean_tokens"]
-        entry["speed_gain"] = reference / tokens if reference and tokens else None
-    return entries
+    rows = answers.select(["instruction_id", "correct", "complete", "num_generated_tokens"]).to_pylist()
+    return {
+        "name": name,
+        "benchmark": benchmark,
+        "num_problems": len({row["instruction_id"] for row in rows}),
+        "accuracy": _mean([row["correct"] for row in rows if row["correct"] is not None]),
+        "mean_tokens": _mean([row["num_generated_tokens"] for row in rows]),
+        "completion_rate": _mean([row["complete"] for row in rows]),
+    }
+
+
+def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it."""
+    reference = next((model["mean_tokens"] for model in models if model["name"] == baseline), None)
+    return [
+        model | {"speed_gain": reference / model["mean_tokens"] if reference and model["mean_tokens"] else None}
+        for model in models
+    ]
 
 
 def _mean(values: list[Any]) -> float | None:

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML page, the same facts in Markdown and JSON.
 
-Reads manifests, Parquet shards and `checkpoint/metrics.jsonl`, and nothing else; what a run does not hold is said on
-the page, so that a run can be reported at any point. Needs neither Ray nor torch.
+Reads manifests, Parquet shards, `config.yaml` and `checkpoint/metrics.jsonl`, and nothing else; what a run does not
+hold is said on the page, so that a run can be reported at any point. Needs neither Ray nor torch.
 """
 
 import json
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 from rich.table import Table
 
 from ray_distil import UserError, figures
+from ray_distil.evaluation import compare
 from ray_distil.shards import Manifest, read_manifest, write_text
 
-ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
+ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
 MODEL_HEADER = ("Model", "Accuracy", "Tokens", "Completed", "Speed gain", "Problems")
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
@@ -65,14 +67,16 @@ def read(run_folder: Path) -> Report:
     """What the manifests of a run say. Raises UserError without a run folder."""
     if not run_folder.is_dir():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
-    found = [m for m in (read_manifest(run_folder / artifact) for artifact in ARTIFACTS) if m is not None]
-    summary = next((m.summary for m in found if m.artifact == "eval"), {})
+    compared = _compared(run_folder)
+    artifacts = [*ARTIFACTS, *(f"eval/{name}" for name in compared["names"])]
+    found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
+    models = [m.summary for m in found if m.artifact.startswith("eval/")]
     return Report(
         run=run_folder.resolve().name,
-        models=summary.get("models", []),
+        models=compare(models, compared["baseline"]),
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
-        baseline=summary.get("baseline", "slow"),
+        baseline=compared["baseline"],
     )
 
 
@@ -120,6 +124,17 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
         "rows_rejected": manifest.rows_rejected,
         "rejects": manifest.rejects,
         "seconds": manifest.seconds,
+    }
+
+
+def _compared(run_folder: Path) -> dict[str, Any]:
+    """Names of the models that the run compares, and which of them is the baseline, by its saved configuration."""
+    file = run_folder / "config.yaml"
+    saved = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    evaluation = saved.get("evaluation", {})
+    return {
+        "names": [model["name"] for model in evaluation.get("models", [])],
+        "baseline": evaluation.get("baseline", "slow"),
     }
 
 
@@ -204,8 +219,8 @@ def _examples(run_folder: Path, report: Report) -> list[dict[str, Any]]:
     columns.append("num_generated_tokens")
     shown = [report.baseline, _student(report)]
     by_problem: dict[str, dict[str, Any]] = {}
-    for row in _rows(run_folder / "eval", columns):
-        if row["model"] in shown:
+    for name in shown:
+        for row in _rows(run_folder / "eval" / str(name), columns):
             by_problem.setdefault(row["instruction_id"], {}).setdefault(row["model"], row)
     both = [by_problem[key] for key in sorted(by_problem) if len(by_problem[key]) == len(shown)]
     return [{"problem": answers[shown[0]], "answers": [answers[name] for name in shown]} for answers in both[:2]]

@@ -1,6 +1,7 @@
 """A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
 
 import fcntl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,20 +38,49 @@ class Run:
     ) -> Artifact:
         """One stage: skipped if its artifact is complete, else made and its manifest written.
 
+        `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
+
         With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`).
         """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
-        target = Artifact(self.folder / artifact, schema, made_of, counted)
+        target = Artifact(self.folder, artifact, schema, made_of, counted)
+        name = "/".join([module.STAGE, *artifact.split("/")[1:]])
         manifest = target.manifest()
         if manifest is not None:
-            self.say(f"{module.STAGE:<12} complete: {_counts(manifest)}")
+            self.say(f"{name:<15} complete: {_counts(manifest)}")
             return target
         started = time.monotonic()
         target.start(resume)
         rows_in, summary = make(target)
-        manifest = target.finish(module.STAGE, unit, rows_in, time.monotonic() - started, summary)
-        self.say(f"{module.STAGE:<12} {manifest.seconds:6.1f} s: {_counts(manifest)}")
+        manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
+        self.say(f"{name:<15} {manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
+
+
+@contextmanager
+def beside(work: Callable[[], None], parallel: bool) -> Iterator[None]:
+    """Do `work` while the body runs (in a thread of its own), or before it. Its error is raised after the body.
+
+    A body that fails does not wait for it: the process is about to end, and what `work` has saved stays.
+    """
+    if not parallel:
+        work()
+        yield
+        return
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  raised again below, in the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -1,8 +1,12 @@
-"""The Ray that a run works on, and the environment of its worker processes."""
+"""The Ray that a run works on, and where the libraries' messages go."""
 
-import logging
+import importlib
 import os
-import warnings
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 # One definition of what every worker process sees, on this machine and on a cluster.
 WORKER_ENV = {
@@ -10,31 +14,47 @@ WORKER_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+_starting = threading.Lock()
 
 
-def start_ray(num_cpus: int | None) -> None:
-    """Connect to the cluster that the job runs on, else start a Ray of `num_cpus` logical CPUs on this machine."""
-    local = "RAY_ADDRESS" not in os.environ
-    if local:
-        # Nobody watches this Ray's dashboard, and its reporter would take a tenth of a core.
-        os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # of the C++ side, in this process
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", message="Use 'expr' instead of 'fn'")
-    import ray
-    import ray.data
+def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
+    """Connect to the cluster that the job runs on, else start a Ray of `num_cpus` logical CPUs on this machine.
 
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=num_cpus if local else None,
-            include_dashboard=False if local else None,
-            runtime_env={"env_vars": WORKER_ENV},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
+    Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread.
+    """
+    with _starting:
+        import ray
+        import ray.data
+
+        loading = threading.Thread(target=lambda: [importlib.import_module(name) for name in imports])
+        loading.start()
+        if not ray.is_initialized():
+            local = "RAY_ADDRESS" not in os.environ
+            if local:  # nobody watches this Ray's dashboard, and its reporter would take a tenth of a core
+                os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
+            ray.init(
+                num_cpus=num_cpus if local else None,
+                include_dashboard=False if local else None,
+                runtime_env={"env_vars": WORKER_ENV},
+                log_to_driver=False,
+            )
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.issue_detectors_config.detectors = []
+        loading.join()
+
+
+@contextmanager
+def stderr_to(file: Path) -> Iterator[None]:
+    """What this process, its libraries and their C++ write to stderr goes to the end of `file` for the while."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(file, "ab") as target:
+        os.dup2(target.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

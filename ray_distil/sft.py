@@ -145,6 +145,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     schedule = get_scheduler(
         config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
     )
+    # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(
         model=model,

@@ -101,12 +101,14 @@ def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]
 class Artifact:
     """One artifact of a run: one folder, one schema, one fingerprint."""
 
-    def __init__(self, folder: Path, schema: pa.Schema | None, fingerprint: str, counted: str | None = None) -> None:
-        """An artifact without a schema holds files of another kind (a checkpoint).
+    def __init__(
+        self, run: Path, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
+    ) -> None:
+        """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
 
         `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
         """
-        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
         self.schema = schema if schema is not None else pa.schema([])
         self.counted = counted or next(iter(self.schema.names), "")
 
@@ -136,8 +138,8 @@ class Artifact:
         """
         if self.folder.exists() and not self._is_ours():
             old = self.folder / FINGERPRINT
-            name = f"{self.folder.name}-{old.read_text().strip() if old.is_file() else 'unknown'}-{int(time.time())}"
-            target = self.folder.parent / SUPERSEDED / name
+            mark = old.read_text().strip() if old.is_file() else "unknown"
+            target = self.run / SUPERSEDED / f"{self.name.replace('/', '-')}-{mark}-{int(time.time())}"
             target.parent.mkdir(exist_ok=True)
             os.replace(self.folder, target)
         if not resume:
@@ -152,24 +154,20 @@ class Artifact:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
 
         Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
-        rows before the first is saved.
+        rows before the first is saved. For the same reason the union is one of shards that are written: an operator
+        behind the union gets no CPU until the engines in front of it are done.
 
         All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
-        if parallel and len(parts) > 1:
-            parts = [parts[0].union(*parts[1:])]
-        for part in parts:
-            self._write(part, stage)
-
-    def _write(self, dataset: "Dataset", stage: str) -> None:
-        shards = dataset.map_batches(
-            write_block,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"folder": str(self.folder), "schema": self.schema, "stage": stage},
-        )
-        for _ in shards.iter_rows():
-            pass
+        how = {"folder": str(self.folder), "schema": self.schema, "stage": stage}
+        written = [
+            part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
+        ]
+        if parallel and len(written) > 1:
+            written = [written[0].union(*written[1:])]
+        for shards in written:
+            for _ in shards.iter_rows():
+                pass
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
@@ -193,7 +191,7 @@ class Artifact:
         for file in self._files(REJECTS_FOLDER):
             rejects.update(pq.read_table(file, columns=["reason"]).column("reason").to_pylist())
         manifest = Manifest(
-            artifact=self.folder.name,
+            artifact=self.name,
             stage=stage,
             fingerprint=self.fingerprint,
             unit=unit,

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from ray_distil import curation, evaluation, instructions, long2short, packing, schemas, sft, teacher
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import DistillConfig, EngineConfig
+from ray_distil.config import TRAINED, DistillConfig, EngineConfig
+from ray_distil.engine import IMPORTS as ENGINE_IMPORTS
 from ray_distil.engine import build
 from ray_distil.runs import Run
 from ray_distil.session import start_ray
@@ -40,7 +41,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         settings[name] = asked.model_dump(mode="json", exclude={"engine"}) | _engine(asked.engine, model_of[name])
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
         train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
         done = artifact.done_ids()
         rows_in, parts = 0, []
@@ -77,7 +78,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     gates, params = enabled_gates(run.config), config.sampling_params.model_dump()
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
         sources = responses.read().filter(lambda row: row["teacher"] == "slow")
         generate = build(engine, model)
@@ -146,51 +147,51 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.fingerprint], make)
 
 
-def make_evaluation(run: Run, problems: Artifact, checkpoint: Artifact) -> Artifact | None:
-    config, seed, suffix = run.config.evaluation, run.config.run.seed, run.config.instructions.suffix
-    engine = config.engine
+def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_mark: str) -> Artifact:
+    """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
+    config, engine = run.config.evaluation, run.config.evaluation.engine
     if engine is None:
-        return None
-    model_of = {
-        model.name: run.models.get(f"evaluation.models.{index}.model_source", str(checkpoint.folder / STUDENT))
-        for index, model in enumerate(config.models)
-    }
+        raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
     asked = {
+        "name": name,
         "benchmark": config.benchmark,
         "num_samples": config.num_samples,
         "sampling_params": config.sampling_params.model_dump(),
-        "seed": seed,
-        "suffix": suffix,
+        "seed": run.config.run.seed,
+        "suffix": run.config.instructions.suffix,
     }
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
-        done = artifact.done_ids()
-        parts = [
-            evaluation.evaluate(problems.read(), build(engine, model), done, name=name, **asked)
-            for name, model in model_of.items()
-        ]
-        artifact.write(parts, evaluation.STAGE, run.config.run.parallel_engines)
-        answers = artifact.read_table()
-        models = evaluation.summarise(answers, list(model_of), config.benchmark, config.baseline)
-        return held_out * config.num_samples * len(model_of), {"models": models, "baseline": config.baseline}
+        generate = build(engine, model)
+        part = evaluation.evaluate(problems.read(), generate, artifact.done_ids(), **asked)
+        artifact.write([part], evaluation.STAGE)
+        return held_out * config.num_samples, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
-    inputs = [problems.fingerprint, checkpoint.fingerprint]
-    known = {name: model_fingerprint(model) for name, model in model_of.items() if name in _given(config.models)}
-    settings = asked | {"engine_kwargs": engine.engine_kwargs, "models": list(model_of), "known": known}
-    settings["baseline"] = config.baseline
-    return run.stage(evaluation, "eval", schemas.EVAL, "answers", settings, inputs, make, resume=True)
+    settings = asked | {"engine_kwargs": engine.engine_kwargs}
+    inputs = [problems.fingerprint, model_mark]
+    return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", settings, inputs, make, resume=True)
+
+
+def make_given_evaluations(run: Run, problems: Artifact) -> None:
+    """Evaluation of the models that are there before training."""
+    for index, model in enumerate(run.config.evaluation.models):
+        source = run.models.get(f"evaluation.models.{index}.model_source")
+        if source is not None:
+            make_evaluation(run, problems, model.name, source, model_fingerprint(source))
+
+
+def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact) -> None:
+    """Evaluation of the student that the run has trained."""
+    for model in run.config.evaluation.models:
+        if model.model_source == TRAINED:
+            make_evaluation(run, problems, model.name, str(checkpoint.folder / STUDENT), checkpoint.fingerprint)
 
 
 def enabled_gates(config: DistillConfig) -> list[str]:
     """The names of the gates that are on, in their order."""
     return [name for name, on in config.gates.model_dump().items() if on]
-
-
-def _given(models: list[Any]) -> set[str]:
-    """The names of the models that are there before training."""
-    return {model.name for model in models if model.model_source != "student"}
 
 
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:

@@ -74,7 +74,6 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
 
 def test_models(tmp_path: Path) -> None:
     assert Path(resolve_model("tiny:student-base", "k"), "model.safetensors").is_file()
-    assert resolve_model("org/name", "k") == "org/name"
     for source, told in (
         ("tiny:nobody", "k: there is no 'tiny:nobody'; the tiny models are tiny:student-base"),
         (str(tmp_path), "has no config.json"),
@@ -82,3 +81,20 @@ def test_models(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             resolve_model(source, "k")
+
+
+def test_hub_names_are_looked_up_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def model_info(self: object, name: str, timeout: float) -> None:
+        asked.append(name)
+        if name != "org/name":
+            raise huggingface_hub.errors.OfflineModeIsEnabled("off")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    assert resolve_model("org/name", "k") == "org/name"
+    with pytest.raises(ConfigError, match="k: there is no model folder 'models/absent', and Hugging Face .*Offline"):
+        resolve_model("models/absent", "k")
+    assert asked == ["org/name", "models/absent"]

@@ -1,5 +1,6 @@
 """jobs/distill.py as a person uses it: exit codes and messages, and nothing half-written after a mistake."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def distill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "jobs" / "distill.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -23,11 +25,16 @@ def distill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["instructions.path=bad.jsonl"], "line 2"),
         (["instructions.path=empty.jsonl"], "is empty"),
         (["--status", "runs/none"], "there is no run folder"),
+        (["training.student=models/absent"], "training.student: there is no model folder 'models/absent'"),
+        (["training.student=./empty"], "'./empty' has no config.json"),
+        (["teachers.slow.engine.model_source=tiny:absent"], "the tiny models are tiny:student-base"),
+        (["evaluation.models.0.model_source=/absent"], "evaluation.models.0.model_source: there is no model folder"),
     ],
 )
 def test_mistakes_end_with_2_and_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
     (tmp_path / "bad.jsonl").write_text('{"instruction": "a"}\n{"instruction"\n')
     (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     result = distill(tmp_path, *arguments)
     assert result.returncode == 2, result.stderr

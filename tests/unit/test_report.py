@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from ray_distil import UserError, report
 from ray_distil.schemas import EVAL, REWRITES
@@ -26,7 +27,12 @@ MODELS = [model("base", 0.0, 10.0), model("slow", 0.96, 200.0), model("fast", 0.
 
 
 def artifact(
-    run: Path, name: str, stage: str, rejects: dict[str, int], rows: pa.Table | None = None, **more: Any
+    run: Path,
+    name: str,
+    stage: str,
+    rejects: dict[str, int],
+    rows: pa.Table | None = None,
+    summary: dict[str, Any] | None = None,
 ) -> None:
     (run / name).mkdir(parents=True)
     files = []
@@ -34,7 +40,8 @@ def artifact(
         pq.write_table(rows, run / name / "part-1.parquet")
         files = ["part-1.parquet"]
     bad = sum(rejects.values())
-    write_manifest(run / name, Manifest(name, stage, "f", "rows", 10 + bad, 10, bad, rejects, 1.5, files, more))
+    manifest = Manifest(name, stage, "f", "rows", 10 + bad, 10, bad, rejects, 1.5, files, summary or {})
+    write_manifest(run / name, manifest)
 
 
 def answer(name: str, text: str) -> dict[str, Any]:
@@ -48,12 +55,15 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     blank = {f.name: "x" if f.type == pa.string() else 1 for f in REWRITES}
     rewrites = [blank | {"original_tokens": 100 + k, "rewritten_tokens": 20 + k} for k in range(50)]
     artifact(run, "rewrites", "long2short", {"source_wrong_answer": 3}, pa.Table.from_pylist(rewrites, REWRITES))
-    answers = pa.Table.from_pylist([answer("slow", text), answer("fast", text)], EVAL)
-    artifact(run, "eval", "evaluation", {}, answers, models=models, baseline="slow")
+    for entry in models:
+        name, told = entry["name"], {key: value for key, value in entry.items() if key != "speed_gain"}
+        answers = pa.Table.from_pylist([answer(name, text)], EVAL)
+        artifact(run, f"eval/{name}", f"evaluation/{name}", {}, answers, told)
     (run / "checkpoint").mkdir()
     lines = [json.dumps({"step": s, "loss": 3 / s}) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (run / "config.yaml").write_text("run: {name: x}\n")
+    compared = {"models": [{"name": entry["name"]} for entry in models], "baseline": "slow"}
+    (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "x"}, "evaluation": compared}))
     return run
 
 
@@ -65,7 +75,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
     assert facts["run"] == "mine"
     assert facts["models"] == MODELS
     keys = ["name", "rows_in", "rows_out", "rows_rejected", "rejects", "seconds"]
-    assert [list(stage) for stage in facts["stages"]] == [keys] * 3
+    assert [list(stage) for stage in facts["stages"]] == [keys] * 5
     assert facts["stages"][0]["rejects"] == {"prompt_too_long": 2}
 
 
@@ -86,7 +96,8 @@ def test_data_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine", named, text=HOSTILE)
     report.build(run)
     assert "<script" not in (run / "report" / "report.html").read_text()
-    assert "<script" not in (run / "report" / "report.md").read_text()
+    words = (run / "report" / "report.md").read_text()
+    assert "<script" not in words.partition("```")[0], "what follows is the configuration, as code"
 
 
 def test_markdown_has_the_tables(tmp_path: Path) -> None:
@@ -108,10 +119,16 @@ def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:
 
 
 def test_missing_accuracy_is_a_dash_and_no_claim(tmp_path: Path) -> None:
-    models = [MODELS[1] | {"accuracy": None}, MODELS[2] | {"accuracy": None, "speed_gain": None}]
+    models = [MODELS[1] | {"accuracy": None}, MODELS[2] | {"accuracy": None}]
     made = report.build(make_run(tmp_path / "mine", models))
     assert report.headline(made) == "fast answers with 25% of the tokens of slow"
-    assert made.model_rows()[1][1] == made.model_rows()[1][4] == "–"
+    assert made.model_rows()[1][1] == "–"
+
+
+def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
+    made = report.build(make_run(tmp_path / "mine", [MODELS[0], MODELS[2]]))
+    assert [row[4] for row in made.model_rows()] == ["–", "–"]
+    assert "compares no student" in report.headline(made)
 
 
 def test_no_run_folder(tmp_path: Path) -> None:

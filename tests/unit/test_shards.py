@@ -23,7 +23,7 @@ def row(name: str) -> dict[str, Any]:
 
 
 def artifact(run: Path, mark: str = "f1") -> Artifact:
-    return Artifact(run / "instructions", INSTRUCTIONS, mark)
+    return Artifact(run, "instructions", INSTRUCTIONS, mark)
 
 
 def write(target: Artifact, *rows: dict[str, Any]) -> None:
