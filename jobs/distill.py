@@ -24,7 +24,7 @@ def main() -> int:
     logs: list[Path] = []
 
     def job() -> None:
-        console = Console()
+        console = Console() if sys.stdout.isatty() else Console(width=120)
         if arguments.status:
             console.print(report.stages_table(report.read(Path(arguments.status))))
             return

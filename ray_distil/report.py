@@ -94,7 +94,8 @@ def build(run_folder: Path) -> Report:
 
 def stages_table(report: Report) -> Table:
     """The finished stages as a table for the console."""
-    return _console_table("Stages", STAGE_HEADER, report.stage_rows(), left=(0, 5, 6))
+    rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in report.stage_rows()]
+    return _console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
 
 
 def models_table(report: Report) -> Table:

@@ -22,6 +22,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
 
     Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread.
     """
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
     with _starting:
         import ray
         import ray.data

@@ -3,19 +3,22 @@
     ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
     ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
     ARTIFACT/_fingerprint                   what the shards are made of, written first
+    ARTIFACT/_attempt                       which attempt may write here
     ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
 
 Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
 
 A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
 own file. What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are
-made again. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two
+made again. Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they
+write no row that is being made again. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two
 configurations and nothing that was paid for is deleted.
 """
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections import Counter
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "_manifest.json"
 FINGERPRINT = "_fingerprint"
+ATTEMPT = "_attempt"
 REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
 REASON, DETAIL = "reject_reason", "reject_detail"
@@ -109,6 +113,7 @@ class Artifact:
         `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
         """
         self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
+        self.attempt = ""
         self.schema = schema if schema is not None else pa.schema([])
         self.counted = counted or next(iter(self.schema.names), "")
 
@@ -148,7 +153,9 @@ class Artifact:
         (self.folder / MANIFEST).unlink(missing_ok=True)
         for leftover in self.folder.rglob("*.tmp"):
             leftover.unlink(missing_ok=True)
-        (self.folder / FINGERPRINT).write_text(self.fingerprint + "\n")
+        write_text(self.folder / FINGERPRINT, self.fingerprint + "\n")
+        self.attempt = secrets.token_hex(8)
+        write_text(self.folder / ATTEMPT, self.attempt)
 
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
@@ -159,7 +166,7 @@ class Artifact:
 
         All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
-        how = {"folder": str(self.folder), "schema": self.schema, "stage": stage}
+        how = {"folder": str(self.folder), "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
             part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
         ]
@@ -171,7 +178,7 @@ class Artifact:
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
-        write_block(table, str(self.folder), self.schema, stage)
+        write_block(table, str(self.folder), self.schema, stage, self.attempt)
 
     def finish(
         self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
@@ -263,16 +270,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str) -> pa.Table:
-    """Write a block's accepted and rejected rows as one shard each; returns one row of counts."""
+def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each; returns one row of counts.
+
+    Raises StageError where another attempt has begun.
+    """
     is_rejected = table.column(REASON).is_valid()
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
     if accepted.num_rows:
-        _write_shard(Path(folder), accepted, accepted.column(0).to_pylist())
+        _write_shard(Path(folder), accepted, accepted.column(0).to_pylist(), attempt)
     if rejected.num_rows:
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
-        _write_shard(Path(folder) / REJECTS_FOLDER, pa.Table.from_pylist(rows, schema=REJECTS), [r["id"] for r in rows])
+        rejects = pa.Table.from_pylist(rows, schema=REJECTS)
+        _write_shard(Path(folder), rejects, [r["id"] for r in rows], attempt, REJECTS_FOLDER)
     return pa.table({"rows_out": [accepted.num_rows], "rows_rejected": [rejected.num_rows]})
 
 
@@ -282,10 +293,13 @@ def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str,
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 
-def _write_shard(folder: Path, table: pa.Table, ids: list[str]) -> None:
-    target = folder / f"part-{stable_id(*sorted(ids))}.parquet"
+def _write_shard(artifact: Path, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
+    target = artifact / inside / f"part-{stable_id(*sorted(ids))}.parquet"
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(table, temporary, compression="zstd")
+    if (artifact / ATTEMPT).read_text() != attempt:
+        temporary.unlink()
+        raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
     os.replace(temporary, target)
 
 

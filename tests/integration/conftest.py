@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BATCH_SIZE = 32
 # Small enough for a minute or two, large enough that gates reject something.
-SMALL = ["run.name=small", "instructions.num_train=120", "instructions.num_eval=12", "training.num_train_epochs=1"]
+SMALL = [
+    "run.name=small",
+    "instructions.num_train=120",
+    "instructions.num_eval=12",
+    "training.num_train_epochs=1",
+    f"teachers.direct.engine.batch_size={BATCH_SIZE}",
+    f"teachers.slow.engine.batch_size={BATCH_SIZE}",
+]
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from ray_distil import schemas
 from ray_distil.shards import read_manifest
 
-from .conftest import SmallRun
+from .conftest import BATCH_SIZE, SmallRun
 
 ARTIFACTS = {
     "instructions": schemas.INSTRUCTIONS,
@@ -82,7 +82,7 @@ def test_teachers_think_and_rewrites_are_short(small_run: SmallRun) -> None:
 def test_each_batch_of_an_engine_is_saved_by_itself(small_run: SmallRun) -> None:
     responses = pd.read_parquet(small_run.folder / "responses")
     shards = list((small_run.folder / "responses").glob("part-*.parquet"))
-    batches = [-(-len(rows) // 64) for _, rows in responses.groupby("teacher")]
+    batches = [-(-len(rows) // BATCH_SIZE) for _, rows in responses.groupby("teacher")]
     assert len(shards) >= sum(batches) > len(batches)
 
 

@@ -101,6 +101,18 @@ def test_a_retried_write_replaces_its_own_shard(tmp_path: Path) -> None:
     assert target.finish("instructions", "rows", 2, 1.0).rows_out == 2
 
 
+def test_a_late_writer_of_a_stopped_attempt_writes_nothing(tmp_path: Path) -> None:
+    stopped, again = artifact(tmp_path), artifact(tmp_path)
+    stopped.start()
+    write(stopped, row("a"))
+    again.start()
+    with pytest.raises(StageError, match="another attempt has begun"):
+        write(stopped, row("b"), reject(row("c"), "empty"))
+    write(again, row("b"), row("c"))
+    assert again.finish("instructions", "rows", 3, 1.0).rows_out == 3
+    assert not list((tmp_path / "instructions").rglob("*.tmp"))
+
+
 def test_other_configuration_moves_old_shards_away(tmp_path: Path) -> None:
     first = artifact(tmp_path, "f1")
     first.start()

@@ -1,0 +1,127 @@
+"""Runs that are stopped, on real engines: what was saved stays, what was not is made, and no configuration mixes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from ray_distil.shards import read_manifest
+
+NUM_TRAIN = 200
+RESPOND = Path(__file__).parent / "respond.py"
+# Engines so small that they take seconds, in batches so small that many are saved before the end.
+SLOWLY = [
+    "run.name=stopped",
+    f"instructions.num_train={NUM_TRAIN}",
+    "teachers.slow=null",
+    "teachers.direct.engine.batch_size=8",
+    "teachers.direct.engine.max_concurrent_batches=2",
+    "teachers.direct.engine.engine_kwargs.max_num_seqs=16",
+]
+
+
+class Job:
+    """A run of respond.py in a folder; all processes that come of it carry a mark in their environment."""
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.mark = f"RAY_DISTIL_TEST={uuid.uuid4().hex}"
+        name, _, value = self.mark.partition("=")
+        environment = {key: v for key, v in os.environ.items() if not key.startswith("RAY_")} | {name: value}
+        self.responses = folder / "runs" / "stopped" / "responses"
+        self.process = subprocess.Popen(
+            [sys.executable, str(RESPOND), *SLOWLY, *overrides],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for_shards(self, number: int) -> None:
+        self._wait(lambda: len(list(self.responses.glob("part-*.parquet"))) >= number)
+
+    def wait_for(self, path: Path) -> None:
+        self._wait(path.exists)
+
+    def _wait(self, happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 240
+        while not happened():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < deadline, "it did not happen in four minutes"
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(how)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+    def finish(self) -> None:
+        output, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, output
+
+    def left(self, seconds: float) -> list[str]:
+        """Commands of the job's processes that are still there after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (found := self._alive()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return found
+
+    def _alive(self) -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:  # it ended, or is another user's
+                continue
+        return [command for command in found if command]
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("part-*.parquet")}
+
+
+def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> None:
+    # Ctrl-C while the engine starts: a message, the exit code of an interrupted program, and nothing that lives on.
+    interrupted = Job(tmp_path)
+    interrupted.wait_for(interrupted.responses)
+    time.sleep(15)
+    code, output = interrupted.stop(signal.SIGINT)
+    assert code == 130
+    assert "run the same command again to go on" in output.splitlines()[-1]
+    assert interrupted.left(10) == []
+
+    # SIGKILL, when a part is saved.
+    killed = Job(tmp_path)
+    killed.wait_for_shards(3)
+    code, _ = killed.stop(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    saved = shards(killed.responses)
+    assert 3 <= len(saved) < NUM_TRAIN // 8
+
+    # The same command again finishes, with every saved shard as it was.
+    Job(tmp_path).finish()
+    folder = killed.responses
+    made = shards(folder)
+    assert {name: made[name] for name in saved} == saved
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest.rows_in == manifest.rows_out == NUM_TRAIN
+    first = pd.read_parquet(folder)
+    assert first.response_id.is_unique
+    assert len(first) == NUM_TRAIN
+
+    # Another configuration makes all rows anew, and keeps those of the first elsewhere.
+    Job(tmp_path, "teachers.direct.sampling_params.max_tokens=100").finish()
+    second = pd.read_parquet(folder)
+    assert len(second) == NUM_TRAIN
+    assert {json.loads(text)["max_tokens"] for text in second.sampling_params} == {100}
+    (superseded,) = (folder.parent / "superseded").iterdir()
+    assert pd.read_parquet(superseded).sort_values("response_id").equals(first.sort_values("response_id"))
