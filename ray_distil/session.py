@@ -1,5 +1,6 @@
 """The Ray that a run works on, and where the libraries' messages go."""
 
+import gc
 import importlib
 import os
 import sys
@@ -22,6 +23,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
 
     Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread.
     """
+    collect_less()
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
     with _starting:
         import ray
@@ -36,13 +38,18 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
             ray.init(
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
-                runtime_env={"env_vars": WORKER_ENV},
+                runtime_env={"env_vars": WORKER_ENV, "worker_process_setup_hook": collect_less},
                 log_to_driver=False,
             )
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             context.issue_detectors_config.detectors = []
         loading.join()
+
+
+def collect_less() -> None:
+    """Let Python's garbage collector look less often: a fifth of the time to import vLLM and torch is its own."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 @contextmanager
