@@ -48,7 +48,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
 
 
 def collect_less() -> None:
-    """Let Python's garbage collector look less often: a fifth of the time to import vLLM and torch is its own."""
+    """Let Python's garbage collector look less often: nearly a fifth of the time to import vLLM is its own."""
     gc.set_threshold(50_000, 20, 100)
 
 

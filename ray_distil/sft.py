@@ -9,6 +9,7 @@ import json
 import math
 import random
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,37 +104,12 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def train_loop_per_worker(config: dict[str, Any]) -> None:
-    """One worker of the training, from packed sequences to the exported student."""
+def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) -> Any:
+    """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there."""
     import deepspeed
-    import ray.train
     import torch
-    import torch.distributed as dist
-    from ray.train.torch import get_device
     from transformers import AutoModelForCausalLM, get_scheduler
 
-    from ray_distil.checkpoint import export_student, save_state
-    from ray_distil.tokenization import end_of_turn, load_tokenizer
-
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
-    torch.manual_seed(config["seed"])
-    folder = Path(config["checkpoint_folder"])
-
-    # ---- data and batch arithmetic
-    sequences = load_sequences(Path(config["packed_folder"]))
-    batch = BatchArithmetic(
-        num_sequences=len(sequences["labels"]),
-        num_workers=world_size,
-        train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
-        gradient_accumulation_steps=config["gradient_accumulation_steps"],
-        num_train_epochs=config["num_train_epochs"],
-    )
-
-    # ---- model, optimiser, schedule
     model = AutoModelForCausalLM.from_pretrained(
         config["student"],
         dtype=torch.bfloat16 if config["bf16"] else torch.float32,
@@ -155,52 +131,83 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         config=deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"]),
         dist_init_required=False,
     )
-
-    # ---- steps
     engine.train()
-    metrics = open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else None  # noqa: SIM115
-    step = 0
-    for epoch in range(batch.num_train_epochs):
-        order = epoch_order(batch.num_sequences, config["seed"], epoch)
-        for step_in_epoch in range(batch.steps_per_epoch):
+    return engine
+
+
+def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
+    """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
+
+    Raises RuntimeError for a loss that is not finite, before it reaches the weights.
+    """
+    import torch
+    import torch.distributed as dist
+
+    num_learnt = torch.tensor(float(sum((m["labels"][:, 1:] != -100).sum() for m in micro)), device=device)
+    dist.all_reduce(num_learnt)
+    loss_sum = torch.zeros((), device=device)
+    for k, tensors in enumerate(micro, 1):
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        loss = token_loss(packed_logits(engine, tensors), tensors["labels"])
+        loss_sum += loss.detach()
+        # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
+        engine.backward(loss * (dist.get_world_size() * len(micro) / num_learnt))
+        if k == len(micro):
+            dist.all_reduce(loss_sum)
+            if not math.isfinite(loss_sum.item()):
+                raise RuntimeError(f"the loss is {loss_sum.item()}; lower training.learning_rate")
+        engine.step()
+    return (loss_sum / num_learnt).item(), int(num_learnt.item())
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """One worker of the training, from packed sequences to the exported student."""
+    import ray.train
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    from ray_distil.checkpoint import export_student, save_state
+    from ray_distil.tokenization import end_of_turn, load_tokenizer
+
+    rank = ray.train.get_context().get_world_rank()
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
+    torch.manual_seed(config["seed"])
+    folder = Path(config["checkpoint_folder"])
+    sequences = load_sequences(Path(config["packed_folder"]))
+    batch = BatchArithmetic(
+        num_sequences=len(sequences["labels"]),
+        num_workers=ray.train.get_context().get_world_size(),
+        train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
+        gradient_accumulation_steps=config["gradient_accumulation_steps"],
+        num_train_epochs=config["num_train_epochs"],
+    )
+    engine = build_engine(config, batch, device)
+    with open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as metrics:
+        for step in range(batch.num_steps):
+            epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
             started = time.monotonic()
+            if step_in_epoch == 0:
+                order = epoch_order(batch.num_sequences, config["seed"], epoch)
             micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
-            num_learnt = torch.tensor(float(sum((m["labels"][:, 1:] != -100).sum() for m in micro)), device=device)
-            dist.all_reduce(num_learnt)
-            loss_sum = torch.zeros((), device=device)
-            for k, tensors in enumerate(micro, 1):
-                tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-                loss = token_loss(packed_logits(engine, tensors), tensors["labels"])
-                loss_sum += loss.detach()
-                # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
-                engine.backward(loss * (world_size * len(micro) / num_learnt))
-                if k == len(micro):  # halt on a loss that is not finite, before it reaches the weights
-                    dist.all_reduce(loss_sum)
-                    mean_loss = (loss_sum / num_learnt).item()
-                    if not math.isfinite(mean_loss):
-                        raise RuntimeError(f"the loss of step {step + 1} is {mean_loss}; lower training.learning_rate")
-                engine.step()
-            step += 1
+            loss, num_learnt_tokens = train_step(engine, micro, device)
             if metrics is not None:
-                seconds = time.monotonic() - started
                 line = {
-                    "step": step,
+                    "step": step + 1,
                     "num_steps": batch.num_steps,
-                    "epoch": epoch + (step_in_epoch + 1) / batch.steps_per_epoch,
-                    "loss": mean_loss,
-                    "learning_rate": schedule.get_last_lr()[0],
+                    "epoch": (step + 1) / batch.steps_per_epoch,
+                    "loss": loss,
+                    "learning_rate": engine.get_lr()[0],
                     "grad_norm": float(engine.get_global_grad_norm() or 0.0),
-                    "num_learnt_tokens": int(num_learnt.item()),
-                    "seconds": seconds,
+                    "num_learnt_tokens": num_learnt_tokens,
+                    "seconds": time.monotonic() - started,
                 }
                 metrics.write(json.dumps(line) + "\n")
-
-    # ---- checkpoint and export
-    save_state(engine, folder, step)
+    save_state(engine, folder, batch.num_steps)
     export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
     dist.barrier()
-    if metrics is not None:
-        metrics.close()
 
 
 def train(

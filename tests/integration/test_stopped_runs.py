@@ -59,7 +59,7 @@ class Job:
 
     def stop(self, how: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(how)
-        output, _ = self.process.communicate(timeout=30)
+        output, _ = self.process.communicate(timeout=60)
         return self.process.returncode, output
 
     def finish(self) -> None:
@@ -92,11 +92,11 @@ def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> No
     # Ctrl-C while the engine starts: a message, the exit code of an interrupted program, and nothing that lives on.
     interrupted = Job(tmp_path)
     interrupted.wait_for(interrupted.responses)
-    time.sleep(15)
+    time.sleep(10)
     code, output = interrupted.stop(signal.SIGINT)
     assert code == 130
     assert "run the same command again to go on" in output.splitlines()[-1]
-    assert interrupted.left(10) == []
+    assert interrupted.left(30) == []
 
     # SIGKILL, when a part is saved.
     killed = Job(tmp_path)
@@ -104,7 +104,8 @@ def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> No
     code, _ = killed.stop(signal.SIGKILL)
     assert code == -signal.SIGKILL
     saved = shards(killed.responses)
-    assert 3 <= len(saved) < NUM_TRAIN // 8
+    assert len(saved) >= 3
+    assert read_manifest(killed.responses) is None
 
     # The same command again finishes, with every saved shard as it was.
     Job(tmp_path).finish()
