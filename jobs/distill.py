@@ -15,6 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from rich.console import Console
 
 from ray_distil import cli, pipeline, report
+from ray_distil.storage import Folder
 
 
 def main() -> int:
@@ -26,15 +27,13 @@ def main() -> int:
     def job() -> None:
         console = Console() if sys.stdout.isatty() else Console(width=120)
         if arguments.status:
-            console.print(report.stages_table(report.read(Path(arguments.status))))
+            console.print(report.stages_table(report.read(Folder.at(arguments.status))))
             return
         config = cli.load_config(arguments)
-        logs.append(config.run_folder / "logs")
+        logs.append(pipeline.log_folder(config))
         made = pipeline.run(config)
         console.print(report.stages_table(made), "", report.models_table(made), "")
-        console.print(
-            f"{report.headline(made)}\nreport: {config.run_folder / 'report' / 'report.html'}", soft_wrap=True
-        )
+        console.print(f"{report.headline(made)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 
     return cli.guarded(job, lambda: logs[0] if logs else None)
 

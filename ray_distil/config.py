@@ -5,6 +5,7 @@ saved as `config.yaml` in the run's folder.
 """
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ray_distil import UserError
+from ray_distil.storage import Folder
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 TINY = "tiny"
 TRAINED = "student"  # as a model to evaluate: the one that the run trains
-TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 
 
 class ConfigError(UserError):
@@ -32,7 +34,12 @@ class RunConfig(Section):
     """Where the run lives."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder and title of the run")
-    storage_path: str = Field("runs", min_length=1, description="the run lies in STORAGE_PATH/NAME")
+    storage_path: str = Field(
+        "runs",
+        min_length=1,
+        description="the run lies in STORAGE_PATH/NAME: a path that all nodes see, or s3://, gs://, abfs://; a relative "
+        "one starts at the working directory, of a submitted job (which works in a copy) at the home directory",
+    )
     seed: int = Field(0, ge=0, description="of samples, packing order and training")
     parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
 
@@ -74,16 +81,44 @@ class EngineConfig(Section):
     num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
     num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
     accelerator_type: str | None = Field(None, description="Ray's name of the GPU type, e.g. H100")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Ray's custom resources that each of an engine's workers reserves"
+    )
     env_vars: dict[str, str] = Field(default_factory=dict, description="environment of the engine's processes")
 
 
-class TeacherConfig(Section):
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint. Its key is read from the environment of the nodes and written nowhere."""
+
+    base_url: str = Field(pattern=r"^https?://", description="e.g. https://api.deepseek.com/v1")
+    model: str = Field(min_length=1, description="name that the endpoint gives the model")
+    api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: none")
+    max_concurrency: int = Field(64, ge=1, description="requests in flight")
+    max_retries: int = Field(6, ge=0, description="further tries of a request, with growing pauses")
+    timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
+    stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")
+    num_cpus: float = Field(0.1, ge=0, description="CPUs that the client reserves")
+
+
+class Asked(Section):
+    """Who generates: engines of our own, or an endpoint."""
+
+    engine: EngineConfig | None = None
+    endpoint: EndpointConfig | None = None
+
+
+class TeacherConfig(Asked):
     """One teacher and how it is asked. No system prompt, as DeepSeek advises for both of the recipe's teachers."""
 
-    engine: EngineConfig
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
+
+    @model_validator(mode="after")
+    def _one(self) -> "TeacherConfig":
+        if (self.engine is None) == (self.endpoint is None):
+            raise ValueError("teachers: a teacher needs either an `engine` or an `endpoint`; set the other to null")
+        return self
 
 
 class TeachersConfig(Section):
@@ -99,12 +134,17 @@ class TeachersConfig(Section):
         return self
 
 
-class Long2ShortConfig(Section):
-    """Rewriting of the slow responses into short reasoning."""
+class Long2ShortConfig(Asked):
+    """Rewriting of the slow responses into short reasoning; without engine and endpoint, by the slow teacher."""
 
     enabled: bool = Field(True, description="false: slow responses are learnt as they are")
-    engine: EngineConfig | None = Field(None, description="null: the slow teacher's")
     sampling_params: SamplingParams = SamplingParams()
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "Long2ShortConfig":
+        if self.engine is not None and self.endpoint is not None:
+            raise ValueError("long2short: has an `engine` and an `endpoint`; set one of them to null")
+        return self
 
 
 class GatesConfig(Section):
@@ -129,6 +169,9 @@ class TrainingConfig(Section):
     num_workers: int = Field(1, ge=1, description="Ray Train workers, one process each")
     use_gpu: bool = Field(False, description="one GPU a worker and NCCL; else CPU and gloo")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs a worker reserves")
+    resources_per_worker: dict[str, float] = Field(
+        default_factory=dict, description="Ray's custom resources that a worker reserves"
+    )
     num_train_epochs: int = Field(3, ge=1, description="passes over the packed sequences")
     train_micro_batch_size_per_gpu: int = Field(1, ge=1, description="sequences a worker and micro-step")
     gradient_accumulation_steps: int = Field(8, ge=1, description="micro-steps an optimiser step")
@@ -188,8 +231,9 @@ class DistillConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
-    def run_folder(self) -> Path:
-        return Path(self.run.storage_path).expanduser().resolve() / self.run.name
+    def run_folder(self) -> Folder:
+        base = Path.home() if SUBMITTED in os.environ else Path.cwd()
+        return Folder.at(self.run.storage_path, base) / self.run.name
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -217,41 +261,6 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfi
         return DistillConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(dict.fromkeys(_explain(line) for line in error.errors()))) from error
-
-
-def resolve_model(model_source: str, key: str) -> str:
-    """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
-
-    Raises ConfigError, naming `key`, where a path is not there or holds no model, or where the name is neither in the
-    hub's cache on this machine nor known to the hub.
-    """
-    prefix, _, name = model_source.partition(":")
-    if prefix == TINY and name:
-        folder = TINY_MODELS / name
-        if not (folder / "config.json").is_file():
-            known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
-            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
-        return str(folder)
-    path = Path(model_source).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
-        return str(path.resolve())
-    if path.is_absolute() or model_source.startswith((".", "~")) or model_source.count("/") != 1:
-        raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(model_source, "config.json"), str):
-        return model_source
-    try:
-        HfApi().model_info(model_source, timeout=20)
-    except Exception as error:  # its types are many: not found, gated, no network, hub switched off
-        reason = type(error).__name__
-        raise ConfigError(
-            f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
-            f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
-        ) from error
-    return model_source
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

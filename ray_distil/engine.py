@@ -51,7 +51,9 @@ def build(config: EngineConfig, model: str) -> Generate:
                 batch_size=config.batch_size,
                 max_concurrent_batches=config.max_concurrent_batches,
                 accelerator_type=config.accelerator_type,
-                placement_group_config={"bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus}},
+                placement_group_config={
+                    "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources}
+                },
                 runtime_env={"env_vars": dict(config.env_vars)},
                 should_continue_on_error=True,
                 # Their work is done in `encode_batch` and in vLLM; each would cost throughput.

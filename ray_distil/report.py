@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.table import Table
 
 from ray_distil import UserError, figures
 from ray_distil.evaluation import compare
-from ray_distil.shards import Manifest, read_manifest, write_text
+from ray_distil.shards import Manifest, read_manifest
+from ray_distil.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
@@ -63,16 +63,16 @@ class Report:
         return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read(run_folder: Path) -> Report:
+def read(run_folder: Folder) -> Report:
     """What the manifests of a run say. Raises UserError without a run folder."""
-    if not run_folder.is_dir():
+    if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
     artifacts = [*ARTIFACTS, *(f"eval/{name}" for name in compared["names"])]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
     models = [m.summary for m in found if m.artifact.startswith("eval/")]
     return Report(
-        run=run_folder.resolve().name,
+        run=run_folder.name,
         models=compare(models, compared["baseline"]),
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
@@ -80,15 +80,14 @@ def read(run_folder: Path) -> Report:
     )
 
 
-def build(run_folder: Path) -> Report:
+def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json; returns what they hold."""
     report = read(run_folder)
     folder = run_folder / "report"
-    folder.mkdir(exist_ok=True)
     page = _page(run_folder, report)
-    write_text(folder / "report.html", _html(page))
-    write_text(folder / "report.md", _markdown(page))
-    write_text(folder / "report.json", report.to_json())
+    folder.write_text("report.html", _html(page))
+    folder.write_text("report.md", _markdown(page))
+    folder.write_text("report.json", report.to_json())
     return report
 
 
@@ -128,10 +127,9 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _compared(run_folder: Path) -> dict[str, Any]:
+def _compared(run_folder: Folder) -> dict[str, Any]:
     """Names of the models that the run compares, and which of them is the baseline, by its saved configuration."""
-    file = run_folder / "config.yaml"
-    saved = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    saved = yaml.safe_load(_text(run_folder, "config.yaml")) or {}
     evaluation = saved.get("evaluation", {})
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
@@ -157,9 +155,8 @@ def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], l
     return table
 
 
-def _page(run_folder: Path, report: Report) -> dict[str, Any]:
+def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
     """Everything that the page and the Markdown show."""
-    config = run_folder / "config.yaml"
     return {
         "run": report.run,
         "headline": headline(report),
@@ -173,11 +170,11 @@ def _page(run_folder: Path, report: Report) -> dict[str, Any]:
         "pictures": _pictures(run_folder, report),
         "examples": _examples(run_folder, report),
         "versions": _versions(),
-        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+        "config": _text(run_folder, "config.yaml"),
     }
 
 
-def _pictures(run_folder: Path, report: Report) -> list[dict[str, str]]:
+def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture."""
     rewrites = _rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
     before, after = ([row[key] for row in rewrites] for key in ("original_tokens", "rewritten_tokens"))
@@ -186,7 +183,7 @@ def _pictures(run_folder: Path, report: Report) -> list[dict[str, str]]:
         for m in report.models
         if None not in (m["mean_tokens"], m["accuracy"])
     ]
-    losses = _metrics(run_folder / "checkpoint" / "metrics.jsonl")
+    losses = [json.loads(line) for line in _text(run_folder / "checkpoint", "metrics.jsonl").splitlines()]
     rejects = [(f"{s['name']}: {reason}", n) for s in report.stages for reason, n in s["rejects"].items()]
     return [
         {
@@ -214,7 +211,7 @@ def _pictures(run_folder: Path, report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _examples(run_folder: Path, report: Report) -> list[dict[str, Any]]:
+def _examples(run_folder: Folder, report: Report) -> list[dict[str, Any]]:
     """The first two held-out problems, by id, as baseline and student answer them."""
     columns = ["model", "instruction_id", "instruction", "reference_answer", "response", "correct", "complete"]
     columns.append("num_generated_tokens")
@@ -227,15 +224,19 @@ def _examples(run_folder: Path, report: Report) -> list[dict[str, Any]]:
     return [{"problem": answers[shown[0]], "answers": [answers[name] for name in shown]} for answers in both[:2]]
 
 
-def _rows(folder: Path, columns: list[str]) -> list[dict[str, Any]]:
+def _rows(folder: Folder, columns: list[str]) -> list[dict[str, Any]]:
     """The rows of a finished artifact, by its first column asked for; none where it is not finished."""
     manifest = read_manifest(folder)
-    shards = [folder / name for name in manifest.files if name.startswith("part-")] if manifest else []
-    return [row for shard in shards for row in pq.read_table(shard, columns=columns).to_pylist()]
+    shards = [name for name in manifest.files if name.startswith("part-")] if manifest else []
+    return [row for shard in shards for row in folder.read_table(shard, columns).to_pylist()]
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def _text(folder: Folder, file: str) -> str:
+    """What the file says; "" where it is not there."""
+    try:
+        return folder.read_text(file)
+    except FileNotFoundError:
+        return ""
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -5,14 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import DistillConfig
+from ray_distil.session import nodes_without, start_ray
 from ray_distil.shards import Artifact, Manifest, fingerprint
+from ray_distil.storage import Folder
 
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
 Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
@@ -23,6 +24,19 @@ class Run:
 
     def __init__(self, config: DistillConfig, models: dict[str, str], say: Callable[[str], None] = print) -> None:
         self.config, self.models, self.say, self.folder = config, models, say, config.run_folder
+        self._seen = False
+
+    def start_ray(self, imports: tuple[str, ...] = ()) -> None:
+        """See `session.start_ray`. Raises UserError where a node does not see the run's folder."""
+        start_ray(self.config.ray.num_cpus, imports)
+        if not self._seen and self.folder.local is not None:
+            blind = nodes_without(self.folder.local)
+            if blind:
+                raise UserError(
+                    f"run.storage_path: the nodes {', '.join(blind)} do not see {self.folder}; "
+                    "give a path on a disk that all nodes share, or s3://BUCKET/PATH"
+                )
+        self._seen = True
 
     def stage(
         self,
@@ -84,10 +98,16 @@ def beside(work: Callable[[], None], parallel: bool) -> Iterator[None]:
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """One process at a time in a run's folder. Raises UserError where another one is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+def run_lock(folder: Folder) -> Iterator[None]:
+    """One process at a time in a run's folder. Raises UserError where another one is in it.
+
+    An object store has no such lock; there, only the newest process can write shards (`Artifact.start`).
+    """
+    if folder.local is None:
+        yield
+        return
+    folder.local.mkdir(parents=True, exist_ok=True)
+    with open(folder.local / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,12 +2,15 @@
 
 import gc
 import importlib
+import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ray_distil.config import SUBMITTED
 
 # One definition of what every worker process sees, on this machine and on a cluster.
 WORKER_ENV = {
@@ -38,13 +41,35 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
             ray.init(
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
-                runtime_env={"env_vars": WORKER_ENV, "worker_process_setup_hook": collect_less},
+                runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": collect_less},
                 log_to_driver=False,
             )
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             context.issue_detectors_config.detectors = []
         loading.join()
+
+
+def worker_env() -> dict[str, str]:
+    """WORKER_ENV, but for what a submitted job's own runtime environment sets: Ray refuses to be told twice."""
+    given = json.loads(os.environ.get(SUBMITTED, "{}")).get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in WORKER_ENV.items() if name not in given}
+
+
+def nodes_without(folder: Path) -> list[str]:
+    """Addresses of the nodes, of those that are there now, on which there is no such folder."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:  # the driver's own
+        return []
+    sees = ray.remote(num_cpus=0)(os.path.isdir)
+    asked = [
+        sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(folder))
+        for node in nodes
+    ]
+    return [node["NodeManagerAddress"] for node, seen in zip(nodes, ray.get(asked), strict=True) if not seen]
 
 
 def collect_less() -> None:

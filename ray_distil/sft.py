@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_distil.checkpoint import STUDENT, export_student, save_state
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.shards import StageError
+from ray_distil.storage import Folder
 
 VERSION = 1
 STAGE = "sft"
@@ -26,7 +28,7 @@ METRICS = "metrics.jsonl"
 class SftResult:
     """What a training left: `student` in Hugging Face format, steps done, loss of the first and the last step."""
 
-    student: Path
+    student: Folder
     num_steps: int
     first_loss: float
     last_loss: float
@@ -50,16 +52,15 @@ def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic
     return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
 
 
-def load_sequences(folder: Path) -> dict[str, Any]:
+def load_sequences(folder: Folder) -> dict[str, Any]:
     """The packed sequences in the order of their ids: input_ids, labels, position_ids as tensors (sequences, length)."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
     import torch
 
     columns = ["input_ids", "labels", "position_ids"]
-    files = sorted(folder.glob("part-*.parquet"))
-    table = pa.concat_tables(pq.read_table(file, columns=["sequence_id", *columns]) for file in files)
+    files = folder.files("part-")
+    table = pa.concat_tables(folder.read_table(file, ["sequence_id", *columns]) for file in files)
     table = table.sort_by("sequence_id").combine_chunks()
 
     def tensor(name: str) -> Any:
@@ -167,7 +168,6 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from ray_distil.checkpoint import export_student, save_state
     from ray_distil.tokenization import end_of_turn, load_tokenizer
 
     rank = ray.train.get_context().get_world_rank()
@@ -175,8 +175,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     torch.manual_seed(config["seed"])
-    folder = Path(config["checkpoint_folder"])
-    sequences = load_sequences(Path(config["packed_folder"]))
+    sequences = load_sequences(config["packed"])
     batch = BatchArithmetic(
         num_sequences=len(sequences["labels"]),
         num_workers=ray.train.get_context().get_world_size(),
@@ -185,15 +184,26 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         num_train_epochs=config["num_train_epochs"],
     )
     engine = build_engine(config, batch, device)
-    with open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as metrics:
+    with config["output"].writable() as folder:
+        train_steps(engine, sequences, batch, config["seed"], rank, device, folder / METRICS)
+        save_state(engine, folder, batch.num_steps)
+        export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
+    dist.barrier()
+
+
+def train_steps(
+    engine: Any, sequences: dict[str, Any], batch: BatchArithmetic, seed: int, rank: int, device: Any, metrics: Path
+) -> None:
+    """All optimiser steps; rank 0 writes a line a step to the file `metrics`."""
+    with open(metrics, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as file:
         for step in range(batch.num_steps):
             epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
             started = time.monotonic()
             if step_in_epoch == 0:
-                order = epoch_order(batch.num_sequences, config["seed"], epoch)
+                order = epoch_order(batch.num_sequences, seed, epoch)
             micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
             loss, num_learnt_tokens = train_step(engine, micro, device)
-            if metrics is not None:
+            if file is not None:
                 line = {
                     "step": step + 1,
                     "num_steps": batch.num_steps,
@@ -204,19 +214,17 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
                     "num_learnt_tokens": num_learnt_tokens,
                     "seconds": time.monotonic() - started,
                 }
-                metrics.write(json.dumps(line) + "\n")
-    save_state(engine, folder, batch.num_steps)
-    export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
-    dist.barrier()
+                file.write(json.dumps(line) + "\n")
 
 
 def train(
-    packed_folder: Path,
+    packed: Folder,
     student: str,
-    output: Path,
+    output: Folder,
     num_workers: int,
     use_gpu: bool,
     cpus_per_worker: float,
+    resources_per_worker: dict[str, float],
     **settings: Any,
 ) -> SftResult:
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
@@ -227,26 +235,27 @@ def train(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    filesystem, path = output.filesystem_and_path()
+    resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=settings
         | {
-            "packed_folder": str(packed_folder),
-            "checkpoint_folder": str(output),
+            "packed": packed,
+            "output": output,
             "student": student,
             "cpus_per_worker": cpus_per_worker,
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(name="ray_train", storage_path=str(output)),
+        run_config=RunConfig(name="ray_train", storage_filesystem=filesystem, storage_path=path),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise StageError(f"sft: a training worker failed: {_root_cause(error)}") from error
-    lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
-    return SftResult(output / "student", lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
+    lines = [json.loads(line) for line in output.read_text(METRICS).splitlines()]
+    return SftResult(output / STUDENT, lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
 
 
 def _root_cause(error: BaseException) -> str:

@@ -17,9 +17,7 @@ configurations and nothing that was paid for is deleted.
 
 import hashlib
 import json
-import os
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_distil.schemas import REJECTS, stable_id
+from ray_distil.storage import TEMPORARY, Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -106,7 +104,7 @@ class Artifact:
     """One artifact of a run: one folder, one schema, one fingerprint."""
 
     def __init__(
-        self, run: Path, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
+        self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
     ) -> None:
         """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
 
@@ -122,7 +120,8 @@ class Artifact:
         manifest = read_manifest(self.folder)
         if manifest is None or manifest.fingerprint != self.fingerprint:
             return None
-        return manifest if all((self.folder / name).is_file() for name in manifest.files) else None
+        there = set(self.folder.files(recursive=True))
+        return manifest if there.issuperset(manifest.files) else None
 
     def is_complete(self) -> bool:
         return self.manifest() is not None
@@ -142,20 +141,16 @@ class Artifact:
         Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again.
         """
         if self.folder.exists() and not self._is_ours():
-            old = self.folder / FINGERPRINT
-            mark = old.read_text().strip() if old.is_file() else "unknown"
-            target = self.run / SUPERSEDED / f"{self.name.replace('/', '-')}-{mark}-{int(time.time())}"
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self.folder, target)
+            old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
+            self.folder.move_to(self.run / SUPERSEDED / old)
         if not resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / REJECTS_FOLDER).mkdir(parents=True, exist_ok=True)
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        for leftover in self.folder.rglob("*.tmp"):
-            leftover.unlink(missing_ok=True)
-        write_text(self.folder / FINGERPRINT, self.fingerprint + "\n")
+            self.folder.remove_all()
+        self.folder.remove(MANIFEST)
+        for leftover in self.folder.files(suffix=TEMPORARY, recursive=True):
+            self.folder.remove(leftover)
+        self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         self.attempt = secrets.token_hex(8)
-        write_text(self.folder / ATTEMPT, self.attempt)
+        self.folder.write_text(ATTEMPT, self.attempt)
 
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
@@ -166,7 +161,7 @@ class Artifact:
 
         All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
-        how = {"folder": str(self.folder), "schema": self.schema, "stage": stage, "attempt": self.attempt}
+        how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
             part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
         ]
@@ -178,7 +173,7 @@ class Artifact:
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
-        write_block(table, str(self.folder), self.schema, stage, self.attempt)
+        write_block(table, self.folder, self.schema, stage, self.attempt)
 
     def finish(
         self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
@@ -196,7 +191,7 @@ class Artifact:
             )
         rejects: Counter[str] = Counter()
         for file in self._files(REJECTS_FOLDER):
-            rejects.update(pq.read_table(file, columns=["reason"]).column("reason").to_pylist())
+            rejects.update(self.folder.read_table(file, ["reason"]).column("reason").to_pylist())
         manifest = Manifest(
             artifact=self.name,
             stage=stage,
@@ -207,7 +202,7 @@ class Artifact:
             rows_rejected=rejects.total(),
             rejects=dict(sorted(rejects.items())),
             seconds=round(seconds, 2),
-            files=[str(f.relative_to(self.folder)) for f in [*self._files(), *self._files(REJECTS_FOLDER)]],
+            files=[*self._files(), *self._files(REJECTS_FOLDER)],
             summary=summary or {},
         )
         return write_manifest(self.folder, manifest)
@@ -220,57 +215,64 @@ class Artifact:
         """
         import ray.data
 
-        files = [str(file) for file in self._files()]
+        files = self._files()
         if not files:
             return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
         return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
-            read_shard, batch_size=1, fn_kwargs={"columns": columns}
+            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
         )
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """The accepted rows as a table in memory, by id."""
-        tables = [pq.read_table(file, columns=columns) for file in self._files()]
+        tables = [self.folder.read_table(file, columns) for file in self._files()]
         key = self.schema.names[0]
         if not tables:
             return self.schema.empty_table().select(columns or self.schema.names)
         table = pa.concat_tables(tables)
         return table.sort_by(key) if key in table.column_names else table
 
-    def _is_ours(self) -> bool:
-        file = self.folder / FINGERPRINT
-        return file.is_file() and file.read_text().strip() == self.fingerprint
+    def _mark(self) -> str | None:
+        """The fingerprint that the folder's shards carry."""
+        try:
+            return self.folder.read_text(FINGERPRINT).strip()
+        except FileNotFoundError:
+            return None
 
-    def _files(self, inside: str = "") -> list[Path]:
-        return sorted((self.folder / inside).glob("part-*.parquet"))
+    def _is_ours(self) -> bool:
+        return self._mark() == self.fingerprint
+
+    def _files(self, inside: str = "") -> list[str]:
+        names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
+        return [f"{inside}/{name}" if inside else name for name in names]
 
     def _ids(self) -> Iterator[list[str]]:
         for file in self._files():
-            ids = pq.read_table(file, columns=[self.counted]).column(self.counted).combine_chunks()
+            ids = self.folder.read_table(file, [self.counted]).column(self.counted).combine_chunks()
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
         for file in self._files(REJECTS_FOLDER):
-            yield pq.read_table(file, columns=["id"]).column("id").to_pylist()
+            yield self.folder.read_table(file, ["id"]).column("id").to_pylist()
 
 
-def read_shard(batch: dict[str, Any], columns: list[str] | None) -> pa.Table:
+def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
     """The table of a batch of one file name."""
-    return pq.read_table(str(batch["item"][0]), columns=columns)
+    return folder.read_table(str(batch["item"][0]), columns)
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Folder) -> Manifest | None:
     """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole."""
     try:
-        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        return Manifest(**json.loads(folder.read_text(MANIFEST)))
     except FileNotFoundError:
         return None
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
     """Write the manifest; the artifact is whole from here on."""
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    folder.write_text(MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
-def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
+def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
     """Write a block's accepted and rejected rows as one shard each; returns one row of counts.
 
     Raises StageError where another attempt has begun.
@@ -279,11 +281,11 @@ def write_block(table: pa.Table, folder: str, schema: pa.Schema, stage: str, att
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
     if accepted.num_rows:
-        _write_shard(Path(folder), accepted, accepted.column(0).to_pylist(), attempt)
+        _write_shard(folder, accepted, accepted.column(0).to_pylist(), attempt)
     if rejected.num_rows:
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         rejects = pa.Table.from_pylist(rows, schema=REJECTS)
-        _write_shard(Path(folder), rejects, [r["id"] for r in rows], attempt, REJECTS_FOLDER)
+        _write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
     return pa.table({"rows_out": [accepted.num_rows], "rows_rejected": [rejected.num_rows]})
 
 
@@ -293,18 +295,13 @@ def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str,
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 
-def _write_shard(artifact: Path, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
-    target = artifact / inside / f"part-{stable_id(*sorted(ids))}.parquet"
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    if (artifact / ATTEMPT).read_text() != attempt:
-        temporary.unlink()
-        raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
-    os.replace(temporary, target)
+def _write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
+    def may_write() -> None:
+        try:
+            newest = artifact.read_text(ATTEMPT)
+        except FileNotFoundError as error:
+            raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
+        if newest != attempt:
+            raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_suffix(path.suffix + f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    artifact.write_table(f"{inside}part-{stable_id(*sorted(ids))}.parquet", table, may_write)

@@ -8,13 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil import curation, evaluation, instructions, long2short, packing, schemas, sft, teacher
+from ray_distil import curation, endpoint, engine, evaluation, instructions, long2short, packing, schemas, sft, teacher
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, DistillConfig, EngineConfig
-from ray_distil.engine import IMPORTS as ENGINE_IMPORTS
-from ray_distil.engine import build
+from ray_distil.config import TRAINED, Asked, DistillConfig
+from ray_distil.engine import Generate
 from ray_distil.runs import Run
-from ray_distil.session import start_ray
 from ray_distil.shards import Artifact, StageError, model_fingerprint
 
 Made = tuple[int, dict[str, Any]]
@@ -35,13 +33,15 @@ def make_instructions(run: Run, records: pa.Table) -> Artifact:
 def make_responses(run: Run, problems: Artifact) -> Artifact:
     config, seed, suffix = run.config.teachers, run.config.run.seed, run.config.instructions.suffix
     teachers = {name: asked for name, asked in (("direct", config.direct), ("slow", config.slow)) if asked is not None}
-    model_of = {name: run.models[f"teachers.{name}.engine.model_source"] for name in teachers}
+    model_of = {name: run.models[f"teachers.{name}"] for name in teachers}
     settings: dict[str, Any] = {"seed": seed, "suffix": suffix}
     for name, asked in teachers.items():
-        settings[name] = asked.model_dump(mode="json", exclude={"engine"}) | _engine(asked.engine, model_of[name])
+        settings[name] = asked.model_dump(mode="json", exclude={"engine", "endpoint"}) | _texts_of(
+            asked, model_of[name]
+        )
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
+        run.start_ray(engine.IMPORTS)
         train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
         done = artifact.done_ids()
         rows_in, parts = 0, []
@@ -50,7 +50,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
             parts.append(
                 teacher.responses(
                     problems.read(),
-                    build(asked.engine, model_of[name]),
+                    _generate(asked, model_of[name]),
                     name,
                     model_of[name],
                     done,
@@ -73,20 +73,20 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     config, slow, seed = run.config.long2short, run.config.teachers.slow, run.config.run.seed
     if not config.enabled or slow is None:
         return None
-    engine = config.engine or slow.engine
-    model = run.models["long2short.engine.model_source" if config.engine else "teachers.slow.engine.model_source"]
+    asked = config if config.engine or config.endpoint else slow
+    model = run.models["teachers.slow" if asked is slow else "long2short"]
     gates, params = enabled_gates(run.config), config.sampling_params.model_dump()
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
+        run.start_ray(engine.IMPORTS)
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
         sources = responses.read().filter(lambda row: row["teacher"] == "slow")
-        generate = build(engine, model)
+        generate = _generate(asked, model)
         parts = long2short.rewrites(sources, generate, model, gates, params, seed, artifact.done_ids())
         artifact.write(list(parts), long2short.STAGE)
         return rows_in, {}
 
-    settings = {"sampling_params": params, "gates": gates, "seed": seed, **_engine(engine, model)}
+    settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
     return run.stage(
         long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make, resume=True
     )
@@ -97,7 +97,7 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
     inputs = [responses.fingerprint] + ([rewrites.fingerprint] if rewrites else [])
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        run.start_ray()
         candidates = responses.read_table(["response_id", "teacher"])
         rows_in = candidates.num_rows
         if rewrites is not None:  # they stand for the slow responses
@@ -116,7 +116,7 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
     settings = {"tokenizer": model_fingerprint(student), "max_length": max_length}
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        run.start_ray()
         table = examples.read_table(["example_id", "prompt", "completion"])
         if not table.num_rows:
             reasons = examples.folder / "_rejects"
@@ -132,14 +132,18 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
 
 def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     config, student = run.config.training, run.models["training.student"]
-    trained = config.model_dump(mode="json", exclude={"student"}) | {"seed": run.config.run.seed}
+    trained = config.model_dump(mode="json", exclude={"student", "resources_per_worker"}) | {
+        "seed": run.config.run.seed
+    }
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus)
+        run.start_ray()
         num_sequences = packed.read_table(["sequence_id"]).num_rows
         if not num_sequences:
             raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
-        result = sft.train(packed.folder, student, artifact.folder, **trained)
+        result = sft.train(
+            packed.folder, student, artifact.folder, resources_per_worker=config.resources_per_worker, **trained
+        )
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, **losses}
 
@@ -149,8 +153,8 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
 
 def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_mark: str) -> Artifact:
     """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
-    config, engine = run.config.evaluation, run.config.evaluation.engine
-    if engine is None:
+    config, settings_of = run.config.evaluation, run.config.evaluation.engine
+    if settings_of is None:
         raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
     asked = {
         "name": name,
@@ -162,14 +166,14 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
     }
 
     def make(artifact: Artifact) -> Made:
-        start_ray(run.config.ray.num_cpus, ENGINE_IMPORTS)
+        run.start_ray(engine.IMPORTS)
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
-        generate = build(engine, model)
+        generate = engine.build(settings_of, model)
         part = evaluation.evaluate(problems.read(), generate, artifact.done_ids(), **asked)
         artifact.write([part], evaluation.STAGE)
         return held_out * config.num_samples, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
-    settings = asked | {"engine_kwargs": engine.engine_kwargs}
+    settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
     inputs = [problems.fingerprint, model_mark]
     return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", settings, inputs, make, resume=True)
 
@@ -186,7 +190,7 @@ def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact)
     """Evaluation of the student that the run has trained."""
     for model in run.config.evaluation.models:
         if model.model_source == TRAINED:
-            make_evaluation(run, problems, model.name, str(checkpoint.folder / STUDENT), checkpoint.fingerprint)
+            make_evaluation(run, problems, model.name, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
 
 
 def enabled_gates(config: DistillConfig) -> list[str]:
@@ -198,6 +202,15 @@ def _where(table: pa.Table, column: str, value: str) -> pa.Table:
     return table.filter(pc.equal(table[column], value))
 
 
-def _engine(engine: EngineConfig, model: str) -> dict[str, Any]:
-    """What of an engine changes its texts: the model and its arguments, not how many engines there are."""
-    return {"model": model_fingerprint(model), "engine_kwargs": engine.engine_kwargs}
+def _generate(asked: Asked, model: str) -> Generate:
+    if asked.engine is not None:
+        return engine.build(asked.engine, model)
+    assert asked.endpoint is not None  # the configuration has seen to it
+    return endpoint.build(asked.endpoint)
+
+
+def _texts_of(asked: Asked, model: str) -> dict[str, Any]:
+    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is."""
+    if asked.engine is None:
+        return {"model": model}
+    return {"model": model_fingerprint(model), "engine_kwargs": asked.engine.engine_kwargs}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray_distil import cli, instructions, stages
 from ray_distil.config import load
-from ray_distil.pipeline import resolve_models
+from ray_distil.models import resolve_models
 from ray_distil.runs import Run, run_lock
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ray_distil import schemas
 from ray_distil.shards import read_manifest
+from ray_distil.storage import Folder
 
 from .conftest import BATCH_SIZE, SmallRun
 
@@ -36,7 +37,7 @@ STAGES = [*list(ARTIFACTS)[:-1], "checkpoint", "eval/base", "eval/slow", "eval/f
 
 @pytest.mark.parametrize("artifact", STAGES)
 def test_rows_in_are_rows_out_and_rejected(small_run: SmallRun, artifact: str) -> None:
-    manifest = read_manifest(small_run.folder / artifact)
+    manifest = read_manifest(Folder.at(small_run.folder / artifact))
     assert manifest is not None
     assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected > 0
     assert manifest.rows_rejected == sum(manifest.rejects.values())
@@ -89,7 +90,7 @@ def test_each_batch_of_an_engine_is_saved_by_itself(small_run: SmallRun) -> None
 def test_status_prints_what_the_manifests_say(small_run: SmallRun) -> None:
     shown = small_run.distill("--status", str(small_run.folder)).stdout
     for artifact in STAGES:
-        manifest = read_manifest(small_run.folder / artifact)
+        manifest = read_manifest(Folder.at(small_run.folder / artifact))
         assert manifest is not None
         line = next(line for line in shown.splitlines() if line.startswith(manifest.stage))
         assert line.split()[1:4] == [f"{n:,}" for n in (manifest.rows_in, manifest.rows_out, manifest.rows_rejected)]

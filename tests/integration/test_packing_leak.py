@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ray_distil.config import resolve_model
+from ray_distil.models import resolve_model
 from ray_distil.packing import pack_group
 from ray_distil.sft import packed_logits, token_loss
 from ray_distil.tokenization import encode_example, padding_token

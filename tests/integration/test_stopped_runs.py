@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ray_distil.shards import read_manifest
+from ray_distil.storage import Folder
 
 NUM_TRAIN = 200
 RESPOND = Path(__file__).parent / "respond.py"
@@ -42,6 +43,8 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A shell that puts the tests into the background has them, and what they start, ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def wait_for_shards(self, number: int) -> None:
@@ -105,14 +108,14 @@ def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> No
     assert code == -signal.SIGKILL
     saved = shards(killed.responses)
     assert len(saved) >= 3
-    assert read_manifest(killed.responses) is None
+    assert read_manifest(Folder.at(killed.responses)) is None
 
     # The same command again finishes, with every saved shard as it was.
     Job(tmp_path).finish()
     folder = killed.responses
     made = shards(folder)
     assert {name: made[name] for name in saved} == saved
-    manifest = read_manifest(folder)
+    manifest = read_manifest(Folder.at(folder))
     assert manifest is not None
     assert manifest.rows_in == manifest.rows_out == NUM_TRAIN
     first = pd.read_parquet(folder)

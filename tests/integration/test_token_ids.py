@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from ray_distil.config import resolve_model
+from ray_distil.models import resolve_model
 from ray_distil.prompts import instruction_messages, long2short_messages
 from ray_distil.tiny import world
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_distil.config import RECIPES, ConfigError, DistillConfig, load, resolve_model
+from ray_distil.config import RECIPES, ConfigError, DistillConfig, load
+from ray_distil.models import resolve_model
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["config", "schemas", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session"],
+    ["storage", "config", "schemas", "tiny.world"],
+    ["prompts", "reasoning", "deepspeed_config", "session", "models"],
     ["tokenization"],
-    ["gates", "shards", "engine", "checkpoint"],
+    ["gates", "shards", "engine", "endpoint", "checkpoint"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
@@ -22,7 +22,7 @@ LAYERS = [
     ["pipeline", "cli"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
-STAGES = set(LAYERS[3])
+STAGES = next({*names} for names in LAYERS if "teacher" in names)
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
 

@@ -13,6 +13,7 @@ import yaml
 from ray_distil import UserError, report
 from ray_distil.schemas import EVAL, REWRITES
 from ray_distil.shards import Manifest, write_manifest
+from ray_distil.storage import Folder
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -41,7 +42,7 @@ def artifact(
         files = ["part-1.parquet"]
     bad = sum(rejects.values())
     manifest = Manifest(name, stage, "f", "rows", 10 + bad, 10, bad, rejects, 1.5, files, summary or {})
-    write_manifest(run / name, manifest)
+    write_manifest(Folder.at(run / name), manifest)
 
 
 def answer(name: str, text: str) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
 
 def test_json_is_as_promised(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
-    report.build(run)
+    report.build(Folder.at(run))
     facts = json.loads((run / "report" / "report.json").read_text())
     assert list(facts) == ["run", "models", "stages"]
     assert facts["run"] == "mine"
@@ -81,7 +82,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
 
 def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
-    report.build(run)
+    report.build(Folder.at(run))
     page = (run / "report" / "report.html").read_text()
     assert re.findall(r'class="figure (\w+)"', page) == ["tokens", "accuracy", "loss", "rejects"]
     assert re.findall(r"<script|<link|<iframe|<img|@import|src=|url\(http|href=\"http", page) == []
@@ -94,7 +95,7 @@ def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:
 def test_data_is_escaped(tmp_path: Path) -> None:
     named = [MODELS[0], MODELS[1], MODELS[2] | {"name": HOSTILE}]
     run = make_run(tmp_path / "mine", named, text=HOSTILE)
-    report.build(run)
+    report.build(Folder.at(run))
     assert "<script" not in (run / "report" / "report.html").read_text()
     words = (run / "report" / "report.md").read_text()
     assert "<script" not in words.partition("```")[0], "what follows is the configuration, as code"
@@ -102,7 +103,7 @@ def test_data_is_escaped(tmp_path: Path) -> None:
 
 def test_markdown_has_the_tables(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
-    report.build(run)
+    report.build(Folder.at(run))
     words = (run / "report" / "report.md").read_text()
     assert "| fast | 95.0% | 50.0 | 100.0% | 4.0x | 2 |" in words
     assert "| teacher | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
@@ -111,7 +112,7 @@ def test_markdown_has_the_tables(tmp_path: Path) -> None:
 def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:
     run = tmp_path / "mine"
     artifact(run, "instructions", "instructions", {})
-    report.build(run)
+    report.build(Folder.at(run))
     page = (run / "report" / "report.html").read_text()
     for words in ("no rewrites", "no measured accuracy", "no training metrics", "No row was rejected"):
         assert words in page
@@ -120,17 +121,17 @@ def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:
 
 def test_missing_accuracy_is_a_dash_and_no_claim(tmp_path: Path) -> None:
     models = [MODELS[1] | {"accuracy": None}, MODELS[2] | {"accuracy": None}]
-    made = report.build(make_run(tmp_path / "mine", models))
+    made = report.build(Folder.at(make_run(tmp_path / "mine", models)))
     assert report.headline(made) == "fast answers with 25% of the tokens of slow"
     assert made.model_rows()[1][1] == "–"
 
 
 def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
-    made = report.build(make_run(tmp_path / "mine", [MODELS[0], MODELS[2]]))
+    made = report.build(Folder.at(make_run(tmp_path / "mine", [MODELS[0], MODELS[2]])))
     assert [row[4] for row in made.model_rows()] == ["–", "–"]
     assert "compares no student" in report.headline(made)
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run folder"):
-        report.build(tmp_path / "absent")
+        report.build(Folder.at(tmp_path / "absent"))

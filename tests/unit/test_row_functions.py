@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import curation, engine, long2short, teacher, tokenization
-from ray_distil.config import resolve_model
 from ray_distil.gates import GATES
+from ray_distil.models import resolve_model
 from ray_distil.prompts import LONG2SHORT
 from ray_distil.shards import REASON
 

@@ -10,6 +10,7 @@ import pytest
 
 from ray_distil.runs import beside, run_lock
 from ray_distil.session import stderr_to
+from ray_distil.storage import Folder
 
 
 def test_work_is_done_while_the_body_runs() -> None:
@@ -43,13 +44,11 @@ def test_a_body_that_fails_does_not_wait_for_it() -> None:
 
 
 def test_a_run_folder_has_one_maker(tmp_path: Path) -> None:
-    held = (
-        f"from ray_distil.runs import run_lock; from pathlib import Path\nwith run_lock(Path({str(tmp_path)!r})): pass"
-    )
-    with run_lock(tmp_path):
+    held = f"from ray_distil.runs import run_lock; from ray_distil.storage import Folder\nwith run_lock(Folder({str(tmp_path)!r})): pass"
+    with run_lock(Folder.at(tmp_path)):
         second = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True)
     assert "another process is making" in second.stderr
-    with run_lock(tmp_path):
+    with run_lock(Folder.at(tmp_path)):
         pass
 
 

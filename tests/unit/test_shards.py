@@ -10,6 +10,7 @@ import pytest
 
 from ray_distil.schemas import INSTRUCTIONS
 from ray_distil.shards import Artifact, StageError, fingerprint, model_fingerprint, reject, table_of
+from ray_distil.storage import Folder
 
 
 def row(name: str) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def row(name: str) -> dict[str, Any]:
 
 
 def artifact(run: Path, mark: str = "f1") -> Artifact:
-    return Artifact(run, "instructions", INSTRUCTIONS, mark)
+    return Artifact(Folder.at(run), "instructions", INSTRUCTIONS, mark)
 
 
 def write(target: Artifact, *rows: dict[str, Any]) -> None:

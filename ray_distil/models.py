@@ -1,0 +1,74 @@
+"""The models that a configuration names, found before anything starts."""
+
+import os
+from pathlib import Path
+
+from ray_distil.config import TINY, TRAINED, ConfigError, DistillConfig, EndpointConfig
+
+TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+
+
+def resolve_models(config: DistillConfig) -> dict[str, str]:
+    """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
+
+    Raises ConfigError for a model that is not there, and for an endpoint whose key is not.
+    """
+    asked = {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
+    asked["long2short"] = config.long2short
+    named = {"training.student": config.training.student}
+    served = {}
+    for key, section in asked.items():
+        if section is not None and section.engine is not None:
+            named[f"{key}.engine.model_source"] = section.engine.model_source
+        elif section is not None and section.endpoint is not None:
+            served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
+    for index, model in enumerate(config.evaluation.models):
+        if model.model_source != TRAINED:
+            named[f"evaluation.models.{index}.model_source"] = model.model_source
+    found = {key: resolve_model(source, key) for key, source in named.items()}
+    return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+
+
+def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
+    """The endpoint's name of the model. Raises ConfigError where its key is not in the environment."""
+    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+        raise ConfigError(
+            f"{key}.api_key_env: {endpoint.api_key_env!r} is not set in the environment; "
+            f"export the key of {endpoint.base_url}, or set api_key_env to null for an endpoint that takes none"
+        )
+    return endpoint.model
+
+
+def resolve_model(model_source: str, key: str) -> str:
+    """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
+
+    Raises ConfigError, naming `key`, where a path is not there or holds no model, or where the name is neither in the
+    hub's cache on this machine nor known to the hub.
+    """
+    prefix, _, name = model_source.partition(":")
+    if prefix == TINY and name:
+        folder = TINY_MODELS / name
+        if not (folder / "config.json").is_file():
+            known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
+            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
+        return str(folder)
+    path = Path(model_source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
+        return str(path.resolve())
+    if path.is_absolute() or model_source.startswith((".", "~")) or model_source.count("/") != 1:
+        raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model_source, "config.json"), str):
+        return model_source
+    try:
+        HfApi().model_info(model_source, timeout=20)
+    except Exception as error:  # its types are many: not found, gated, no network, hub switched off
+        reason = type(error).__name__
+        raise ConfigError(
+            f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
+            f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
+        ) from error
+    return model_source

@@ -1,0 +1,197 @@
+"""Where a run lies: folders on a disk, or in the object store of any pyarrow filesystem (s3://, gs://, abfs://).
+
+A file appears whole or not at all: on a disk it is written under another name and renamed; an object store shows an
+object when its upload is complete.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from ray_distil import UserError
+
+RENAMING = {"local", "hdfs"}  # filesystems that write in place and can rename; the others put whole objects
+FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
+TEMPORARY = ".tmp"
+
+
+@lru_cache(maxsize=16)
+def _open(root: str) -> tuple[fs.FileSystem, str]:
+    """One filesystem, with its connections, for all folders of a bucket."""
+    return fs.FileSystem.from_uri(root)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its absolute path or URI. It need not be there; writing makes it. Files are named relative to it."""
+
+    uri: str
+
+    @classmethod
+    def at(cls, where: str | Path, base: Path | None = None) -> "Folder":
+        """The folder of a path or URI; a relative path starts at `base`, else at the working directory.
+
+        Raises UserError for a URI that no pyarrow filesystem takes.
+        """
+        text = str(where)
+        if "://" not in text:
+            return cls(str((base or Path.cwd()) / Path(text).expanduser()))
+        made = cls(text)
+        try:
+            made.filesystem_and_path()
+        except (pa.ArrowException, ValueError, OSError) as error:
+            known = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT/PATH or a path"
+            raise UserError(f"{text!r} is no place that pyarrow can open ({error}); give {known}") from error
+        return made
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def __truediv__(self, name: str) -> "Folder":
+        place, mark, options = self.uri.partition("?")  # the options of a URI stand behind its path
+        return Folder(f"{place.rstrip('/')}/{name}{mark}{options}")
+
+    @property
+    def name(self) -> str:
+        return self.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+    @property
+    def local(self) -> Path | None:
+        """The path, where this is a folder of a disk; else None."""
+        return None if "://" in self.uri else Path(self.uri)
+
+    def exists(self, file: str = "") -> bool:
+        """Whether the file, or this folder itself, is there."""
+        filesystem, path = self.filesystem_and_path(file)
+        return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+    def files(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> list[str]:
+        """Names of the files, sorted; with `recursive` those in folders below too, as "below/name"."""
+        filesystem, path = self.filesystem_and_path()
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+        below = len(path.rstrip("/")) + 1
+        names = [info.path[below:] for info in found if info.type == fs.FileType.File]
+        return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
+
+    def read_bytes(self, file: str) -> bytes:
+        """Raises FileNotFoundError."""
+        filesystem, path = self.filesystem_and_path(file)
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    def read_text(self, file: str) -> str:
+        return self.read_bytes(file).decode("utf-8")
+
+    def read_table(self, file: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file as it is, without columns from the names of folders."""
+        filesystem, path = self.filesystem_and_path(file)
+        with filesystem.open_input_file(path) as source:
+            return pq.ParquetFile(source).read(columns=columns)
+
+    def write_text(self, file: str, text: str) -> None:
+        self.write_bytes(file, text.encode("utf-8"))
+
+    def write_table(self, file: str, table: pa.Table, check: Callable[[], None] | None = None) -> None:
+        """Write a Parquet file. `check` is called at the last moment; if it raises, the file does not appear."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.write_bytes(file, buffer.getvalue(), check)
+
+    def write_bytes(self, file: str, data: bytes, check: Callable[[], None] | None = None) -> None:
+        filesystem, path = self.filesystem_and_path(file)
+        renaming = filesystem.type_name in RENAMING
+        if filesystem.type_name not in FLAT:
+            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        if renaming:
+            written = f"{path}.{os.getpid()}{TEMPORARY}"
+            with filesystem.open_output_stream(written) as stream:
+                stream.write(data)
+        try:
+            if check is not None:
+                check()
+        except BaseException:
+            if renaming:
+                filesystem.delete_file(written)
+            raise
+        if renaming:
+            filesystem.move(written, path)
+        else:
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+
+    def remove(self, file: str) -> None:
+        """Remove a file, if it is there."""
+        filesystem, path = self.filesystem_and_path(file)
+        try:
+            filesystem.delete_file(path)
+        except FileNotFoundError:
+            return
+
+    def remove_all(self) -> None:
+        """Remove this folder and what is in it, if it is there."""
+        filesystem, path = self.filesystem_and_path()
+        if self.exists():
+            filesystem.delete_dir(path)
+
+    def move_to(self, target: "Folder") -> None:
+        """Give this folder another name on the same filesystem; an object store copies it, object by object."""
+        filesystem, path = self.filesystem_and_path()
+        new = target.filesystem_and_path()[1]
+        if filesystem.type_name in RENAMING:
+            filesystem.create_dir(new.rpartition("/")[0], recursive=True)
+            filesystem.move(path, new)
+            return
+        for name in self.files(recursive=True):
+            target.write_bytes(name, self.read_bytes(name))
+        self.remove_all()
+
+    @contextmanager
+    def writable(self) -> Iterator[Path]:
+        """A folder of the disk for programs that know no other: this one, or one that is uploaded when the block ends."""
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
+            yield self.local
+            return
+        with tempfile.TemporaryDirectory(prefix="ray_distil-") as staging:
+            yield Path(staging)
+            self.upload(Path(staging))
+
+    def upload(self, source: Path) -> None:
+        """Copy the files of a folder of the disk into this one."""
+        filesystem, path = self.filesystem_and_path()
+        filesystem.create_dir(path, recursive=True)
+        fs.copy_files(str(source), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+    def download(self, target: Path, keep: Callable[[str], bool] = lambda name: True) -> None:
+        """Copy the files whose names are to be kept into a folder of the disk."""
+        for name in self.files(recursive=True):
+            if keep(name):
+                file = target / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(self.read_bytes(name))
+
+    def filesystem_and_path(self, file: str = "") -> tuple[fs.FileSystem, str]:
+        """What pyarrow's own functions take."""
+        if self.local is not None:
+            filesystem, path = _open("file:///")[0], self.uri
+        else:
+            place, mark, options = self.uri.partition("?")
+            scheme, _, rest = place.partition("://")
+            authority, _, below = rest.partition("/")
+            filesystem, bucket = _open(f"{scheme}://{authority}{mark}{options}")
+            path = "/".join(part for part in (bucket.rstrip("/"), below.rstrip("/")) if part)
+        return filesystem, f"{path}/{file}" if file else path
+
+
+def describe(error: OSError) -> str:
+    """An object store's error in one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,92 @@
+"""An OpenAI-compatible server on loopback that answers as it is told: a list of faults, then well."""
+
+import json
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+
+
+class EndpointServer:
+    """`faults` are used up one a request, whoever asks: "429", "500", "400", "cut", "hang", "json", "empty"."""
+
+    def __init__(self, *faults: str, message: dict[str, Any] | None = None, finish_reason: str = "stop") -> None:
+        self.faults, self.requests = deque(faults), []
+        self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
+        self.most_at_once = self.now = 0
+        self.lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server.lock:
+                    server.requests.append((self.headers, body))
+                    server.now += 1
+                    server.most_at_once = max(server.most_at_once, server.now)
+                    fault = server.faults.popleft() if server.faults else ""
+                try:
+                    self.reply(fault, body)
+                finally:
+                    with server.lock:
+                        server.now -= 1
+
+            def reply(self, fault: str, body: dict[str, Any]) -> None:
+                choice = {"index": 0, "finish_reason": server.finish_reason}
+                if fault == "429":
+                    self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"})
+                elif fault in ("500", "400"):
+                    self.answer(int(fault), {"error": {"message": f"status {fault}"}})
+                elif fault == "hang":
+                    time.sleep(3)
+                elif fault == "json":
+                    self.answer(200, "{not json")
+                elif fault == "empty":
+                    self.answer(200, {"id": "1", "object": "chat.completion", "choices": [], "usage": USAGE})
+                elif body.get("stream"):
+                    self.stream(choice, cut=fault == "cut")
+                else:
+                    time.sleep(0.05)
+                    made = choice | {"message": {"role": "assistant", **server.message}}
+                    self.answer(200, {"id": "1", "object": "chat.completion", "choices": [made], "usage": USAGE})
+
+            def stream(self, choice: dict[str, Any], cut: bool) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                parts = [{name: half} for name, text in server.message.items() for half in (text[:3], text[3:])]
+                chunks = [{"choices": [{"index": 0, "delta": part}]} for part in parts]
+                chunks += [{"choices": [choice | {"delta": {}}]}, {"choices": [], "usage": USAGE}]
+                for chunk in chunks[:1] if cut else chunks:
+                    self.wfile.write(f"data: {json.dumps({'id': '1', **chunk})}\n\n".encode())
+                if not cut:
+                    self.wfile.write(b"data: [DONE]\n\n")
+
+            def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+                data = (body if isinstance(body, str) else json.dumps(body)).encode()
+                self.send_response(status)
+                headers = {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def __enter__(self) -> "EndpointServer":
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()

@@ -1,0 +1,95 @@
+"""Folders on a disk and in an object store behave alike: whole files, names relative to the folder, nothing left."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ray_distil import UserError
+from ray_distil.storage import Folder
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    # pyarrow's own store in memory puts whole objects, as those of the clouds do.
+    return Folder.at(tmp_path / "run" if request.param == "disk" else f"mock://{tmp_path.name}/run")
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    assert not folder.exists()
+    below = folder / "eval" / "base"
+    below.write_text("a.txt", "ä\n")
+    below.write_text("a.txt", "b\n")
+    assert below.read_text("a.txt") == "b\n"
+    assert folder.exists()
+    assert below.exists("a.txt")
+    assert not below.exists("b.txt")
+    assert below.name == "base"
+    with pytest.raises(FileNotFoundError):
+        below.read_text("b.txt")
+
+
+def test_a_table_is_read_with_the_columns_asked_for(folder: Folder) -> None:
+    table = pa.table({"id": ["a", "b"], "n": [1, 2]})
+    (folder / "artifact").write_table("part-1.parquet", table)
+    assert (folder / "artifact").read_table("part-1.parquet").equals(table)
+    assert (folder / "artifact").read_table("part-1.parquet", ["n"]).equals(table.select(["n"]))
+
+
+def test_files_are_listed_by_name(folder: Folder) -> None:
+    for name in ("part-2", "part-1", "other", "_rejects/part-3"):
+        folder.write_text(name, "")
+    assert folder.files("part-") == ["part-1", "part-2"]
+    assert folder.files(suffix="er") == ["other"]
+    assert folder.files(recursive=True) == ["_rejects/part-3", "other", "part-1", "part-2"]
+    assert (folder / "absent").files() == []
+
+
+def test_a_write_that_is_stopped_leaves_nothing(folder: Folder) -> None:
+    def stop() -> None:
+        raise RuntimeError("not now")
+
+    folder.write_text("a", "first")
+    for file in ("a", "b"):
+        with pytest.raises(RuntimeError, match="not now"):
+            folder.write_table(file, pa.table({"n": [1]}), stop)
+    assert folder.read_text("a") == "first"
+    assert folder.files(recursive=True) == ["a"]
+
+
+def test_folders_move_and_go(folder: Folder) -> None:
+    (folder / "old").write_text("below/a", "1")
+    (folder / "old").move_to(folder / "superseded" / "old-1")
+    assert folder.files(recursive=True) == ["superseded/old-1/below/a"]
+    (folder / "superseded").remove_all()
+    (folder / "superseded").remove_all()
+    assert folder.files(recursive=True) == []
+    folder.remove("absent")
+
+
+def test_programs_write_into_it_as_into_a_folder_of_the_disk(folder: Folder, tmp_path: Path) -> None:
+    with (folder / "student").writable() as place:
+        (place / "below").mkdir()
+        (place / "below" / "weights").write_bytes(b"\x00\x01")
+        (place / "config.json").write_text("{}")
+    assert (folder / "student").files(recursive=True) == ["below/weights", "config.json"]
+    (folder / "student").download(tmp_path / "copy", lambda name: name.endswith(".json"))
+    assert [p.name for p in (tmp_path / "copy").iterdir()] == ["config.json"]
+
+
+def test_a_relative_path_is_taken_from_the_base(tmp_path: Path) -> None:
+    assert Folder.at("runs", tmp_path) == Folder(f"{tmp_path}/runs")
+    assert Folder.at("/runs", tmp_path) == Folder("/runs")
+    assert Folder.at("runs") == Folder(str(Path.cwd() / "runs"))
+
+
+def test_options_of_a_uri_stay_behind_its_path() -> None:
+    store = Folder.at("s3://bucket/runs?region=eu-west-1&endpoint_override=localhost:1")
+    assert (store / "tiny").uri == "s3://bucket/runs/tiny?region=eu-west-1&endpoint_override=localhost:1"
+    assert (store / "tiny").name == "tiny"
+    assert (store / "tiny").local is None
+
+
+def test_a_place_that_nothing_opens_is_told() -> None:
+    with pytest.raises(UserError, match=r"'ftp://host/runs' is no place .* s3://BUCKET/PATH"):
+        Folder.at("ftp://host/runs")
