@@ -5,7 +5,6 @@ No cloud, no cluster and no network: Ray's own code reads the `ray up` files and
 """
 
 import copy
-import importlib
 import json
 import re
 import shlex
@@ -20,6 +19,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from ray_distil.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -180,7 +181,9 @@ def test_gpus_are_those_of_the_machines(name: str) -> None:
         if machine := settings["node_config"].get("machineType"):
             gpus = int(machine.rpartition("-")[2].removesuffix("g"))
         else:
-            gpus = GPUS_OF_INSTANCE[settings["node_config"]["InstanceType"]]
+            machine = settings["node_config"]["InstanceType"]
+            assert machine in GPUS_OF_INSTANCE, f"add the number of GPUs of {machine} to GPUS_OF_INSTANCE"
+            gpus = GPUS_OF_INSTANCE[machine]
         assert settings["resources"]["GPU"] == gpus, role
 
 
@@ -228,6 +231,18 @@ def test_one_version_everywhere() -> None:
         assert {container["image"] for pod in pods for container in pod["containers"]} == {image}
 
 
+def test_the_readme_names_the_versions() -> None:
+    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+    assert f"Ray {pinned('ray')}, vLLM {pinned('vllm')}" in readme
+    assert f"/ray-distil:{PROJECT['version']} ." in readme
+    operator = re.search(r"kuberay-operator .* --version (\d+\.\d+)\.\d+$", readme, re.MULTILINE)
+    assert operator
+    assert FIELDS["operator"].startswith(f"v{operator[1]}.")  # patch releases aside
+    files = {str(path.relative_to(CLUSTER)) for path in CLUSTER.rglob("*") if path.is_file()}
+    for file in files - {"README.md", "Dockerfile.dockerignore"}:
+        assert f"`{file}`" in readme, file
+
+
 def test_the_image_holds_what_it_copies_and_the_jobs_start_from_it() -> None:
     docker = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     kept = (CLUSTER / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
@@ -249,7 +264,7 @@ def test_the_entrypoint_is_there() -> None:
     assert overrides == ["run.storage_path=s3://BUCKET/runs"]
     if not (ROOT / recipe).is_file():
         pytest.skip(f"{recipe} is not in this checkout")
-    assert importlib.import_module("ray_distil.config").load(str(ROOT / recipe), overrides)
+    assert load(str(ROOT / recipe), overrides).run.storage_path == "s3://BUCKET/runs"
 
 
 def test_a_job_takes_its_cluster_with_it() -> None:
