@@ -19,10 +19,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came; it ends a job in the way of Ctrl-C."""
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
     """The arguments that every job takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", metavar="FILE", help="configuration (YAML); without it, the tiny recipe")
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        required=required,
+        help=f"configuration{'' if required else '; without it, the tiny recipe'}",
+    )
     made.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
     return made
 

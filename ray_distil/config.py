@@ -4,30 +4,21 @@ Imports without Ray, torch or vLLM. Unknown keys fail and name the nearest known
 saved as `config.yaml` in the run's folder.
 """
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from ray_distil import UserError
+from ray_distil.section import Section, apply_overrides, read_mapping, validate
 from ray_distil.storage import Folder
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 TINY = "tiny"
 TRAINED = "student"  # as a model to evaluate: the one that the run trains
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
-
-
-class ConfigError(UserError):
-    """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class RunConfig(Section):
@@ -65,8 +56,8 @@ class InstructionsConfig(Section):
 class SamplingParams(Section):
     """The part of vLLM's SamplingParams that a run sets."""
 
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass")
+    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null: the model's own default")
+    top_p: float | None = Field(1.0, gt=0, le=1, description="nucleus mass; null: the model's own default")
     max_tokens: int = Field(4096, ge=1, description="tokens; a text that reaches it is rejected, never cut to fit")
 
 
@@ -138,6 +129,7 @@ class Long2ShortConfig(Asked):
     """Rewriting of the slow responses into short reasoning; without engine and endpoint, by the slow teacher."""
 
     enabled: bool = Field(True, description="false: slow responses are learnt as they are")
+    system_prompt: str | None = Field(None, description="null: that of the DistilQwen2.5-0324 recipe")
     sampling_params: SamplingParams = SamplingParams()
 
     @model_validator(mode="after")
@@ -159,7 +151,21 @@ class GatesConfig(Section):
 class PackingConfig(Section):
     """Packing of examples into sequences of fixed length."""
 
-    max_length: int = Field(4096, ge=8, description="tokens a sequence; a longer example is rejected, never cut")
+    enabled: bool = Field(True, description="false: each example is a sequence of its own, of its own length")
+    max_length: int | None = Field(
+        4096,
+        ge=8,
+        description="tokens a sequence; a longer example is rejected, never cut; null: what the student reads",
+    )
+    template: str | None = Field(
+        None, description="Jinja that renders message.content and message.output; null: the student's chat template"
+    )
+
+    @model_validator(mode="after")
+    def _length_is_there(self) -> "PackingConfig":
+        if self.enabled and self.max_length is None:
+            raise ValueError("packing.max_length: null is for packing.enabled=false; give the tokens of a sequence")
+        return self
 
 
 class TrainingConfig(Section):
@@ -182,6 +188,10 @@ class TrainingConfig(Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = Field(
         "cosine", description="after warm-up"
     )
+    save_steps: int | None = Field(
+        None, ge=1, description="optimiser steps from one saved state to the next; null: at the end"
+    )
+    logging_steps: int = Field(1, ge=1, description="optimiser steps from one line of metrics.jsonl to the next")
     gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
@@ -217,17 +227,17 @@ class EvaluationConfig(Section):
         return self
 
 
-class DistillConfig(Section):
-    """One run, from instructions to the report."""
+class StagesConfig(Section):
+    """Settings of the stages that a run has."""
 
     run: RunConfig = RunConfig()
     ray: RayConfig = RayConfig()
     instructions: InstructionsConfig = InstructionsConfig()
-    teachers: TeachersConfig
+    teachers: TeachersConfig | None = None
     long2short: Long2ShortConfig = Long2ShortConfig()
     gates: GatesConfig = GatesConfig()
     packing: PackingConfig = PackingConfig()
-    training: TrainingConfig
+    training: TrainingConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
@@ -239,84 +249,16 @@ class DistillConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class DistillConfig(StagesConfig):
+    """One run, from instructions to the report."""
+
+    teachers: TeachersConfig
+    training: TrainingConfig
+
+
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
     """Read YAML (null: the tiny recipe) and apply `key.path=value` overrides, values in YAML spelling.
 
     Raises ConfigError with one line a mistake.
     """
-    file = Path(path) if path else RECIPES / "tiny.yaml"
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"--config {file}: expected sections such as `training:`, got {type(data).__name__}")
-    for override in overrides:
-        _apply(data, override)
-    try:
-        return DistillConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(line) for line in error.errors()))) from error
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: expected key.path=value, e.g. training.num_train_epochs=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is not YAML; quote it") from error
-    *parents, leaf = key.split(".")
-    node: Any = data
-    for parent in parents:
-        if isinstance(node, list):
-            node = node[_index(node, parent, override)]
-        else:
-            if node.get(parent) is None:
-                node[parent] = {}
-            # A YAML anchor shares one mapping between sections; an override changes the section it names alone.
-            node[parent] = node[parent].copy() if isinstance(node[parent], dict | list) else node[parent]
-            node = node[parent]
-        if not isinstance(node, dict | list):
-            raise ConfigError(f"override {override!r}: {parent!r} holds {node!r}, which has no keys")
-    if isinstance(node, list):
-        node[_index(node, leaf, override)] = value
-    else:
-        node[leaf] = value
-
-
-def _index(node: list[Any], text: str, override: str) -> int:
-    if not text.isdigit() or int(text) >= len(node):
-        raise ConfigError(f"override {override!r}: {text!r} is no position in a list of {len(node)}, counted from 0")
-    return int(text)
-
-
-def _explain(error: Any) -> str:
-    """One pydantic error as one line: where, what was given, what to do."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-    if error["type"] == "missing":
-        return f"{where}: missing; add it to the configuration"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
-
-
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    """The keys of the section at a location of the configuration."""
-    model: type[BaseModel] = DistillConfig
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation: Any = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+    return validate(DistillConfig, apply_overrides(read_mapping(path or RECIPES / "tiny.yaml"), overrides))

@@ -33,6 +33,16 @@ def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[
     return _example(against_source(row), "rewrite", row["rewrite_id"], completion, gates, suffix)
 
 
+def imported_row(record: Any, example_id: str) -> dict[str, Any]:
+    """A record of `instruction` and `output` as an SFT_EXAMPLES row, as it is."""
+    known = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
+    texts = record if isinstance(record, dict) else {}
+    for key in ("instruction", "output"):
+        if not isinstance(texts.get(key), str) or not texts[key].strip():
+            return reject(known, "bad_record", f"the row has no text in {key!r}")
+    return known | {"prompt": texts["instruction"], "completion": texts["output"]}
+
+
 def _example(
     row: Mapping[str, Any], origin: str, origin_id: str, completion: str, gates: list[str], suffix: str
 ) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.config import EngineConfig
+from ray_distil.models import local_copy
 from ray_distil.tokenization import encode_prompt, stop_token_ids
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def model_length(model: str) -> int:
     """The longest sequence that the model's own configuration allows, in tokens."""
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(model).max_position_embeddings)
+    return int(AutoConfig.from_pretrained(local_copy(model)).max_position_embeddings)
 
 
 def check_messages(messages: Any) -> str:

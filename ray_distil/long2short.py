@@ -21,11 +21,18 @@ STAGE = "long2short"
 ACCEPTED = "accepted"
 
 
-def request(row: dict[str, Any], gates: list[str], sampling_params: dict[str, Any], seed: int) -> dict[str, Any]:
+def request(
+    row: dict[str, Any],
+    gates: list[str],
+    sampling_params: dict[str, Any],
+    seed: int,
+    system_prompt: str | None = None,
+) -> dict[str, Any]:
     """A slow RESPONSES row as a rewrite request; `source_reason` says why it is not worth one, "" if it is."""
     rewrite_id = stable_id("rewrite", row["response_id"])
     reason = first_reason(row, gates)
     row_seed = int(stable_id(seed, rewrite_id), 16) % 2**31
+    reasoning = row["reasoning"] or row["response"]
     return {
         "id": rewrite_id,
         "response_id": row["response_id"],
@@ -35,7 +42,7 @@ def request(row: dict[str, Any], gates: list[str], sampling_params: dict[str, An
         "source_answer": row["answer"],
         "original_tokens": row["num_generated_tokens"],
         "source_reason": f"source_{reason}" if reason else "",
-        "messages": long2short_messages(row["instruction"], row["answer"] or "", row["reasoning"] or row["response"]),
+        "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
         "sampling_params": sampling_params | {"seed": row_seed},
         "seed": row_seed,
     }
@@ -52,7 +59,7 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
         "reasoning": text,
         "answer": final_result(text),
         "rewritten_tokens": row["num_generated_tokens"],
-        "compression_ratio": row["num_generated_tokens"] / max(1, row["original_tokens"]),
+        "compression_ratio": row["num_generated_tokens"] / row["original_tokens"] if row["original_tokens"] else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
@@ -66,12 +73,14 @@ def rewrites(
     sampling_params: dict[str, Any],
     seed: int,
     done_ids: set[str],
+    system_prompt: str | None = None,
 ) -> tuple["Dataset", "Dataset"]:
     """`(unfit, rewritten)`: slow responses that are rejected as sources, and rewrites, but for those done already.
 
     `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
     """
-    asked = responses.map(request, fn_kwargs={"gates": gates, "sampling_params": sampling_params, "seed": seed})
+    how = {"gates": gates, "sampling_params": sampling_params, "seed": seed, "system_prompt": system_prompt}
+    asked = responses.map(request, fn_kwargs=how)
     asked = asked.filter(lambda row: row["id"] not in done_ids).materialize()
     unfit = asked.filter(lambda row: row["source_reason"] != "")
     fit = asked.filter(lambda row: row["source_reason"] == "")

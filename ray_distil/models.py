@@ -1,21 +1,26 @@
 """The models that a configuration names, found before anything starts."""
 
 import os
+import tempfile
 from pathlib import Path
 
-from ray_distil.config import TINY, TRAINED, ConfigError, DistillConfig, EndpointConfig
+from ray_distil.config import TINY, TRAINED, Asked, EndpointConfig, StagesConfig
+from ray_distil.schemas import stable_id
+from ray_distil.section import ConfigError
+from ray_distil.storage import Folder
 
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
 
 
-def resolve_models(config: DistillConfig) -> dict[str, str]:
+def resolve_models(config: StagesConfig) -> dict[str, str]:
     """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
 
     Raises ConfigError for a model that is not there, and for an endpoint whose key is not.
     """
-    asked = {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
-    asked["long2short"] = config.long2short
-    named = {"training.student": config.training.student}
+    asked: dict[str, Asked | None] = {"long2short": config.long2short}
+    if config.teachers is not None:
+        asked |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
+    named = {"training.student": config.training.student} if config.training is not None else {}
     served = {}
     for key, section in asked.items():
         if section is not None and section.engine is not None:
@@ -27,6 +32,45 @@ def resolve_models(config: DistillConfig) -> dict[str, str]:
             named[f"evaluation.models.{index}.model_source"] = model.model_source
     found = {key: resolve_model(source, key) for key, source in named.items()}
     return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+
+
+def local_copy(model: str, weights: bool = False) -> str:
+    """Where a model's files are on this machine: of a model in an object store, a copy, made once for all processes.
+
+    Without `weights` the copy lacks those: for the tokenizer and the configuration. A hub name is returned unchanged.
+    """
+    if "://" not in model:
+        return model
+    source = Folder(model)
+    key = stable_id(model, str(weights), *(str(part) for part in source.state()))
+    target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as staging:
+            made = Path(staging) / "model"
+            source.download(made, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
+            try:
+                made.rename(target)
+            except OSError:  # another process was faster
+                if not target.is_dir():
+                    raise
+    return str(target)
+
+
+def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
+    """The models, with those of this package in the run's folder, which all nodes see.
+
+    A submitted job works in a copy of the package, which lies elsewhere on each node.
+    """
+    shared = dict(models)
+    for key, source in models.items():
+        folder = Path(source)
+        if folder.is_relative_to(TINY_MODELS):
+            target = run / "models" / folder.name
+            if set(target.files()) != {file.name for file in folder.iterdir()}:
+                target.upload(folder)
+            shared[key] = target.uri
+    return shared
 
 
 def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:

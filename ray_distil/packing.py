@@ -59,24 +59,34 @@ def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int
     }
 
 
-def pack_chunk(table: pa.Table, model: str, max_length: int) -> pa.Table:
-    """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long."""
+def pack_chunk(
+    table: pa.Table, model: str, max_length: int, enabled: bool = True, template: str | None = None
+) -> pa.Table:
+    """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long.
+
+    Not `enabled`: one example a row, without padding.
+    """
     encoded, rows = [], []
     for row in table.to_pylist():
-        ids, labels = encode_example(row["prompt"], row["completion"], model)
+        ids, labels = encode_example(row["prompt"], row["completion"], model, template)
         if len(ids) > max_length:
             detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
             rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
         else:
             encoded.append((row["example_id"], ids, labels))
     chunk = table["chunk"][0].as_py() if table.num_rows else 0
-    for number, group in enumerate(best_fit([len(ids) for _, ids, _ in encoded], max_length)):
-        packed = pack_group([encoded[i] for i in group], max_length, padding_token(model))
+    lengths = [len(ids) for _, ids, _ in encoded]
+    groups = best_fit(lengths, max_length) if enabled else [[i] for i in range(len(encoded))]
+    for number, group in enumerate(groups):
+        long = max_length if enabled else lengths[group[0]]
+        packed = pack_group([encoded[i] for i in group], long, padding_token(model))
         rows.append({"sequence_id": f"{chunk:05d}-{number:06d}", **packed})
     return table_of(rows, PACKED)
 
 
-def pack(examples: pa.Table, model: str, max_length: int) -> "Dataset":
+def pack(
+    examples: pa.Table, model: str, max_length: int, enabled: bool = True, template: str | None = None
+) -> "Dataset":
     """The packed sequences of SFT_EXAMPLES rows, which must be in the order of their ids, chunk by chunk."""
     import ray.data
 
@@ -85,7 +95,10 @@ def pack(examples: pa.Table, model: str, max_length: int) -> "Dataset":
         part = examples.slice(start, CHUNK)
         chunks.append(part.append_column("chunk", pa.array([number] * part.num_rows, pa.int32())))
     return ray.data.from_arrow(chunks).map_batches(
-        pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model, "max_length": max_length}
+        pack_chunk,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"model": model, "max_length": max_length, "enabled": enabled, "template": template},
     )
 
 

@@ -1,12 +1,13 @@
 """The ordered stages of a run; those already complete are skipped."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ray_distil import instructions, report, stages
-from ray_distil.config import DistillConfig
-from ray_distil.models import resolve_models
+from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
+from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.report import Report
 from ray_distil.runs import Run, beside, run_lock
 from ray_distil.session import stderr_to
@@ -19,9 +20,11 @@ def run(config: DistillConfig, say: Callable[[str], None] = print) -> Report:
     """
     models = resolve_models(config)
     records = instructions.collect(config.instructions, config.run.seed)
-    this = Run(config, models, say)
     log = log_folder(config) / "driver.log"
-    with run_lock(this.folder), stderr_to(log):
+    with run_lock(config.run_folder), stderr_to(log):
+        if SUBMITTED in os.environ:
+            models = share_tiny_models(models, config.run_folder)
+        this = Run(config, models, say)
         say(f"messages of the libraries: {log}")
         this.folder.write_text("config.yaml", config.to_yaml())
         problems = stages.make_instructions(this, records)
@@ -35,6 +38,6 @@ def run(config: DistillConfig, say: Callable[[str], None] = print) -> Report:
         return report.build(this.folder)
 
 
-def log_folder(config: DistillConfig) -> Path:
+def log_folder(config: StagesConfig) -> Path:
     """Where messages go: RUN/logs; for a run in an object store, a folder of the machine that the program runs on."""
     return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray_distil" / config.run.name) / "logs"

@@ -21,7 +21,7 @@ def instruction_messages(instruction: str, suffix: str = "") -> Messages:
     return [{"role": "user", "content": instruction + suffix}]
 
 
-def long2short_messages(instruction: str, answer: str, reasoning: str) -> Messages:
+def long2short_messages(instruction: str, answer: str, reasoning: str, system_prompt: str | None = None) -> Messages:
     """The request to shorten a reasoning: the recipe's system prompt; problem, answer and reasoning from the user."""
     user = f"Problem: {instruction}\nAnswer: {answer}\nReasoning: {reasoning}"
-    return [{"role": "system", "content": LONG2SHORT}, {"role": "user", "content": user}]
+    return [{"role": "system", "content": system_prompt or LONG2SHORT}, {"role": "user", "content": user}]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil import UserError
-from ray_distil.config import DistillConfig
+from ray_distil.config import StagesConfig
 from ray_distil.session import nodes_without, start_ray
 from ray_distil.shards import Artifact, Manifest, fingerprint
 from ray_distil.storage import Folder
@@ -22,7 +22,7 @@ Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
 class Run:
     """A run while its stages are made. `models` has each model of the configuration, by its key, as folder or hub name."""
 
-    def __init__(self, config: DistillConfig, models: dict[str, str], say: Callable[[str], None] = print) -> None:
+    def __init__(self, config: StagesConfig, models: dict[str, str], say: Callable[[str], None] = print) -> None:
         self.config, self.models, self.say, self.folder = config, models, say, config.run_folder
         self._seen = False
 

@@ -38,8 +38,8 @@ RESPONSES = _schema(
     ("reasoning", pa.string()),  # what stands in the think block, else the response without its closing answer
     ("answer", pa.string(), NULLABLE),  # extracted; null where none is stated
     ("finish_reason", pa.string()),  # "stop" | "length"
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),
+    ("num_prompt_tokens", pa.int32(), NULLABLE),  # null in a response that was imported
+    ("num_generated_tokens", pa.int32(), NULLABLE),
     ("model", pa.string()),
     ("sampling_params", pa.string()),  # JSON, with the row's own seed
 )
@@ -53,9 +53,9 @@ REWRITES = _schema(
     ("source_answer", pa.string(), NULLABLE),  # of the slow response
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
-    ("original_tokens", pa.int32()),  # generated for the slow response
+    ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
     ("rewritten_tokens", pa.int32()),
-    ("compression_ratio", pa.float64()),  # rewritten / original
+    ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
     ("finish_reason", pa.string()),
     ("verdict", pa.string()),  # "accepted", or the reason of the first gate that it fails
     ("model", pa.string()),

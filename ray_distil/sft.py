@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_distil import metrics
 from ray_distil.checkpoint import STUDENT, export_student, save_state
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.models import local_copy
 from ray_distil.shards import StageError
 from ray_distil.storage import Folder
+from ray_distil.tokenization import IGNORE_INDEX
 
 VERSION = 1
 STAGE = "sft"
 METRICS = "metrics.jsonl"
+PADDING = {"input_ids": 0, "labels": IGNORE_INDEX, "position_ids": 0}  # position 0: an example of its own
 
 
 @dataclass(frozen=True)
@@ -52,30 +56,28 @@ def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic
     return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
 
 
-def load_sequences(folder: Folder) -> dict[str, Any]:
-    """The packed sequences in the order of their ids: input_ids, labels, position_ids as tensors (sequences, length)."""
-    import numpy as np
+def load_sequences(folder: Folder) -> dict[str, list[Any]]:
+    """The packed sequences in the order of their ids: a tensor (length,) each of input_ids, labels, position_ids."""
     import pyarrow as pa
     import torch
 
-    columns = ["input_ids", "labels", "position_ids"]
+    columns = list(PADDING)
     files = folder.files("part-")
     table = pa.concat_tables(folder.read_table(file, ["sequence_id", *columns]) for file in files)
     table = table.sort_by("sequence_id").combine_chunks()
 
-    def tensor(name: str) -> Any:
-        flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table[name].chunks])
-        return torch.from_numpy(flat.reshape(table.num_rows, -1)).long()
-
-    return {name: tensor(name) for name in columns}
+    return {name: [torch.from_numpy(row.values.to_numpy()).long() for row in table[name]] for name in columns}
 
 
-def take(sequences: dict[str, Any], indices: list[int]) -> dict[str, Any]:
-    """The sequences of a micro-batch, (B, T) each; no index gives one sequence in which nothing is learnt."""
-    if indices:
-        return {name: tensor[indices] for name, tensor in sequences.items()}
-    blank = {name: tensor[:1] for name, tensor in sequences.items()}
-    return blank | {"labels": blank["labels"].clone().fill_(-100)}
+def take(sequences: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+    """The sequences of a micro-batch, (B, T) each, padded to the longest; no index: one in which nothing is learnt."""
+    from torch.nn.utils.rnn import pad_sequence
+
+    chosen = {
+        name: pad_sequence([rows[i] for i in indices or [0]], batch_first=True, padding_value=PADDING[name])
+        for name, rows in sequences.items()
+    }
+    return chosen if indices else chosen | {"labels": chosen["labels"].fill_(IGNORE_INDEX)}
 
 
 def token_loss(logits: Any, labels: Any) -> Any:
@@ -112,7 +114,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     from transformers import AutoModelForCausalLM, get_scheduler
 
     model = AutoModelForCausalLM.from_pretrained(
-        config["student"],
+        local_copy(config["student"], weights=True),
         dtype=torch.bfloat16 if config["bf16"] else torch.float32,
         attn_implementation=config["attn_implementation"],
     )
@@ -185,36 +187,50 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     )
     engine = build_engine(config, batch, device)
     with config["output"].writable() as folder:
-        train_steps(engine, sequences, batch, config["seed"], rank, device, folder / METRICS)
+        train_steps(engine, sequences, batch, config, rank, device, folder)
         save_state(engine, folder, batch.num_steps)
         export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
     dist.barrier()
 
 
 def train_steps(
-    engine: Any, sequences: dict[str, Any], batch: BatchArithmetic, seed: int, rank: int, device: Any, metrics: Path
+    engine: Any,
+    sequences: dict[str, list[Any]],
+    batch: BatchArithmetic,
+    config: dict[str, Any],
+    rank: int,
+    device: Any,
+    folder: Path,
 ) -> None:
-    """All optimiser steps; rank 0 writes a line a step to the file `metrics`."""
-    with open(metrics, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as file:
+    """All optimiser steps; rank 0 writes metrics.jsonl, a line each `logging_steps`."""
+    with open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as file:
         for step in range(batch.num_steps):
             epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
             started = time.monotonic()
             if step_in_epoch == 0:
-                order = epoch_order(batch.num_sequences, seed, epoch)
+                order = epoch_order(batch.num_sequences, config["seed"], epoch)
             micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
             loss, num_learnt_tokens = train_step(engine, micro, device)
-            if file is not None:
+            grad_norm = float(engine.get_global_grad_norm() or 0.0)
+            if rank == 0:
+                state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm}
+                metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
+                metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
+            last = step + 1 == batch.num_steps
+            if file is not None and (last or (step + 1) % config["logging_steps"] == 0):
                 line = {
                     "step": step + 1,
                     "num_steps": batch.num_steps,
                     "epoch": (step + 1) / batch.steps_per_epoch,
                     "loss": loss,
                     "learning_rate": engine.get_lr()[0],
-                    "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+                    "grad_norm": grad_norm,
                     "num_learnt_tokens": num_learnt_tokens,
                     "seconds": time.monotonic() - started,
                 }
                 file.write(json.dumps(line) + "\n")
+            if config["save_steps"] and (step + 1) % config["save_steps"] == 0 and not last:
+                save_state(engine, folder, step + 1)
 
 
 def train(
@@ -225,9 +241,12 @@ def train(
     use_gpu: bool,
     cpus_per_worker: float,
     resources_per_worker: dict[str, float],
+    run: str,
     **settings: Any,
 ) -> SftResult:
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
+
+    `run`: the name that metrics carry.
 
     Raises StageError with the worker's own error.
     """
@@ -243,6 +262,7 @@ def train(
         | {
             "packed": packed,
             "output": output,
+            "run": run,
             "student": student,
             "cpus_per_worker": cpus_per_worker,
         },

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil import metrics
 from ray_distil.schemas import REJECTS, stable_id
 from ray_distil.storage import TEMPORARY, Folder
 
@@ -38,6 +39,10 @@ FINGERPRINT = "_fingerprint"
 ATTEMPT = "_attempt"
 REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
+TOKEN_COLUMNS = {
+    "distil_prompt_tokens": ("num_prompt_tokens",),
+    "distil_generated_tokens": ("num_generated_tokens", "rewritten_tokens"),
+}
 REASON, DETAIL = "reject_reason", "reject_detail"
 
 
@@ -69,6 +74,11 @@ def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list
     """
     text = json.dumps([stage, version, settings, inputs], sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(rows: list[dict[str, Any]]) -> str:
+    """What rows in memory say, for `fingerprint`."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def model_fingerprint(model: str) -> str:
@@ -161,7 +171,8 @@ class Artifact:
 
         All at once, or one after the other, so that an engine of one is gone before the next one starts.
         """
-        how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
+        how = {"folder": self.folder, "schema": self.schema, "run": self.run.name, "stage": stage}
+        how["attempt"] = self.attempt
         written = [
             part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
         ]
@@ -173,7 +184,7 @@ class Artifact:
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
-        write_block(table, self.folder, self.schema, stage, self.attempt)
+        write_block(table, self.folder, self.schema, self.run.name, stage, self.attempt)
 
     def finish(
         self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
@@ -272,8 +283,8 @@ def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
-    """Write a block's accepted and rejected rows as one shard each; returns one row of counts.
+def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, stage: str, attempt: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each, and count them; returns one row of counts.
 
     Raises StageError where another attempt has begun.
     """
@@ -286,6 +297,12 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         rejects = pa.Table.from_pylist(rows, schema=REJECTS)
         _write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
+    metrics.count("distil_rows_written", accepted.num_rows, run=run, stage=stage)
+    for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
+        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
+    for metric, columns in TOKEN_COLUMNS.items():
+        spent = sum(pa.compute.sum(table.column(c)).as_py() or 0 for c in columns if c in table.column_names)
+        metrics.count(metric, spent, run=run, stage=stage)
     return pa.table({"rows_out": [accepted.num_rows], "rows_rejected": [rejected.num_rows]})
 
 

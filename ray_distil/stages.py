@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from ray_distil import curation, endpoint, engine, evaluation, instructions, long2short, packing, schemas, sft, teacher
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, Asked, DistillConfig
+from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig
 from ray_distil.engine import Generate
 from ray_distil.runs import Run
-from ray_distil.shards import Artifact, StageError, model_fingerprint
+from ray_distil.section import SectionT
+from ray_distil.shards import Artifact, StageError, digest, model_fingerprint, table_of
 
 Made = tuple[int, dict[str, Any]]
 
@@ -31,7 +32,7 @@ def make_instructions(run: Run, records: pa.Table) -> Artifact:
 
 
 def make_responses(run: Run, problems: Artifact) -> Artifact:
-    config, seed, suffix = run.config.teachers, run.config.run.seed, run.config.instructions.suffix
+    config, seed, suffix = _given(run.config.teachers), run.config.run.seed, run.config.instructions.suffix
     teachers = {name: asked for name, asked in (("direct", config.direct), ("slow", config.slow)) if asked is not None}
     model_of = {name: run.models[f"teachers.{name}"] for name in teachers}
     settings: dict[str, Any] = {"seed": seed, "suffix": suffix}
@@ -56,7 +57,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
                     done,
                     fraction=asked.fraction,
                     num_samples=asked.num_samples,
-                    sampling_params=asked.sampling_params.model_dump(),
+                    sampling_params=_params(asked.sampling_params),
                     seed=seed,
                     suffix=suffix,
                 )
@@ -70,25 +71,57 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
-    config, slow, seed = run.config.long2short, run.config.teachers.slow, run.config.run.seed
-    if not config.enabled or slow is None:
-        return None
+    config, seed = run.config.long2short, run.config.run.seed
+    slow = run.config.teachers.slow if run.config.teachers is not None else None
     asked = config if config.engine or config.endpoint else slow
+    if not config.enabled or asked is None:
+        return None
     model = run.models["teachers.slow" if asked is slow else "long2short"]
-    gates, params = enabled_gates(run.config), config.sampling_params.model_dump()
+    gates, params = enabled_gates(run.config), _params(config.sampling_params)
 
     def make(artifact: Artifact) -> Made:
         run.start_ray(engine.IMPORTS)
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
         sources = responses.read().filter(lambda row: row["teacher"] == "slow")
         generate = _generate(asked, model)
-        parts = long2short.rewrites(sources, generate, model, gates, params, seed, artifact.done_ids())
+        done = artifact.done_ids()
+        parts = long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
         artifact.write(list(parts), long2short.STAGE)
         return rows_in, {}
 
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
+    settings["system_prompt"] = config.system_prompt
     return run.stage(
         long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make, resume=True
+    )
+
+
+def imported_id(source: str, position: int) -> str:
+    """Id of a row that was not made here: the file's name and the row's place in it."""
+    return schemas.stable_id("imported", source, position)
+
+
+def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
+    """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
+    rows = [teacher.imported_row(record, imported_id(source, k), k) for k, record in enumerate(records, 1)]
+
+    def make(artifact: Artifact) -> Made:
+        artifact.write_table(table_of(rows, schemas.RESPONSES), teacher.STAGE)
+        return len(rows), {}
+
+    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", {"source": source}, [digest(rows)], make)
+
+
+def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
+    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
+    rows = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
+
+    def make(artifact: Artifact) -> Made:
+        artifact.write_table(table_of(rows, schemas.SFT_EXAMPLES), curation.STAGE)
+        return len(rows), {}
+
+    return run.stage(
+        curation, "sft_examples", schemas.SFT_EXAMPLES, "examples", {"source": source}, [digest(rows)], make
     )
 
 
@@ -112,8 +145,8 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:
-    student, max_length = run.models["training.student"], run.config.packing.max_length
-    settings = {"tokenizer": model_fingerprint(student), "max_length": max_length}
+    student, config = run.models["training.student"], run.config.packing
+    settings = {"tokenizer": model_fingerprint(student), **config.model_dump()}
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
@@ -121,9 +154,10 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
         if not table.num_rows:
             reasons = examples.folder / "_rejects"
             raise StageError(f"{packing.STAGE}: no example passed the gates; the reasons are in {reasons}")
-        artifact.write([packing.pack(table, student, max_length)], packing.STAGE)
+        max_length = config.max_length or engine.model_length(student)
+        artifact.write([packing.pack(table, student, max_length, config.enabled, config.template)], packing.STAGE)
         lengths = artifact.read_table(["lengths"])["lengths"].to_pylist()
-        filled = round(packing.fill(lengths, max_length), 4)
+        filled = round(packing.fill(lengths, max_length), 4) if config.enabled else 1.0
         return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
 
     inputs = [examples.fingerprint]
@@ -131,7 +165,7 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
 
 
 def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
-    config, student = run.config.training, run.models["training.student"]
+    config, student = _given(run.config.training), run.models["training.student"]
     trained = config.model_dump(mode="json", exclude={"student", "resources_per_worker"}) | {
         "seed": run.config.run.seed
     }
@@ -142,7 +176,12 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         if not num_sequences:
             raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
         result = sft.train(
-            packed.folder, student, artifact.folder, resources_per_worker=config.resources_per_worker, **trained
+            packed.folder,
+            student,
+            artifact.folder,
+            resources_per_worker=config.resources_per_worker,
+            run=run.folder.name,
+            **trained,
         )
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, **losses}
@@ -160,7 +199,7 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
         "name": name,
         "benchmark": config.benchmark,
         "num_samples": config.num_samples,
-        "sampling_params": config.sampling_params.model_dump(),
+        "sampling_params": _params(config.sampling_params),
         "seed": run.config.run.seed,
         "suffix": run.config.instructions.suffix,
     }
@@ -193,9 +232,19 @@ def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact)
             make_evaluation(run, problems, model.name, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
 
 
-def enabled_gates(config: DistillConfig) -> list[str]:
+def enabled_gates(config: StagesConfig) -> list[str]:
     """The names of the gates that are on, in their order."""
     return [name for name, on in config.gates.model_dump().items() if on]
+
+
+def _given(section: SectionT | None) -> SectionT:
+    if section is None:
+        raise StageError("the configuration has no section for this stage")
+    return section
+
+
+def _params(sampling: SamplingParams) -> dict[str, Any]:
+    return sampling.model_dump(exclude_none=True)
 
 
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:

@@ -173,11 +173,17 @@ class Folder:
 
     def download(self, target: Path, keep: Callable[[str], bool] = lambda name: True) -> None:
         """Copy the files whose names are to be kept into a folder of the disk."""
+        filesystem, path = self.filesystem_and_path()
         for name in self.files(recursive=True):
             if keep(name):
-                file = target / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(self.read_bytes(name))
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                fs.copy_files(f"{path}/{name}", str(target / name), filesystem, fs.LocalFileSystem())
+
+    def state(self) -> list[tuple[str, int, str]]:
+        """Name, size and time of change of each file: what changes when the folder does."""
+        filesystem, path = self.filesystem_and_path()
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return sorted((info.path, info.size, str(info.mtime)) for info in found if info.type == fs.FileType.File)
 
     def filesystem_and_path(self, file: str = "") -> tuple[fs.FileSystem, str]:
         """What pyarrow's own functions take."""

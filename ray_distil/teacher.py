@@ -74,6 +74,28 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
     }
 
 
+def imported_row(record: Any, response_id: str, position: int) -> dict[str, Any]:
+    """A record of `instruction` and `output` that another system made, as a RESPONSES row of a slow teacher.
+
+    Its token counts are not known. The answer is the one stated, else the text behind the reasoning.
+    """
+    known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow", "sample_index": position}
+    texts = record if isinstance(record, dict) else {}
+    for key in ("instruction", "output"):
+        if not isinstance(texts.get(key), str) or not texts[key].strip():
+            return reject(known, "bad_record", f"row {position} has no text in {key!r}")
+    reasoning, conclusion = split_reasoning(texts["output"])
+    return known | {
+        "instruction": texts["instruction"],
+        "response": texts["output"],
+        "reasoning": reasoning,
+        "answer": extract_answer(conclusion) or (conclusion if reasoning else None),
+        "finish_reason": "stop",
+        "model": "imported",
+        "sampling_params": "{}",
+    }
+
+
 def responses(
     instructions: "Dataset", generate: "Generate", teacher: str, model: str, done_ids: set[str], **asked: Any
 ) -> "Dataset":

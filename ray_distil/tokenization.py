@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ray_distil import UserError
+from ray_distil.models import local_copy
 from ray_distil.prompts import Messages, instruction_messages
 
 IGNORE_INDEX = -100
@@ -18,7 +19,7 @@ def load_tokenizer(model: str) -> Any:
     """The model's AutoTokenizer, once a process. Raises UserError where it has no chat template."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(local_copy(model))
     if not tokenizer.chat_template:
         raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
     return tokenizer
@@ -31,14 +32,43 @@ def encode_prompt(messages: Messages, model: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def encode_example(prompt: str, completion: str, model: str) -> tuple[list[int], list[int]]:
+def encode_example(
+    prompt: str, completion: str, model: str, template: str | None = None
+) -> tuple[list[int], list[int]]:
     """`(input_ids, labels)` of a training example, of equal length.
 
-    Completion and end of turn are encoded apart from the prompt, because that is how they are generated.
+    Completion and end of turn are encoded apart from the prompt, because that is how they are generated. A `template`
+    stands for the chat template of the model; see `render`.
     """
-    before = encode_prompt(instruction_messages(prompt), model)
-    after = [*load_tokenizer(model)(completion, add_special_tokens=False)["input_ids"], end_of_turn(model)]
+    encode = load_tokenizer(model)
+    if template is None:
+        before, end = encode_prompt(instruction_messages(prompt), model), end_of_turn(model)
+    else:
+        text, behind = render(template, prompt)
+        before, ids = (list(encode(t, add_special_tokens=False)["input_ids"]) for t in (text, behind.strip()))
+        end = ids[0] if ids else end_of_turn(model)
+    after = [*encode(completion, add_special_tokens=False)["input_ids"], end]
     return before + after, [IGNORE_INDEX] * len(before) + after
+
+
+def render(template: str, prompt: str) -> tuple[str, str]:
+    """What a Jinja template of EasyDistill's kind writes before and behind the output.
+
+    It is given `message` (content, output), add_generation_prompt false and add_output true. Raises UserError where
+    it does not render, or leaves the output out.
+    """
+    import jinja2
+
+    mark = "\x00output\x00"
+    try:
+        made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
+        text = made.render(message={"content": prompt, "output": mark}, add_generation_prompt=False, add_output=True)
+    except jinja2.TemplateError as error:
+        raise UserError(f"packing.template: {type(error).__name__}: {error}") from error
+    before, found, behind = text.partition(mark)
+    if not found:
+        raise UserError("packing.template: it does not write message.output where add_output is true")
+    return before, behind
 
 
 @lru_cache(maxsize=4)
@@ -66,7 +96,7 @@ def stop_token_ids(model: str) -> frozenset[int]:
 
     ids = {load_tokenizer(model).eos_token_id}
     try:
-        configured = GenerationConfig.from_pretrained(model).eos_token_id
+        configured = GenerationConfig.from_pretrained(local_copy(model)).eos_token_id
     except OSError:  # a model may come without generation_config.json
         configured = None
     ids |= set(configured) if isinstance(configured, list) else {configured}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_distil.config import RECIPES, ConfigError, DistillConfig, load
+from ray_distil.config import RECIPES, DistillConfig, load
 from ray_distil.models import resolve_model
+from ray_distil.section import ConfigError
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
@@ -46,7 +47,7 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ),
         ("training.learning_rate=-1", "training.learning_rate: input should be greater than 0, but it is -1"),
         ("training.num_train_epochs=many", "training.num_train_epochs: input should be a valid integer"),
-        ("training.zero_stage=5", "but it is 5"),
+        ("training.zero_stage=5", "training.zero_stage: 5 is not known; known: 0, 1, 2 or 3"),
         ("training", "override 'training': expected key.path=value"),
         ("run.name.x=1", "'name' holds 'tiny', which has no keys"),
         ("evaluation.models.9.name=x", "'9' is no position in a list of 3"),

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["storage", "config", "schemas", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session", "models"],
+    ["storage", "section", "config", "schemas", "tiny.world"],
+    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics"],
     ["tokenization"],
     ["gates", "shards", "engine", "endpoint", "checkpoint"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
@@ -19,7 +19,7 @@ LAYERS = [
     ["stages"],
     ["figures"],
     ["report"],
-    ["pipeline", "cli"],
+    ["pipeline", "published", "cli"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = next({*names} for names in LAYERS if "teacher" in names)

@@ -1,0 +1,61 @@
+"""What a run counts for Prometheus, under fixed names; Ray's metrics endpoint of each node shows them as ray_NAME.
+
+    distil_rows_written       rows in finished shards                      run, stage
+    distil_rows_rejected      rows in finished reject shards               run, stage, reason
+    distil_prompt_tokens      tokens read by models                        run, stage
+    distil_generated_tokens   tokens written by models                     run, stage
+    distil_train_step         optimiser steps done                         run
+    distil_train_steps        optimiser steps in all                       run
+    distil_train_loss         mean loss of the last step                   run
+    distil_train_grad_norm    norm of the gradient before clipping         run
+    distil_train_tokens       learnt tokens                                run
+
+Rows are counted where a shard is written, so that a row counts once it cannot be lost. Prometheus adds `_total` to
+the names of counters.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+COUNTERS = {
+    "distil_rows_written": ("rows in finished shards", ("run", "stage")),
+    "distil_rows_rejected": ("rows in finished reject shards", ("run", "stage", "reason")),
+    "distil_prompt_tokens": ("tokens read by models", ("run", "stage")),
+    "distil_generated_tokens": ("tokens written by models", ("run", "stage")),
+    "distil_train_tokens": ("learnt tokens", ("run",)),
+}
+GAUGES = {
+    "distil_train_step": ("optimiser steps done", ("run",)),
+    "distil_train_steps": ("optimiser steps in all", ("run",)),
+    "distil_train_loss": ("mean loss of the last step", ("run",)),
+    "distil_train_grad_norm": ("norm of the gradient before clipping", ("run",)),
+}
+
+
+def count(name: str, number: float, **tags: str) -> None:
+    """Add to a counter, in a process of a running Ray; elsewhere nothing is counted."""
+    if number and _ray_is_there():
+        _metric(name).inc(number, tags)
+
+
+def show(values: Mapping[str, float], **tags: str) -> None:
+    """Set gauges."""
+    if _ray_is_there():
+        for name, value in values.items():
+            _metric(name).set(value, tags)
+
+
+def _ray_is_there() -> bool:
+    import sys
+
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@lru_cache
+def _metric(name: str) -> Any:
+    from ray.util.metrics import Counter, Gauge
+
+    kind, known = (Counter, COUNTERS) if name in COUNTERS else (Gauge, GAUGES)
+    description, tags = known[name]
+    return kind(name, description, tags)

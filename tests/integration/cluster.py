@@ -1,0 +1,188 @@
+"""A Ray cluster of several raylets on this machine, with token authentication, and what to do with it."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RAY = str(Path(sys.executable).parent / "ray")
+LOOPBACK = "127.0.0.1"
+# Detached actors of Ray Data and ray.data.llm: the first job starts them, and the cluster keeps them for the next.
+SERVICES = {
+    "ray::_TelemetryAgent",
+    "ray::ActorLocationTracker",
+    "ray::_AutoscalingCoordinatorActor",
+    "ray::_StatsActor",
+}
+
+
+def wait_until(happened: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+    """The first true answer of `happened`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := happened()):
+        assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s"
+        time.sleep(0.2)
+    return answer
+
+
+def processes_with(mark: str) -> dict[int, str]:
+    """Process id -> command of the living processes that carry `mark` (NAME=value) in their environment."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:  # it ended
+            continue
+    return {pid: command for pid, command in found.items() if command}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A head and further nodes, as `with Cluster(folder) as cluster: cluster.add_node(...)`.
+
+    All their processes carry `mark` in their environment; none of them outlives the block.
+    """
+
+    def __init__(self, folder: Path, *head_options: str, environment: dict[str, str] | None = None) -> None:
+        """`environment`: more of it, for the nodes alone."""
+        self.folder, self.head_options = folder, head_options
+        self.mark = f"RAY_DISTIL_CLUSTER={uuid.uuid4().hex}"
+        name, _, value = self.mark.partition("=")
+        kept = {key: v for key, v in os.environ.items() if not key.startswith("RAY_")}
+        self.token = secrets.token_hex(16)
+        authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        path = f"{Path(RAY).parent}:{kept['PATH']}"  # `python` of a job is the one with the packages
+        self.environment = kept | authentication | {"RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
+        self.node_environment = self.environment | {name: value} | (environment or {})
+        self.port, self.dashboard_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def address(self) -> str:
+        """Of the dashboard and of the job API."""
+        return f"http://{LOOPBACK}:{self.dashboard_port}"
+
+    def __enter__(self) -> "Cluster":
+        self._start(
+            "head.log",
+            "--head",
+            f"--port={self.port}",
+            "--include-dashboard=true",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--metrics-export-port={self.metrics_port}",
+            f"--ray-client-server-port={free_port()}",
+            f"--temp-dir={self.folder / 'ray'}",
+            *self.head_options,
+        )
+        wait_until(lambda: self.ray("job", "list").returncode == 0, "the head answers", 90)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.started:
+            os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while (left := processes_with(self.mark)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for process in self.started:
+            process.wait(20)
+
+    def add_node(self, *options: str) -> None:
+        """A further raylet; returns when the cluster has it."""
+        before = len(self.nodes())
+        # Nodes of one machine that share a folder unpack a job's working directory over each other.
+        options = (*options, f"--temp-dir={self.folder / f'ray-{len(self.started)}'}")
+        self._start(f"node-{len(self.started)}.log", f"--address={LOOPBACK}:{self.port}", *options)
+        wait_until(lambda: len(self.nodes()) > before, "the node joins", 90)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The living nodes, as the dashboard tells them."""
+        request = urllib.request.Request(
+            f"{self.address}/api/v0/nodes?limit=100", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            listed = json.load(reply)["data"]["result"]["result"]
+        return [node for node in listed if node["state"] == "ALIVE"]
+
+    def ray(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A command of Ray's own, as a user types it."""
+        environment = self.environment | {"RAY_API_SERVER_ADDRESS": self.address, "RAY_ADDRESS": self.address}
+        return subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=timeout, env=environment)
+
+    def _start(self, log: str, *options: str) -> None:
+        common = [f"--node-ip-address={LOOPBACK}", "--min-worker-port=0", "--max-worker-port=0"]
+        agent = f"--dashboard-agent-listen-port={free_port()}"
+        with open(self.folder / log, "wb") as file:
+            process = subprocess.Popen(
+                [RAY, "start", *options, *common, agent, "--block"],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self.node_environment,
+                start_new_session=True,
+            )
+        self.started.append(process)
+
+
+class SubmittedJob:
+    """`ray job submit -- python jobs/distill.py ...` on a cluster; all the job's processes carry `mark`."""
+
+    def __init__(self, cluster: Cluster, name: str, root: Path, *arguments: str, send: bool = True) -> None:
+        """`root`: the checkout. Not to `send` it as the job's working directory is for nodes that share a folder."""
+        self.cluster, self.name = cluster, name
+        self.mark = f"RAY_DISTIL_JOB={uuid.uuid4().hex}"
+        key, _, value = self.mark.partition("=")
+        runtime_env = f'{{"env_vars": {{"{key}": "{value}"}}}}'
+        options = ["--address", cluster.address, "--submission-id", name, *(["--working-dir", "."] if send else [])]
+        script = "jobs/distill.py" if send else str(root / "jobs" / "distill.py")
+        # The command waits for the job and shows what it prints.
+        self.process = subprocess.Popen(
+            [RAY, "job", "submit", *options, "--runtime-env-json", runtime_env, "--", "python", script, *arguments],
+            cwd=root,
+            env=cluster.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_until(self, happened: Callable[[], Any], what: str) -> None:
+        def check() -> Any:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            return happened()
+
+        wait_until(check, what)
+
+    def finish(self, timeout: float = 600) -> tuple[int, str]:
+        """Exit code and output of the command."""
+        output, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode, output
+
+    def stop(self) -> tuple[int, str]:
+        stopped = self.cluster.ray("job", "stop", self.name)
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        return self.finish(60)
+
+    def left(self, seconds: float = 30) -> set[str]:
+        """The job's processes that are still there after so many seconds, but for the actors that serve all jobs."""
+        deadline = time.monotonic() + seconds
+        while (found := set(processes_with(self.mark).values()) - SERVICES) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return found
