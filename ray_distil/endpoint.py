@@ -87,8 +87,9 @@ class Requests:
                     return await self.ask(row)
                 except openai.APIStatusError as error:  # those worth it have been tried again
                     return failed(f"http_{error.status_code}: {_first_line(error.message)}")
-                except (openai.APIConnectionError, httpx2.TransportError, ValueError, LookupError) as error:
-                    # No connection or time-out: the client has tried again. A broken stream, or what is no reply: not.
+                except (openai.APIError, httpx2.TransportError, ValueError, LookupError) as error:
+                    # No connection or time-out: the client has tried again. A broken stream, an error that is told in
+                    # it, or what is no reply: not.
                     if left == 0 or isinstance(error, openai.APIConnectionError):
                         return failed(f"{_code(error)}: {_first_line(str(error))}")
         raise AssertionError("unreachable")

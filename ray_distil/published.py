@@ -9,6 +9,7 @@ output. DIFFERENCES says in what they knowingly do not do as the original does.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from ray_distil.pipeline import log_folder
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.session import start_ray, stderr_to
+from ray_distil.shards import StageError
 
 DIFFERENCES = {
     "cot_long2short_api": (
@@ -127,14 +129,22 @@ def simplify(path: str, overrides: Sequence[str] = (), say: Callable[[str], None
         assert rewrites is not None  # they are what this run is for
         gates = stages.enabled_gates(run.config)
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
+    rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     made = []
     for position, record in enumerate(records, 1):
         row = written.get(stages.imported_id(file.dataset.input_path, position))
-        example = curation.rewrite_example(row, gates, "") if row else {"reject_reason": "rejected before"}
-        if example.get("reject_reason") is None:
+        if row is None:
+            continue  # counted above
+        example = curation.rewrite_example(row, gates, "")
+        if example.get("reject_reason"):
+            rejected[example["reject_reason"]] += 1
+        else:
             made.append({"instruction": record["instruction"], "output": example["completion"]})
+    why = ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
+    if not made:
+        raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
     write_json(output, made)
-    say(f"{len(made):,} of {len(records):,} rows in {output}; what was rejected, and why, is in {run.folder}")
+    say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
     return output
 
 

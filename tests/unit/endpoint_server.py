@@ -11,7 +11,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
 class EndpointServer:
-    """`faults` are used up one a request, whoever asks: "429", "500", "400", "cut", "hang", "json", "empty"."""
+    """`faults` are used up one a request, whoever asks: "429", "500", "400", "cut", "told", "hang", "json", "empty"."""
 
     def __init__(self, *faults: str, message: dict[str, Any] | None = None, finish_reason: str = "stop") -> None:
         self.faults, self.requests = deque(faults), []
@@ -50,22 +50,24 @@ class EndpointServer:
                 elif fault == "empty":
                     self.answer(200, {"id": "1", "object": "chat.completion", "choices": [], "usage": USAGE})
                 elif body.get("stream"):
-                    self.stream(choice, cut=fault == "cut")
+                    self.stream(choice, fault)
                 else:
                     time.sleep(0.05)
                     made = choice | {"message": {"role": "assistant", **server.message}}
                     self.answer(200, {"id": "1", "object": "chat.completion", "choices": [made], "usage": USAGE})
 
-            def stream(self, choice: dict[str, Any], cut: bool) -> None:
+            def stream(self, choice: dict[str, Any], fault: str) -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
                 parts = [{name: half} for name, text in server.message.items() for half in (text[:3], text[3:])]
                 chunks = [{"choices": [{"index": 0, "delta": part}]} for part in parts]
                 chunks += [{"choices": [choice | {"delta": {}}]}, {"choices": [], "usage": USAGE}]
-                for chunk in chunks[:1] if cut else chunks:
+                if fault:
+                    chunks = chunks[:1] + ([{"error": {"message": "the engine died"}}] if fault == "told" else [])
+                for chunk in chunks:
                     self.wfile.write(f"data: {json.dumps({'id': '1', **chunk})}\n\n".encode())
-                if not cut:
+                if not fault:
                     self.wfile.write(b"data: [DONE]\n\n")
 
             def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:

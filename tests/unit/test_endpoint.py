@@ -48,10 +48,14 @@ def test_a_reply_comes_after_faults_that_pass(faults: list[str], stream: bool) -
     assert server.requests[-1][1]["seed"] == 0
 
 
-def test_a_stream_that_breaks_is_asked_for_again() -> None:
-    with EndpointServer("cut", "cut") as server:
+@pytest.mark.parametrize("fault", ["cut", "told"])
+def test_a_stream_that_breaks_is_asked_for_again(fault: str) -> None:
+    with EndpointServer(fault, fault) as server:
         assert ask(server, "2 + 3?", stream=True) == [{"id": "0", **GOOD}]
     assert len(server.requests) == 3
+    with EndpointServer(*[fault] * 3) as server:
+        (row,) = ask(server, "2 + 3?", stream=True)
+    assert row["error"].startswith("bad_reply: ")
 
 
 @pytest.mark.parametrize(
