@@ -89,7 +89,13 @@ class Cluster:
             f"--temp-dir={self.folder / 'ray'}",
             *self.head_options,
         )
-        wait_until(lambda: self.ray("job", "list").returncode == 0, "the head answers", 90)
+
+        def answers() -> bool:
+            log = (self.folder / "head.log").read_text()
+            assert self.started[0].poll() is None, f"the head ended: {log[-2000:]}"
+            return self.ray("job", "list").returncode == 0
+
+        wait_until(answers, "the head answers", 90)
         return self
 
     def __exit__(self, *_: object) -> None:
