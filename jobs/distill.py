@@ -3,6 +3,7 @@
 python jobs/distill.py                                       the tiny recipe, on this machine
 python jobs/distill.py --config FILE run.name=first          a configuration, with overrides
 python jobs/distill.py instructions.path=problems.jsonl      own instructions
+python jobs/distill.py --plan --config FILE                  rows, tokens, GPU-hours and disk, before anything starts
 python jobs/distill.py --status runs/tiny                    what a run holds
 """
 
@@ -14,13 +15,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, pipeline, report
+from ray_distil import cli, pipeline, plan, report
 from ray_distil.storage import Folder
 
 
 def main() -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--status", metavar="RUN_FOLDER", help="print the stages of a run and leave")
+    parser.add_argument("--plan", action="store_true", help="print what the run will need and leave")
     arguments = parser.parse_args()
     logs: list[Path] = []
 
@@ -30,6 +32,10 @@ def main() -> int:
             console.print(report.stages_table(report.read(Folder.at(arguments.status))))
             return
         config = cli.load_config(arguments)
+        if arguments.plan:
+            planned = plan.make(config)
+            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+            return
         logs.append(pipeline.log_folder(config))
         made = pipeline.run(config)
         console.print(report.stages_table(made), "", report.models_table(made), "")

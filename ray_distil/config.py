@@ -194,6 +194,7 @@ class TrainingConfig(Section):
     logging_steps: int = Field(1, ge=1, description="optimiser steps from one line of metrics.jsonl to the next")
     gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    gradient_checkpointing: bool = Field(False, description="activations are computed again in the backward pass")
     bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Transformers' name")
 
@@ -227,6 +228,35 @@ class EvaluationConfig(Section):
         return self
 
 
+class Expected(Section):
+    """What one kind of generation is taken to need."""
+
+    num_generated_tokens: float = Field(1000, gt=0, description="mean of a response")
+    tokens_per_s: float | None = Field(
+        None, gt=0, description="generated tokens a second, of one engine or of a whole endpoint; null: not known"
+    )
+    usd_per_million_tokens: tuple[float, float] | None = Field(
+        None, description="an endpoint's price of prompt and of generated tokens; null: not known"
+    )
+
+
+class PlanConfig(Section):
+    """What `--plan` assumes, since nothing is there to be measured yet. The run itself does not look at it."""
+
+    num_instructions: int | None = Field(
+        None, ge=2, description="training instructions, where the files of `instructions` are not there yet"
+    )
+    num_prompt_tokens: float = Field(150, gt=0, description="mean of an instruction in its chat template")
+    kept: float = Field(0.8, gt=0, le=1, description="share of responses, and of rewrites, that pass the gates")
+    direct: Expected = Expected()
+    slow: Expected = Expected(num_generated_tokens=8000)
+    long2short: Expected = Expected()
+    evaluation: dict[str, Expected] = Field(default_factory=dict, description="by the model's name in the report")
+    training_tokens_per_s: float | None = Field(None, gt=0, description="of one worker, forward and backward")
+    student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")
+    bytes_per_token: float = Field(4, gt=0, description="of Parquet, for each token that a row holds as text or as id")
+
+
 class StagesConfig(Section):
     """Settings of the stages that a run has."""
 
@@ -239,6 +269,7 @@ class StagesConfig(Section):
     packing: PackingConfig = PackingConfig()
     training: TrainingConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    plan: PlanConfig = PlanConfig()
 
     @property
     def run_folder(self) -> Folder:

@@ -4,12 +4,15 @@ import os
 import tempfile
 from pathlib import Path
 
+from ray_distil import UserError
 from ray_distil.config import TINY, TRAINED, Asked, EndpointConfig, StagesConfig
 from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
 from ray_distil.storage import Folder
 
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
+HUBS = ("huggingface", "modelscope")
 
 
 def resolve_models(config: StagesConfig) -> dict[str, str]:
@@ -116,3 +119,34 @@ def resolve_model(model_source: str, key: str) -> str:
             f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
         ) from error
     return model_source
+
+
+def download(model: str, hub: str, target: Path) -> Path:
+    """All files of a hub's model in TARGET/NAME; `model` is ORG/NAME or a key of PUBLISHED. Returns the folder.
+
+    Raises UserError where the hub does not give it.
+    """
+    name = PUBLISHED.get(model.upper(), model)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f"{model!r} names no model; give ORG/NAME, or one of {', '.join(PUBLISHED)}")
+    folder = target / name.partition("/")[2]
+    try:
+        if hub == "modelscope":
+            from modelscope import snapshot_download  # an extra of this project
+
+            snapshot_download(name, local_dir=str(folder))
+        else:
+            from huggingface_hub import snapshot_download
+
+            snapshot_download(name, local_dir=folder)
+    except ImportError as error:
+        raise UserError(f"--from modelscope: its library is missing ({error}); pip install modelscope") from error
+    except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{hub} did not give {name!r} ({type(error).__name__}: {reason}); files that have come stay in {folder}, "
+            "and the same command goes on from there"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name!r} of {hub} has no config.json; it is no model in Hugging Face format")
+    return folder

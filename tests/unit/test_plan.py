@@ -1,0 +1,76 @@
+"""The plan of a run: rows as the stages will have them, and a word on what would go wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ray_distil import UserError, instructions, plan, teacher
+from ray_distil.config import load
+
+OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
+
+
+def planned(overrides: Sequence[str] = ()) -> tuple[dict[str, plan.Step], list[str]]:
+    made = plan.make(load(None, overrides))
+    return {step.name: step for step in made.steps}, made.remarks
+
+
+def test_rows_are_those_that_the_stages_will_ask_for() -> None:
+    steps, _ = planned(["teachers.slow.num_samples=2", "instructions.num_train=400", "instructions.num_eval=50"])
+    config = load(None, ["instructions.num_train=400", "instructions.num_eval=50"])
+    rows = instructions.collect(config.instructions, 0).to_pylist()
+    train = [row["instruction_id"] for row in rows if row["split"] == "train" and not row["reject_reason"]]
+    asked = [i for i in train if teacher.is_asked(i, "slow", 0.25)]
+    assert 50 < len(asked) < 150
+    assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)
+    assert steps["teacher/slow"].rows == 2 * len(asked)
+    assert steps["evaluation/fast"].rows == 50
+    assert steps["long2short"].rows == round(2 * len(asked) * 0.98)
+    assert {name for name, step in steps.items() if not step.exact} == {"long2short", "curation, packing", "sft"}
+
+
+def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
+    steps, remarks = planned(OWN)
+    assert (steps["teacher/direct"].rows, steps["teacher/slow"].rows) == (1000, 250)
+    assert any("'absent.jsonl' not there yet" in remark for remark in remarks)
+    with pytest.raises(UserError, match="there is no file 'absent.jsonl'"):
+        planned(["instructions.path=absent.jsonl"])
+
+
+def test_hours_and_dollars_follow_from_rates_and_prices() -> None:
+    gpu = ["teachers.direct.engine.num_gpus=1", "teachers.direct.engine.concurrency=2"]
+    gpu += ["teachers.direct.engine.engine_kwargs={tensor_parallel_size: 4}"]
+    steps, _ = planned([*OWN, *gpu, "plan.direct={num_generated_tokens: 100, tokens_per_s: 50}"])
+    direct = steps["teacher/direct"]
+    assert (direct.tokens, direct.seconds, direct.gpus) == (100_000, 1000, 8)
+    assert direct.gpu_hours == pytest.approx(8000 / 3600)
+    endpoint = ["teachers.direct={endpoint: {base_url: 'http://h/v1', model: m, api_key_env: null}}"]
+    price = "plan.direct={num_generated_tokens: 100, usd_per_million_tokens: [1, 10]}"
+    steps, _ = planned([*OWN, *endpoint, price, "plan.num_prompt_tokens=50"])
+    assert steps["teacher/direct"].dollars == pytest.approx((50_000 * 1 + 100_000 * 10) / 1e6)
+
+
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
+    known, unknown = plan.Step("a", 1, seconds=3600, gpus=1), plan.Step("b", 1, gpus=1)
+    assert plan._sum([known.gpu_hours]) == 1.0
+    assert plan._sum([known.gpu_hours, unknown.gpu_hours]) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("teachers.slow.sampling_params.max_tokens=200", "plan.slow.num_generated_tokens=232 reaches teachers.slow"),
+        ("evaluation.sampling_params.max_tokens=100", "plan.evaluation.slow.num_generated_tokens=228 reaches"),
+        ("packing.max_length=64", "slow examples of 110 tokens exceed packing.max_length=64"),
+    ],
+)
+def test_lengths_that_cut_are_told(override: str, told: str) -> None:
+    assert planned()[1] == []
+    assert any(told in remark for remark in planned([override])[1])
+
+
+def test_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert planned()[0]
+    assert list(tmp_path.iterdir()) == []
