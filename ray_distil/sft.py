@@ -100,10 +100,14 @@ def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms and biases do not."""
+
+    def is_matrix(parameter: Any) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 leaves a flat part in its place
+
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if is_matrix(p)], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
     ]
 
 
@@ -112,26 +116,33 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     import deepspeed
     import torch
     from transformers import AutoModelForCausalLM, get_scheduler
+    from transformers.integrations import HfDeepSpeedConfig
 
+    settings = deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"])
+    # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    # While it lives, ZeRO-3's workers load a share of the weights each; else each would hold the whole model.
+    sharded = HfDeepSpeedConfig(settings)
     model = AutoModelForCausalLM.from_pretrained(
         local_copy(config["student"], weights=True),
         dtype=torch.bfloat16 if config["bf16"] else torch.float32,
         attn_implementation=config["attn_implementation"],
     )
+    del sharded
+    if config["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(
         decay_groups(model, config["weight_decay"]), lr=config["learning_rate"], betas=tuple(config["adam_betas"])
     )
     schedule = get_scheduler(
         config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
     )
-    # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule,
-        config=deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"]),
+        config=settings,
         dist_init_required=False,
     )
     engine.train()
