@@ -114,7 +114,7 @@ def test_nodes_come_and_go_with_the_stages(tmp_path_factory: pytest.TempPathFact
         job = SubmittedJob(cluster, "scaled", ROOT, *ARGUMENTS, f"run.storage_path={tmp_path}", send=False)
         code, output = job.finish()
         assert code == 0, output
-        wait_until(lambda: watch.roles() == (), "all nodes are gone", 90)
+        wait_until(lambda: watch.seen[-1] == (), "the watch has seen all nodes gone", 90)
         seen = watch.stop()
     print("nodes over time:", " -> ".join("+".join(roles) or "none" for roles in seen))
     roles_over_time = [set(roles) for roles in seen]
