@@ -35,13 +35,24 @@ class _OutOfRange(Exception):
 
 @dataclass
 class Step:
-    """One operation `a op b = r`, caused by sentence number `sentence`."""
+    """One operation `a op b = r`, caused by sentence number `sentence`, and what it says of the story."""
 
     op: str
     a: int
     b: int
     r: int
     sentence: int
+    says: str  # with {} for the equation: "Then he has {} pens."
+    reason: str = ""  # where the step does not read its sentence: "Now he adds these 12 pens."
+    compares: bool = False  # "more than", "fewer than": a hasty reader takes the one for the other
+
+    @property
+    def equation(self) -> str:
+        return f"{self.a} {self.op} {self.b} = {self.r}"
+
+    @property
+    def told(self) -> str:
+        return self.says.format(self.equation)
 
 
 @dataclass
@@ -50,6 +61,8 @@ class Problem:
 
     sentences: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    distraction: int | None = None  # number of the sentence that does not matter
+    closing: str = ""  # the answer as a sentence: "Dan has 16 shells now."
 
     @property
     def question(self) -> str:
@@ -62,11 +75,11 @@ class Problem:
     def say(self, sentence: str) -> None:
         self.sentences.append(sentence)
 
-    def step(self, op: str, a: int, b: int) -> int:
+    def step(self, op: str, a: int, b: int, says: str, reason: str = "", compares: bool = False) -> int:
         r = calculate(op, a, b)
         if not 1 <= r <= 99 or (op == "/" and (a % b or r < 2)):
             raise _OutOfRange
-        self.steps.append(Step(op, a, b, r, len(self.sentences) - 1))
+        self.steps.append(Step(op, a, b, r, len(self.sentences) - 1, says, reason, compares))
         return r
 
 
@@ -92,7 +105,8 @@ def _draw(rng: random.Random) -> Problem:
     item = rng.choice(ITEMS)
     containers, container = rng.choice(CONTAINERS)
     count = _open(rng, problem, name, item, containers, container)
-    if rng.random() < 0.15:  # a sentence that does not matter
+    if rng.random() < 0.15:
+        problem.distraction = len(problem.sentences)
         problem.say(
             rng.choice(
                 [
@@ -120,12 +134,12 @@ def _open(rng: random.Random, problem: Problem, name: str, item: str, containers
                 ]
             )
         )
-        return problem.step("*", a, b)
+        return problem.step("*", a, b, f"{name} starts with {{}} {item}.")
     if kind < 0.75:
         a, b = rng.randint(5, 50), rng.randint(5, 45)
         one, two = rng.sample(COLOURS, 2)
         problem.say(f"{name} has {a} {one} {item} and {b} {two} {item}.")
-        return problem.step("+", a, b)
+        return problem.step("+", a, b, f"{name} starts with {{}} {item}.")
     count = rng.randint(12, 80)
     problem.say(f"{name} has {count} {item}.")
     return count
@@ -135,6 +149,7 @@ def _event(
     rng: random.Random, problem: Problem, count: int, subject: str, other: str, item: str, containers: str
 ) -> int:
     he, him = subject.lower(), "him" if subject == "He" else "her"
+    then = f"Then {he} has {{}} {item}."
     kind = rng.random()
     if kind < 0.36:
         x = rng.randint(3, 45)
@@ -147,7 +162,7 @@ def _event(
                 ]
             )
         )
-        return problem.step("+", count, x)
+        return problem.step("+", count, x, then)
     if kind < 0.80:
         x = rng.randint(3, 60)
         problem.say(
@@ -159,11 +174,11 @@ def _event(
                 ]
             )
         )
-        return problem.step("-", count, x)
+        return problem.step("-", count, x, then)
     a, b = rng.randint(2, 6), rng.randint(2, 9)
     problem.say(f"{subject} buys {a} more {containers} of {b} {item}.")
-    new = problem.step("*", a, b)
-    return problem.step("+", count, new)
+    new = problem.step("*", a, b, f"The new {containers} hold {{}} {item}.")
+    return problem.step("+", count, new, then, reason=f"Now {he} adds these {new} {item}.")
 
 
 def _ask(
@@ -180,29 +195,34 @@ def _ask(
     kind = rng.random()
     if kind < 0.45:
         problem.say(f"How many {item} does {name} have now?")
+        problem.closing = f"{name} has {count} {item} now."
     elif kind < 0.60:
         parts = [x for x in range(2, 10) if count % x == 0 and 2 <= count // x <= 9]
         if not parts:
             raise _OutOfRange
         x = rng.choice(parts)
         problem.say(f"{subject} puts all {item} into {x} equal {containers}.")
-        problem.step("/", count, x)
+        each = problem.step("/", count, x, f"Each {container} holds {{}} {item}.")
         problem.say(f"How many {item} are in each {container}?")
+        problem.closing = f"Each {container} holds {each} {item}."
     elif kind < 0.75:
         x = rng.randint(2, 4)
         problem.say(f"{other} has {x} times as many {item} as {name}.")
-        problem.step("*", x, count)
+        theirs = problem.step("*", x, count, f"{other} has {{}} {item}.")
         problem.say(f"How many {item} does {other} have?")
+        problem.closing = f"{other} has {theirs} {item}."
     else:
         x = rng.randint(2, 30)
         word, op = rng.choice([("more", "+"), ("fewer", "-")])
         problem.say(f"{other} has {x} {word} {item} than {name}.")
-        theirs = problem.step(op, count, x)
+        theirs = problem.step(op, count, x, f"{other} has {{}} {item}.", compares=True)
         if kind < 0.88:
             problem.say(f"How many {item} does {other} have?")
+            problem.closing = f"{other} has {theirs} {item}."
         else:
-            problem.step("+", count, theirs)
+            together = problem.step("+", count, theirs, f"In all they have {{}} {item}.", reason="Now I add these two.")
             problem.say(f"How many {item} do they have in all?")
+            problem.closing = f"In all they have {together} {item}."
 
 
 def held_out(seed: int, num_problems: int = NUM_HELD_OUT) -> list[Problem]:

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["storage", "section", "config", "schemas", "tiny.world"],
     ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics"],
+    ["tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["tokenization"],
     ["gates", "shards", "engine", "endpoint", "checkpoint"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
