@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["storage", "section", "config", "schemas", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics"],
+    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "tiny.muon"],
     ["tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["tokenization"],
     ["gates", "shards", "engine", "endpoint", "checkpoint"],
@@ -20,7 +20,7 @@ LAYERS = [
     ["stages"],
     ["figures", "plan"],
     ["report"],
-    ["pipeline", "published", "cli"],
+    ["pipeline", "published", "cli", "tiny.answers", "tiny.train"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = next({*names} for names in LAYERS if "teacher" in names)
