@@ -13,15 +13,19 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 class EndpointServer:
     """`faults` are used up one a request, whoever asks: "429", "500", "400", "cut", "told", "hang", "json", "empty"."""
 
-    def __init__(self, *faults: str, message: dict[str, Any] | None = None, finish_reason: str = "stop") -> None:
+    def __init__(
+        self, *faults: str, message: dict[str, Any] | None = None, finish_reason: str = "stop", meet: int = 1
+    ) -> None:
         self.faults, self.requests = deque(faults), []
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
         self.most_at_once = self.now = 0
         self.lock = threading.Lock()
+        self.met = threading.Event()  # set once `meet` requests are here together; until then none is answered
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                self.here = False
                 self.answer(200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
 
             def do_POST(self) -> None:
@@ -29,13 +33,21 @@ class EndpointServer:
                 with server.lock:
                     server.requests.append((self.headers, body))
                     server.now += 1
+                    self.here = True
                     server.most_at_once = max(server.most_at_once, server.now)
+                    if server.now >= meet:
+                        server.met.set()
                     fault = server.faults.popleft() if server.faults else ""
                 try:
                     self.reply(fault, body)
                 finally:
-                    with server.lock:
-                        server.now -= 1
+                    self.leave()
+
+            def leave(self) -> None:
+                """Count the request out, before the client can know that it is answered and send another."""
+                with server.lock:
+                    server.now -= self.here
+                    self.here = False
 
             def reply(self, fault: str, body: dict[str, Any]) -> None:
                 choice = {"index": 0, "finish_reason": server.finish_reason}
@@ -52,7 +64,7 @@ class EndpointServer:
                 elif body.get("stream"):
                     self.stream(choice, fault)
                 else:
-                    time.sleep(0.05)
+                    server.met.wait(20)
                     made = choice | {"message": {"role": "assistant", **server.message}}
                     self.answer(200, {"id": "1", "object": "chat.completion", "choices": [made], "usage": USAGE})
 
@@ -71,6 +83,7 @@ class EndpointServer:
                     self.wfile.write(b"data: [DONE]\n\n")
 
             def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+                self.leave()
                 data = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 headers = {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})

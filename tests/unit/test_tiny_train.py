@@ -19,6 +19,7 @@ TOKENIZER = load_tokenizer(str(TINY_MODELS / "student-base"))
 
 
 def trained(steps: int) -> torch.nn.Module:
+    torch.set_num_threads(1)  # as `make` does; also quicker where both cores are busy
     torch.manual_seed(7)
     model = tiny.new_model(TOKENIZER)
     batches = mixed(Examples(TOKENIZER), {"facts": 0.5, "story": 0.5}, 256, seed=7)
@@ -51,11 +52,15 @@ def test_muon_refuses_what_is_no_matrix() -> None:
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
-def test_training_repeats_exactly_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = trained(30), trained(30)
+def test_training_repeats_exactly_and_learns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "LOG_STEPS", 8)
+    first, second = trained(16), trained(16)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert losses[0] == losses[1] < 6.0  # random weights give log(832) = 6.7
+    assert losses[:2] == losses[2:]
+    assert losses[1] < losses[0] - 0.1
 
 
 def test_what_is_saved_loads_as_it_was(tmp_path: Path) -> None:
