@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["storage", "section", "config", "schemas", "tiny.world"],
+    ["storage", "section", "config", "schemas", "progress", "tiny.world"],
     ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "tiny.muon"],
     ["tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["tokenization"],

@@ -1,0 +1,155 @@
+"""What a run shows while it works: on a terminal one live view, a bar a stage; elsewhere a plain line an event.
+
+    teacher         ━━━━━━━━━╸━━━━━━━━━━━   1,536 of 3,119 responses   1,204 tokens/s   0:41 left
+    evaluation/slow ━━╸━━━━━━━━━━━━━━━━━━      24 of 300 answers         730 tokens/s   2:10 left
+
+Stages may work side by side and tell from any thread.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import TaskID as BarID
+
+RATE_SECONDS = 60.0  # tokens/s and time left are those of the last minute
+LINE_SECONDS = 20.0  # between two lines of a stage, where there is no terminal
+NAME_WIDTH = 15
+
+
+@dataclass
+class Stage:
+    """What one stage has told so far. `total` is None until it is known."""
+
+    name: str
+    unit: str
+    total: int | None = None
+    done: int = 0
+    note: str = "starting"
+    history: deque[tuple[float, int, int]] = field(default_factory=deque)  # seconds, rows and tokens done by then
+    tokens: int = 0
+
+    def advance(self, now: float, rows: int, tokens: int) -> None:
+        self.note = ""
+        self.done += rows
+        self.tokens += tokens
+        self.history.append((now, self.done, self.tokens))
+        while len(self.history) > 2 and self.history[0][0] < now - RATE_SECONDS:
+            self.history.popleft()
+
+    def rates(self) -> tuple[float, float]:
+        """Rows and tokens a second over the last minute; zero until there are two points in time."""
+        if len(self.history) < 2 or self.history[-1][0] <= self.history[0][0]:
+            return 0.0, 0.0
+        (start, rows, tokens), (end, rows_now, tokens_now) = self.history[0], self.history[-1]
+        return (rows_now - rows) / (end - start), (tokens_now - tokens) / (end - start)
+
+    def shown(self) -> tuple[str, str, str]:
+        """How far, how fast and how long still; empty where it is not known."""
+        rows, tokens = self.rates()
+        count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
+        left = f"{clock((self.total - self.done) / rows)} left" if rows and self.total is not None else ""
+        return f"{count} {self.unit}", f"{tokens:,.0f} tokens/s" if tokens else self.note, left
+
+
+def clock(seconds: float) -> str:
+    """4 -> 0:04, 3700 -> 1:01:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Teller:
+    """Through which a stage tells how far it is."""
+
+    def __init__(self, display: "Display", stage: Stage) -> None:
+        self._display, self._stage = display, stage
+
+    def expect(self, total: int, done: int = 0) -> None:
+        """So many rows are to be made in all; `done` of them are there from before."""
+        self._stage.total, self._stage.done = total, done
+        self._display.refresh(self._stage)
+
+    def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
+        """So many more rows are finished, and so many more tokens were generated or learnt."""
+        self._stage.advance(time.monotonic(), rows, tokens)
+        self._stage.note = note
+        self._display.refresh(self._stage)
+
+
+class Display:
+    """The console of a run. Without a terminal it writes lines only."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bars: dict[str, BarID] = {}
+        self._last_line: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("[cyan]{task.fields[rate]}"),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            transient=True,
+            refresh_per_second=4,
+        )
+
+    @contextmanager
+    def live(self) -> Iterator["Display"]:
+        """While a run works; on a terminal, the bars are there and gone afterwards."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        with self._live:
+            yield self
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, unit: str) -> Iterator[Teller]:
+        """While a stage works."""
+        stage = Stage(name, unit)
+        with self._lock:
+            self._last_line[name] = time.monotonic()
+            if self.console.is_terminal:
+                count, rate, left = stage.shown()
+                self._bars[name] = self._live.add_task(
+                    f"{name:<{NAME_WIDTH}}", total=None, count=count, rate=rate, left=left
+                )
+        if not self.console.is_terminal:
+            self.say(f"{name:<{NAME_WIDTH}} started")
+        try:
+            yield Teller(self, stage)
+        finally:
+            with self._lock:
+                if name in self._bars:
+                    self._live.remove_task(self._bars.pop(name))
+
+    def refresh(self, stage: Stage) -> None:
+        count, rate, left = stage.shown()
+        with self._lock:
+            if stage.name in self._bars:
+                self._live.update(
+                    self._bars[stage.name],
+                    total=stage.total,
+                    completed=stage.done,
+                    count=count,
+                    rate="   ".join(filter(None, [rate, stage.note if stage.note != rate else ""])),
+                    left=left,
+                )
+                return
+            now = time.monotonic()
+            if self.console.is_terminal or now < self._last_line.get(stage.name, now) + LINE_SECONDS:
+                return
+            self._last_line[stage.name] = now
+        told = ", ".join(filter(None, [count, rate, stage.note if stage.note != rate else "", left]))
+        self.say(f"{stage.name:<{NAME_WIDTH}} {told}")

@@ -1,0 +1,95 @@
+"""The display: a terminal shows bars that go, anything else gets plain lines."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from ray_distil import progress
+from ray_distil.progress import Display, Stage, clock
+
+
+def display(terminal: bool) -> tuple[Display, io.StringIO]:
+    stream = io.StringIO()
+    return Display(Console(file=stream, force_terminal=terminal, width=120, color_system=None)), stream
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(4, "0:04"), (61, "1:01"), (3700, "1:01:40")])
+def test_clock(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+def test_rates_are_those_of_the_last_minute() -> None:
+    stage = Stage("teacher", "responses", total=1000)
+    for second in range(0, 200, 10):  # 1 row and 100 tokens a second, then twice as many
+        fast = second >= 100
+        stage.advance(second, 20 if fast else 10, 2000 if fast else 1000)
+    rows, tokens = stage.rates()
+    assert rows == pytest.approx(2)
+    assert tokens == pytest.approx(200)
+    assert stage.shown() == ("300 of 1,000 responses", "200 tokens/s", "5:50 left")
+
+
+def test_a_stage_without_a_finished_row_says_that_it_starts() -> None:
+    assert Stage("teacher", "responses", total=3119).shown() == ("0 of 3,119 responses", "starting", "")
+
+
+def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    shown, stream = display(terminal=False)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with shown.stage("teacher", "responses") as tell:
+        tell.expect(100, done=80)
+        tell.advance(1, 10)
+        tell.advance(1, 10)
+    last = stream.getvalue().splitlines()[-1]
+    assert last.startswith("teacher         82 of 100 responses, ")
+    assert "left" in last
+
+
+def test_without_a_terminal_there_are_plain_lines_only() -> None:
+    shown, stream = display(terminal=False)
+    with shown.live(), shown.stage("long2short", "slow responses") as tell:
+        tell.expect(619)
+        for _ in range(50):  # many events within a moment: one line of start, no flood
+            tell.advance(1, 54)
+        shown.say("long2short  69.2 s: [619] in")
+    assert stream.getvalue() == "long2short      started\nlong2short  69.2 s: [619] in\n"
+
+
+def test_a_line_comes_each_twenty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, *(x for t in range(5, 65, 5) for x in (t, t))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    shown, stream = display(terminal=False)
+    with shown.stage("teacher", "responses") as tell:
+        tell.expect(120)
+        for _ in range(12):
+            tell.advance(10, 500)
+    lines = stream.getvalue().splitlines()
+    assert [re.findall(r"(\d+) of", line) for line in lines] == [[], ["40"], ["80"], ["120"]]
+    assert "100 tokens/s" in lines[-1]
+
+
+def test_a_terminal_shows_a_bar_a_stage_and_keeps_what_is_said() -> None:
+    shown, stream = display(terminal=True)
+    with shown.live():
+        with shown.stage("sft", "steps") as train, shown.stage("evaluation/slow", "answers") as evaluate:
+            train.expect(582)
+            train.advance(100, 30_000, note="loss 0.1234")
+            evaluate.expect(300)
+            shown._live.refresh()
+            screen = stream.getvalue()
+        shown.say("sft  150.5 s")
+    assert "100 of 582 steps" in screen
+    assert "loss 0.1234" in screen
+    assert "0 of 300 answers" in screen
+    assert "sft  150.5 s" in stream.getvalue()
+
+
+def test_a_stage_that_fails_leaves_no_bar() -> None:
+    shown, _ = display(terminal=True)
+    with shown.live(), pytest.raises(RuntimeError), shown.stage("sft", "steps"):
+        raise RuntimeError
+    assert not shown._live.tasks
