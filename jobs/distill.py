@@ -16,6 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from rich.console import Console
 
 from ray_distil import cli, pipeline, plan, report
+from ray_distil.progress import Display
 from ray_distil.storage import Folder
 
 
@@ -37,7 +38,7 @@ def main() -> int:
             console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
             return
         logs.append(pipeline.log_folder(config))
-        made = pipeline.run(config)
+        made = pipeline.run(config, Display(console))
         console.print(report.stages_table(made), "", report.models_table(made), "")
         console.print(f"{report.headline(made)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 

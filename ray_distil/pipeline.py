@@ -2,18 +2,18 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from ray_distil import instructions, report, stages
 from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
 from ray_distil.models import resolve_models, share_tiny_models
+from ray_distil.progress import Display
 from ray_distil.report import Report
 from ray_distil.runs import Run, beside, run_lock
 from ray_distil.session import stderr_to
 
 
-def run(config: DistillConfig, say: Callable[[str], None] = print) -> Report:
+def run(config: DistillConfig, display: Display | None = None) -> Report:
     """Make what the run does not have yet, and its report.
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
@@ -21,15 +21,16 @@ def run(config: DistillConfig, say: Callable[[str], None] = print) -> Report:
     models = resolve_models(config)
     records = instructions.collect(config.instructions, config.run.seed)
     log = log_folder(config) / "driver.log"
-    with run_lock(config.run_folder), stderr_to(log):
+    display = display or Display()
+    with run_lock(config.run_folder), stderr_to(log), display.live():
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
-        this = Run(config, models, say)
-        say(f"messages of the libraries: {log}")
+        this = Run(config, models, display)
+        display.say(f"messages of the libraries: {log}")
         this.folder.write_text("config.yaml", config.to_yaml())
         problems = stages.make_instructions(this, records)
         responses = stages.make_responses(this, problems)
-        with beside(lambda: stages.make_given_evaluations(this, problems), config.run.parallel_engines):
+        with beside(lambda: stages.make_given_evaluations(this, problems), config.run.parallel_engines, display.say):
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TaskID as BarID
 
 RATE_SECONDS = 60.0  # tokens/s and time left are those of the last minute
@@ -65,18 +65,27 @@ def clock(seconds: float) -> str:
 
 
 class Teller:
-    """Through which a stage tells how far it is."""
+    """Through which a stage tells how far it is; this one tells nobody."""
+
+    def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
+        """So many rows are to be made in all, or so many `unit`; `done` of them are there from before."""
+
+    def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
+        """So many more rows are finished, and so many more tokens were generated or learnt."""
+
+
+class StageTeller(Teller):
+    """Tells a display."""
 
     def __init__(self, display: "Display", stage: Stage) -> None:
         self._display, self._stage = display, stage
 
-    def expect(self, total: int, done: int = 0) -> None:
-        """So many rows are to be made in all; `done` of them are there from before."""
+    def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
         self._stage.total, self._stage.done = total, done
+        self._stage.unit = unit or self._stage.unit
         self._display.refresh(self._stage)
 
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        """So many more rows are finished, and so many more tokens were generated or learnt."""
         self._stage.advance(time.monotonic(), rows, tokens)
         self._stage.note = note
         self._display.refresh(self._stage)
@@ -96,8 +105,10 @@ class Display:
             TextColumn("{task.fields[count]}"),
             TextColumn("[cyan]{task.fields[rate]}"),
             TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
             console=self.console,
             transient=True,
+            redirect_stderr=False,  # where messages of the libraries go is not the display's to say
             refresh_per_second=4,
         )
 
@@ -128,7 +139,7 @@ class Display:
         if not self.console.is_terminal:
             self.say(f"{name:<{NAME_WIDTH}} started")
         try:
-            yield Teller(self, stage)
+            yield StageTeller(self, stage)
         finally:
             with self._lock:
                 if name in self._bars:

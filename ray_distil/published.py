@@ -10,7 +10,7 @@ output. DIFFERENCES says in what they knowingly do not do as the original does.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
 from ray_distil.models import resolve_model, resolve_models
 from ray_distil.pipeline import log_folder
+from ray_distil.progress import Display
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.session import start_ray, stderr_to
@@ -96,13 +97,14 @@ class TrainFile(Section):
     training: _Training
 
 
-def simplify(path: str, overrides: Sequence[str] = (), say: Callable[[str], None] = print) -> Path:
+def simplify(path: str, overrides: Sequence[str] = (), display: Display | None = None) -> Path:
     """Stage 1: rewrite each row's reasoning; returns the JSON file with the rows that were rewritten, in their order.
 
     `overrides` change the configuration that the file becomes, as long2short.endpoint.max_concurrency=8.
     """
     file = validate(SimplifyFile, read_mapping(path))
-    _say_differences(file.job_type, say)
+    display = display or Display()
+    _say_differences(file.job_type, display)
     records = instructions.read_records(file.dataset.input_path, "dataset.input_path")
     output = Path(file.dataset.output_path).absolute()
     api_key_env = key_in_environment(file.inference.api_key)
@@ -122,7 +124,7 @@ def simplify(path: str, overrides: Sequence[str] = (), say: Callable[[str], None
             },
         },
     }
-    run = _run(data, overrides, say)
+    run = _run(data, overrides, display)
     with _working_in(run):
         responses = stages.import_responses(run, records, file.dataset.input_path)
         rewrites = stages.make_rewrites(run, responses)
@@ -144,14 +146,15 @@ def simplify(path: str, overrides: Sequence[str] = (), say: Callable[[str], None
     if not made:
         raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
     write_json(output, made)
-    say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
+    display.say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
     return output
 
 
-def train(path: str, overrides: Sequence[str] = (), say: Callable[[str], None] = print) -> Path:
+def train(path: str, overrides: Sequence[str] = (), display: Display | None = None) -> Path:
     """Stage 2: SFT on instruction and output; returns the folder of the student, in Hugging Face format."""
     file = validate(TrainFile, read_mapping(path))
-    _say_differences(file.job_type, say)
+    display = display or Display()
+    _say_differences(file.job_type, display)
     records = instructions.read_records(file.dataset.labeled_path, "dataset.labeled_path")
     resolve_model(file.models.student, "models.student")  # before Ray is asked for its GPUs
     output, trained = Path(file.training.output_dir).absolute(), file.training
@@ -165,12 +168,12 @@ def train(path: str, overrides: Sequence[str] = (), say: Callable[[str], None] =
             **devices(),
         },
     }
-    run = _run(data, overrides, say)
+    run = _run(data, overrides, display)
     with _working_in(run):
         examples = stages.import_examples(run, records, file.dataset.labeled_path)
         checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
-    say(f"the student is in {output}; training state and losses are in {checkpoint.folder}")
+    display.say(f"the student is in {output}; training state and losses are in {checkpoint.folder}")
     return output
 
 
@@ -217,16 +220,16 @@ def write_json(path: Path, rows: list[dict[str, str]]) -> None:
     os.replace(temporary, path)
 
 
-def _run(data: dict[str, Any], overrides: Sequence[str], say: Callable[[str], None]) -> Run:
+def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:
     config = validate(StagesConfig, apply_overrides(data, overrides))
-    return Run(config, resolve_models(config), say)
+    return Run(config, resolve_models(config), display)
 
 
 @contextmanager
 def _working_in(run: Run) -> Iterator[None]:
     log = log_folder(run.config) / "driver.log"
-    with run_lock(run.folder), stderr_to(log):
-        run.say(f"messages of the libraries: {log}")
+    with run_lock(run.folder), stderr_to(log), run.display.live():
+        run.display.say(f"messages of the libraries: {log}")
         run.folder.write_text("config.yaml", run.config.to_yaml())
         yield
 
@@ -248,6 +251,6 @@ def _template(path: str) -> str:
         raise ConfigError(f"dataset.template: cannot read {path!r}: {error.strerror}; give a Jinja file") from error
 
 
-def _say_differences(job_type: str, say: Callable[[str], None]) -> None:
+def _say_differences(job_type: str, display: Display) -> None:
     for line in DIFFERENCES[job_type]:
-        say(f"differs from the original: {line}")
+        display.say(f"differs from the original: {line}")

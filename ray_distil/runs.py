@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
+from ray_distil.progress import Display
 from ray_distil.session import nodes_without, start_ray
 from ray_distil.shards import Artifact, Manifest, fingerprint
 from ray_distil.storage import Folder
@@ -22,13 +23,16 @@ Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
 class Run:
     """A run while its stages are made. `models` has each model of the configuration, by its key, as folder or hub name."""
 
-    def __init__(self, config: StagesConfig, models: dict[str, str], say: Callable[[str], None] = print) -> None:
-        self.config, self.models, self.say, self.folder = config, models, say, config.run_folder
+    def __init__(self, config: StagesConfig, models: dict[str, str], display: Display | None = None) -> None:
+        self.config, self.models, self.folder = config, models, config.run_folder
+        self.display = display or Display()
         self._seen = False
 
     def start_ray(self, imports: tuple[str, ...] = ()) -> None:
         """See `session.start_ray`. Raises UserError where a node does not see the run's folder."""
-        start_ray(self.config.ray.num_cpus, imports)
+        logs = start_ray(self.config.ray.num_cpus, imports)
+        if logs is not None:
+            self.display.say(f"messages of engines and workers: {logs}")
         if not self._seen and self.folder.local is not None:
             blind = nodes_without(self.folder.local)
             if blind:
@@ -61,19 +65,20 @@ class Run:
         name = "/".join([module.STAGE, *artifact.split("/")[1:]])
         manifest = target.manifest()
         if manifest is not None:
-            self.say(f"{name:<15} complete: {_counts(manifest)}")
+            self.display.say(f"{name:<15} complete: {_counts(manifest)}")
             return target
         started = time.monotonic()
         target.start(resume)
-        rows_in, summary = make(target)
+        with self.display.stage(name, unit) as target.tell:
+            rows_in, summary = make(target)
         manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
-        self.say(f"{name:<15} {manifest.seconds:6.1f} s: {_counts(manifest)}")
+        self.display.say(f"{name:<15} {manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
 
 
 @contextmanager
-def beside(work: Callable[[], None], parallel: bool) -> Iterator[None]:
-    """Do `work` while the body runs (in a thread of its own), or before it. Its error is raised after the body.
+def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Do `work` while the body runs (in a thread of its own), or before it. Its error is said at once and raised after the body.
 
     A body that fails does not wait for it: the process is about to end, and what `work` has saved stays.
     """
@@ -88,6 +93,7 @@ def beside(work: Callable[[], None], parallel: bool) -> Iterator[None]:
             work()
         except BaseException as error:  # noqa: BLE001  raised again below, in the main thread
             errors.append(error)
+            say(f"failed beside the other stages, which go on: {error}")
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()

@@ -21,12 +21,14 @@ WORKER_ENV = {
 _starting = threading.Lock()
 
 
-def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
+def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | None:
     """Connect to the cluster that the job runs on, else start a Ray of `num_cpus` logical CPUs on this machine.
 
-    Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread.
+    Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread;
+    the first call returns the folder of this machine in which workers and engines write their messages.
     """
     collect_less()
+    logs = None
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
     with _starting:
         import ray
@@ -38,16 +40,18 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> None:
             local = "RAY_ADDRESS" not in os.environ
             if local:  # nobody watches this Ray's dashboard, and its reporter would take a tenth of a core
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
-            ray.init(
+            context = ray.init(
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
                 runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": collect_less},
                 log_to_driver=False,
             )
-            context = ray.data.DataContext.get_current()
-            context.enable_progress_bars = False
-            context.issue_detectors_config.detectors = []
+            logs = Path(context.address_info["session_dir"]) / "logs"
+            data_context = ray.data.DataContext.get_current()
+            data_context.enable_progress_bars = False
+            data_context.issue_detectors_config.detectors = []
         loading.join()
+    return logs
 
 
 def worker_env() -> dict[str, str]:

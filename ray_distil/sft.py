@@ -17,7 +17,9 @@ from typing import Any
 from ray_distil import metrics
 from ray_distil.checkpoint import STUDENT, export_student, save_state
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.follow import followed
 from ray_distil.models import local_copy
+from ray_distil.progress import Teller
 from ray_distil.shards import StageError
 from ray_distil.storage import Folder
 from ray_distil.tokenization import IGNORE_INDEX
@@ -227,6 +229,7 @@ def train_steps(
                 state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm}
                 metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
                 metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
+                config["follower"].add.remote(state, num_learnt_tokens)
             last = step + 1 == batch.num_steps
             if file is not None and (last or (step + 1) % config["logging_steps"] == 0):
                 line = {
@@ -253,11 +256,12 @@ def train(
     cpus_per_worker: float,
     resources_per_worker: dict[str, float],
     run: str,
+    tell: Teller,
     **settings: Any,
 ) -> SftResult:
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
 
-    `run`: the name that metrics carry.
+    `run`: the name that metrics carry. `tell` hears of each step.
 
     Raises StageError with the worker's own error.
     """
@@ -267,22 +271,22 @@ def train(
 
     filesystem, path = output.filesystem_and_path()
     resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
-    trainer = TorchTrainer(
-        train_loop_per_worker,
-        train_loop_config=settings
-        | {
-            "packed": packed,
-            "output": output,
-            "run": run,
-            "student": student,
-            "cpus_per_worker": cpus_per_worker,
-        },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(name="ray_train", storage_filesystem=filesystem, storage_path=path),
-    )
+    config = settings | {
+        "packed": packed,
+        "output": output,
+        "run": run,
+        "student": student,
+        "cpus_per_worker": cpus_per_worker,
+    }
     try:
-        trainer.fit()
+        with followed(tell) as follower:
+            TorchTrainer(
+                train_loop_per_worker,
+                train_loop_config=config | {"follower": follower},
+                torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+                scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+                run_config=RunConfig(name="ray_train", storage_filesystem=filesystem, storage_path=path),
+            ).fit()
     except TrainingFailedError as error:
         raise StageError(f"sft: a training worker failed: {_root_cause(error)}") from error
     lines = [json.loads(line) for line in output.read_text(METRICS).splitlines()]

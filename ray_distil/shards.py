@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil import metrics
+from ray_distil.progress import Teller
 from ray_distil.schemas import REJECTS, stable_id
 from ray_distil.storage import TEMPORARY, Folder
 
@@ -39,9 +40,10 @@ FINGERPRINT = "_fingerprint"
 ATTEMPT = "_attempt"
 REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
+GENERATED = "distil_generated_tokens"
 TOKEN_COLUMNS = {
     "distil_prompt_tokens": ("num_prompt_tokens",),
-    "distil_generated_tokens": ("num_generated_tokens", "rewritten_tokens"),
+    GENERATED: ("num_generated_tokens", "rewritten_tokens"),
 }
 REASON, DETAIL = "reject_reason", "reject_detail"
 
@@ -122,6 +124,7 @@ class Artifact:
         """
         self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
         self.attempt = ""
+        self.tell = Teller()
         self.schema = schema if schema is not None else pa.schema([])
         self.counted = counted or next(iter(self.schema.names), "")
 
@@ -179,8 +182,8 @@ class Artifact:
         if parallel and len(written) > 1:
             written = [written[0].union(*written[1:])]
         for shards in written:
-            for _ in shards.iter_rows():
-                pass
+            for shard in shards.iter_rows():
+                self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
@@ -300,10 +303,14 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
     metrics.count("distil_rows_written", accepted.num_rows, run=run, stage=stage)
     for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
         metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
-    for metric, columns in TOKEN_COLUMNS.items():
-        spent = sum(pa.compute.sum(table.column(c)).as_py() or 0 for c in columns if c in table.column_names)
-        metrics.count(metric, spent, run=run, stage=stage)
-    return pa.table({"rows_out": [accepted.num_rows], "rows_rejected": [rejected.num_rows]})
+    spent = {
+        metric: sum(pa.compute.sum(table.column(c)).as_py() or 0 for c in columns if c in table.column_names)
+        for metric, columns in TOKEN_COLUMNS.items()
+    }
+    for metric, tokens in spent.items():
+        metrics.count(metric, tokens, run=run, stage=stage)
+    counts = {"rows_out": accepted.num_rows, "rows_rejected": rejected.num_rows}
+    return pa.table({name: [n] for name, n in {**counts, "num_generated_tokens": spent[GENERATED]}.items()})
 
 
 def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
                     suffix=suffix,
                 )
             )
+        artifact.tell.expect(rows_in, len(done))
         artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
         return rows_in, {}
 
@@ -86,6 +87,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
         generate = _generate(asked, model)
         done = artifact.done_ids()
         parts = long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
+        artifact.tell.expect(rows_in, len(done))
         artifact.write(list(parts), long2short.STAGE)
         return rows_in, {}
 
@@ -137,6 +139,7 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
             rows_in -= _where(candidates, "teacher", "slow").num_rows
             rows_in += rewrites.read_table(["rewrite_id"]).num_rows
         parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix)
+        artifact.tell.expect(rows_in)
         artifact.write(parts, curation.STAGE)
         return rows_in, {}
 
@@ -181,6 +184,7 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
             artifact.folder,
             resources_per_worker=config.resources_per_worker,
             run=run.folder.name,
+            tell=artifact.tell,
             **trained,
         )
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
@@ -207,10 +211,11 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
     def make(artifact: Artifact) -> Made:
         run.start_ray(engine.IMPORTS)
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
-        generate = engine.build(settings_of, model)
-        part = evaluation.evaluate(problems.read(), generate, artifact.done_ids(), **asked)
+        rows_in, done = held_out * config.num_samples, artifact.done_ids()
+        part = evaluation.evaluate(problems.read(), engine.build(settings_of, model), done, **asked)
+        artifact.tell.expect(rows_in, len(done))
         artifact.write([part], evaluation.STAGE)
-        return held_out * config.num_samples, evaluation.summarise(artifact.read_table(), name, config.benchmark)
+        return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
     settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
     inputs = [problems.fingerprint, model_mark]

@@ -14,7 +14,7 @@ LAYERS = [
     ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "tiny.muon"],
     ["tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["tokenization"],
-    ["gates", "shards", "engine", "endpoint", "checkpoint"],
+    ["gates", "shards", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
