@@ -3,12 +3,14 @@
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 # Stand-ins that matplotlib draws with -> the page's CSS variables.
 INK, MUTED, LINE, SLOW, FAST, OTHER = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SLOW: "--slow", FAST: "--fast", OTHER: "--other"}
 WIDTH, HEIGHT = 5.2, 3.2  # inches
+Model = dict[str, Any]  # as report.json has it
 
 
 def _axes(x_label: str, y_label: str, height: float = HEIGHT) -> tuple[Any, Any]:
@@ -42,32 +44,46 @@ def _svg(figure: Any, name: str, label: str) -> str:
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    return text.replace("<svg", f'<svg class="figure {name}" role="img" aria-label="{label}"', 1)
+    return text.replace("<svg", f'<svg class="figure {name}" role="img" aria-label="{escape(label)}"', 1)
 
 
-def token_histogram(slow: Sequence[int], rewritten: Sequence[int]) -> str:
-    """Lengths in tokens of the slow reasoning and of its rewrites (at least one each), over the same bins."""
+def token_histogram(name: str, groups: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """Lengths in tokens of two groups, before and after (at least one each), over the same bins."""
     import numpy as np
 
-    bins = np.histogram_bin_edges([*slow, *rewritten], bins=36)
+    bins = np.histogram_bin_edges([tokens for _, group in groups for tokens in group], bins=36)
     figure, axes = _axes("tokens", "responses")
-    for values, colour, name in ((slow, SLOW, "slow"), (rewritten, FAST, "rewritten")):
-        axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{name}, median {np.median(values):,.0f}")
+    for (label, values), colour in zip(groups, (SLOW, FAST), strict=True):
+        axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{label}, median {np.median(values):,.0f}")
     axes.legend(frameon=False, labelcolor=INK)
-    return _svg(figure, "tokens", "Tokens of slow and rewritten reasoning")
+    return _svg(figure, name, f"Tokens: {' and '.join(label for label, _ in groups)}")
 
 
-def accuracy_scatter(models: Sequence[tuple[str, float, float]], baseline: str, student: str | None) -> str:
-    """Points (name, mean tokens, accuracy 0..1), at least one; better is up and to the left."""
+def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: str, student: str | None) -> str:
+    """Accuracy (0..1, with its interval) against mean tokens, at least one model; the line joins those of the front."""
     figure, axes = _axes("mean tokens of an answer", "accuracy, %")
-    for name, tokens, accuracy in models:
+    longest = max(m["mean_tokens"] for m in models)
+    best = [(m["mean_tokens"], 100 * m["accuracy"]) for m in front]
+    axes.step(
+        [t for t, _ in best] + [1.12 * longest + 1],
+        [a for _, a in best] + [best[-1][1]],
+        where="post",
+        color=MUTED,
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+    )
+    for model in models:
+        name, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
         colour = SLOW if name == baseline else FAST if name == student else OTHER
-        axes.scatter([tokens], [100 * accuracy], color=colour, s=60, zorder=3)
-        right = tokens < 0.7 * max(t for _, t, _ in models)
-        side: dict[str, Any] = {"ha": "left" if right else "right", "xytext": (9 if right else -9, 0)}
-        axes.annotate(name, (tokens, 100 * accuracy), textcoords="offset points", va="center", color=INK, **side)
+        if model.get("accuracy_interval"):
+            low, high = (100 * bound for bound in model["accuracy_interval"])
+            axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
+        axes.scatter([tokens], [accuracy], color=colour, s=60, zorder=4)
+        right = tokens < 0.7 * longest
+        side: dict[str, Any] = {"ha": "left" if right else "right", "xytext": (9 if right else -9, -9)}
+        axes.annotate(name, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
     axes.set_ylim(-5, 105)
-    axes.set_xlim(0, 1.12 * max(t for _, t, _ in models) + 1)
+    axes.set_xlim(0, 1.12 * longest + 1)
     return _svg(figure, "accuracy", "Accuracy against mean tokens")
 
 

@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from ray_distil import UserError, figures
-from ray_distil.evaluation import compare
+from ray_distil import UserError, excerpts, figures
+from ray_distil.evaluation import compare, pareto_front
 from ray_distil.shards import Manifest, read_manifest
 from ray_distil.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
-MODEL_HEADER = ("Model", "Accuracy", "Tokens", "Completed", "Speed gain", "Problems")
+MODEL_HEADER = ("Model", "Accuracy", "95% interval", "Tokens", "Completed", "Speed gain", "Problems")
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
 DASH = "–"
 
@@ -42,6 +42,7 @@ class Report:
             [
                 model["name"],
                 _shown(model["accuracy"], "{:.1%}"),
+                _interval(model.get("accuracy_interval")),
                 _shown(model["mean_tokens"], "{:,.1f}"),
                 _shown(model["completion_rate"], "{:.1%}"),
                 _shown(model["speed_gain"], "{:.1f}x"),
@@ -146,6 +147,10 @@ def _shown(value: float | None, form: str) -> str:
     return DASH if value is None else form.format(value)
 
 
+def _interval(bounds: list[float] | None) -> str:
+    return DASH if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
 def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(header):
@@ -168,7 +173,9 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
         "stage_header": STAGE_HEADER,
         "stages": report.stage_rows(),
         "pictures": _pictures(run_folder, report),
-        "examples": _examples(run_folder, report),
+        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(_student(report))]),
+        "rewritten": excerpts.rewritten(run_folder),
+        "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *(f"eval/{m['name']}" for m in report.models)]),
         "versions": _versions(),
         "config": _text(run_folder, "config.yaml"),
     }
@@ -176,25 +183,43 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
 
 def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture."""
-    rewrites = _rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
+    rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
     before, after = ([row[key] for row in rewrites] for key in ("original_tokens", "rewritten_tokens"))
-    points = [
-        (m["name"], m["mean_tokens"], m["accuracy"])
-        for m in report.models
-        if None not in (m["mean_tokens"], m["accuracy"])
+    points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
+    student = _student(report)
+    answers = [
+        (
+            name,
+            [
+                row["num_generated_tokens"]
+                for row in excerpts.rows(run_folder / "eval" / name, ["num_generated_tokens"])
+            ],
+        )
+        for name in (report.baseline, student)
+        if name is not None
     ]
+    answers = [(name, tokens) for name, tokens in answers if tokens]
     losses = [json.loads(line) for line in _text(run_folder / "checkpoint", "metrics.jsonl").splitlines()]
     rejects = [(f"{s['name']}: {reason}", n) for s in report.stages for reason, n in s["rejects"].items()]
     return [
         {
             "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram(before, after) if rewrites else "",
+            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if rewrites else "",
             "caption": f"{len(rewrites):,} rewrites." if rewrites else "This run holds no rewrites.",
         },
         {
+            "title": "Answers before and after the distillation",
+            "svg": figures.token_histogram("answers", answers) if len(answers) == 2 else "",
+            "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
+            if len(answers) == 2
+            else "This run compares no student with its baseline.",
+        },
+        {
             "title": "Accuracy against tokens",
-            "svg": figures.accuracy_scatter(points, report.baseline, _student(report)) if points else "",
-            "caption": "Better is up and to the left." if points else "This run holds no measured accuracy.",
+            "svg": figures.accuracy_scatter(points, pareto_front(points), report.baseline, student) if points else "",
+            "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
+            if points
+            else "This run holds no measured accuracy.",
         },
         {
             "title": "Training loss",
@@ -209,26 +234,6 @@ def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
             "caption": f"{sum(n for _, n in rejects):,} rows in all." if rejects else "No row was rejected.",
         },
     ]
-
-
-def _examples(run_folder: Folder, report: Report) -> list[dict[str, Any]]:
-    """The first two held-out problems, by id, as baseline and student answer them."""
-    columns = ["model", "instruction_id", "instruction", "reference_answer", "response", "correct", "complete"]
-    columns.append("num_generated_tokens")
-    shown = [report.baseline, _student(report)]
-    by_problem: dict[str, dict[str, Any]] = {}
-    for name in shown:
-        for row in _rows(run_folder / "eval" / str(name), columns):
-            by_problem.setdefault(row["instruction_id"], {}).setdefault(row["model"], row)
-    both = [by_problem[key] for key in sorted(by_problem) if len(by_problem[key]) == len(shown)]
-    return [{"problem": answers[shown[0]], "answers": [answers[name] for name in shown]} for answers in both[:2]]
-
-
-def _rows(folder: Folder, columns: list[str]) -> list[dict[str, Any]]:
-    """The rows of a finished artifact, by its first column asked for; none where it is not finished."""
-    manifest = read_manifest(folder)
-    shards = [name for name in manifest.files if name.startswith("part-")] if manifest else []
-    return [row for shard in shards for row in folder.read_table(shard, columns).to_pylist()]
 
 
 def _text(folder: Folder, file: str) -> str:

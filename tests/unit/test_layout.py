@@ -18,7 +18,7 @@ LAYERS = [
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
-    ["figures", "plan"],
+    ["figures", "plan", "excerpts"],
     ["report"],
     ["pipeline", "published", "cli", "tiny.answers", "tiny.train"],
 ]

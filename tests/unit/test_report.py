@@ -84,7 +84,7 @@ def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
     page = (run / "report" / "report.html").read_text()
-    assert re.findall(r'class="figure (\w+)"', page) == ["tokens", "accuracy", "loss", "rejects"]
+    assert re.findall(r'class="figure (\w+)"', page) == ["tokens", "answers", "accuracy", "loss", "rejects"]
     assert re.findall(r"<script|<link|<iframe|<img|@import|src=|url\(http|href=\"http", page) == []
     assert "#00000" not in page, "a stand-in colour was left"
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -105,7 +105,7 @@ def test_markdown_has_the_tables(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
     words = (run / "report" / "report.md").read_text()
-    assert "| fast | 95.0% | 50.0 | 100.0% | 4.0x | 2 |" in words
+    assert "| fast | 95.0% | – | 50.0 | 100.0% | 4.0x | 2 |" in words
     assert "| teacher | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
 
 
@@ -128,7 +128,7 @@ def test_missing_accuracy_is_a_dash_and_no_claim(tmp_path: Path) -> None:
 
 def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
     made = report.build(Folder.at(make_run(tmp_path / "mine", [MODELS[0], MODELS[2]])))
-    assert [row[4] for row in made.model_rows()] == ["–", "–"]
+    assert [row[5] for row in made.model_rows()] == ["–", "–"]
     assert "compares no student" in report.headline(made)
 
 
