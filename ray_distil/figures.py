@@ -55,6 +55,7 @@ def token_histogram(name: str, groups: Sequence[tuple[str, Sequence[int]]]) -> s
     figure, axes = _axes("tokens", "responses")
     for (label, values), colour in zip(groups, (SLOW, FAST), strict=True):
         axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{label}, median {np.median(values):,.0f}")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, labelcolor=INK)
     return _svg(figure, name, f"Tokens: {' and '.join(label for label, _ in groups)}")
 
@@ -100,6 +101,7 @@ def reject_bars(rejects: Sequence[tuple[str, int]]) -> str:
     """Rejected rows by "stage: reason", at least one, the most first."""
     ordered = sorted(rejects, key=lambda entry: entry[1])
     figure, axes = _axes("rows", "", height=0.9 + 0.32 * len(ordered))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     bars = axes.barh([name for name, _ in ordered], [count for _, count in ordered], color=SLOW, height=0.6)
     axes.bar_label(bars, labels=[f"{count:,}" for _, count in ordered], padding=4, color=INK)
     axes.grid(visible=False)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ray_distil import UserError, report
-from ray_distil.schemas import EVAL, REWRITES
+from ray_distil import UserError, excerpts, report
+from ray_distil.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.shards import Manifest, write_manifest
 from ray_distil.storage import Folder
 
@@ -135,3 +135,46 @@ def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run folder"):
         report.build(Folder.at(tmp_path / "absent"))
+
+
+def test_rejected_rows_are_shown_one_a_stage_and_reason(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    (run / "responses" / "_rejects").mkdir()
+    rows = [
+        {"id": key, "stage": "teacher", "reason": reason, "detail": "2,000 tokens", "row": json.dumps(row)}
+        for key, reason, row in [
+            ("b", "incomplete", {"response": "the second"}),
+            ("a", "incomplete", {"response": HOSTILE, "num_generated_tokens": 3}),
+            ("c", "no_answer", {"response": "another reason"}),
+        ]
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, REJECTS), run / "responses" / "_rejects" / "part-1.parquet")
+    manifest = json.loads((run / "responses" / "_manifest.json").read_text())
+    manifest["files"] = ["_rejects/part-1.parquet"]
+    (run / "responses" / "_manifest.json").write_text(json.dumps(manifest))
+    report.build(Folder.at(run))
+    page = (run / "report" / "report.html").read_text()
+    assert "another reason" in page
+    assert "the second" not in page
+    assert "&lt;script&gt;" in page
+    assert "num_generated_tokens" not in page
+
+
+def test_rewrites_stand_beside_their_source(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    response = {f.name: "x" if f.type == pa.string() else 1 for f in RESPONSES} | {
+        "reasoning": "Let me think at length."
+    }
+    pq.write_table(pa.Table.from_pylist([response], RESPONSES), run / "responses" / "part-1.parquet")
+    manifest = json.loads((run / "responses" / "_manifest.json").read_text())
+    (run / "responses" / "_manifest.json").write_text(json.dumps(manifest | {"files": ["part-1.parquet"]}))
+    (first, *_rest) = excerpts.rewritten(Folder.at(run))
+    assert (first["before"], first["after"]) == ("Let me think at length.", "x")
+    assert len(_rest) == 2
+
+
+def test_intervals_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    models = [MODELS[1], MODELS[2] | {"accuracy_interval": [0.93, 0.97]}]
+    made = report.build(Folder.at(make_run(tmp_path / "mine", models)))
+    assert [row[2] for row in made.model_rows()] == ["–", "93.0–97.0%"]
+    assert json.loads(made.to_json())["models"][1]["accuracy_interval"] == [0.93, 0.97]

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import curation, engine, long2short, teacher, tokenization
+from ray_distil import curation, engine, evaluation, long2short, teacher, tokenization
 from ray_distil.gates import GATES
 from ray_distil.models import resolve_model
 from ray_distil.prompts import LONG2SHORT
@@ -139,3 +139,36 @@ def test_finish_reason_is_told_by_the_stop_token() -> None:
     assert engine.finish_reason([5, end], stop) == "stop"
     assert engine.finish_reason([end, 5], stop) == "length"
     assert engine.finish_reason([], stop) == "length"
+
+
+def graded(*shares: list[bool | None]) -> list[dict[str, Any]]:
+    return [{"instruction_id": str(k), "correct": c} for k, samples in enumerate(shares) for c in samples]
+
+
+def test_accuracy_interval_is_that_of_a_binomial_where_problems_have_one_sample() -> None:
+    low, high = evaluation.accuracy_interval(graded(*[[True]] * 270, *[[False]] * 30)) or [0, 0]
+    # normal approximation: 0.9 +- 1.96 * sqrt(0.9 * 0.1 / 300)
+    assert low == pytest.approx(0.866, abs=0.006)
+    assert high == pytest.approx(0.934, abs=0.006)
+
+
+def test_accuracy_interval_draws_problems_not_samples() -> None:
+    one = evaluation.accuracy_interval(graded(*[[True]] * 10, *[[False]] * 10)) or [0, 0]
+    eight = evaluation.accuracy_interval(graded(*[[True] * 8] * 10, *[[False] * 8] * 10)) or [0, 0]
+    assert eight == one  # eight samples that agree say no more than one
+
+
+def test_accuracy_interval_without_a_reference_and_without_spread() -> None:
+    assert evaluation.accuracy_interval(graded([None], [None])) is None
+    assert evaluation.accuracy_interval(graded([True], [True], [None])) == [1.0, 1.0]
+
+
+def test_pareto_front_is_what_no_other_model_beats() -> None:
+    models = [
+        {"name": name, "mean_tokens": tokens, "accuracy": accuracy}
+        for name, tokens, accuracy in [
+            ("slow", 200.0, 0.95), ("fast", 50.0, 0.95), ("worse", 60.0, 0.9), ("base", 10.0, 0.0), ("none", 5.0, None),
+        ]
+    ]  # fmt: skip
+    assert [m["name"] for m in evaluation.pareto_front(models)] == ["base", "fast"]
+    assert evaluation.pareto_front([]) == []
