@@ -1,18 +1,24 @@
 """What the entry points in jobs/ share: arguments, and errors as exit codes.
 
 0 done; 1 failed while running, with the path of the log; 2 wrong configuration or input, with the message alone;
-130 interrupted by Ctrl-C, 143 by SIGTERM, as `ray job stop` sends it.
+130 interrupted by Ctrl-C, 143 by SIGTERM, as `ray job stop` sends it: within 10 seconds, with every process gone.
 """
 
 import argparse
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
+from ray_distil.session import end, end_ray, family
+
+GRACE_SECONDS = 7.0  # from Ctrl-C to an end by force
+INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,18 +40,15 @@ def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
 
 def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> int:
     """Run a job and return its exit code; the last line on stderr says what to do."""
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
+    _end_by_signals()
     try:
         job()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print("interrupted; finished shards are kept: run the same command again to go on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
+        end_ray()
         return 143 if isinstance(error, Terminated) else 130
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
         folder = log_folder()
@@ -58,6 +61,35 @@ def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> i
             print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
         return 1
     return 0
+
+
+def _end_by_signals() -> None:
+    """Ctrl-C and SIGTERM raise in the main thread; a process that is still there after GRACE_SECONDS ends by force.
+
+    Raising alone is not enough: what a signal raises within a callback of Python's import system is ignored, and can
+    leave that system locked for good.
+    """
+    console = os.dup(2)  # during a run, stderr goes to a file
+    ending = threading.Event()
+
+    def force(code: int) -> None:
+        os.write(console, f"{INTERRUPTED}\n".encode())
+        end(family())
+        os._exit(code)
+
+    def interrupt(number: int, _: object) -> None:
+        if ending.is_set():
+            return
+        ending.set()
+        code = 128 + number
+        timer = threading.Timer(GRACE_SECONDS, force, [code])
+        timer.daemon = True
+        timer.start()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs do not hear Ctrl-C
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def load_config(arguments: argparse.Namespace) -> DistillConfig:

@@ -7,8 +7,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from ray_distil.config import SUBMITTED
 
@@ -34,7 +36,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
         import ray
         import ray.data
 
-        loading = threading.Thread(target=lambda: [importlib.import_module(name) for name in imports])
+        loading = threading.Thread(target=lambda: [importlib.import_module(name) for name in imports], daemon=True)
         loading.start()
         if not ray.is_initialized():
             local = "RAY_ADDRESS" not in os.environ
@@ -52,6 +54,27 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             data_context.issue_detectors_config.detectors = []
         loading.join()
     return logs
+
+
+def family() -> list[psutil.Process]:
+    """The processes that came of this one: of a Ray that it started, all of it."""
+    return psutil.Process().children(recursive=True)
+
+
+def end_ray() -> None:
+    """Leave Ray, and end what is left of one that this process started: its agents outlive it by seconds."""
+    others = family()  # before their parents are gone
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        sys.modules["ray"].shutdown()
+    end(others)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """End processes at once, and wait until they are gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=3)
 
 
 def worker_env() -> dict[str, str]:

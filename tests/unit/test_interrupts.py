@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM end a job soon and whole, even one that does not hear them."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+JOB = """
+import subprocess, sys, time
+from ray_distil import cli
+
+cli.GRACE_SECONDS = 1.0
+
+def job():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, flush=True)
+    while True:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            {heard}
+
+sys.exit(cli.guarded(job, lambda: None))
+"""
+
+
+@pytest.mark.parametrize("heard", ["raise", "pass"], ids=["heard", "swallowed"])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, heard: str, tmp_path: Path) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB.format(heard=heard)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert job.stdout is not None
+    child = int(job.stdout.readline())
+    job.send_signal(sent)
+    started = time.monotonic()
+    _, errors = job.communicate(timeout=30)
+    assert job.returncode == code
+    assert errors.splitlines()[-1] == "interrupted; finished shards are kept: run the same command again to go on"
+    assert not psutil.pid_exists(child)
+    if heard == "pass":
+        assert time.monotonic() - started > 0.9
