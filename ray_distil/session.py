@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -21,6 +22,7 @@ WORKER_ENV = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 _starting = threading.Lock()
+ResultT = TypeVar("ResultT")
 
 
 def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | None:
@@ -97,6 +99,25 @@ def nodes_without(folder: Path) -> list[str]:
         for node in nodes
     ]
     return [node["NodeManagerAddress"] for node, seen in zip(nodes, ray.get(asked), strict=True) if not seen]
+
+
+def off_the_main_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Do `work` in a thread and wait for it: only in the main thread can a library put its own handler for Ctrl-C."""
+    done: list[ResultT] = []
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001  raised again below, in the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)  # an interrupted process does not wait for it
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return done[0]
 
 
 def collect_less() -> None:

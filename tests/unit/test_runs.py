@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil.runs import beside, run_lock
-from ray_distil.session import stderr_to
+from ray_distil.session import off_the_main_thread, stderr_to
 from ray_distil.storage import Folder
 
 
@@ -60,3 +60,9 @@ def test_stderr_goes_to_the_file_and_comes_back(tmp_path: Path, capfd: pytest.Ca
     os.write(2, b"shown\n")
     assert file.read_bytes() == b"first\nsecond\n"
     assert capfd.readouterr().err == "shown\n"
+
+
+def test_work_off_the_main_thread_gives_its_result_or_its_error() -> None:
+    assert off_the_main_thread(lambda: threading.current_thread() is threading.main_thread()) is False
+    with pytest.raises(ZeroDivisionError):
+        off_the_main_thread(lambda: 1 / 0)
