@@ -17,7 +17,7 @@ from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.session import end, end_ray, family
 
-GRACE_SECONDS = 6.0  # from Ctrl-C to an end by force
+GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
 INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
 
 
