@@ -18,8 +18,8 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
-    models = resolve_models(config)
     records = instructions.collect(config.instructions, config.run.seed)
+    models = resolve_models(config)
     log = log_folder(config) / "driver.log"
     display = display or Display()
     with run_lock(config.run_folder), stderr_to(log), display.live():

@@ -1,0 +1,95 @@
+"""Every command of the README: run here, or by the test that the table names."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ray_distil.tiny.world import held_out
+
+from .conftest import ROOT, SmallRun
+
+PROGRAMS = ("make", "ray", "python", ".venv/bin/python", "vllm", "ENDPOINT=https://...")
+DISTILL = ".venv/bin/python jobs/distill.py"
+# What a cluster, GPUs, a hub or minutes of two cores are needed for is run by these, on addresses and sizes of theirs.
+ELSEWHERE = {
+    "make demo": "tests/integration/conftest.py::small_run",
+    "make test": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
+    "ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/distill.py "
+    "run.storage_path=s3://BUCKET/runs": "tests/integration/test_submission.py::test_stopped_and_submitted_again",
+    "ENDPOINT=https://... TOKEN=... python jobs/infer.py --config=distilqwen2.5-0324_stage1.json": "tests/integration/"
+    "test_published_commands.py::test_the_two_commands",
+    "python jobs/train.py --config=distilqwen2.5-0324_stage2.json": "tests/integration/"
+    "test_published_commands.py::test_the_two_commands",
+    "vllm serve runs/one-gpu/checkpoint/student": "tests/integration/test_published_commands.py::test_the_two_commands",
+}
+
+
+def readme_commands() -> list[str]:
+    """The indented lines that begin with a program; continued lines joined, remarks left out."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    lines = [re.sub(r"\s+", " ", line.split("  #")[0]).strip() for line in text.splitlines() if line.startswith("    ")]
+    return [line for line in lines if line.split(" ")[0] in PROGRAMS]
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README in `folder`, by this environment's Python and the jobs of this checkout."""
+    words = command.replace(".venv/bin/python", sys.executable).replace("jobs/", f"{ROOT}/jobs/").split()
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def own_problems(small_run: SmallRun, folder: Path) -> None:
+    problems = [{"instruction": p.question, "answer": str(p.answer)} for p in held_out(5, 40)]
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)) + "\n")
+    quick = "teachers.slow=null training.num_train_epochs=1 evaluation.models=[]"
+    result = shell(f"{DISTILL} instructions.path=problems.jsonl run.name=mine {quick}", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (folder / "runs" / "mine" / "report" / "report.html").exists()
+
+
+def plan(small_run: SmallRun, folder: Path) -> None:
+    result = shell(f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml", folder)
+    assert result.returncode == 0, result.stderr
+    assert "GPU-hours" in result.stdout
+
+
+def one_gpu(small_run: SmallRun, folder: Path) -> None:
+    result = shell(f"{DISTILL} --config jobs/recipes/one-gpu.yaml", folder)
+    assert result.returncode == 2  # there are no problems here
+    assert "problems.jsonl" in result.stderr
+
+
+def status(small_run: SmallRun, folder: Path) -> None:
+    result = shell(f"{DISTILL} --status {small_run.folder}", folder)
+    assert result.returncode == 0, result.stderr
+    assert "evaluation/fast" in result.stdout
+
+
+HERE: dict[str, Callable[[SmallRun, Path], None]] = {
+    f"{DISTILL} instructions.path=problems.jsonl run.name=mine": own_problems,
+    f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml": plan,
+    f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
+    f"{DISTILL} --status runs/one-gpu": status,
+}
+
+
+def test_every_command_is_run_by_a_test() -> None:
+    assert set(readme_commands()) == HERE.keys() | ELSEWHERE.keys()
+    for test in ELSEWHERE.values():
+        file, _, name = test.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text(), test
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, tmp_path: Path) -> None:
+    HERE[command](small_run, tmp_path)
+
+
+@pytest.mark.parametrize(("target", "runs"), [("demo", "jobs/distill.py"), ("test", "pytest tests/integration")])
+def test_make_runs_what_the_readme_says(target: str, runs: str) -> None:
+    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1].endswith(runs)
