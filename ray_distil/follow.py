@@ -33,18 +33,20 @@ def followed(tell: Teller) -> Iterator[Any]:
     over = threading.Event()
 
     def listen() -> None:
-        told, tokens_told = 0, 0
-        while not over.wait(ASK_SECONDS):
+        told, tokens_told, last = 0, 0, False
+        while not last:
+            last = over.wait(ASK_SECONDS)
             try:
                 state, num_tokens = ray.get(follower.get.remote())
             except ray.exceptions.RayError:  # a lost node or a Ray that ends: training says so itself
                 return
-            if not state or state["step"] == told:
+            step = int(state.get("step", 0))
+            if step == told:
                 continue
             if not told:
                 tell.expect(int(state["steps"]), unit="steps")
-            tell.advance(int(state["step"]) - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}")
-            told, tokens_told = int(state["step"]), num_tokens
+            tell.advance(step - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}")
+            told, tokens_told = step, num_tokens
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

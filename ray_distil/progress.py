@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -34,8 +35,8 @@ class Stage:
     history: deque[tuple[float, int, int]] = field(default_factory=deque)  # seconds, rows and tokens done by then
     tokens: int = 0
 
-    def advance(self, now: float, rows: int, tokens: int) -> None:
-        self.note = ""
+    def advance(self, now: float, rows: int, tokens: int, note: str = "") -> None:
+        self.note = note
         self.done += rows
         self.tokens += tokens
         self.history.append((now, self.done, self.tokens))
@@ -49,12 +50,13 @@ class Stage:
         (start, rows, tokens), (end, rows_now, tokens_now) = self.history[0], self.history[-1]
         return (rows_now - rows) / (end - start), (tokens_now - tokens) / (end - start)
 
-    def shown(self) -> tuple[str, str, str]:
-        """How far, how fast and how long still; empty where it is not known."""
+    def shown(self) -> dict[str, str]:
+        """How far, how fast, a note, and how long still; empty where it is not known."""
         rows, tokens = self.rates()
         count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
         left = f"{clock((self.total - self.done) / rows)} left" if rows and self.total is not None else ""
-        return f"{count} {self.unit}", f"{tokens:,.0f} tokens/s" if tokens else self.note, left
+        rate = f"{tokens:,.0f} tokens/s" if tokens else ""
+        return {"count": f"{count} {self.unit}", "rate": rate, "note": self.note, "left": left}
 
 
 def clock(seconds: float) -> str:
@@ -86,8 +88,7 @@ class StageTeller(Teller):
         self._display.refresh(self._stage)
 
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        self._stage.advance(time.monotonic(), rows, tokens)
-        self._stage.note = note
+        self._stage.advance(time.monotonic(), rows, tokens, note)
         self._display.refresh(self._stage)
 
 
@@ -104,6 +105,7 @@ class Display:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[count]}"),
             TextColumn("[cyan]{task.fields[rate]}"),
+            TextColumn("{task.fields[note]}"),
             TextColumn("{task.fields[left]}"),
             TimeElapsedColumn(),
             console=self.console,
@@ -112,18 +114,17 @@ class Display:
             refresh_per_second=4,
         )
 
-    @contextmanager
-    def live(self) -> Iterator["Display"]:
+    def live(self) -> AbstractContextManager[Any]:
         """While a run works; on a terminal, the bars are there and gone afterwards."""
-        if not self.console.is_terminal:
-            yield self
-            return
-        with self._live:
-            yield self
+        return self._live if self.console.is_terminal else nullcontext()
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def tell(self, stage: str, text: str) -> None:
+        """A line about a stage."""
+        self.say(f"{stage:<{NAME_WIDTH}} {text}")
 
     @contextmanager
     def stage(self, name: str, unit: str) -> Iterator[Teller]:
@@ -132,12 +133,9 @@ class Display:
         with self._lock:
             self._last_line[name] = time.monotonic()
             if self.console.is_terminal:
-                count, rate, left = stage.shown()
-                self._bars[name] = self._live.add_task(
-                    f"{name:<{NAME_WIDTH}}", total=None, count=count, rate=rate, left=left
-                )
+                self._bars[name] = self._live.add_task(f"{name:<{NAME_WIDTH}}", total=None, **stage.shown())
         if not self.console.is_terminal:
-            self.say(f"{name:<{NAME_WIDTH}} started")
+            self.tell(name, "started")
         try:
             yield StageTeller(self, stage)
         finally:
@@ -146,21 +144,14 @@ class Display:
                     self._live.remove_task(self._bars.pop(name))
 
     def refresh(self, stage: Stage) -> None:
-        count, rate, left = stage.shown()
+        """Show what a stage has told."""
+        shown = stage.shown()
         with self._lock:
             if stage.name in self._bars:
-                self._live.update(
-                    self._bars[stage.name],
-                    total=stage.total,
-                    completed=stage.done,
-                    count=count,
-                    rate="   ".join(filter(None, [rate, stage.note if stage.note != rate else ""])),
-                    left=left,
-                )
+                self._live.update(self._bars[stage.name], total=stage.total, completed=stage.done, **shown)
                 return
             now = time.monotonic()
             if self.console.is_terminal or now < self._last_line.get(stage.name, now) + LINE_SECONDS:
                 return
             self._last_line[stage.name] = now
-        told = ", ".join(filter(None, [count, rate, stage.note if stage.note != rate else "", left]))
-        self.say(f"{stage.name:<{NAME_WIDTH}} {told}")
+        self.tell(stage.name, ", ".join(filter(None, shown.values())))

@@ -1,9 +1,9 @@
 """A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
 
 import fcntl
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.progress import Display
-from ray_distil.session import nodes_without, start_ray
+from ray_distil.session import in_background, nodes_without, start_ray
 from ray_distil.shards import Artifact, Manifest, fingerprint
 from ray_distil.storage import Folder
 
@@ -65,42 +65,37 @@ class Run:
         name = "/".join([module.STAGE, *artifact.split("/")[1:]])
         manifest = target.manifest()
         if manifest is not None:
-            self.display.say(f"{name:<15} complete: {_counts(manifest)}")
+            self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
         started = time.monotonic()
         target.start(resume)
         with self.display.stage(name, unit) as target.tell:
             rows_in, summary = make(target)
         manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
-        self.display.say(f"{name:<15} {manifest.seconds:6.1f} s: {_counts(manifest)}")
+        self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
 
 
 @contextmanager
 def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Do `work` while the body runs (in a thread of its own), or before it. Its error is said at once and raised after the body.
+    """Do `work` while the body runs, in a thread of its own, or before it.
 
-    A body that fails does not wait for it: the process is about to end, and what `work` has saved stays.
+    Its error is said at once and raised after the body. A body that fails does not wait for it: the process is about
+    to end, and what `work` has saved stays.
     """
     if not parallel:
         work()
         yield
         return
-    errors: list[BaseException] = []
 
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  raised again below, in the main thread
-            errors.append(error)
-            say(f"failed beside the other stages, which go on: {error}")
+    def tell(done: "Future[None]") -> None:
+        if done.exception() is not None:
+            say(f"failed beside the other stages, which go on: {done.exception()}")
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
+    working = in_background(work)
+    working.add_done_callback(tell)
     yield
-    thread.join()
-    if errors:
-        raise errors[0]
+    working.result()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -38,8 +39,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
         import ray
         import ray.data
 
-        loading = threading.Thread(target=lambda: [importlib.import_module(name) for name in imports], daemon=True)
-        loading.start()
+        loading = in_background(lambda: [importlib.import_module(name) for name in imports])
         if not ray.is_initialized():
             local = "RAY_ADDRESS" not in os.environ
             if local:  # nobody watches this Ray's dashboard, and its reporter would take a tenth of a core
@@ -54,7 +54,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             data_context = ray.data.DataContext.get_current()
             data_context.enable_progress_bars = False
             data_context.issue_detectors_config.detectors = []
-        loading.join()
+        loading.result()
     return logs
 
 
@@ -101,23 +101,21 @@ def nodes_without(folder: Path) -> list[str]:
     return [node["NodeManagerAddress"] for node, seen in zip(nodes, ray.get(asked), strict=True) if not seen]
 
 
-def off_the_main_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Do `work` in a thread and wait for it: only in the main thread can a library put its own handler for Ctrl-C."""
-    done: list[ResultT] = []
-    errors: list[BaseException] = []
+def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
+    """Do `work` in a thread that an interrupted process does not wait for; its result or error is the future's.
 
-    def guarded() -> None:
+    In no thread but the main one can a library put its own handler for Ctrl-C.
+    """
+    future: Future[ResultT] = Future()
+
+    def run() -> None:
         try:
-            done.append(work())
-        except BaseException as error:  # noqa: BLE001  raised again below, in the main thread
-            errors.append(error)
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+            future.set_exception(error)
 
-    thread = threading.Thread(target=guarded, daemon=True)  # an interrupted process does not wait for it
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return done[0]
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def collect_less() -> None:

@@ -20,7 +20,7 @@ from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.follow import followed
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
-from ray_distil.session import off_the_main_thread
+from ray_distil.session import in_background
 from ray_distil.shards import StageError
 from ray_distil.storage import Folder
 from ray_distil.tokenization import IGNORE_INDEX
@@ -288,7 +288,7 @@ def train(
                 scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
                 run_config=RunConfig(name="ray_train", storage_filesystem=filesystem, storage_path=path),
             )
-            off_the_main_thread(trainer.fit)
+            in_background(trainer.fit).result()  # in the main thread, Ray Train would take Ctrl-C over
     except TrainingFailedError as error:
         raise StageError(f"sft: a training worker failed: {_root_cause(error)}") from error
     lines = [json.loads(line) for line in output.read_text(METRICS).splitlines()]

@@ -310,7 +310,7 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
     for metric, tokens in spent.items():
         metrics.count(metric, tokens, run=run, stage=stage)
     counts = {"rows_out": accepted.num_rows, "rows_rejected": rejected.num_rows}
-    return pa.table({name: [n] for name, n in {**counts, "num_generated_tokens": spent[GENERATED]}.items()})
+    return pa.Table.from_pylist([counts | {"num_generated_tokens": spent[GENERATED]}])
 
 
 def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:

@@ -5,19 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_distil.config import load
 from ray_distil.gates import GATES, first_reason
 from ray_distil.prompts import Messages, instruction_messages, long2short_messages
 from ray_distil.reasoning import extract_answer, split_reasoning
 from ray_distil.tiny.world import SUFFIX, Problem
-
-MAX_TOKENS = 600
-ENGINE = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "max_model_len": 1024,
-    "max_num_seqs": 256,
-    "kv_cache_memory_bytes": 2**28,
-}
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,16 @@ def score(answers: Sequence[Answer]) -> Score:
 
 
 class Answerer:
-    """One vLLM engine in this process."""
+    """One vLLM engine in this process, set up as the tiny recipe evaluates its models."""
 
     def __init__(self, model: Path) -> None:
-        os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", TORCHDYNAMO_DISABLE="1", VLLM_LOGGING_LEVEL="ERROR")
-        from vllm import LLM
+        evaluation = load(None, []).evaluation
+        assert evaluation.engine is not None  # the recipe has one
+        os.environ.update(evaluation.engine.env_vars, VLLM_LOGGING_LEVEL="ERROR")
+        from vllm import LLM, SamplingParams
 
-        self.engine = LLM(str(model), **ENGINE)
+        self.engine = LLM(str(model), **evaluation.engine.engine_kwargs)
+        self.sampling_params = SamplingParams(**evaluation.sampling_params.model_dump(exclude_none=True))
 
     def answer(self, problems: Sequence[Problem]) -> list[Answer]:
         """The model's own answers, as the pipeline's teachers and students are asked."""
@@ -77,9 +72,7 @@ class Answerer:
         return self._chat(problems, [long2short_messages(p.question, str(p.answer), r) for p, r in pairs])
 
     def _chat(self, problems: Sequence[Problem], conversations: list[Messages]) -> list[Answer]:
-        from vllm import SamplingParams
-
-        outputs = self.engine.chat(conversations, SamplingParams(temperature=0, max_tokens=MAX_TOKENS), use_tqdm=False)
+        outputs = self.engine.chat(conversations, self.sampling_params, use_tqdm=False)
         completions = [output.outputs[0] for output in outputs]
         return [
             Answer(problem, c.text, len(c.token_ids), c.finish_reason)

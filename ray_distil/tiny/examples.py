@@ -17,8 +17,8 @@ from ray_distil.prompts import Messages, instruction_messages, long2short_messag
 from ray_distil.tiny import texts
 from ray_distil.tiny.tokenizer import END_OF_TEXT, END_OF_TURN
 from ray_distil.tiny.world import SUFFIX, Problem, training_problems
+from ray_distil.tokenization import IGNORE_INDEX
 
-IGNORE_INDEX = -100
 NUM_FACTS = 11  # a row
 POOL = 400  # examples drawn at once, to be sorted by length
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil.tiny.answers import Answerer, Score, score
-from ray_distil.tiny.examples import IGNORE_INDEX, Example, Examples, collate, mixed, repeated
+from ray_distil.tiny.examples import Example, Examples, collate, mixed, repeated
 from ray_distil.tiny.tokenizer import END_OF_TURN, MAX_LENGTH, build_tokenizer
 from ray_distil.tiny.world import SEED_TEST, held_out, training_problems
+from ray_distil.tokenization import IGNORE_INDEX
 
 SHAPE = {  # Qwen2, 0.9 M parameters
     "vocab_size": 832,
@@ -56,7 +57,7 @@ class Course:
     learning_rate: float
     tokens_per_batch: int
     seed: int
-    minutes: float  # of one core, as measured
+    minutes: float  # of one core, about
     steps: int = 0
     mixture: Mapping[str, float] = field(default_factory=dict)  # share of each kind of example
     chains_of: str | None = None  # in place of a mixture: learn this model's correct answers
@@ -122,7 +123,7 @@ def chains(teacher: Path, examples: Examples, num_problems: int) -> list[Example
     answers = Answerer(teacher).answer(problems)
     kept = [a for a in answers if a.correct]
     print(f"{teacher.name}: {len(kept)} of {len(answers)} chains are correct and are learnt", flush=True)
-    return [examples.response(a.problem.question, a.response) for a in kept or answers]
+    return [examples.response(a.problem.question, a.response) for a in kept]
 
 
 def new_model(tokenizer: Any) -> Any:
@@ -165,7 +166,7 @@ def train(
     from ray_distil.tiny.muon import Muon
 
     def share_of_peak(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
         return min(1.0, (step + 1) / WARMUP_STEPS) * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
 
     table = model.model.embed_tokens.weight

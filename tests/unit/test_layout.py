@@ -1,6 +1,7 @@
 """The house: imports go down only, light modules stay light, files stay small."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,7 @@ PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["storage", "section", "config", "schemas", "progress", "tiny.world"],
     ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "tiny.muon"],
-    ["tiny.texts", "tiny.tokenizer", "tiny.examples"],
-    ["tokenization"],
+    ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "shards", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
@@ -63,3 +63,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_readme_annotates_every_module(path: Path) -> None:
+    named = re.findall(r"[\w/]+\.py", (ROOT / "README.md").read_text())
+    assert str(path.relative_to(PACKAGE)) in named

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil.runs import beside, run_lock
-from ray_distil.session import off_the_main_thread, stderr_to
+from ray_distil.session import in_background, stderr_to
 from ray_distil.storage import Folder
 
 
@@ -62,7 +62,20 @@ def test_stderr_goes_to_the_file_and_comes_back(tmp_path: Path, capfd: pytest.Ca
     assert capfd.readouterr().err == "shown\n"
 
 
-def test_work_off_the_main_thread_gives_its_result_or_its_error() -> None:
-    assert off_the_main_thread(lambda: threading.current_thread() is threading.main_thread()) is False
+def test_work_in_background_gives_its_result_or_its_error() -> None:
+    assert in_background(lambda: threading.current_thread() is threading.main_thread()).result() is False
     with pytest.raises(ZeroDivisionError):
-        off_the_main_thread(lambda: 1 / 0)
+        in_background(lambda: 1 / 0).result()
+
+
+def test_an_error_beside_the_body_is_told_at_once() -> None:
+    told: list[str] = []
+    heard = threading.Event()
+
+    def say(line: str) -> None:
+        told.append(line)
+        heard.set()
+
+    with pytest.raises(ZeroDivisionError), beside(lambda: 1 / 0, True, say):  # type: ignore[arg-type, return-value]
+        assert heard.wait(10)
+    assert told == ["failed beside the other stages, which go on: division by zero"]
