@@ -13,7 +13,7 @@ test: lint unit         ## everything, with real engines
 	$(BIN)/python -m pytest tests/integration
 
 unit: $(READY)          ## seconds, no engine
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -40,8 +40,8 @@ def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, hear
     )
     assert job.stdout is not None
     child = int(job.stdout.readline())
-    job.send_signal(sent)
     started = time.monotonic()
+    job.send_signal(sent)
     _, errors = job.communicate(timeout=30)
     assert job.returncode == code
     assert errors.splitlines()[-1] == "interrupted; finished shards are kept: run the same command again to go on"

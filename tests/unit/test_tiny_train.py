@@ -55,8 +55,8 @@ def test_muon_refuses_what_is_no_matrix() -> None:
 def test_training_repeats_exactly_and_learns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny, "LOG_STEPS", 8)
-    first, second = trained(16), trained(16)
+    monkeypatch.setattr(tiny, "LOG_STEPS", 5)
+    first, second = trained(10), trained(10)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
     assert losses[:2] == losses[2:]
