@@ -17,9 +17,9 @@ cli.GRACE_SECONDS = 1.0
 
 def job():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(child.pid, flush=True)
     while True:
         try:
+            print(child.pid, flush=True)  # from here on a signal comes while this is tried
             time.sleep(600)
         except KeyboardInterrupt:
             {heard}
