@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TaskID as BarID
 
 RATE_SECONDS = 60.0  # tokens/s and time left are those of the last minute
+LEFT_ROWS = 32  # finished within that minute, of a short stage a tenth: fewer say nothing of the time left
 LINE_SECONDS = 20.0  # between two lines of a stage, where there is no terminal
 NAME_WIDTH = 15
 
@@ -53,8 +54,10 @@ class Stage:
     def shown(self) -> dict[str, str]:
         """How far, how fast, a note, and how long still; empty where it is not known."""
         rows, tokens = self.rates()
+        total = self.total or 0
+        known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
         count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
-        left = f"{clock((self.total - self.done) / rows)} left" if rows and self.total is not None else ""
+        left = f"{clock((total - self.done) / rows)} left" if known else ""
         rate = f"{tokens:,.0f} tokens/s" if tokens else ""
         return {"count": f"{count} {self.unit}", "rate": rate, "note": self.note, "left": left}
 

@@ -36,18 +36,28 @@ def test_a_stage_without_a_finished_row_says_that_it_starts() -> None:
     assert list(shown.values()) == ["0 of 3,119 responses", "", "starting", ""]
 
 
+def test_a_few_rows_say_nothing_of_the_time_left() -> None:
+    stage = Stage("long2short", "slow responses", total=619)
+    stage.advance(0, 20, 0)  # rejected before they are asked
+    stage.advance(17, 1, 0)
+    assert stage.shown()["left"] == ""
+    stage.advance(40, 128, 6400)
+    assert stage.shown()["left"] == "2:26 left"
+
+
 def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     shown, stream = display(terminal=False)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with shown.stage("teacher", "responses") as tell:
-        tell.expect(100, done=80)
+        tell.expect(100, done=70)
         tell.advance(1, 10)
-        tell.advance(1, 10)
-    last = stream.getvalue().splitlines()[-1]
-    assert last.startswith("teacher         82 of 100 responses, ")
-    assert "left" in last
+        tell.advance(10, 100)  # in 10 s
+        stage = tell._stage  # type: ignore[attr-defined]
+    assert stage.shown()["count"] == "81 of 100 responses"
+    assert stage.rates()[0] < 2
+    assert "left" in stream.getvalue().splitlines()[-1]
 
 
 def test_without_a_terminal_there_are_plain_lines_only() -> None:
