@@ -81,7 +81,10 @@ def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: 
             axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
         axes.scatter([tokens], [accuracy], color=colour, s=60, zorder=4)
         right = tokens < 0.7 * longest
-        side: dict[str, Any] = {"ha": "left" if right else "right", "xytext": (9 if right else -9, -9)}
+        side: dict[str, Any] = {
+            "ha": "left" if right else "right",
+            "xytext": (9 if right else -9, 9 if accuracy < 10 else -9),
+        }
         axes.annotate(name, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
     axes.set_ylim(-5, 105)
     axes.set_xlim(0, 1.12 * longest + 1)
