@@ -13,9 +13,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.session import end, end_ray, family
+from ray_distil.session import end_ray, family, kill
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
 INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
@@ -72,17 +74,18 @@ def _end_by_signals() -> None:
     console = os.dup(2)  # during a run, stderr goes to a file
     ending = threading.Event()
 
-    def force(code: int) -> None:
+    def force(code: int, others: list[psutil.Process]) -> None:
         os.write(console, f"{INTERRUPTED}\n".encode())
-        end(family())
-        os._exit(code)
+        kill([*others, *family()])
+        os._exit(code)  # at once: Ray's own threads crash when they find its processes gone
 
     def interrupt(number: int, _: object) -> None:
         if ending.is_set():
             return
         ending.set()
         code = 128 + number
-        timer = threading.Timer(GRACE_SECONDS, force, [code])
+        # Who is there now: once a parent has gone, its children are no longer found.
+        timer = threading.Timer(GRACE_SECONDS, force, [code, family()])
         timer.daemon = True
         timer.start()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -68,15 +68,15 @@ def end_ray() -> None:
     others = family()  # before their parents are gone
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         sys.modules["ray"].shutdown()
-    end(others)
+    kill(others)
+    psutil.wait_procs(others, timeout=3)
 
 
-def end(processes: list[psutil.Process]) -> None:
-    """End processes at once, and wait until they are gone."""
+def kill(processes: list[psutil.Process]) -> None:
+    """End processes at once, those that are there still."""
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):  # also where another process has its number now
             process.kill()
-    psutil.wait_procs(processes, timeout=3)
 
 
 def worker_env() -> dict[str, str]:
