@@ -10,14 +10,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.session import end_ray, family, kill
+from ray_distil.session import family, kill
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
 INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
@@ -41,7 +42,7 @@ def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
 
 
 def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> int:
-    """Run a job and return its exit code; the last line on stderr says what to do."""
+    """Run a job and return its exit code, or end the process at a signal; the last line on stderr says what to do."""
     _end_by_signals()
     try:
         job()
@@ -49,9 +50,7 @@ def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> i
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(INTERRUPTED, file=sys.stderr)
-        end_ray()
-        return 143 if isinstance(error, Terminated) else 130
+        _leave(143 if isinstance(error, Terminated) else 130)
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
         folder = log_folder()
         if folder is None:
@@ -74,18 +73,12 @@ def _end_by_signals() -> None:
     console = os.dup(2)  # during a run, stderr goes to a file
     ending = threading.Event()
 
-    def force(code: int, others: list[psutil.Process]) -> None:
-        os.write(console, f"{INTERRUPTED}\n".encode())
-        kill([*others, *family()])
-        os._exit(code)  # at once: Ray's own threads crash when they find its processes gone
-
     def interrupt(number: int, _: object) -> None:
         if ending.is_set():
             return
         ending.set()
-        code = 128 + number
         # Who is there now: once a parent has gone, its children are no longer found.
-        timer = threading.Timer(GRACE_SECONDS, force, [code, family()])
+        timer = threading.Timer(GRACE_SECONDS, _leave, [128 + number, console, family()])
         timer.daemon = True
         timer.start()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -93,6 +86,20 @@ def _end_by_signals() -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs do not hear Ctrl-C
         signal.signal(signal.SIGINT, interrupt)
+
+
+def _leave(code: int, console: int = 2, others: Sequence[psutil.Process] = ()) -> NoReturn:
+    """End this process and all that came of it at once.
+
+    Not by ray.shutdown(): threads that are still at work in Ray crash it. Shards are written whole or not at all, and
+    a cluster cleans up behind a driver that has gone.
+    """
+    sys.stdout.flush()
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h")  # the cursor, which a live view hides
+    os.write(console, f"{INTERRUPTED}\n".encode())
+    kill([*others, *family()])
+    os._exit(code)
 
 
 def load_config(arguments: argparse.Namespace) -> DistillConfig:

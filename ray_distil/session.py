@@ -63,15 +63,6 @@ def family() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def end_ray() -> None:
-    """Leave Ray, and end what is left of one that this process started: its agents outlive it by seconds."""
-    others = family()  # before their parents are gone
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        sys.modules["ray"].shutdown()
-    kill(others)
-    psutil.wait_procs(others, timeout=3)
-
-
 def kill(processes: list[psutil.Process]) -> None:
     """End processes at once, those that are there still."""
     for process in processes:
