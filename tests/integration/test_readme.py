@@ -91,5 +91,6 @@ def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, 
 
 @pytest.mark.parametrize(("target", "runs"), [("demo", "jobs/distill.py"), ("test", "pytest tests/integration")])
 def test_make_runs_what_the_readme_says(target: str, runs: str) -> None:
-    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "-n", target]  # under `make test` this make is a nested one
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1].endswith(runs)
