@@ -3,6 +3,7 @@
 Each model's answers are an artifact of their own, so another student leaves those of the others as they are.
 """
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,13 +31,16 @@ def requests(
     sampling_params: dict[str, Any],
     seed: int,
     suffix: str,
+    done: Container[str] = (),
 ) -> list[dict[str, Any]]:
-    """An INSTRUCTIONS row as the requests to one model: none if it is not held out, else one a sample."""
+    """An INSTRUCTIONS row as the requests to one model: none if it is not held out, else one a sample not in `done`."""
     if row["split"] != "eval":
         return []
     made = []
     for sample_index in range(num_samples):
         eval_id = stable_id(name, benchmark, row["instruction_id"], sample_index)
+        if eval_id in done:
+            continue
         made.append({
             "id": eval_id,
             "model_name": name,
@@ -72,9 +76,9 @@ def answer_batch(table: pa.Table) -> pa.Table:
     return table_of([answer_row(row) for row in table.to_pylist()], EVAL)
 
 
-def evaluate(problems: "Dataset", generate: "Generate", done_ids: set[str], **asked: Any) -> "Dataset":
-    """One model's answers to the held-out problems, but for those done already. `asked`: the arguments of `requests`."""
-    pending = problems.flat_map(requests, fn_kwargs=asked).filter(lambda row: row["id"] not in done_ids)
+def evaluate(problems: "Dataset", generate: "Generate", **asked: Any) -> "Dataset":
+    """One model's answers to the held-out problems. `asked`: the other arguments of `requests`."""
+    pending = problems.flat_map(requests, fn_kwargs=asked)
     return generate(pending).map_batches(answer_batch, batch_size=None, batch_format="pyarrow")
 
 

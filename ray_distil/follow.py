@@ -28,8 +28,11 @@ class LastStep:
 def followed(tell: Teller) -> Iterator[Any]:
     """A handle that the training calls `add.remote` of; what it says is told on until the end."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    follower = ray.remote(num_cpus=0)(LastStep).remote()
+    # On the driver's node: on another, which Ray would choose at random, it would keep a teacher from being let go.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    follower = ray.remote(num_cpus=0, scheduling_strategy=here)(LastStep).remote()
     over = threading.Event()
 
     def listen() -> None:

@@ -1,6 +1,7 @@
 """Stage 3: slow responses rewritten into short reasoning, and a verdict on each."""
 
 import json
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -72,7 +73,7 @@ def rewrites(
     gates: list[str],
     sampling_params: dict[str, Any],
     seed: int,
-    done_ids: set[str],
+    done: Container[str],
     system_prompt: str | None = None,
 ) -> tuple["Dataset", "Dataset"]:
     """`(unfit, rewritten)`: slow responses that are rejected as sources, and rewrites, but for those done already.
@@ -81,7 +82,7 @@ def rewrites(
     """
     how = {"gates": gates, "sampling_params": sampling_params, "seed": seed, "system_prompt": system_prompt}
     asked = responses.map(request, fn_kwargs=how)
-    asked = asked.filter(lambda row: row["id"] not in done_ids).materialize()
+    asked = asked.filter(lambda row: row["id"] not in done).materialize()
     unfit = asked.filter(lambda row: row["source_reason"] != "")
     fit = asked.filter(lambda row: row["source_reason"] == "")
     rewritten = generate(fit).map_batches(

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ray_distil import UserError, excerpts, figures
 from ray_distil.evaluation import compare, pareto_front
-from ray_distil.shards import Manifest, read_manifest
+from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")

@@ -1,6 +1,7 @@
 """A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
 
 import fcntl
+import gc
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -11,9 +12,10 @@ import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
+from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
 from ray_distil.session import in_background, nodes_without, start_ray
-from ray_distil.shards import Artifact, Manifest, fingerprint
+from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
@@ -71,6 +73,7 @@ class Run:
         target.start(resume)
         with self.display.stage(name, unit) as target.tell:
             rows_in, summary = make(target)
+        gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
         manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target

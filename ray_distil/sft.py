@@ -7,6 +7,7 @@ micro-steps' means would weigh tokens by the company they keep, and change with 
 
 import json
 import math
+import os
 import random
 import time
 from contextlib import nullcontext
@@ -270,6 +271,8 @@ def train(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    # Ray Train's watcher of preemptions is an actor on any node, a teacher's too, which then stays as long as training.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     filesystem, path = output.filesystem_and_path()
     resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
     config = settings | {

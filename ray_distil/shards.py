@@ -11,23 +11,23 @@ Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so th
 A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
 own file. What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are
 made again. Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they
-write no row that is being made again. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two
-configurations and nothing that was paid for is deleted.
+write no row that is being made again. What one of them had begun to write in that very moment may be there twice;
+`finish` leaves one of each. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never
+mixes two configurations and nothing that was paid for is deleted.
 """
 
-import hashlib
 import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ray_distil import metrics
+from ray_distil.ids import IdSet, count_ids, keys_of
+from ray_distil.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from ray_distil.progress import Teller
 from ray_distil.schemas import REJECTS, stable_id
 from ray_distil.storage import TEMPORARY, Folder
@@ -35,11 +35,11 @@ from ray_distil.storage import TEMPORARY, Folder
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MANIFEST = "_manifest.json"
 FINGERPRINT = "_fingerprint"
 ATTEMPT = "_attempt"
 REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
+DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 GENERATED = "distil_generated_tokens"
 TOKEN_COLUMNS = {
     "distil_prompt_tokens": ("num_prompt_tokens",),
@@ -50,50 +50,6 @@ REASON, DETAIL = "reject_reason", "reject_detail"
 
 class StageError(RuntimeError):
     """A stage could not finish; the message says what happened and what to do."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a finished artifact holds. rows_in = rows_out + rows_rejected, counted in `unit`."""
-
-    artifact: str
-    stage: str
-    fingerprint: str
-    unit: str
-    rows_in: int
-    rows_out: int
-    rows_rejected: int
-    rejects: dict[str, int]
-    seconds: float
-    files: list[str]
-    summary: dict[str, Any] = field(default_factory=dict)
-
-
-def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:
-    """16 hexadecimal digits over a stage's code version, its settings and the fingerprints of its inputs.
-
-    Raises TypeError or ValueError for a setting that has no stable form in JSON (a set, an object, NaN).
-    """
-    text = json.dumps([stage, version, settings, inputs], sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest(rows: list[dict[str, Any]]) -> str:
-    """What rows in memory say, for `fingerprint`."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def model_fingerprint(model: str) -> str:
-    """What a model is, for `fingerprint`: a hub name as it is; a folder by its small files and the sizes of the large."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        digest.update(file.read_bytes() if size < 2**26 else b"")
-    return digest.hexdigest()[:16]
 
 
 def with_rejects(schema: pa.Schema) -> pa.Schema:
@@ -139,14 +95,9 @@ class Artifact:
     def is_complete(self) -> bool:
         return self.manifest() is not None
 
-    def done_ids(self) -> set[str]:
+    def done_ids(self) -> IdSet:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
-        if not self._is_ours():
-            return set()
-        done: set[str] = set()
-        for ids in self._ids():
-            done.update(ids)
-        return done
+        return IdSet(self._ids() if self._is_ours() else ())
 
     def start(self, resume: bool = True) -> None:
         """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
@@ -192,16 +143,18 @@ class Artifact:
     def finish(
         self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
     ) -> Manifest:
-        """Count what is in the shards and write the manifest. Raises StageError if rows are missing or doubled."""
-        ids: Counter[str] = Counter()
-        for shard_ids in self._ids():
-            ids.update(shard_ids)
-        doubled = sum(1 for count in ids.values() if count > 1)
-        if self.schema.names and (doubled or len(ids) != rows_in):
+        """Count what is in the shards and write the manifest.
+
+        Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
+        in one of them: a task of a stopped run wrote it while it was being made again.
+        """
+        num_dropped = self._drop_doubled()
+        num_ids, doubled = count_ids(self._ids())
+        if self.schema.names and (len(doubled) or num_ids != rows_in):
             raise StageError(
-                f"{stage}: {rows_in} rows went in, {len(ids)} came out or were rejected, {doubled} of them more than "
-                f"once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
-                + (f"; first remove {self.folder}." if doubled else ".")
+                f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
+                f"than once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
+                + (f"; first remove {self.folder}." if len(doubled) else ".")
             )
         rejects: Counter[str] = Counter()
         for file in self._files(REJECTS_FOLDER):
@@ -217,7 +170,7 @@ class Artifact:
             rejects=dict(sorted(rejects.items())),
             seconds=round(seconds, 2),
             files=[*self._files(), *self._files(REJECTS_FOLDER)],
-            summary=summary or {},
+            summary=(summary or {}) | ({DROPPED: num_dropped} if num_dropped else {}),
         )
         return write_manifest(self.folder, manifest)
 
@@ -245,6 +198,26 @@ class Artifact:
         table = pa.concat_tables(tables)
         return table.sort_by(key) if key in table.column_names else table
 
+    def _drop_doubled(self) -> int:
+        """Leave each row to the first shard that has it, accepted ones before rejected ones; returns how many went."""
+        if self.counted != next(iter(self.schema.names), ""):
+            return 0  # ids in lists: rows of several of them cannot be taken apart, and are made anew by each attempt
+        doubled, kept, num_dropped = set(count_ids(self._ids())[1].tolist()), set[int](), 0
+        for file in self._files() + self._files(REJECTS_FOLDER) if doubled else []:
+            table = self.folder.read_table(file)
+            ids = table.column(0).to_pylist()
+            here = [key for key in keys_of(ids).tolist() if key in doubled]
+            again = kept.intersection(here)
+            kept.update(here)
+            if again:
+                rest = table.filter(pa.array([key not in again for key in keys_of(ids).tolist()]))
+                inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
+                if rest.num_rows:
+                    _write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
+                self.folder.remove(file)
+                num_dropped += table.num_rows - rest.num_rows
+        return num_dropped
+
     def _mark(self) -> str | None:
         """The fingerprint that the folder's shards carry."""
         try:
@@ -270,20 +243,6 @@ class Artifact:
 def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
     """The table of a batch of one file name."""
     return folder.read_table(str(batch["item"][0]), columns)
-
-
-def read_manifest(folder: Folder) -> Manifest | None:
-    """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole."""
-    try:
-        return Manifest(**json.loads(folder.read_text(MANIFEST)))
-    except FileNotFoundError:
-        return None
-
-
-def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
-    """Write the manifest; the artifact is whole from here on."""
-    folder.write_text(MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
-    return manifest
 
 
 def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, stage: str, attempt: str) -> pa.Table:

@@ -12,9 +12,11 @@ from ray_distil import curation, endpoint, engine, evaluation, instructions, lon
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig
 from ray_distil.engine import Generate
+from ray_distil.ids import IdSet
+from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
-from ray_distil.shards import Artifact, StageError, digest, model_fingerprint, table_of
+from ray_distil.shards import Artifact, StageError, table_of
 
 Made = tuple[int, dict[str, Any]]
 
@@ -42,28 +44,26 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         )
 
     def make(artifact: Artifact) -> Made:
-        run.start_ray(engine.IMPORTS)
         train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
-        done = artifact.done_ids()
-        rows_in, parts = 0, []
-        for name, asked in teachers.items():
-            rows_in += teacher.num_requests(train, name, asked.fraction, asked.num_samples)
-            parts.append(
+        rows_in = sum(teacher.num_requests(train, n, a.fraction, a.num_samples) for n, a in teachers.items())
+        if (done := _pending(artifact, rows_in)) is not None:
+            run.start_ray(engine.IMPORTS)
+            parts = [
                 teacher.responses(
                     problems.read(),
                     _generate(asked, model_of[name]),
                     name,
                     model_of[name],
-                    done,
                     fraction=asked.fraction,
                     num_samples=asked.num_samples,
                     sampling_params=_params(asked.sampling_params),
                     seed=seed,
                     suffix=suffix,
+                    done=done,
                 )
-            )
-        artifact.tell.expect(rows_in, len(done))
-        artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
+                for name, asked in teachers.items()
+            ]
+            artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
         return rows_in, {}
 
     return run.stage(
@@ -81,14 +81,13 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     gates, params = enabled_gates(run.config), _params(config.sampling_params)
 
     def make(artifact: Artifact) -> Made:
-        run.start_ray(engine.IMPORTS)
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
-        sources = responses.read().filter(lambda row: row["teacher"] == "slow")
-        generate = _generate(asked, model)
-        done = artifact.done_ids()
-        parts = long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
-        artifact.tell.expect(rows_in, len(done))
-        artifact.write(list(parts), long2short.STAGE)
+        if (done := _pending(artifact, rows_in)) is not None:
+            run.start_ray(engine.IMPORTS)
+            sources = responses.read().filter(lambda row: row["teacher"] == "slow")
+            generate = _generate(asked, model)
+            parts = long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
+            artifact.write(list(parts), long2short.STAGE)
         return rows_in, {}
 
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
@@ -209,12 +208,12 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
     }
 
     def make(artifact: Artifact) -> Made:
-        run.start_ray(engine.IMPORTS)
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
-        rows_in, done = held_out * config.num_samples, artifact.done_ids()
-        part = evaluation.evaluate(problems.read(), engine.build(settings_of, model), done, **asked)
-        artifact.tell.expect(rows_in, len(done))
-        artifact.write([part], evaluation.STAGE)
+        rows_in = held_out * config.num_samples
+        if (done := _pending(artifact, rows_in)) is not None:
+            run.start_ray(engine.IMPORTS)
+            part = evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)
+            artifact.write([part], evaluation.STAGE)
         return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
     settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
@@ -246,6 +245,13 @@ def _given(section: SectionT | None) -> SectionT:
     if section is None:
         raise StageError("the configuration has no section for this stage")
     return section
+
+
+def _pending(artifact: Artifact, rows_in: int) -> IdSet | None:
+    """The rows that a stopped run has finished already; None where these are all, and no engine is needed."""
+    done = artifact.done_ids()
+    artifact.tell.expect(rows_in, len(done))
+    return done if len(done) < rows_in else None
 
 
 def _params(sampling: SamplingParams) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Stage 2: the teachers' responses to the training instructions, one row per (instruction, teacher, sample)."""
 
 import json
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,13 +38,19 @@ def requests(
     sampling_params: dict[str, Any],
     seed: int,
     suffix: str,
+    done: Container[str] = (),
 ) -> list[dict[str, Any]]:
-    """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed."""
+    """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
+
+    Those whose ids are in `done` are left out.
+    """
     if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, fraction):
         return []
     made = []
     for sample_index in range(num_samples):
         response_id = stable_id(row["instruction_id"], teacher, sample_index)
+        if response_id in done:
+            continue
         row_seed = int(stable_id(seed, response_id), 16) % 2**31
         made.append({
             "id": response_id,
@@ -96,14 +103,10 @@ def imported_row(record: Any, response_id: str, position: int) -> dict[str, Any]
     }
 
 
-def responses(
-    instructions: "Dataset", generate: "Generate", teacher: str, model: str, done_ids: set[str], **asked: Any
-) -> "Dataset":
-    """One teacher's responses, but for those done already. `asked`: the other arguments of `requests`."""
+def responses(instructions: "Dataset", generate: "Generate", teacher: str, model: str, **asked: Any) -> "Dataset":
+    """One teacher's responses. `asked`: the other arguments of `requests`."""
     params = asked["sampling_params"]
-    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked}).filter(
-        lambda row: row["id"] not in done_ids
-    )
+    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked})
     return generate(pending).map_batches(
         response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}
     )

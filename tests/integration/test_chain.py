@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_distil import schemas
-from ray_distil.shards import read_manifest
+from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
 
 from .conftest import BATCH_SIZE, SmallRun

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ray_distil.shards import read_manifest
+from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
 
 NUM_TRAIN = 200

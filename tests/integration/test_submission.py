@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ray_distil.shards import read_manifest
+from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
 from tests.integration.cluster import Cluster, SubmittedJob
 from tests.integration.conftest import ROOT, SMALL, SmallRun

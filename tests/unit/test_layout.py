@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["storage", "section", "config", "schemas", "progress", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "tiny.muon"],
+    ["storage", "section", "config", "schemas", "ids", "progress", "tiny.world"],
+    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "manifest", "tiny.muon"],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "shards", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.manifest import model_fingerprint
 from ray_distil.models import TINY_MODELS, local_copy, share_tiny_models
-from ray_distil.shards import model_fingerprint
 from ray_distil.storage import Folder
 
 

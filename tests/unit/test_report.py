@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from ray_distil import UserError, excerpts, report
+from ray_distil.manifest import Manifest, write_manifest
 from ray_distil.schemas import EVAL, REJECTS, RESPONSES, REWRITES
-from ray_distil.shards import Manifest, write_manifest
 from ray_distil.storage import Folder
 
 HOSTILE = "<script>alert('x')</script>"

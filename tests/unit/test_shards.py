@@ -8,14 +8,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil.schemas import INSTRUCTIONS
-from ray_distil.shards import Artifact, StageError, fingerprint, model_fingerprint, reject, table_of
+from ray_distil.manifest import fingerprint, model_fingerprint
+from ray_distil.schemas import INSTRUCTIONS, stable_id
+from ray_distil.shards import DROPPED, Artifact, StageError, reject, table_of
 from ray_distil.storage import Folder
 
 
 def row(name: str) -> dict[str, Any]:
     return {
-        "instruction_id": name,
+        "instruction_id": stable_id(name),
         "instruction": f"do {name}",
         "source": "s",
         "split": "train",
@@ -43,7 +44,7 @@ def test_rows_and_rejects_add_up(tmp_path: Path) -> None:
     assert target.is_complete()
     rejects = pq.read_table(tmp_path / "instructions" / "_rejects").to_pylist()
     assert [(r["id"], r["stage"], r["reason"], r["detail"]) for r in rejects] == [
-        ("b", "instructions", "empty", "no text")
+        (stable_id("b"), "instructions", "empty", "no text")
     ]
     assert json.loads(rejects[0]["row"])["instruction"] == "do b"
 
@@ -54,20 +55,35 @@ def test_folder_reads_as_one_table(tmp_path: Path) -> None:
     write(target, row("a"), reject(row("b"), "empty"))
     write(target, row("c"))
     target.finish("instructions", "rows", 3, 1.0)
-    assert sorted(pd.read_parquet(tmp_path / "instructions").instruction_id) == ["a", "c"]
+    assert sorted(pd.read_parquet(tmp_path / "instructions").instruction) == ["do a", "do c"]
     assert pq.read_schema(next((tmp_path / "instructions").glob("part-*"))).equals(INSTRUCTIONS)
 
 
-def test_lost_and_doubled_rows_are_no_whole_artifact(tmp_path: Path) -> None:
+def test_lost_rows_and_rows_twice_in_one_shard_are_no_whole_artifact(tmp_path: Path) -> None:
     target = artifact(tmp_path)
     target.start()
     write(target, row("a"))
     with pytest.raises(StageError, match="2 rows went in, 1 came out"):
         target.finish("instructions", "rows", 2, 1.0)
-    write(target, row("a"), row("b"))
+    write(target, row("b"), row("b"))
     with pytest.raises(StageError, match="1 of them more than once"):
         target.finish("instructions", "rows", 2, 1.0)
     assert not target.is_complete()
+
+
+def test_a_row_that_two_shards_have_stays_in_one(tmp_path: Path) -> None:
+    """As a task of a stopped run leaves it that was writing while the next run began."""
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), row("b"), row("c"))
+    write(target, row("c"), row("d"), reject(row("e"), "empty"))
+    write(target, row("d"))
+    write(target, row("f"), reject(row("a"), "engine_error"))
+    manifest = target.finish("instructions", "rows", 6, 1.0)
+    assert (manifest.rows_out, manifest.rows_rejected, manifest.rejects) == (5, 1, {"empty": 1})
+    assert manifest.summary == {DROPPED: 3}
+    assert sorted(target.read_table()["instruction"].to_pylist()) == ["do a", "do b", "do c", "do d", "do f"]
+    assert target.is_complete()
 
 
 def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
@@ -76,7 +92,9 @@ def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
     write(target, row("a"), reject(row("b"), "empty"))
     (tmp_path / "instructions" / "part-half.1.tmp").write_bytes(b"half a shard")
     again = artifact(tmp_path)
-    assert again.done_ids() == {"a", "b"}
+    done = again.done_ids()
+    assert [stable_id(name) in done for name in "abc"] == [True, True, False]
+    assert len(done) == 2
     again.start()
     assert not list((tmp_path / "instructions").glob("*.tmp"))
     write(again, row("c"))
@@ -88,7 +106,7 @@ def test_a_stage_that_does_not_resume_starts_with_no_shard(tmp_path: Path) -> No
     target.start()
     write(target, row("a"), reject(row("b"), "empty"))
     target.start(resume=False)
-    assert target.done_ids() == set()
+    assert target.done_ids().keys.tolist() == []
     write(target, row("b"))
     write(target, row("a"))
     assert target.finish("instructions", "rows", 2, 1.0).rows_out == 2
@@ -121,13 +139,13 @@ def test_other_configuration_moves_old_shards_away(tmp_path: Path) -> None:
     first.finish("instructions", "rows", 1, 1.0)
     second = artifact(tmp_path, "f2")
     assert not second.is_complete()
-    assert second.done_ids() == set()
+    assert second.done_ids().keys.tolist() == []
     second.start()
     write(second, row("b"))
     second.finish("instructions", "rows", 1, 1.0)
-    assert second.read_table().column("instruction_id").to_pylist() == ["b"]
+    assert second.read_table().column("instruction").to_pylist() == ["do b"]
     (old,) = (tmp_path / "superseded").iterdir()
-    assert pd.read_parquet(old).instruction_id.tolist() == ["a"]
+    assert pd.read_parquet(old).instruction.tolist() == ["do a"]
 
 
 def test_a_missing_shard_makes_the_artifact_incomplete(tmp_path: Path) -> None:

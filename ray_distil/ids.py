@@ -1,0 +1,47 @@
+"""Sets of row ids at eight bytes an id, for artifacts of more rows than Python's own sets should hold.
+
+An id is 16 hexadecimal digits (`schemas.stable_id`), which are the 64 bits of a number.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+DIGITS = 16
+
+
+def keys_of(ids: list[str]) -> Keys:
+    """The ids as numbers, [rows]. Raises ValueError for what is not 16 hexadecimal digits."""
+    raw = bytes.fromhex("".join(ids))
+    if len(raw) * 2 != DIGITS * len(ids):
+        raise ValueError(f"an id has {DIGITS} hexadecimal digits; here are some that do not, such as {ids[0]!r}")
+    return np.frombuffer(raw, dtype=">u8").astype(np.uint64)
+
+
+def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
+    """How many different ids there are, and those that are there more than once."""
+    keys, counts = np.unique(_together(parts), return_counts=True)
+    return len(keys), keys[counts > 1]
+
+
+class IdSet:
+    """A set of ids that is made once; pickled, it takes eight bytes an id."""
+
+    def __init__(self, parts: Iterable[list[str]] = ()) -> None:
+        self.keys = np.unique(_together(parts))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, row_id: str) -> bool:
+        if not len(self.keys):
+            return False
+        key = np.uint64(int(row_id, 16))
+        place = np.searchsorted(self.keys, key)
+        return bool(place < len(self.keys) and self.keys[place] == key)
+
+
+def _together(parts: Iterable[list[str]]) -> Keys:
+    return np.concatenate([np.empty(0, np.uint64), *(keys_of(part) for part in parts)])
