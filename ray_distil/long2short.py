@@ -75,8 +75,8 @@ def rewrites(
     seed: int,
     done: Container[str],
     system_prompt: str | None = None,
-) -> tuple["Dataset", "Dataset"]:
-    """`(unfit, rewritten)`: slow responses that are rejected as sources, and rewrites, but for those done already.
+) -> list["Dataset"]:
+    """`[unfit, rewritten]`: slow responses that are rejected as sources, and rewrites, but for those done already.
 
     `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
     """
@@ -91,7 +91,7 @@ def rewrites(
         batch_format="pyarrow",
         fn_kwargs={"model": model, "sampling_params": sampling_params},
     )
-    return unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten
+    return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
 
 
 def unfit_batch(table: pa.Table) -> pa.Table:

@@ -6,17 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
+from ray_distil.engine import IMPORTS
+from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
 from ray_distil.session import in_background, nodes_without, start_ray
 from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
 Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
@@ -77,6 +82,40 @@ class Run:
         manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
+
+    def generate(
+        self, artifact: Artifact, rows_in: int, stage: str, parts: Callable[[IdSet], list["Dataset"]], parallel: bool
+    ) -> None:
+        """Write the rows that are not in the artifact yet. `parts` makes the datasets of all rows but those given.
+
+        What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
+        are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
+        own making, and is raised.
+        """
+        failed_at = -1
+        while True:
+            done = artifact.done_ids()
+            artifact.tell.expect(rows_in, len(done))
+            if len(done) >= rows_in:
+                return
+            self.start_ray(IMPORTS)
+            try:
+                artifact.write(parts(done), stage, parallel)
+                return
+            except Exception as error:
+                num_done = len(artifact.done_ids())
+                if num_done == failed_at or artifact.is_taken():
+                    raise
+                failed_at = num_done
+                self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {first_line(error)}")
+                gc.collect()  # the failed dataset's engines hold on to their places as long as it is there
+                artifact.start()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Ray's comes down to: the last line of the worker's own report."""
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1][:300]
 
 
 @contextmanager

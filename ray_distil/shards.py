@@ -116,6 +116,10 @@ class Artifact:
         self.attempt = secrets.token_hex(8)
         self.folder.write_text(ATTEMPT, self.attempt)
 
+    def is_taken(self) -> bool:
+        """Whether another attempt has begun since this one."""
+        return self.folder.read_text(ATTEMPT) != self.attempt
+
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
 

@@ -3,7 +3,7 @@
 Configuration stops here: the stages themselves take plain values.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,9 @@ from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact, StageError, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 Made = tuple[int, dict[str, Any]]
 
@@ -46,9 +49,9 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
     def make(artifact: Artifact) -> Made:
         train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
         rows_in = sum(teacher.num_requests(train, n, a.fraction, a.num_samples) for n, a in teachers.items())
-        if (done := _pending(artifact, rows_in)) is not None:
-            run.start_ray(engine.IMPORTS)
-            parts = [
+
+        def parts(done: IdSet) -> list["Dataset"]:
+            return [
                 teacher.responses(
                     problems.read(),
                     _generate(asked, model_of[name]),
@@ -63,7 +66,8 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
                 )
                 for name, asked in teachers.items()
             ]
-            artifact.write(parts, teacher.STAGE, run.config.run.parallel_engines)
+
+        run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines)
         return rows_in, {}
 
     return run.stage(
@@ -82,12 +86,13 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
 
     def make(artifact: Artifact) -> Made:
         rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
-        if (done := _pending(artifact, rows_in)) is not None:
-            run.start_ray(engine.IMPORTS)
+
+        def parts(done: IdSet) -> list["Dataset"]:
             sources = responses.read().filter(lambda row: row["teacher"] == "slow")
             generate = _generate(asked, model)
-            parts = long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
-            artifact.write(list(parts), long2short.STAGE)
+            return long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
+
+        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True)
         return rows_in, {}
 
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
@@ -210,10 +215,11 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
     def make(artifact: Artifact) -> Made:
         held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
         rows_in = held_out * config.num_samples
-        if (done := _pending(artifact, rows_in)) is not None:
-            run.start_ray(engine.IMPORTS)
-            part = evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)
-            artifact.write([part], evaluation.STAGE)
+
+        def parts(done: IdSet) -> list["Dataset"]:
+            return [evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)]
+
+        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True)
         return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
     settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
@@ -245,13 +251,6 @@ def _given(section: SectionT | None) -> SectionT:
     if section is None:
         raise StageError("the configuration has no section for this stage")
     return section
-
-
-def _pending(artifact: Artifact, rows_in: int) -> IdSet | None:
-    """The rows that a stopped run has finished already; None where these are all, and no engine is needed."""
-    done = artifact.done_ids()
-    artifact.tell.expect(rows_in, len(done))
-    return done if len(done) < rows_in else None
 
 
 def _params(sampling: SamplingParams) -> dict[str, Any]:

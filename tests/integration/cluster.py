@@ -10,12 +10,15 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 RAY = str(Path(sys.executable).parent / "ray")
 LOOPBACK = "127.0.0.1"
+NODE = "RAY_DISTIL_NODE"  # in the environment of a further node's processes
 # Detached actors of Ray Data and ray.data.llm: the first job starts them, and the cluster keeps them for the next.
 SERVICES = {
     "ray::_TelemetryAgent",
@@ -100,7 +103,8 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         for process in self.started:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + 20
         while (left := processes_with(self.mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -112,13 +116,24 @@ class Cluster:
         for process in self.started:
             process.wait(20)
 
-    def add_node(self, *options: str) -> None:
-        """A further raylet; returns when the cluster has it."""
-        before = len(self.nodes())
+    def add_node(self, *options: str) -> str:
+        """A further raylet; returns its mark, which all its processes carry, when the cluster has it."""
+        before = {node["node_id"] for node in self.nodes()}
+        name = f"node-{len(self.started)}"
         # Nodes of one machine that share a folder unpack a job's working directory over each other.
-        options = (*options, f"--temp-dir={self.folder / f'ray-{len(self.started)}'}")
-        self._start(f"node-{len(self.started)}.log", f"--address={LOOPBACK}:{self.port}", *options)
-        wait_until(lambda: len(self.nodes()) > before, "the node joins", 90)
+        options = (*options, f"--temp-dir={self.folder / name}")
+        self._start(f"{name}.log", f"--address={LOOPBACK}:{self.port}", *options, environment={NODE: name})
+        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, "the node joins", 90)
+        return f"{NODE}={name}"
+
+    def kill(self, mark: str, named: str = "") -> int:
+        """SIGKILL to this cluster's processes that carry `mark` and have `named` in their command; how many there were."""
+        ours = processes_with(self.mark).items() & processes_with(mark).items()
+        victims = [pid for pid, command in ours if named in command]
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(victims)
 
     def nodes(self) -> list[dict[str, Any]]:
         """The living nodes, as the dashboard tells them."""
@@ -134,7 +149,7 @@ class Cluster:
         environment = self.environment | {"RAY_API_SERVER_ADDRESS": self.address, "RAY_ADDRESS": self.address}
         return subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=timeout, env=environment)
 
-    def _start(self, log: str, *options: str) -> None:
+    def _start(self, log: str, *options: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         common = [f"--node-ip-address={LOOPBACK}", "--min-worker-port=0", "--max-worker-port=0"]
         agent = f"--dashboard-agent-listen-port={free_port()}"
         with open(self.folder / log, "wb") as file:
@@ -142,7 +157,7 @@ class Cluster:
                 [RAY, "start", *options, *common, agent, "--block"],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=self.node_environment,
+                env=self.node_environment | environment,
                 start_new_session=True,
             )
         self.started.append(process)

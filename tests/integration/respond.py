@@ -1,4 +1,4 @@
-"""The first two stages alone, as a process that a test can stop: python respond.py key=value ..."""
+"""The stages that generate, alone, as a process that a test can stop: python respond.py key=value ..."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ def main() -> None:
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
         problems = stages.make_instructions(run, instructions.collect(config.instructions, config.run.seed))
-        stages.make_responses(run, problems)
+        stages.make_rewrites(run, stages.make_responses(run, problems))
 
 
 if __name__ == "__main__":

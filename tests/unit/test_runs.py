@@ -1,5 +1,6 @@
 """Work beside the stages, and where the libraries' messages go."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,9 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from ray_distil.runs import beside, run_lock
+from ray_distil.config import load
+from ray_distil.progress import Display
+from ray_distil.runs import Run, beside, run_lock
+from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.session import in_background, stderr_to
+from ray_distil.shards import Artifact, StageError, table_of
 from ray_distil.storage import Folder
 
 
@@ -79,3 +85,62 @@ def test_an_error_beside_the_body_is_told_at_once() -> None:
     with pytest.raises(ZeroDivisionError), beside(lambda: 1 / 0, True, say):  # type: ignore[arg-type, return-value]
         assert heard.wait(10)
     assert told == ["failed beside the other stages, which go on: division by zero"]
+
+
+class Failing(Artifact):
+    """Writes as many rows as `plan` says before it fails; the last attempt does not fail."""
+
+    def __init__(self, run: Run, plan: list[int]) -> None:
+        super().__init__(run.folder, "instructions", INSTRUCTIONS, "mark")
+        self.plan = plan
+
+    def write(self, parts: list[list[str]], stage: str, parallel: bool = True) -> None:
+        (left,) = parts
+        number = self.plan.pop(0) if self.plan else len(left)
+        rows = [{"instruction_id": i, "instruction": i, "source": "s", "split": "train"} for i in left[:number]]
+        if rows:
+            self.write_table(table_of(rows, INSTRUCTIONS), stage)
+        if number < len(left):
+            raise RuntimeError(f"lost\n{number} written")
+
+
+IDS = [stable_id("row", k) for k in range(10)]
+
+
+def generated(folder: Path, plan: list[int]) -> tuple[Failing, str]:
+    """What comes of ten rows where attempts fail as planned, and what is said."""
+    console = Console(file=io.StringIO(), width=200)
+    run = Run(load(None, [f"run.storage_path={folder}"]), {}, Display(console))
+    run.start_ray = lambda imports=(): None  # type: ignore[method-assign]
+    artifact = Failing(run, plan)
+    artifact.start()
+    run.generate(artifact, len(IDS), "teacher", lambda done: [[i for i in IDS if i not in done]], parallel=True)
+    return artifact, console.file.getvalue()
+
+
+def test_failures_with_rows_between_them_go_on_without_the_finished_rows(tmp_path: Path) -> None:
+    artifact, said = generated(tmp_path, [0, 3, 2, 1])
+    assert artifact.finish("teacher", "rows", len(IDS), 1.0).rows_out == len(IDS)
+    assert [line.split(": ")[1] for line in said.splitlines()] == [
+        f"failed with {done} rows done, and begins again" for done in (0, 3, 5, 6)
+    ]
+    assert said.splitlines()[0].endswith("0 written")
+
+
+def test_two_failures_without_a_row_between_them_are_raised(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="lost"):
+        generated(tmp_path, [4, 0])
+
+
+def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_path: Path) -> None:
+    class Taken(Failing):
+        def write(self, parts: list[list[str]], stage: str, parallel: bool = True) -> None:
+            Artifact(self.run, self.name, self.schema, self.fingerprint).start()
+            super().write(parts, stage, parallel)
+
+    run = Run(load(None, [f"run.storage_path={tmp_path}"]), {}, Display(Console(file=io.StringIO())))
+    run.start_ray = lambda imports=(): None  # type: ignore[method-assign]
+    artifact = Taken(run, [5])
+    artifact.start()
+    with pytest.raises(StageError, match="another attempt has begun"):
+        run.generate(artifact, len(IDS), "teacher", lambda done: [IDS], parallel=True)
