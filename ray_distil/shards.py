@@ -39,6 +39,7 @@ FINGERPRINT = "_fingerprint"
 ATTEMPT = "_attempt"
 REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
+ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 GENERATED = "distil_generated_tokens"
 TOKEN_COLUMNS = {
@@ -142,7 +143,9 @@ class Artifact:
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
-        write_block(table, self.folder, self.schema, self.run.name, stage, self.attempt)
+        for start in range(0, table.num_rows, ROWS_PER_SHARD):
+            rows = table.slice(start, ROWS_PER_SHARD)
+            write_block(rows, self.folder, self.schema, self.run.name, stage, self.attempt)
 
     def finish(
         self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
@@ -191,6 +194,18 @@ class Artifact:
             return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
         return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
             read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
+        )
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The accepted rows, a table a shard, so that no more of them is in memory at once."""
+        for file in self._files():
+            yield self.folder.read_table(file, columns)
+
+    def count(self, column: str, value: str | None = None) -> int:
+        """How many accepted rows there are, or how many whose column has this value."""
+        return sum(
+            table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
+            for table in self.tables([column])
         )
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:

@@ -47,8 +47,10 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         )
 
     def make(artifact: Artifact) -> Made:
-        train = _where(problems.read_table(["instruction_id", "split"]), "split", "train")["instruction_id"].to_pylist()
-        rows_in = sum(teacher.num_requests(train, n, a.fraction, a.num_samples) for n, a in teachers.items())
+        rows_in = 0
+        for table in problems.tables(["instruction_id", "split"]):
+            train = _where(table, "split", "train")["instruction_id"].to_pylist()
+            rows_in += sum(teacher.num_requests(train, n, a.fraction, a.num_samples) for n, a in teachers.items())
 
         def parts(done: IdSet) -> list["Dataset"]:
             return [
@@ -85,7 +87,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     gates, params = enabled_gates(run.config), _params(config.sampling_params)
 
     def make(artifact: Artifact) -> Made:
-        rows_in = _where(responses.read_table(["response_id", "teacher"]), "teacher", "slow").num_rows
+        rows_in = responses.count("teacher", "slow")
 
         def parts(done: IdSet) -> list["Dataset"]:
             sources = responses.read().filter(lambda row: row["teacher"] == "slow")
@@ -137,11 +139,9 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
-        candidates = responses.read_table(["response_id", "teacher"])
-        rows_in = candidates.num_rows
+        rows_in = responses.count("teacher")
         if rewrites is not None:  # they stand for the slow responses
-            rows_in -= _where(candidates, "teacher", "slow").num_rows
-            rows_in += rewrites.read_table(["rewrite_id"]).num_rows
+            rows_in += rewrites.count("rewrite_id") - responses.count("teacher", "slow")
         parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix)
         artifact.tell.expect(rows_in)
         artifact.write(parts, curation.STAGE)
@@ -179,7 +179,7 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
-        num_sequences = packed.read_table(["sequence_id"]).num_rows
+        num_sequences = packed.count("sequence_id")
         if not num_sequences:
             raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
         result = sft.train(
@@ -213,8 +213,7 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
     }
 
     def make(artifact: Artifact) -> Made:
-        held_out = _where(problems.read_table(["instruction_id", "split"]), "split", "eval").num_rows
-        rows_in = held_out * config.num_samples
+        rows_in = problems.count("split", "eval") * config.num_samples
 
         def parts(done: IdSet) -> list["Dataset"]:
             return [evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)]

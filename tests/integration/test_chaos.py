@@ -74,11 +74,7 @@ class Chaos:
         if victim == "driver":
             driver.kill()
             return driver.wait() == -signal.SIGKILL
-        if victim == "node":
-            killed = self.cluster.kill(self.node) > 0
-            self.node = self.cluster.add_node(*ENGINE_NODE)
-            return killed
-        return self.cluster.kill(self.node, COMMANDS[victim]) > 0
+        return self.cluster.kill(self.node, COMMANDS.get(victim, "")) > 0
 
     def disturbed(self, name: str, victim: str, shards: int, pause: float) -> tuple[bool, int]:
         """A run in which `victim` is killed `pause` seconds after so many shards; how many shards there were then."""
@@ -89,6 +85,8 @@ class Chaos:
         # Between two stages there is no engine: then the next one is waited for.
         wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
         killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(name)
+        if victim == "node":
+            self.node = self.cluster.add_node(*ENGINE_NODE)
         finish(self.start(name) if victim == "driver" else driver)
         return killed, then
 

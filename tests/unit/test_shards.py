@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from ray_distil import shards
 from ray_distil.manifest import fingerprint, model_fingerprint
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.shards import DROPPED, Artifact, StageError, reject, table_of
@@ -179,3 +180,16 @@ def test_model_fingerprint_sees_changed_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"b")
     assert model_fingerprint(str(tmp_path)) != one
     assert model_fingerprint("org/name") == "org/name"
+
+
+def test_a_large_table_becomes_shards_that_are_counted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 3)
+    target = artifact(tmp_path)
+    target.start()
+    write(target, *(row(str(k)) | {"split": "train" if k % 4 else "eval"} for k in range(10)))
+    assert target.finish("instructions", "rows", 10, 1.0).rows_out == 10
+    assert sorted(table.num_rows for table in target.tables(["split"])) == [1, 3, 3, 3]
+    assert target.count("split") == 10
+    assert target.count("split", "eval") == 3
