@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import TINY, InstructionsConfig
-from ray_distil.schemas import INSTRUCTIONS, instruction_id
+from ray_distil.schemas import INSTRUCTIONS, instruction_id, stable_id
 from ray_distil.shards import reject, table_of
 
 VERSION = 1
@@ -71,7 +71,7 @@ def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list
 
 def instruction_row(record: Any, source: str, split: str, position: int) -> dict[str, Any]:
     """One record as an INSTRUCTIONS row, or as a reject that is named by its position in the file."""
-    row = {"instruction_id": f"{source}:{split}:{position}", "source": source, "split": split}
+    row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
         return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
     text = record.get("instruction")
@@ -102,7 +102,7 @@ def mark_duplicates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         text = " ".join(row.get("instruction", "").split())
         if text and text in seen:
             row = reject(row, "duplicate", f"same text as {seen[text]}") | {
-                "instruction_id": f"{row['instruction_id']}:{position}"
+                "instruction_id": stable_id(row["instruction_id"], position)
             }
         elif text:
             seen[text] = row["instruction_id"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ray_distil import UserError
-from ray_distil.config import InstructionsConfig
+from ray_distil.config import InstructionsConfig, load
+from ray_distil.ids import count_ids
 from ray_distil.instructions import collect
 
 
@@ -109,3 +110,21 @@ def test_absent_and_binary_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8 at byte 0"):
         rows_of(tmp_path / "a.jsonl")
+
+
+def test_each_row_has_an_id_of_its_own_accepted_or_not(tmp_path: Path) -> None:
+    """The artifact counts rows by their ids: one of another form, or one that two rows share, would stop the run."""
+    file = tmp_path / "p.jsonl"
+    records = [
+        {"instruction": "1 + 1?"},
+        {"instruction": "1  + 1?"},
+        {"instruction": "1 + 1?"},
+        {},
+        7,
+        {"instruction": "2?"},
+    ]
+    file.write_text("\n".join(json.dumps(record) for record in [*records, {"instruction": "\ud800"}]))
+    rows = collect(load(None, [f"instructions.path={file}"]).instructions, 0)
+    number, doubled = count_ids([rows["instruction_id"].to_pylist()])
+    assert number == rows.num_rows == 7
+    assert not len(doubled)
