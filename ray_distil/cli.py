@@ -19,6 +19,7 @@ import psutil
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.session import family, kill
+from ray_distil.watchdog import StoppedError
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
 INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
@@ -60,6 +61,8 @@ def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> i
             (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
             print(f"failed: {error}", file=sys.stderr)
             print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
+        if isinstance(error, StoppedError):  # its tasks are at work in Ray
+            _leave(1, said="")
         return 1
     return 0
 
@@ -88,7 +91,9 @@ def _end_by_signals() -> None:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def _leave(code: int, console: int = 2, others: Sequence[psutil.Process] = ()) -> NoReturn:
+def _leave(
+    code: int, console: int = 2, others: Sequence[psutil.Process] = (), said: str = f"{INTERRUPTED}\n"
+) -> NoReturn:
     """End this process and all that came of it at once.
 
     Not by ray.shutdown(): threads that are still at work in Ray crash it. Shards are written whole or not at all, and
@@ -97,7 +102,7 @@ def _leave(code: int, console: int = 2, others: Sequence[psutil.Process] = ()) -
     sys.stdout.flush()
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h")  # the cursor, which a live view hides
-    os.write(console, f"{INTERRUPTED}\n".encode())
+    os.write(console, said.encode())
     kill([*others, *family()])
     os._exit(code)
 

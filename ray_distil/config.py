@@ -33,6 +33,12 @@ class RunConfig(Section):
     )
     seed: int = Field(0, ge=0, description="of samples, packing order and training")
     parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
+    max_reject_fraction: float = Field(
+        0.5, ge=0, le=1, description="a generating stage stops when more of its rows fail or are cut at max_tokens"
+    )
+    stall_minutes: float | None = Field(
+        60, gt=0, description="a generating stage stops when no row is finished for so long; null: never"
+    )
 
 
 class RayConfig(Section):

@@ -10,7 +10,7 @@ from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
 from ray_distil.reasoning import final_result
 from ray_distil.schemas import REWRITES, stable_id
-from ray_distil.shards import reject, table_of
+from ray_distil.shards import SOURCE, reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -42,7 +42,7 @@ def request(
         "reference_answer": row["reference_answer"],
         "source_answer": row["answer"],
         "original_tokens": row["num_generated_tokens"],
-        "source_reason": f"source_{reason}" if reason else "",
+        "source_reason": SOURCE + reason if reason else "",
         "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
         "sampling_params": sampling_params | {"seed": row_seed},
         "seed": row_seed,

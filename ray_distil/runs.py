@@ -17,8 +17,9 @@ from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
 from ray_distil.session import in_background, nodes_without, start_ray
-from ray_distil.shards import Artifact
+from ray_distil.shards import REJECTS_FOLDER, Artifact, StageError
 from ray_distil.storage import Folder
+from ray_distil.watchdog import FailureLimit, steady
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -90,7 +91,7 @@ class Run:
 
         What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
-        own making, and is raised.
+        own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
         """
         failed_at = -1
         while True:
@@ -99,9 +100,16 @@ class Run:
             if len(done) >= rows_in:
                 return
             self.start_ray(IMPORTS)
+            limits = self.config.run
+            failures = FailureLimit(
+                limits.max_reject_fraction, rows_in - len(done), stage, f"{artifact.folder}/{REJECTS_FOLDER}"
+            )
             try:
-                artifact.write(parts(done), stage, parallel)
+                for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
+                    failures.add(shard)
                 return
+            except StageError:
+                raise
             except Exception as error:
                 num_done = len(artifact.done_ids())
                 if num_done == failed_at or artifact.is_taken():

@@ -21,7 +21,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 
@@ -47,10 +47,22 @@ TOKEN_COLUMNS = {
     GENERATED: ("num_generated_tokens", "rewritten_tokens"),
 }
 REASON, DETAIL = "reject_reason", "reject_detail"
+FINISH_REASON = "finish_reason"
+SOURCE = "source_"  # begins the reasons for which a row was not even tried
 
 
 class StageError(RuntimeError):
     """A stage could not finish; the message says what happened and what to do."""
+
+
+class Written(TypedDict):
+    """What one shard holds, in rows and tokens."""
+
+    rows_out: int
+    rows_rejected: int
+    num_tried: int  # all but those whose source was unfit
+    num_failed: int  # of these, rejected or cut off at max_tokens
+    num_generated_tokens: int
 
 
 def with_rejects(schema: pa.Schema) -> pa.Schema:
@@ -122,13 +134,19 @@ class Artifact:
         return self.folder.read_text(ATTEMPT) != self.attempt
 
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
+        """`written`, to its end."""
+        for _ in self.written(parts, stage, parallel):
+            pass
+
+    def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
 
         Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
         rows before the first is saved. For the same reason the union is one of shards that are written: an operator
         behind the union gets no CPU until the engines in front of it are done.
 
-        All at once, or one after the other, so that an engine of one is gone before the next one starts.
+        All at once, or one after the other, so that an engine of one is gone before the next one starts. Yields what
+        each shard holds.
         """
         how = {"folder": self.folder, "schema": self.schema, "run": self.run.name, "stage": stage}
         how["attempt"] = self.attempt
@@ -140,6 +158,7 @@ class Artifact:
         for shards in written:
             for shard in shards.iter_rows():
                 self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
+                yield shard
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
@@ -287,8 +306,18 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
     }
     for metric, tokens in spent.items():
         metrics.count(metric, tokens, run=run, stage=stage)
-    counts = {"rows_out": accepted.num_rows, "rows_rejected": rejected.num_rows}
-    return pa.Table.from_pylist([counts | {"num_generated_tokens": spent[GENERATED]}])
+    num_unfit = sum(1 for reason in rejected.column(REASON).to_pylist() if reason.startswith(SOURCE))
+    num_cut = 0
+    if FINISH_REASON in accepted.column_names:
+        num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
+    counts: Written = {
+        "rows_out": accepted.num_rows,
+        "rows_rejected": rejected.num_rows,
+        "num_tried": table.num_rows - num_unfit,
+        "num_failed": rejected.num_rows - num_unfit + num_cut,
+        "num_generated_tokens": spent[GENERATED],
+    }
+    return pa.Table.from_pylist([counts])
 
 
 def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ LAYERS = [
     ["storage", "section", "config", "schemas", "ids", "progress", "tiny.world"],
     ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "manifest", "tiny.muon"],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
-    ["gates", "shards", "engine", "endpoint", "checkpoint", "follow"],
+    ["gates", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],

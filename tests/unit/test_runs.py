@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ray_distil.progress import Display
 from ray_distil.runs import Run, beside, run_lock
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.session import in_background, stderr_to
-from ray_distil.shards import Artifact, StageError, table_of
+from ray_distil.shards import Artifact, StageError, Written, table_of
 from ray_distil.storage import Folder
 
 
@@ -94,12 +95,14 @@ class Failing(Artifact):
         super().__init__(run.folder, "instructions", INSTRUCTIONS, "mark")
         self.plan = plan
 
-    def write(self, parts: list[list[str]], stage: str, parallel: bool = True) -> None:
+    def written(self, parts: list[list[str]], stage: str, parallel: bool = True) -> Iterator[Written]:
         (left,) = parts
         number = self.plan.pop(0) if self.plan else len(left)
         rows = [{"instruction_id": i, "instruction": i, "source": "s", "split": "train"} for i in left[:number]]
         if rows:
             self.write_table(table_of(rows, INSTRUCTIONS), stage)
+            counts = {"rows_out": number, "rows_rejected": 0, "num_tried": number, "num_failed": 0}
+            yield {**counts, "num_generated_tokens": 0}
         if number < len(left):
             raise RuntimeError(f"lost\n{number} written")
 
@@ -134,9 +137,9 @@ def test_two_failures_without_a_row_between_them_are_raised(tmp_path: Path) -> N
 
 def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_path: Path) -> None:
     class Taken(Failing):
-        def write(self, parts: list[list[str]], stage: str, parallel: bool = True) -> None:
+        def written(self, parts: list[list[str]], stage: str, parallel: bool = True) -> Iterator[Written]:
             Artifact(self.run, self.name, self.schema, self.fingerprint).start()
-            super().write(parts, stage, parallel)
+            yield from super().written(parts, stage, parallel)
 
     run = Run(load(None, [f"run.storage_path={tmp_path}"]), {}, Display(Console(file=io.StringIO())))
     run.start_ray = lambda imports=(): None  # type: ignore[method-assign]

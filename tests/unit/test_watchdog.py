@@ -1,0 +1,70 @@
+"""A stage that goes wrong ends."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ray_distil.shards import Written
+from ray_distil.watchdog import FailureLimit, StoppedError, steady
+
+
+def slowly(*pauses: float) -> Iterator[int]:
+    for number, pause in enumerate(pauses):
+        time.sleep(pause)
+        yield number
+
+
+def test_items_come_in_their_order_however_long_they_take_in_all() -> None:
+    assert list(steady(slowly(*[0.05] * 8), minutes=0.2 / 60, stage="teacher")) == list(range(8))
+    assert list(steady(slowly(0.3), minutes=None, stage="teacher")) == [0]
+
+
+def test_no_item_for_too_long_ends_it() -> None:
+    seen = []
+    with pytest.raises(StoppedError, match=r"teacher: no row was finished for 0.005 minutes \(run.stall_minutes\)"):
+        seen += steady(slowly(0, 60), minutes=0.005, stage="teacher")
+
+
+def test_an_error_is_raised_where_the_item_is_asked_for() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("lost")
+
+    taken = steady(broken(), minutes=1, stage="teacher")
+    assert next(taken) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(taken)
+
+
+def shard(tried: int, failed: int, **more: Any) -> Written:
+    return {
+        "rows_out": tried - failed,
+        "rows_rejected": failed,
+        "num_tried": tried,
+        "num_failed": failed,
+        "num_generated_tokens": 0,
+        **more,
+    }
+
+
+def test_more_failures_than_allowed_end_it_but_not_at_the_first_rows() -> None:
+    limit = FailureLimit(0.5, 1000, "teacher", "R")
+    limit.add(shard(60, 60))
+    limit.add(shard(60, 0))  # half of 120 is no more than half
+    with pytest.raises(StoppedError, match="teacher: 61 of the first 121 rows failed"):
+        limit.add(shard(1, 1))
+
+
+def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
+    limit = FailureLimit(0.5, 10, "teacher", "R")
+    limit.add(shard(9, 9))
+    with pytest.raises(StoppedError, match="10 of the first 10"):
+        limit.add(shard(1, 1))
+
+
+def test_sources_that_were_not_tried_are_no_failures() -> None:
+    limit = FailureLimit(0.0, 200, "long2short", "R")
+    limit.add(shard(0, 0, rows_rejected=150))
+    limit.add(shard(50, 0))
