@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint setup clean
+.PHONY: demo test unit chaos lint setup clean
 
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
@@ -14,6 +14,10 @@ test: lint unit         ## everything, with real engines
 
 unit: $(READY)          ## seconds, no engine
 	$(BIN)/python -m pytest -n 2 tests/unit
+
+ROUNDS ?= 50
+chaos: $(READY)         ## runs that are killed at random moments, each compared with an undisturbed one
+	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/integration/test_chaos.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
