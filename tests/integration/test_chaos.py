@@ -85,6 +85,7 @@ class Chaos:
         # Between two stages there is no engine: then the next one is waited for.
         wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
         killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(name)
+        assert driver.returncode in (None, 0, -signal.SIGKILL), driver.communicate()[0]
         if victim == "node":
             self.node = self.cluster.add_node(*ENGINE_NODE)
         finish(self.start(name) if victim == "driver" else driver)
