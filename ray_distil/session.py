@@ -89,7 +89,12 @@ def nodes_without(folder: Path) -> list[str]:
         sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(folder))
         for node in nodes
     ]
-    return [node["NodeManagerAddress"] for node, seen in zip(nodes, ray.get(asked), strict=True) if not seen]
+    blind = []
+    for node, answer in zip(nodes, asked, strict=True):
+        with suppress(ray.exceptions.RayError):  # the node has gone since
+            if not ray.get(answer):
+                blind.append(node["NodeManagerAddress"])
+    return blind
 
 
 def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
