@@ -1,14 +1,15 @@
 """Whatever is killed, every row is there once, and says what it says in a run that nobody disturbs.
 
-Each round is a run of teacher and rewriter on real engines, on a cluster of two raylets. At a random moment the
-driver, the engine's actor, the engine's core process or the whole node of the engines is killed with SIGKILL. A killed
-driver is started again by the same command; all else the run must survive by itself.
+Each round is a run of the teacher, or of the rewriter behind a finished teacher, on real engines, on a cluster of two
+raylets. At a random moment the driver, the engine's actor, the engine's core process or the whole node of the engines
+is killed with SIGKILL. A killed driver is started again by the same command; all else the run must survive by itself.
 
     RAY_DISTIL_CHAOS_ROUNDS=50 pytest -s tests/integration/test_chaos.py      (make chaos)
 """
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from ray_distil.storage import Folder
 from tests.integration.cluster import LOOPBACK, Cluster, wait_until
 from tests.integration.respond import __file__ as RESPOND
 
-ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "4"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
 VICTIMS = ["driver", "actor", "core", "node"]
-NUM_TRAIN = 40
+STAGES = {"responses": ["long2short.enabled=false"], "rewrites": []}
+NUM_TRAIN = 48
 # Batches so small, and an engine so slow, that the moment can fall between any two shards.
 ARGUMENTS = [
     f"instructions.num_train={NUM_TRAIN}",
@@ -66,8 +68,8 @@ class Chaos:
             text=True,
         )
 
-    def num_shards(self, name: str) -> int:
-        return sum(len(list((self.storage / name / artifact).rglob("part-*.parquet"))) for artifact in TEXTS)
+    def num_shards(self, name: str, artifact: str) -> int:
+        return len(list((self.storage / name / artifact).rglob("part-*.parquet")))
 
     def kill(self, victim: str, driver: subprocess.Popen[str]) -> bool:
         """Whether there was one to kill."""
@@ -76,35 +78,31 @@ class Chaos:
             return driver.wait() == -signal.SIGKILL
         return self.cluster.kill(self.node, COMMANDS.get(victim, "")) > 0
 
-    def disturbed(self, name: str, victim: str, shards: int, pause: float) -> tuple[bool, int]:
-        """A run in which `victim` is killed `pause` seconds after so many shards; how many shards there were then."""
-        overrides = [CORE_APART] if victim == "core" else []
+    def disturbed(self, name: str, artifact: str, victim: str, shards: int) -> tuple[bool, int]:
+        """A run in which `victim` is killed after so many shards; whether in time, and how many there were."""
+        if artifact == "rewrites":
+            shutil.copytree(self.storage / "undisturbed", self.storage / name, ignore=lambda *_: [artifact])
+        overrides = [*STAGES[artifact], *([CORE_APART] if victim == "core" else [])]
         driver = self.start(name, *overrides)
-        wait_until(lambda: self.num_shards(name) >= shards or driver.poll() is not None, f"{shards} shards")
-        time.sleep(pause)
-        # Between two stages there is no engine: then the next one is waited for.
+        wait_until(lambda: self.num_shards(name, artifact) >= shards or driver.poll() is not None, f"{shards} shards")
+        # Until the engine starts there is none: then it is waited for.
         wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
-        killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(name)
+        killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(name, artifact)
         assert driver.returncode in (None, 0, -signal.SIGKILL), driver.communicate()[0]
         if victim == "node":
             self.node = self.cluster.add_node(*ENGINE_NODE)
-        finish(self.start(name) if victim == "driver" else driver)
+        finish(self.start(name, *overrides) if victim == "driver" else driver)
         return killed, then
 
-    def rows(self, name: str) -> dict[str, pd.DataFrame]:
-        """What the run holds, accepted and rejected, in the order of the ids."""
-        found = {}
-        for artifact, columns in TEXTS.items():
-            folder = self.storage / name / artifact
-            manifest = read_manifest(Folder.at(folder))
-            assert manifest is not None
-            assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected
-            found[artifact] = pd.read_parquet(folder)[columns]
-            rejects = sorted((folder / "_rejects").glob("part-*.parquet"))
-            found[f"{artifact}, rejected"] = pd.concat(
-                [pd.DataFrame(columns=REJECTS), *(pd.read_parquet(file)[REJECTS] for file in rejects)]
-            )
-        return {name: table.sort_values(table.columns[0], ignore_index=True) for name, table in found.items()}
+    def rows(self, name: str, artifact: str) -> list[pd.DataFrame]:
+        """What an artifact holds, accepted and rejected, in the order of the ids."""
+        folder = self.storage / name / artifact
+        manifest = read_manifest(Folder.at(folder))
+        assert manifest is not None
+        assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == NUM_TRAIN
+        rejects = [pd.read_parquet(file)[REJECTS] for file in sorted((folder / "_rejects").glob("part-*.parquet"))]
+        found = [pd.read_parquet(folder)[TEXTS[artifact]], pd.concat([pd.DataFrame(columns=REJECTS), *rejects])]
+        return [table.sort_values(table.columns[0], ignore_index=True) for table in found]
 
 
 def finish(driver: subprocess.Popen[str]) -> None:
@@ -120,21 +118,23 @@ def chaos(tmp_path_factory: pytest.TempPathFactory):
 
 def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos) -> None:
     finish(chaos.start("undisturbed"))
-    expected = chaos.rows("undisturbed")
-    assert len(expected["responses"]) + len(expected["responses, rejected"]) == NUM_TRAIN
-    total = chaos.num_shards("undisturbed")
-    assert total > NUM_TRAIN / 4  # shards of batches, from both stages
+    expected = {artifact: chaos.rows("undisturbed", artifact) for artifact in STAGES}
+    totals = {artifact: chaos.num_shards("undisturbed", artifact) for artifact in STAGES}
+    assert min(totals.values()) >= NUM_TRAIN / 4  # each batch is a shard
 
     chosen = random.Random(SEED)
     kills = dict.fromkeys(VICTIMS, 0)
     for number in range(ROUNDS):
+        artifact = chosen.choice(list(STAGES))
         victim, name = VICTIMS[number % len(VICTIMS)], f"round-{number}"
         started = time.monotonic()
-        killed, then = chaos.disturbed(name, victim, chosen.randrange(total), chosen.uniform(0, 1))
-        found = chaos.rows(name)
-        for what, table in expected.items():
-            pd.testing.assert_frame_equal(found[what], table)
+        killed, then = chaos.disturbed(name, artifact, victim, chosen.randrange(totals[artifact]))
+        for found, table in zip(chaos.rows(name, artifact), expected[artifact], strict=True):
+            pd.testing.assert_frame_equal(found, table)
         kills[victim] += killed
-        print(f"{name}: {victim} killed at {then} of {total} shards, {time.monotonic() - started:.0f} s", flush=True)
+        seconds = time.monotonic() - started
+        print(
+            f"{name}: {artifact}, {victim} killed at {then} of {totals[artifact]} shards, {seconds:.0f} s", flush=True
+        )
     print("kills:", kills)
     assert min(kills.values()) > 0, f"some were over before anything was killed: {kills}"
