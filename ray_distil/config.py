@@ -53,7 +53,7 @@ class InstructionsConfig(Section):
     path: str = Field(
         TINY, min_length=1, description="JSON list or JSONL of `instruction` and optional `answer`; or tiny"
     )
-    num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 1500)")
+    num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2000)")
     eval_path: str | None = Field(None, description="file of held-out problems; null: held out of `path`")
     num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
     suffix: str = Field("", description="put behind each instruction when a model reads it")

@@ -18,7 +18,7 @@ from ray_distil.shards import reject, table_of
 
 VERSION = 1
 STAGE = "instructions"
-NUM_TINY = 1500
+NUM_TINY = 2000
 TINY_SEED = 50_000
 
 

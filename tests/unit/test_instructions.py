@@ -28,7 +28,7 @@ GOOD = [{"instruction": f"What is {k} + 1?", "answer": k + 1} for k in range(40)
 def test_tiny_world_has_no_common_instruction() -> None:
     rows = collect(InstructionsConfig(num_eval=300), 0).to_pylist()
     split = {name: {r["instruction"] for r in rows if r["split"] == name} for name in ("train", "eval")}
-    assert len(split["train"]) == 1500
+    assert len(split["train"]) == 2000
     assert len(split["eval"]) == 300
     assert not split["train"] & split["eval"]
 
