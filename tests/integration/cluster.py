@@ -33,7 +33,7 @@ def wait_until(happened: Callable[[], Any], what: str, seconds: float = 240) -> 
     deadline = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s"
-        time.sleep(0.2)
+        time.sleep(0.05)
     return answer
 
 

@@ -4,7 +4,9 @@ Each round is a run of the teacher, or of the rewriter behind a finished teacher
 raylets. At a random moment the driver, the engine's actor, the engine's core process or the whole node of the engines
 is killed with SIGKILL. A killed driver is started again by the same command; all else the run must survive by itself.
 
-    RAY_DISTIL_CHAOS_ROUNDS=50 pytest -s tests/integration/test_chaos.py      (make chaos)
+    make chaos ROUNDS=10
+
+Half a minute to a minute a round on two cores; without a number of rounds it is skipped.
 """
 
 import os
@@ -24,7 +26,7 @@ from ray_distil.storage import Folder
 from tests.integration.cluster import LOOPBACK, Cluster, wait_until
 from tests.integration.respond import __file__ as RESPOND
 
-ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "0"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
 VICTIMS = ["driver", "actor", "core", "node"]
 STAGES = {"responses": ["long2short.enabled=false"], "rewrites": []}
@@ -37,7 +39,7 @@ ARGUMENTS = [
     "teachers.slow.fraction=1.0",
     "teachers.slow.engine.batch_size=4",
     "teachers.slow.engine.max_concurrent_batches=2",
-    "teachers.slow.engine.engine_kwargs.max_num_seqs=4",
+    "teachers.slow.engine.engine_kwargs.max_num_seqs=2",
     "teachers.slow.engine.resources={teacher: 1}",
 ]
 CORE_APART = 'teachers.slow.engine.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING="1"'
@@ -116,6 +118,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory):
         yield Chaos(cluster, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.skipif(not ROUNDS, reason="RAY_DISTIL_CHAOS_ROUNDS is not set")
 def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos) -> None:
     finish(chaos.start("undisturbed"))
     expected = {artifact: chaos.rows("undisturbed", artifact) for artifact in STAGES}
@@ -128,7 +131,7 @@ def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos) -> None:
         artifact = chosen.choice(list(STAGES))
         victim, name = VICTIMS[number % len(VICTIMS)], f"round-{number}"
         started = time.monotonic()
-        killed, then = chaos.disturbed(name, artifact, victim, chosen.randrange(totals[artifact]))
+        killed, then = chaos.disturbed(name, artifact, victim, chosen.randrange(totals[artifact] // 2))
         for found, table in zip(chaos.rows(name, artifact), expected[artifact], strict=True):
             pd.testing.assert_frame_equal(found, table)
         kills[victim] += killed
