@@ -16,8 +16,8 @@ from ray_distil.engine import IMPORTS
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
-from ray_distil.session import in_background, nodes_without, start_ray
-from ray_distil.shards import REJECTS_FOLDER, Artifact, StageError
+from ray_distil.session import in_background, last_line, nodes_without, start_ray
+from ray_distil.shards import DROPPED, REJECTS_FOLDER, Artifact, StageError
 from ray_distil.storage import Folder
 from ray_distil.watchdog import FailureLimit, steady
 
@@ -115,15 +115,9 @@ class Run:
                 if num_done == failed_at or artifact.is_taken():
                     raise
                 failed_at = num_done
-                self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {first_line(error)}")
+                self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
                 gc.collect()  # the failed dataset's engines hold on to their places as long as it is there
                 artifact.start()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of Ray's comes down to: the last line of the worker's own report."""
-    cause = getattr(error, "cause", None) or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1][:300]
 
 
 @contextmanager
@@ -169,4 +163,8 @@ def run_lock(folder: Folder) -> Iterator[None]:
 
 
 def _counts(manifest: Manifest) -> str:
-    return f"{manifest.rows_in:,} in, {manifest.rows_out:,} out, {manifest.rows_rejected:,} rejected ({manifest.unit})"
+    counts = (
+        f"{manifest.rows_in:,} in, {manifest.rows_out:,} out, {manifest.rows_rejected:,} rejected ({manifest.unit})"
+    )
+    dropped = manifest.summary.get(DROPPED)
+    return f"{counts}; of {dropped:,} that a stopped run wrote twice, one is kept" if dropped else counts

@@ -114,6 +114,11 @@ def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
     return future
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, where Ray has the worker's own error; or the error's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+
+
 def collect_less() -> None:
     """Let Python's garbage collector look less often: nearly a fifth of the time to import vLLM is its own."""
     gc.set_threshold(50_000, 20, 100)

@@ -21,7 +21,7 @@ from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.follow import followed
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
-from ray_distil.session import in_background
+from ray_distil.session import in_background, last_line
 from ray_distil.shards import StageError
 from ray_distil.storage import Folder
 from ray_distil.tokenization import IGNORE_INDEX
@@ -299,7 +299,6 @@ def train(
 
 
 def _root_cause(error: BaseException) -> str:
-    """The worker's own error: the last line of its report."""
+    """The worker's own error."""
     failures = getattr(error, "worker_failures", None) or {}
-    cause = next(iter(failures.values()), error)
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    return last_line(next(iter(failures.values()), error))

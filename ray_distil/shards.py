@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import pyarrow as pa
 
 from ray_distil import metrics
-from ray_distil.ids import IdSet, count_ids, keys_of
+from ray_distil.ids import IdSet, Keys, count_ids, keys_of
 from ray_distil.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from ray_distil.progress import Teller
 from ray_distil.schemas import REJECTS, stable_id
@@ -174,8 +174,10 @@ class Artifact:
         Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
         in one of them: a task of a stopped run wrote it while it was being made again.
         """
-        num_dropped = self._drop_doubled()
         num_ids, doubled = count_ids(self._ids())
+        num_dropped = self._drop(doubled) if len(doubled) else 0
+        if num_dropped:
+            num_ids, doubled = count_ids(self._ids())
         if self.schema.names and (len(doubled) or num_ids != rows_in):
             raise StageError(
                 f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
@@ -236,19 +238,19 @@ class Artifact:
         table = pa.concat_tables(tables)
         return table.sort_by(key) if key in table.column_names else table
 
-    def _drop_doubled(self) -> int:
-        """Leave each row to the first shard that has it, accepted ones before rejected ones; returns how many went."""
+    def _drop(self, doubled: Keys) -> int:
+        """Leave each of these rows to the first shard that has it, accepted before rejected; returns how many went."""
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # ids in lists: rows of several of them cannot be taken apart, and are made anew by each attempt
-        doubled, kept, num_dropped = set(count_ids(self._ids())[1].tolist()), set[int](), 0
-        for file in self._files() + self._files(REJECTS_FOLDER) if doubled else []:
+        suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
+        for file in self._files() + self._files(REJECTS_FOLDER):
             table = self.folder.read_table(file)
-            ids = table.column(0).to_pylist()
-            here = [key for key in keys_of(ids).tolist() if key in doubled]
-            again = kept.intersection(here)
-            kept.update(here)
+            keys = keys_of(table.column(0).to_pylist()).tolist()
+            here = suspect.intersection(keys)
+            again = kept & here
+            kept |= here
             if again:
-                rest = table.filter(pa.array([key not in again for key in keys_of(ids).tolist()]))
+                rest = table.filter(pa.array([key not in again for key in keys]))
                 inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
                 if rest.num_rows:
                     _write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)

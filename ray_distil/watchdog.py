@@ -20,7 +20,7 @@ def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterato
 
     They are taken in a thread, since what Ray waits for cannot be interrupted.
     """
-    taken: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue(maxsize=1)
+    taken: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue()
     over = threading.Event()
 
     def take() -> None:

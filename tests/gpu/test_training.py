@@ -4,6 +4,7 @@ pytest tests/gpu          on a machine with a GPU; without one they are skipped
 """
 
 import os
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ray_distil.packing import pack_group
 from ray_distil.sft import build_engine, packed_logits, take, token_loss, train_step
 from ray_distil.tokenization import encode_example, padding_token
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 STUDENT = resolve_model("tiny:student-base", "k")
 NUM_STEPS = 30
 SETTINGS = {
@@ -49,6 +50,7 @@ def example(k: int) -> tuple[str, list[int], list[int]]:
     return (str(k), *encode_example(prompt, completion, STUDENT))
 
 
+@cache
 def sequences() -> dict[str, list[Any]]:
     """As many packed sequences of three examples as the steps need."""
     packed = [
@@ -80,6 +82,7 @@ def test_changing_one_example_changes_no_logit_of_its_neighbours(attention: str,
             assert not torch.equal(before[0, ~neighbours], after[0, ~neighbours])
 
 
+@cache
 def plain_losses() -> list[float]:
     """The same training by torch alone, on the CPU, in float32."""
     model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32, attn_implementation="eager").train()

@@ -68,8 +68,11 @@ def test_a_run_whose_answers_are_all_cut_off_ends(tmp_path: Path) -> None:
     assert result.returncode == 1, result.stdout + result.stderr
     assert "rows failed or were cut off at max_tokens, more than run.max_reject_fraction=0.5" in result.stderr
     assert read_manifest(Folder.at(run / "responses")) is None
+    saved = {file: file.read_bytes() for file in (run / "responses").glob("part-*.parquet")}
+    assert saved
 
     # What is there is not made again, and the answers may be wanted as they are.
     result, run = respond(tmp_path, records, cut, "run.max_reject_fraction=1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert set(pd.read_parquet(run / "responses").finish_reason) == {"length"}
+    assert {file: file.read_bytes() for file in saved} == saved
