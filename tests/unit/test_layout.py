@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["storage", "section", "config", "schemas", "ids", "progress", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "manifest", "tiny.muon"],
+    [
+        "prompts",
+        "reasoning",
+        "deepspeed_config",
+        "session",
+        "models",
+        "metrics",
+        "manifest",
+        "rate_limits",
+        "tiny.muon",
+    ],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
