@@ -58,7 +58,7 @@ def build(config: EngineConfig, model: str) -> Generate:
 
         processor = build_processor(
             vLLMEngineProcessorConfig(
-                model_source=model,
+                model_source=local_copy(model),
                 engine_kwargs=dict(engine_kwargs),
                 concurrency=(config.concurrency, config.concurrency),
                 batch_size=config.batch_size,
@@ -77,6 +77,11 @@ def build(config: EngineConfig, model: str) -> Generate:
             preprocess=_identity,
             postprocess=_identity,
         )
+        if "://" in model:  # ray.data.llm's own download needs boto3, and knows no options of a URI
+            name = "vLLMEngineStage"
+            stage = processor.get_stage_by_name(name)
+            changed = {"fn": _with_local_copy(stage.fn, model)}
+            processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
         blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
@@ -163,6 +168,17 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], model: str) -> pa.Ta
             "error": error,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)
+
+
+def _with_local_copy(engine: type, uri: str) -> type:
+    """The engine's actor, which first brings its model from an object store to its node."""
+
+    class WithLocalCopy(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, model: str, **options: Any) -> None:
+            super().__init__(*arguments, model=local_copy(uri, weights=True), **options)
+
+    WithLocalCopy.__name__ = engine.__name__  # in Ray's names of actors
+    return WithLocalCopy
 
 
 def _identity(row: dict[str, Any]) -> dict[str, Any]:

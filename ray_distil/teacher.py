@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 1
+VERSION = 2
 STAGE = "teacher"
 
 
@@ -42,16 +42,17 @@ def requests(
 ) -> list[dict[str, Any]]:
     """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
 
-    Those whose ids are in `done` are left out.
+    The seeds of an instruction follow one another, as those of vLLM's own n samples of one seed do. Requests whose ids are in `done` are left out.
     """
     if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, fraction):
         return []
     made = []
+    first_seed = int(stable_id(seed, row["instruction_id"], teacher), 16) % 2**31
     for sample_index in range(num_samples):
         response_id = stable_id(row["instruction_id"], teacher, sample_index)
         if response_id in done:
             continue
-        row_seed = int(stable_id(seed, response_id), 16) % 2**31
+        row_seed = first_seed + sample_index
         made.append({
             "id": response_id,
             "instruction_id": row["instruction_id"],
