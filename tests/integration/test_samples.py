@@ -14,7 +14,7 @@ from ray_distil.prompts import instruction_messages
 from tests.integration.respond import __file__ as RESPOND
 
 NUM_PROMPTS, NUM_SAMPLES = 500, 2
-SAMPLING = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 54}  # about the length of a response: many are cut
+SAMPLING = {"temperature": 1.5, "top_p": 0.95, "max_tokens": 54}  # about the length of a response: many are cut
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
