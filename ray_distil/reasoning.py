@@ -24,6 +24,13 @@ def split_reasoning(response: str) -> tuple[str, str]:
     return "", response.strip()
 
 
+def joined(reasoning: str, content: str) -> str:
+    """Reasoning and content that are given apart as one text; without content the think block stays open."""
+    if not reasoning:
+        return content
+    return f"<think>\n{reasoning}\n</think>\n\n{content}" if content.strip() else f"<think>\n{reasoning}"
+
+
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None where there is none or it is left open."""
     start = text.rfind("\\boxed{")

@@ -12,13 +12,24 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
     ["storage", "section", "config", "schemas", "ids", "progress", "tiny.world"],
-    ["prompts", "reasoning", "deepspeed_config", "session", "models", "metrics", "manifest", "tiny.muon"],
+    [
+        "prompts",
+        "reasoning",
+        "conversations",
+        "sources",
+        "deepspeed_config",
+        "session",
+        "models",
+        "metrics",
+        "manifest",
+        "tiny.muon",
+    ],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
-    ["figures", "plan", "excerpts"],
+    ["figures", "plan", "excerpts", "export"],
     ["report"],
     ["pipeline", "published", "cli", "tiny.answers", "tiny.train"],
 ]
@@ -57,10 +68,11 @@ def test_files_stay_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "schemas", "shards", "instructions", "stages", "report", "plan", "pipeline"]
+    "module",
+    ["config", "schemas", "sources", "shards", "instructions", "stages", "report", "plan", "pipeline", "export"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
-    code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed'}} & set(sys.modules))"
+    code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
