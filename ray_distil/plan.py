@@ -71,7 +71,8 @@ def make(config: StagesConfig) -> Plan:
         step = _generation(f"teacher/{name}", rows, not isinstance(train, int), prompt, expected, asked, config)
         if asked.responses is not None:
             step = replace(step, prompt_tokens=0, tokens=0, seconds=None)
-            if not sources.is_here(sources.responses_of(asked, f"teachers.{name}")):
+            source = sources.responses_of(asked, f"teachers.{name}")
+            if not source.is_on_hub and not sources.is_here(source):
                 remarks.append(f"teachers.{name}.responses: {asked.responses!r} not there yet")
         else:
             remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)

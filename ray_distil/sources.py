@@ -30,6 +30,7 @@ from pyarrow import csv, fs
 
 from ray_distil import UserError
 from ray_distil.config import TeacherConfig
+from ray_distil.manifest import MANIFEST
 from ray_distil.schemas import stable_id
 from ray_distil.storage import Folder, describe
 
@@ -41,6 +42,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl", ".json")
 KINDS = "a JSON list, JSONL, CSV or Parquet file, a folder of them, or hf://datasets/OWNER/NAME"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BATCH_ROWS = 1000
+UNFINISHED = "_attempt"  # lies in an artifact of ours from its first shard on
 CSV_BLOCK_BYTES = 2**26  # no row may be longer
 
 
@@ -167,6 +169,8 @@ def _files(source: Source, folder: Folder) -> list[str]:
     if not files:
         what = f"{', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "nothing"
         raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(ENDINGS)}; there is {what} in it")
+    if UNFINISHED in found and MANIFEST not in found:
+        raise UserError(f"{source.key}: {source.path!r} is an artifact of a run that is not complete; let that run end")
     return files
 
 

@@ -18,7 +18,8 @@ from ray_distil.storage import Folder
 from ray_distil.tiny import texts, world
 from tests.integration.conftest import ROOT
 
-NUM_PROBLEMS = 60
+NUM_PROBLEMS, NUM_HELD_OUT = 60, 6
+UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
 
 
 def job(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,12 +35,12 @@ def write_sources(folder: Path) -> list[world.Problem]:
     Dataset.from_list(answers).save_to_disk(folder / "problems")
 
     slow = []
-    for problem in problems[1:]:  # nothing was answered to the first
+    for position, problem in enumerate(problems):
         user, reasoning = {"role": "user", "content": problem.question}, texts.slow_reasoning(problem, rng)
         conclusion = texts.slow_response(problem, "").partition("</think>\n\n")[2]
-        slow.append([user, {"role": "assistant", "content": conclusion, "reasoning_content": reasoning}])
-    slow[0][1] |= {"content": "The final answer is \\boxed{1000}."}
-    slow[1][1] |= {"content": ""}  # cut while it was thinking
+        conclusion = {WRONG: "The final answer is \\boxed{1000}.", CUT: ""}.get(position, conclusion)
+        if position != UNANSWERED:
+            slow.append([user, {"role": "assistant", "content": conclusion, "reasoning_content": reasoning}])
     slow.append([{"role": "user", "content": "Another problem?"}, {"role": "assistant", "content": "\\boxed{1}"}])
     slow.append([{"role": "system", "content": "Be brief."}, *slow[5]])
     (folder / "r1").mkdir()
@@ -77,29 +78,18 @@ def test_a_student_of_imported_responses(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
 
     train = pd.read_parquet(run / "instructions").query("split == 'train'")
-    assert len(train) == 54
-    asked = set(train.instruction)
-    is_asked = [problem.question in asked for problem in problems]
+    assert len(train) == NUM_PROBLEMS - NUM_HELD_OUT
+    assert {problems[k].question for k in (UNANSWERED, WRONG, CUT)} <= set(train.instruction)
     responses, told = pd.read_parquet(run / "responses"), manifest(run, "responses")
-    assert told.rows_in == 2 * len(train)
-    assert told.rejects == ({"no_response": 1} if is_asked[0] else {})
-    num_held_out = NUM_PROBLEMS - len(train)
-    assert told.summary == {
-        "num_unused_records": num_held_out + (num_held_out - (not is_asked[0])) + 1,
-        "bad_records": {"system_turn": 1},
-    }
+    assert (told.rows_in, told.rejects) == (2 * len(train), {"no_response": 1})
+    assert told.summary == {"num_unused_records": 2 * NUM_HELD_OUT + 1, "bad_records": {"system_turn": 1}}
     assert set(responses.model) == {"imported"}
     assert responses.num_generated_tokens.isna().all()
     slow = responses[responses.teacher == "slow"]
-    assert (slow.finish_reason == "length").sum() == is_asked[2]
+    assert slow[slow.finish_reason == "length"].instruction.to_list() == [problems[CUT].question]
     assert slow.response.str.startswith("<think>\n").all()
 
-    rewrites = manifest(run, "rewrites")
-    assert rewrites.rejects == {
-        reason: 1
-        for reason, asked in (("source_incomplete", is_asked[2]), ("source_wrong_answer", is_asked[1]))
-        if asked
-    }
+    assert manifest(run, "rewrites").rejects == {"source_incomplete": 1, "source_wrong_answer": 1}
     made_short = pd.read_parquet(run / "rewrites").merge(slow, on="response_id", suffixes=("", "_before"))
     assert (made_short.reasoning.str.len() < 0.7 * made_short.reasoning_before.str.len()).all()
     assert "their tokens are not known" in (run / "report" / "report.html").read_text()

@@ -12,6 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ray_distil import UserError, sources
+from ray_distil.schemas import stable_id
+from ray_distil.shards import Artifact, reject, table_of
 from ray_distil.sources import Source
 from ray_distil.storage import Folder
 
@@ -180,6 +182,17 @@ def test_a_folder_without_records_and_a_broken_dataset_are_named(tmp_path: Path)
     assert "there is notes.txt in it" in told(tmp_path)
     (tmp_path / "dataset_dict.json").write_text("{")
     assert "instructions.path: datasets cannot load" in told(tmp_path)
+
+
+def test_an_artifact_is_read_when_it_is_complete(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("instruction", pa.string())])
+    artifact = Artifact(Folder.at(tmp_path), "made", schema, "f")
+    artifact.start()
+    kept, rejected = ({"id": stable_id(k), "instruction": f"{k} + 1?"} for k in range(2))
+    artifact.write_table(table_of([kept, reject(rejected, "no_use")], schema), "stage")
+    assert "is an artifact of a run that is not complete" in told(tmp_path / "made")
+    artifact.finish("stage", "rows", 2, 0.0)
+    assert read(tmp_path / "made") == [kept]
 
 
 def test_nothing_there_and_no_place() -> None:
