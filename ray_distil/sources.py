@@ -177,7 +177,7 @@ def _files(source: Source, folder: Folder) -> list[str]:
 @contextmanager
 def _told(source: Source, file: str = "") -> Iterator[None]:
     """What a library says of a source that cannot be read, as UserError."""
-    path = f"{source.path.rstrip('/')}/{file}" if file else source.path
+    path = _shown(source, file)
     try:
         yield
     except OSError as error:
@@ -186,9 +186,14 @@ def _told(source: Source, file: str = "") -> Iterator[None]:
         raise UserError(f"{source.key}: {path}: {' '.join(str(error).split())}") from error
 
 
+def _shown(source: Source, file: str) -> str:
+    return f"{source.path.rstrip('/')}/{file}" if file else source.path
+
+
 def _records_of(source: Source, place: Folder, file: str = "") -> Iterator[Any]:
     """The records of one file, which is in the folder `place`, or `place` itself."""
     filesystem, path = place.filesystem_and_path(file)
+    shown = _shown(source, file)
     with _told(source, file), filesystem.open_input_file(path) as stream:
         if path.endswith(".parquet"):
             for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
@@ -200,10 +205,12 @@ def _records_of(source: Source, place: Folder, file: str = "") -> Iterator[Any]:
                 csv.ParseOptions(newlines_in_values=True),
                 csv.ConvertOptions(default_column_type=pa.string(), null_values=[""], strings_can_be_null=True),
             )
+            names = reader.schema.names
+            if len(set(names)) < len(names):
+                raise UserError(f"{source.key}: {shown}: two columns have one name in {names}; give each its own")
             for batch in reader:
                 yield from batch.to_pylist()
         else:
-            shown = f"{source.path.rstrip('/')}/{file}" if file else source.path
             yield from _json(io.BufferedReader(stream), source.key, shown)
 
 

@@ -161,6 +161,7 @@ def test_columns_are_renamed_and_a_wrong_name_is_told(tmp_path: Path) -> None:
         ("a.parquet", b"PAR", "instructions.path: "),
         ("a.csv", b"a,b\n1,2,3\n", "Expected 2 columns, got 3"),
         ("a.csv", b"a,b\n\xff,1\n", "UTF8"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have one name in ['a', 'a']"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', "not UTF-8 at byte 16"),
         ("a.jsonl", b'\n{"a": 1}\n{"a": 1\n', "line 3: "),
         ("a.json", b' [{"a": 1},\n', "line 2: "),
