@@ -105,8 +105,13 @@ class EndpointConfig(Section):
     model: str = Field(min_length=1, description="name that the endpoint gives the model")
     api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: none")
     max_concurrency: int = Field(64, ge=1, description="requests in flight")
-    max_retries: int = Field(6, ge=0, description="further tries of a request, with growing pauses")
+    requests_per_minute: float | None = Field(None, gt=0, description="in the mean; null: no limit of ours")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="of prompts and replies, in the mean; null: no limit"
+    )
+    max_retries: int = Field(8, ge=0, description="further tries of a request, with growing pauses, some 3 minutes")
     timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
+    total_timeout_s: float | None = Field(3600, gt=0, description="seconds of one try; null: no limit")
     stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")
     num_cpus: float = Field(0.1, ge=0, description="CPUs that the client reserves")
 

@@ -1,12 +1,14 @@
 """Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): the other `Generate`.
 
-The contract is that of `engine.py`. Requests are retried by the openai client: 408, 409, 429 and 5xx, with jittered
-exponential back-off, and as Retry-After says where the server says it; a stream that breaks is asked for again here.
+The contract is that of `engine.py`. What may pass is asked again: no connection, time-outs, 408, 409, 429 and 5xx,
+a broken stream, what is no reply. Pauses grow and are jittered; where the server says Retry-After, it is kept to the
+letter, by all requests where it says 429. The marks of thinking decide, not the field in which a text comes:
 
     reply                                      generated_text
     content                                    content
     reasoning apart (reasoning_content)        <think>\\nreasoning\\n</think>\\n\\ncontent
-    cut while still reasoning (no content)     <think>\\nreasoning            finish_reason "length"
+    reasoning alone: cut, or never closed      <think>\\nreasoning
+    content with </think> and no <think>       <think>\\ncontent
 """
 
 import asyncio
@@ -18,12 +20,17 @@ import pyarrow as pa
 
 from ray_distil.config import EndpointConfig
 from ray_distil.engine import ADDED, Generate, check_messages
+from ray_distil.rate_limits import Pace, pause_s, retry_after_s
+from ray_distil.reasoning import joined, thinking_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 FINISHED = {"stop": "stop", "length": "length"}
+REFUSED = {"content_filter"}  # finish reasons that another try would not change
+RETRIED = {408, 409, 429}  # and 5xx
 BATCH_SIZE = 16  # rows that are saved together
+CHARACTERS_PER_TOKEN = 3  # of a prompt, before the first reply tells
 
 
 def build(config: EndpointConfig) -> Generate:
@@ -49,20 +56,22 @@ def build(config: EndpointConfig) -> Generate:
 
 
 class Requests:
-    """An actor that keeps up to `max_concurrency` requests in flight."""
+    """An actor that keeps up to `max_concurrency` requests in flight, within the limits a minute."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from openai import AsyncOpenAI
 
         self.settings = settings
         name = settings["api_key_env"]
+        self.key = os.environ.get(name, "") if name else ""
         self.client = AsyncOpenAI(
             base_url=settings["base_url"],
-            api_key=os.environ.get(name, "") if name else "none",
+            api_key=self.key or "none",
             timeout=settings["timeout_s"],
-            max_retries=settings["max_retries"],
+            max_retries=0,  # the client's own tries would go past the limits, and not wait longer than a minute
         )
         self.free = asyncio.Semaphore(settings["max_concurrency"])
+        self.pace = Pace(settings["requests_per_minute"], settings["tokens_per_minute"])
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         rows = batch.to_pylist()
@@ -81,27 +90,46 @@ class Requests:
         problem = check_messages(row["messages"])
         if problem:
             return failed(problem)
+        failures = 0
         async with self.free:
-            for left in reversed(range(self.settings["max_retries"] + 1)):
+            while True:
                 try:
                     return await self.ask(row)
-                except openai.APIStatusError as error:  # those worth it have been tried again
-                    return failed(f"http_{error.status_code}: {_first_line(error.message)}")
-                except (openai.APIError, httpx2.TransportError, ValueError, LookupError) as error:
-                    # No connection or time-out: the client has tried again. A broken stream, an error that is told in
-                    # it, or what is no reply: not.
-                    if left == 0 or isinstance(error, openai.APIConnectionError):
-                        return failed(f"{_code(error)}: {_first_line(str(error))}")
-        raise AssertionError("unreachable")
+                except (openai.APIError, httpx2.TransportError, TimeoutError, ValueError, LookupError) as error:
+                    failures += 1
+                    if failures > self.settings["max_retries"] or not may_pass(error):
+                        return failed(f"{_code(error)}: {self.first_line(error)}")
+                    await self.wait(error, failures)
+
+    async def wait(self, error: Exception, failures: int) -> None:
+        """The pause before the next try."""
+        response = getattr(error, "response", None)
+        asked = None if response is None else retry_after_s(response.headers)
+        if asked is not None and response is not None and response.status_code == 429:
+            self.pace.hold(asked)
+        await asyncio.sleep(pause_s(failures) if asked is None else asked)
 
     async def ask(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Raises ValueError or LookupError for a reply that is none."""
+        """One try. Raises openai.APIError, TimeoutError, and ValueError or LookupError for a reply that is none."""
         params = {name: value for name, value in row["sampling_params"].items() if value is not None}
         asked = {"model": self.settings["model"], "messages": row["messages"], **params}
-        if not self.settings["stream"]:
-            made = await self.client.chat.completions.create(**asked)
-            choice = made.choices[0]
-            return reply_row(reasoning_of(choice.message), choice.message.content, choice.finish_reason, made.usage)
+        num_characters = sum(len(message["content"]) for message in row["messages"])
+        reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + params.get("max_tokens", 0))
+        tokens = None
+        try:
+            async with asyncio.timeout(self.settings["total_timeout_s"]):
+                made = await (self.streamed(asked) if self.settings["stream"] else self.at_once(asked))
+            tokens = made["num_prompt_tokens"] + made["num_generated_tokens"]
+            return made
+        finally:
+            self.pace.settle(reserved, tokens)
+
+    async def at_once(self, asked: dict[str, Any]) -> dict[str, Any]:
+        made = await self.client.chat.completions.create(**asked)
+        choice = made.choices[0]
+        return reply_row(reasoning_of(choice.message), choice.message.content, choice.finish_reason, made.usage)
+
+    async def streamed(self, asked: dict[str, Any]) -> dict[str, Any]:
         reasoning, content, finish_reason, usage = [], [], None, None
         stream = await self.client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
         async for chunk in stream:
@@ -112,6 +140,11 @@ class Requests:
                 finish_reason = choice.finish_reason or finish_reason
         return reply_row("".join(reasoning), "".join(content), finish_reason, usage)
 
+    def first_line(self, error: Exception) -> str:
+        """What a row's error says; a server may repeat the key in it."""
+        text = (str(getattr(error, "message", None) or error).strip().splitlines() or [type(error).__name__])[0]
+        return (text.replace(self.key, "***") if self.key else text)[:300]
+
 
 def reasoning_of(message: Any) -> str | None:
     """The reasoning that a server gives apart from the content: DeepSeek and vLLM call it by two names."""
@@ -119,34 +152,45 @@ def reasoning_of(message: Any) -> str | None:
 
 
 def reply_row(reasoning: str | None, content: str | None, finish_reason: str | None, usage: Any) -> dict[str, Any]:
-    """A reply in the columns ADDED. Raises ValueError where it has no end or no token counts."""
+    """A reply in the columns ADDED. Raises ValueError where it has no end, no text or no token counts."""
     if finish_reason is None:
         raise ValueError("the reply ends without a finish_reason")
     if usage is None:
         raise ValueError("the reply has no token counts (usage)")
-    counts = {"num_prompt_tokens": usage.prompt_tokens, "num_generated_tokens": usage.completion_tokens}
-    if finish_reason not in FINISHED:  # content_filter, insufficient_system_resource, ...
+    text = joined((reasoning or "").strip(), content or "")
+    details = getattr(usage, "completion_tokens_details", None)
+    share = len(thinking_of(text)) / max(1, len(text))
+    counts = {
+        "num_prompt_tokens": usage.prompt_tokens,
+        "num_generated_tokens": usage.completion_tokens,
+        "num_thinking_tokens": getattr(details, "reasoning_tokens", None) or round(usage.completion_tokens * share),
+    }
+    if finish_reason in REFUSED:
         return failed(f"{finish_reason}: the endpoint did not finish this reply") | counts
-    text = content or ""
-    if reasoning:
-        closed = "\n</think>\n\n" if content or finish_reason == "stop" else ""
-        text = f"<think>\n{reasoning.strip()}{closed}{text}"
+    if finish_reason not in FINISHED:  # insufficient_system_resource, abort, ...
+        raise ValueError(f"the endpoint broke off ({finish_reason})")
+    if not text.strip() and finish_reason == "stop":
+        raise ValueError("the reply is empty")
     return {"generated_text": text, "finish_reason": FINISHED[finish_reason], "error": "", **counts}
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another try is worth it: all but a status that blames the request."""
+    status = getattr(error, "status_code", None)
+    return status is None or status in RETRIED or status >= 500
 
 
 def failed(error: str) -> dict[str, Any]:
     """The columns ADDED of a row without a reply; `error` is "code: what was wrong"."""
-    empty = {"generated_text": "", "num_prompt_tokens": 0, "num_generated_tokens": 0}
+    empty = {"generated_text": "", "num_prompt_tokens": 0, "num_generated_tokens": 0, "num_thinking_tokens": 0}
     return empty | {"finish_reason": "error", "error": error}
 
 
 def _code(error: Exception) -> str:
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APIStatusError):
+        return f"http_{error.status_code}"
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
         return "timeout"
     return "no_connection" if isinstance(error, openai.APIConnectionError) else "bad_reply"
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0][:300]

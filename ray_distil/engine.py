@@ -3,8 +3,9 @@
 A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kept.
 
     columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
-    columns added:  generated_text, finish_reason ("stop" | "length" | "error"), num_prompt_tokens,
-                    num_generated_tokens, error ("" or "code: what was wrong with this row")
+    columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
+                    finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
+                    num_thinking_tokens (of these, up to </think>), error ("" or "code: what was wrong with this row")
     all other columns are carried through; their values must have a form in JSON
 
 Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows
@@ -20,7 +21,8 @@ import pyarrow as pa
 
 from ray_distil.config import EngineConfig
 from ray_distil.models import local_copy
-from ray_distil.tokenization import encode_prompt, stop_token_ids
+from ray_distil.reasoning import THINK_BEGIN, thinking_of
+from ray_distil.tokenization import begins_thinking, encode_prompt, num_tokens, stop_token_ids
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -28,13 +30,23 @@ if TYPE_CHECKING:
 Generate = Callable[["Dataset"], "Dataset"]
 IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
+THINKS = "prompt_begins_thinking"
+OWN_FAULTS = {"bad_prompt", "prompt_too_long", "content_filter", "http_400", "http_413", "http_422"}
 ADDED = pa.schema([
     ("generated_text", pa.string()),
     ("finish_reason", pa.string()),
     ("num_prompt_tokens", pa.int32()),
     ("num_generated_tokens", pa.int32()),
+    ("num_thinking_tokens", pa.int32()),
     ("error", pa.string()),
 ])  # fmt: skip
+
+
+def may_pass(code: str) -> bool:
+    """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
+    return code not in OWN_FAULTS and code.startswith(
+        ("engine_error", "timeout", "no_connection", "bad_reply", "http_")
+    )
 
 
 def build(config: EngineConfig, model: str) -> Generate:
@@ -74,9 +86,8 @@ def build(config: EngineConfig, model: str) -> Generate:
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len")},
         )
-        return processor(encoded).map_batches(
-            finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"stop_ids": stop_token_ids(model)}
-        )
+        how = {"stop_ids": stop_token_ids(model), "model": model}
+        return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
 
@@ -112,6 +123,7 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.T
             if len(ids) >= longest:
                 error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
+        carried[THINKS] = begins_thinking(ids, model)
         rows.append({
             "carried": json.dumps(carried),
             "tokenized_prompt": ids,
@@ -131,7 +143,7 @@ def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
     return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
 
 
-def finish_batch(table: pa.Table, stop_ids: frozenset[int]) -> pa.Table:
+def finish_batch(table: pa.Table, stop_ids: frozenset[int], model: str) -> pa.Table:
     """ray.data.llm's output in the columns of the contract."""
     rows = []
     for row in table.to_pylist():
@@ -139,11 +151,15 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int]) -> pa.Table:
         if error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
             error = f"engine_error: {error}"
         tokens = [] if error else list(row["generated_tokens"])
-        rows.append(json.loads(row["carried"]) | {
-            "generated_text": "" if error else row["generated_text"],
+        carried = json.loads(row["carried"])
+        begin = f"{THINK_BEGIN}\n" if carried.pop(THINKS) else ""
+        thinking = "" if error else thinking_of(begin + row["generated_text"])
+        rows.append(carried | {
+            "generated_text": "" if error else begin + row["generated_text"],
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
             "num_prompt_tokens": int(row["num_input_tokens"] or 0),
             "num_generated_tokens": len(tokens),
+            "num_thinking_tokens": min(len(tokens), num_tokens(thinking.removeprefix(begin), model)) if thinking else 0,
             "error": error,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)

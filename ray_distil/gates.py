@@ -1,20 +1,21 @@
 """Gates: pure functions `row -> reason or None` that keep bad rows out of training.
 
-Each reads finish_reason, answer, reference_answer, original_tokens and rewritten_tokens, as far as it needs them.
+Each reads the text, finish_reason, answer, reference_answer, original_tokens and rewritten_tokens, as far as it needs them.
 GATES lists them once, in the order in which they are applied; each can be switched off in the configuration.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ray_distil.reasoning import answers_agree
+from ray_distil.reasoning import answers_agree, thinking_is_open
 
 Row = Mapping[str, Any]
 
 
 def complete(row: Row) -> str | None:
-    """The text ended by itself; one that was cut is never trimmed into an example."""
-    return None if row["finish_reason"] == "stop" else "incomplete"
+    """The text ended by itself, and so did its thinking; one that was cut is never trimmed into an example."""
+    text = row.get("response") or row.get("reasoning") or ""
+    return None if row["finish_reason"] == "stop" and not thinking_is_open(text) else "incomplete"
 
 
 def answered(row: Row) -> str | None:

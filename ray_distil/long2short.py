@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
-from ray_distil.reasoning import final_result
+from ray_distil.reasoning import final_result, split_reasoning, thinking_is_open
 from ray_distil.schemas import REWRITES, stable_id
 from ray_distil.shards import SOURCE, reject, table_of
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 1
+VERSION = 2
 STAGE = "long2short"
 ACCEPTED = "accepted"
 
@@ -55,12 +55,15 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
         return reject(known, code, detail)
-    text = row["generated_text"].strip()
+    text = row["generated_text"]
+    if not thinking_is_open(text):  # what the rewriter thought is no part of the rewrite
+        text = split_reasoning(text)[1]
+    length = row["num_generated_tokens"] - (row["num_thinking_tokens"] or 0)
     rewrite = known | {
         "reasoning": text,
         "answer": final_result(text),
-        "rewritten_tokens": row["num_generated_tokens"],
-        "compression_ratio": row["num_generated_tokens"] / row["original_tokens"] if row["original_tokens"] else None,
+        "rewritten_tokens": length,
+        "compression_ratio": length / row["original_tokens"] if row["original_tokens"] else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}

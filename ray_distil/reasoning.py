@@ -9,6 +9,7 @@ import threading
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
 _STATED = re.compile(r"answer\s*(?:is|:)\s*:?\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+THINK_BEGIN, THINK_END = "<think>", "</think>"
 PARSING_SECONDS = 5  # math-verify's limit for one answer
 
 
@@ -18,17 +19,39 @@ def split_reasoning(response: str) -> tuple[str, str]:
     The marks decide: `</think>` ends the reasoning, whether `<think>` is in the text or stood in the prompt. A think
     block left open has no conclusion; a response without marks is all conclusion.
     """
-    reasoning, mark, conclusion = response.partition("</think>")
-    if mark or "<think>" in response:
-        return reasoning.replace("<think>", "", 1).strip(), conclusion.strip()
+    reasoning, mark, conclusion = response.partition(THINK_END)
+    if mark or THINK_BEGIN in response:
+        return reasoning.replace(THINK_BEGIN, "", 1).strip(), conclusion.strip()
     return "", response.strip()
 
 
+def thinking_is_open(response: str) -> bool:
+    """Whether a think block begins and does not end: whatever the finish_reason says, there is no conclusion."""
+    return THINK_BEGIN in response and THINK_END not in response
+
+
+def thinking_of(response: str) -> str:
+    """The part of a response up to where its thinking ends, marks included; "" where it does not think."""
+    if thinking_is_open(response):
+        return response
+    before, mark, _ = response.partition(THINK_END)
+    return before + mark if mark else ""
+
+
+def with_think_begin(response: str) -> str:
+    """The response with the mark that begins its thinking, where that stood in the prompt."""
+    before, mark, _ = response.partition(THINK_END)
+    return f"{THINK_BEGIN}\n{response.lstrip()}" if mark and THINK_BEGIN not in before else response
+
+
 def joined(reasoning: str, content: str) -> str:
-    """Reasoning and content that are given apart as one text; without content the think block stays open."""
+    """Reasoning and content as one text with the marks of thinking, as the model wrote it."""
     if not reasoning:
-        return content
-    return f"<think>\n{reasoning}\n</think>\n\n{content}" if content.strip() else f"<think>\n{reasoning}"
+        return with_think_begin(content)
+    thought = reasoning if reasoning.startswith(THINK_BEGIN) else f"{THINK_BEGIN}\n{reasoning}"
+    if not content.strip() or THINK_END in reasoning or THINK_END in content:
+        return thought + content
+    return f"{thought}\n{THINK_END}\n\n{content}"
 
 
 def last_boxed(text: str) -> str | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.engine import IMPORTS
+from ray_distil.engine import IMPORTS, may_pass
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
@@ -66,7 +66,8 @@ class Run:
 
         `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
 
-        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`).
+        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`); those that it
+        rejected for what may have passed meanwhile, such as an endpoint that was away, are made again.
         """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
         target = Artifact(self.folder, artifact, schema, made_of, counted)
@@ -76,7 +77,7 @@ class Run:
             self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
         started = time.monotonic()
-        target.start(resume)
+        target.start(resume, may_pass if resume else None)
         with self.display.stage(name, unit) as target.tell:
             rows_in, summary = make(target)
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there

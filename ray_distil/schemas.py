@@ -54,8 +54,10 @@ REWRITES = _schema(
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
-    ("rewritten_tokens", pa.int32()),
+    ("rewritten_tokens", pa.int32()),  # generated, without what the rewriter thought
     ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),  # what the rewrite cost, thinking included
     ("finish_reason", pa.string()),
     ("verdict", pa.string()),  # "accepted", or the reason of the first gate that it fails
     ("model", pa.string()),

@@ -20,7 +20,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -42,10 +42,7 @@ SUPERSEDED = "superseded"
 ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 GENERATED = "distil_generated_tokens"
-TOKEN_COLUMNS = {
-    "distil_prompt_tokens": ("num_prompt_tokens",),
-    GENERATED: ("num_generated_tokens", "rewritten_tokens"),
-}
+TOKEN_COLUMNS = {"distil_prompt_tokens": "num_prompt_tokens", GENERATED: "num_generated_tokens"}
 REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON = "finish_reason"
 SOURCE = "source_"  # begins the reasons for which a row was not even tried
@@ -112,10 +109,11 @@ class Artifact:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
         return IdSet(self._ids() if self._is_ours() else ())
 
-    def start(self, resume: bool = True) -> None:
+    def start(self, resume: bool = True, again: Callable[[str], bool] | None = None) -> None:
         """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
 
-        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again.
+        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again. Rows that
+        were rejected for a reason of which `again` is true are rejected no more, so that they are made again.
         """
         if self.folder.exists() and not self._is_ours():
             old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
@@ -128,6 +126,11 @@ class Artifact:
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         self.attempt = secrets.token_hex(8)
         self.folder.write_text(ATTEMPT, self.attempt)
+        if again is not None:
+            for file in self._files(REJECTS_FOLDER):
+                table = self.folder.read_table(file)
+                keep = [not again(reason) for reason in table["reason"].to_pylist()]
+                self._replace(file, table, keep)
 
     def is_taken(self) -> bool:
         """Whether another attempt has begun since this one."""
@@ -249,14 +252,19 @@ class Artifact:
             here = suspect.intersection(keys)
             again = kept & here
             kept |= here
-            if again:
-                rest = table.filter(pa.array([key not in again for key in keys]))
-                inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
-                if rest.num_rows:
-                    _write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
-                self.folder.remove(file)
-                num_dropped += table.num_rows - rest.num_rows
+            num_dropped += self._replace(file, table, [key not in again for key in keys])
         return num_dropped
+
+    def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> int:
+        """Leave only these rows of a shard; returns how many went. Stopped in between, rows are there twice."""
+        if all(keep):
+            return 0
+        rest = table.filter(pa.array(keep))
+        if rest.num_rows:
+            inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
+            _write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
+        self.folder.remove(file)
+        return table.num_rows - rest.num_rows
 
     def _mark(self) -> str | None:
         """The fingerprint that the folder's shards carry."""
@@ -303,8 +311,8 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
     for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
         metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
     spent = {
-        metric: sum(pa.compute.sum(table.column(c)).as_py() or 0 for c in columns if c in table.column_names)
-        for metric, columns in TOKEN_COLUMNS.items()
+        metric: (pa.compute.sum(table.column(column)).as_py() or 0) if column in table.column_names else 0
+        for metric, column in TOKEN_COLUMNS.items()
     }
     for metric, tokens in spent.items():
         metrics.count(metric, tokens, run=run, stage=stage)

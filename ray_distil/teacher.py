@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_distil.conversations import BadRecord, instruction_of, response_of
 from ray_distil.prompts import instruction_messages
-from ray_distil.reasoning import extract_answer, split_reasoning
+from ray_distil.reasoning import extract_answer, split_reasoning, thinking_is_open
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 from ray_distil.shards import reject, table_of
 
@@ -102,8 +102,8 @@ def imported_texts(record: Any) -> tuple[str, str, str]:
         (instruction + response).encode()
     except UnicodeEncodeError:
         raise BadRecord("not_unicode", "a lone surrogate") from None
-    is_cut = "<think>" in response and "</think>" not in response
-    return instruction, response, str(record.get("finish_reason") or ("length" if is_cut else "stop"))
+    ended = "length" if thinking_is_open(response) else "stop"
+    return instruction, response, str(record.get("finish_reason") or ended)
 
 
 def _imported(response: str, finish_reason: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from ray_distil import UserError
 from ray_distil.models import local_copy
 from ray_distil.prompts import Messages, instruction_messages
+from ray_distil.reasoning import THINK_BEGIN
 
 IGNORE_INDEX = -100
 
@@ -30,6 +31,16 @@ def encode_prompt(messages: Messages, model: str) -> list[int]:
     tokenizer = load_tokenizer(model)
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def begins_thinking(prompt_ids: list[int], model: str) -> bool:
+    """Whether the prompt ends with the mark that begins a think block, as the templates of R1 and its kin do."""
+    return bool(prompt_ids) and load_tokenizer(model).decode(prompt_ids[-8:]).rstrip().endswith(THINK_BEGIN)
+
+
+def num_tokens(text: str, model: str) -> int:
+    """Tokens of a text by itself."""
+    return len(load_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_example(

@@ -40,6 +40,7 @@ class NullEngine:
             "finish_reason": pa.array(["stop"] * n),
             "num_prompt_tokens": pa.array([40] * n, pa.int32()),
             "num_generated_tokens": pa.array([20] * n, pa.int32()),
+            "num_thinking_tokens": pa.array([0] * n, pa.int32()),
             "error": pa.array([""] * n),
         }
         for name, column in added.items():

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,13 +12,20 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
 class EndpointServer:
-    """`faults` are used up one a request, whoever asks: "429", "500", "400", "cut", "told", "hang", "json", "empty"."""
+    """`faults` are used up one a request, whoever asks: "429", "500", "400", "401" (which repeats the key),
+    "cut", "told", "hang", "trickle" (blank lines for ever), "json", "empty"."""
 
     def __init__(
-        self, *faults: str, message: dict[str, Any] | None = None, finish_reason: str = "stop", meet: int = 1
+        self,
+        *faults: str,
+        message: dict[str, Any] | None = None,
+        finish_reason: str = "stop",
+        meet: int = 1,
+        retry_after: str = "0.2",
     ) -> None:
-        self.faults, self.requests = deque(faults), []
+        self.faults, self.requests, self.times = deque(faults), [], []
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
+        self.retry_after = retry_after
         self.most_at_once = self.now = 0
         self.lock = threading.Lock()
         self.met = threading.Event()  # set once `meet` requests are here together; until then none is answered
@@ -32,6 +40,7 @@ class EndpointServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with server.lock:
                     server.requests.append((self.headers, body))
+                    server.times.append(time.monotonic())
                     server.now += 1
                     self.here = True
                     server.most_at_once = max(server.most_at_once, server.now)
@@ -52,11 +61,15 @@ class EndpointServer:
             def reply(self, fault: str, body: dict[str, Any]) -> None:
                 choice = {"index": 0, "finish_reason": server.finish_reason}
                 if fault == "429":
-                    self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"})
+                    self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
                 elif fault in ("500", "400"):
                     self.answer(int(fault), {"error": {"message": f"status {fault}"}})
+                elif fault == "401":
+                    self.answer(401, {"error": {"message": f"no such key: {self.headers['Authorization']}"}})
                 elif fault == "hang":
                     time.sleep(3)
+                elif fault == "trickle":
+                    self.trickle()
                 elif fault == "json":
                     self.answer(200, "{not json")
                 elif fault == "empty":
@@ -72,7 +85,9 @@ class EndpointServer:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
-                parts = [{name: half} for name, text in server.message.items() for half in (text[:3], text[3:])]
+                parts = [
+                    {n: half} for n, text in server.message.items() for half in ((text or "")[:3], (text or "")[3:])
+                ]
                 chunks = [{"choices": [{"index": 0, "delta": part}]} for part in parts]
                 chunks += [{"choices": [choice | {"delta": {}}]}, {"choices": [], "usage": USAGE}]
                 if fault:
@@ -81,6 +96,16 @@ class EndpointServer:
                     self.wfile.write(f"data: {json.dumps({'id': '1', **chunk})}\n\n".encode())
                 if not fault:
                     self.wfile.write(b"data: [DONE]\n\n")
+
+            def trickle(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                with suppress(OSError):  # until the client goes away
+                    for _ in range(60):
+                        self.wfile.write(b"\n")
+                        self.wfile.flush()
+                        time.sleep(0.05)
 
             def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 self.leave()

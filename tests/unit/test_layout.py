@@ -22,6 +22,7 @@ LAYERS = [
         "models",
         "metrics",
         "manifest",
+        "rate_limits",
         "tiny.muon",
     ],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],

@@ -57,7 +57,7 @@ def test_a_fraction_is_asked_and_counted() -> None:
 def generated(**changes: Any) -> dict[str, Any]:
     text = "<think>\n2 + 3 = 5\n</think>\n\n\\boxed{5}"
     row = ask(PROBLEM)[0] | {"generated_text": text, "finish_reason": "stop", "num_prompt_tokens": 9}
-    return row | {"num_generated_tokens": 20, "error": ""} | changes
+    return row | {"num_generated_tokens": 20, "num_thinking_tokens": 0, "error": ""} | changes
 
 
 def response(**changes: Any) -> dict[str, Any]:
@@ -77,8 +77,9 @@ def test_an_error_becomes_a_reject_with_its_code() -> None:
 
 def rewrite(text: str, **changes: Any) -> dict[str, Any]:
     request = long2short.request(response() | changes, ALL, PARAMS, 0)
+    thought = changes.pop("num_thinking_tokens", 0)
     row = request | {"generated_text": text, "finish_reason": "stop", "num_generated_tokens": 8, "error": ""}
-    return long2short.rewrite_row(row, "m", PARAMS)
+    return long2short.rewrite_row(row | {"num_thinking_tokens": thought}, "m", PARAMS)
 
 
 def test_rewrite_request_is_the_recipes() -> None:
@@ -101,6 +102,20 @@ def test_verdicts() -> None:
     assert rewrite("\\boxed{5}", num_generated_tokens=8)["verdict"] == "not_shorter"
     assert rewrite("")["verdict"] == "no_answer"
     assert rewrite("2 + 3 = 6", reference_answer=None)["verdict"] == "wrong_answer"
+
+
+def test_what_the_rewriter_thinks_is_no_part_of_the_rewrite() -> None:
+    row = rewrite("<think>\nI shorten it to 6.\n</think>\n\n2 + 3 = 5", num_thinking_tokens=5)
+    assert (row["reasoning"], row["answer"], row["verdict"]) == ("2 + 3 = 5", "5", "accepted")
+    assert (row["rewritten_tokens"], row["num_generated_tokens"]) == (3, 8)
+
+
+def test_a_text_whose_thinking_never_ends_is_not_complete() -> None:
+    left_open = "<think>\n2 + 3 = 5, so \\boxed{5}"
+    assert rewrite(left_open)["verdict"] == "incomplete"
+    row = response(generated_text=left_open)
+    assert curation.response_example(row, ["complete"], "")[REASON] == "incomplete"
+    assert long2short.request(row, ALL, PARAMS, 0)["source_reason"] == "source_incomplete"
 
 
 def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
@@ -130,7 +145,38 @@ def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None
     assert codes == ["", "bad_prompt", "bad_prompt", "bad_prompt", "bad_prompt", "prompt_too_long"]
     text = "<|im_start|>user\nAnn has 3 pens.<|im_end|>\n<|im_start|>assistant\n"
     assert tokenization.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
-    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None}
+    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None, engine.THINKS: False}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool) -> None:
+    model = resolve_model("tiny:teacher-r1", "k")
+    ids = tokenization.encode_prompt([{"role": "user", "content": "Ann has 3 pens."}], model)
+    opening = tokenization.load_tokenizer(model)("<think>\n", add_special_tokens=False)["input_ids"]
+    assert tokenization.begins_thinking(ids + opening, model)
+    assert not tokenization.begins_thinking(ids, model)
+
+    thought, answer = "3 + 4 = 7\n</think>", "\n\n\\boxed{7}"
+    text = thought + answer if begun else f"<think>\n{thought}{answer}"
+    tokens = tokenization.load_tokenizer(model)(text, add_special_tokens=False)["input_ids"]
+    made = {"carried": json.dumps({"id": "0", engine.THINKS: begun}), "generated_text": text, "num_input_tokens": 9}
+    made |= {"generated_tokens": tokens, engine.INFERENCE_ERROR: ""}
+    (row,) = engine.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), model).to_pylist()
+    assert row["generated_text"] == f"<think>\n{thought}{answer}"
+    before = tokenization.num_tokens(text.partition("</think>")[0] + "</think>", model)
+    assert (row["num_thinking_tokens"], row["num_generated_tokens"]) == (before, len(tokens))
+    assert 0 < before < len(tokens)
+    assert engine.THINKS not in row
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [("timeout", True), ("no_connection", True), ("engine_error", True), ("http_401", True), ("http_503", True),
+     ("bad_reply", True), ("http_400", False), ("content_filter", False), ("prompt_too_long", False),
+     ("source_wrong_answer", False)],
+)  # fmt: skip
+def test_what_may_pass_is_no_fault_of_the_row(code: str, passes: bool) -> None:
+    assert engine.may_pass(code) == passes
 
 
 def test_finish_reason_is_told_by_the_stop_token() -> None:

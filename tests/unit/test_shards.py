@@ -102,6 +102,19 @@ def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
     assert again.finish("instructions", "rows", 3, 1.0).rows_out == 2
 
 
+def test_rows_that_failed_for_what_may_pass_are_made_again(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "timeout"), reject(row("c"), "empty"))
+    write(target, reject(row("d"), "timeout"))
+    target.start(again=lambda reason: reason == "timeout")
+    done = target.done_ids()
+    assert [name for name in "abcd" if stable_id(name) in done] == ["a", "c"]
+    write(target, row("b"), reject(row("d"), "timeout"))
+    manifest = target.finish("instructions", "rows", 4, 1.0)
+    assert (manifest.rows_out, manifest.rejects) == (2, {"empty": 1, "timeout": 1})
+
+
 def test_a_stage_that_does_not_resume_starts_with_no_shard(tmp_path: Path) -> None:
     target = artifact(tmp_path)
     target.start()

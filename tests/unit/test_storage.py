@@ -1,5 +1,6 @@
-"""Folders on a disk and in an object store behave alike: whole files, names relative to the folder, nothing left."""
+"""Folders on a disk and on an S3 server behave alike: whole files, names relative to the folder, nothing left."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,12 +8,22 @@ import pytest
 
 from ray_distil import UserError
 from ray_distil.storage import Folder
+from tests.object_store import CREDENTIALS, ObjectStore
 
 
-@pytest.fixture(params=["disk", "store"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    # pyarrow's own store in memory puts whole objects, as those of the clouds do.
-    return Folder.at(tmp_path / "run" if request.param == "disk" else f"mock://{tmp_path.name}/run")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as made:
+        yield made
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    if request.param == "disk":
+        return Folder.at(tmp_path / "run")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return Folder.at(request.getfixturevalue("store").uri(f"{tmp_path.name}/run"))
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:

@@ -1,0 +1,87 @@
+"""A teacher by endpoint, on a real Ray, whose server fails in all its ways: each row ends right or with its reason."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from ray_distil.manifest import MANIFEST, Manifest, read_manifest
+from ray_distil.storage import Folder
+from tests.integration.respond import __file__ as RESPOND
+from tests.unit.endpoint_server import EndpointServer
+
+KEY = "sk-never-to-be-written"
+NUM_TRAIN = 60
+FAULTS = {
+    "http_400": ["400"] * 2,
+    "http_401": ["401"] * 3,  # repeats the key
+    "http_429": ["429"],
+    "http_500": ["500"] * 2,
+    "timeout": ["hang"],
+    "bad_reply": ["cut", "told", "json", "empty"],
+}
+
+
+def respond(folder: Path, server: EndpointServer, *overrides: str) -> tuple[Manifest, str]:
+    """A run of the direct teacher; its manifest, and what it printed."""
+    settings = {"base_url": server.url, "model": "m", "api_key_env": "A_KEY", "stream": True, "timeout_s": 2}
+    arguments = [
+        f"instructions.num_train={NUM_TRAIN}",
+        "teachers.direct.engine=null",
+        f"teachers.direct.endpoint={json.dumps(settings)}",
+        "teachers.slow=null",
+        "long2short.enabled=false",
+        f"run.storage_path={folder}",
+        "run.name=faults",
+        *overrides,
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    made = subprocess.run(
+        [sys.executable, RESPOND, *arguments],
+        cwd=folder,
+        env=kept | {"A_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    manifest = read_manifest(Folder.at(folder / "faults" / "responses"))
+    assert manifest is not None
+    assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == NUM_TRAIN
+    return manifest, made.stdout + made.stderr
+
+
+def test_rows_end_right_or_rejected_and_the_key_is_nowhere(tmp_path: Path) -> None:
+    with EndpointServer(*itertools.chain(*FAULTS.values())) as server:
+        manifest, said = respond(tmp_path, server, "teachers.direct.endpoint.max_retries=0")
+        assert manifest.rejects == {reason: len(faults) for reason, faults in sorted(FAULTS.items())}
+        assert len(server.requests) == NUM_TRAIN
+        assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
+
+        logs = re.findall(r"messages of engines and workers: (\S+)", said)
+        assert KEY not in said
+        for file in [file for folder in (*logs, tmp_path) for file in Path(folder).rglob("*") if file.is_file()]:
+            assert KEY.encode() not in file.read_bytes(), file
+
+        # Stopped before its end, the stage asks again for what may have passed, and for nothing else.
+        (tmp_path / "faults" / "responses" / MANIFEST).unlink()
+        manifest, _ = respond(tmp_path, server)
+        assert manifest.rejects == {"http_400": 2}
+        assert len(server.requests) == NUM_TRAIN + 11
+    made = pd.read_parquet(tmp_path / "faults" / "responses")
+    assert set(made.response) == {"It is 5."}
+    assert set(made.num_prompt_tokens) == {3}
+    assert set(made.num_generated_tokens) == {5}
+
+
+def test_faults_that_pass_cost_no_row(tmp_path: Path) -> None:
+    faults = [fault for reason, some in FAULTS.items() if reason not in ("http_400", "http_401") for fault in some]
+    with EndpointServer(*faults) as server:
+        manifest, _ = respond(tmp_path, server)
+        assert manifest.rejects == {}
+        assert len(server.requests) == NUM_TRAIN + len(faults)
