@@ -187,7 +187,7 @@ def _told(source: Source, file: str = "") -> Iterator[None]:
 
 
 def _shown(source: Source, file: str) -> str:
-    return f"{source.path.rstrip('/')}/{file}" if file else source.path
+    return str(Folder(source.path) / file) if file else source.path
 
 
 def _records_of(source: Source, place: Folder, file: str = "") -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """Each kind of source gives the same records, and what cannot be read is told by key, file and remedy."""
 
 import json
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -16,9 +17,16 @@ from ray_distil.schemas import stable_id
 from ray_distil.shards import Artifact, reject, table_of
 from ray_distil.sources import Source
 from ray_distil.storage import Folder
+from tests.object_store import CREDENTIALS, ObjectStore
 
 RECORDS = [{"problem": f"What is {k} + 1?", "solution": str(k + 1), "note": None} for k in range(5)]
 CSV = "problem,solution,note\n" + "".join(f"What is {k} + 1?,{k + 1},\n" for k in range(5))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as made:
+        yield made
 
 
 def read(path: Path | str, **options: Any) -> list[Any]:
@@ -61,12 +69,16 @@ def save(folder: Path, kind: str, records: list[dict[str, Any]] = RECORDS) -> Pa
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet", "folder", "dataset", "splits"])
-def test_every_kind_gives_the_same_records(tmp_path: Path, kind: str) -> None:
+def test_every_kind_gives_the_same_records_on_a_disk_and_in_a_store(
+    tmp_path: Path, kind: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path, kind)
     assert read(path) == RECORDS
-    store = Folder.at(f"mock://{tmp_path.name}")  # pyarrow's store in memory
-    store.upload(tmp_path)
-    uri = f"{store}/{path.name}"
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = Folder.at(store.uri(tmp_path.name))
+    bucket.upload(tmp_path)
+    uri = str(bucket / path.name)
     assert read(uri) == RECORDS
     assert mark(uri) == mark(path)
 
