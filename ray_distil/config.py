@@ -47,14 +47,28 @@ class RayConfig(Section):
     num_cpus: int | None = Field(None, ge=1, description="logical CPUs; null: those of the machine")
 
 
-class InstructionsConfig(Section):
+class DatasetConfig(Section):
+    """Which part of a Hugging Face dataset is meant, where a path is one."""
+
+    dataset_split: str = Field("train", min_length=1, description="split")
+    dataset_name: str | None = Field(None, description="the hub's name of the configuration, e.g. main")
+
+
+class InstructionsConfig(DatasetConfig):
     """Where the problems come from."""
 
     path: str = Field(
-        TINY, min_length=1, description="JSON list or JSONL of `instruction` and optional `answer`; or tiny"
+        TINY,
+        min_length=1,
+        description="`instruction` (or `messages`) and optional `answer`: a JSON list, JSONL, CSV or Parquet file, a "
+        "folder of them, or one that save_to_disk wrote, here or in an object store; hf://datasets/OWNER/NAME; or tiny",
+    )
+    columns: dict[Literal["instruction", "answer", "messages"], str] = Field(
+        default_factory=dict, description="our name of a column -> that in `path` and `eval_path`, where it is another"
     )
     num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2000)")
-    eval_path: str | None = Field(None, description="file of held-out problems; null: held out of `path`")
+    eval_path: str | None = Field(None, description="held-out problems, as `path`; null: held out of `path`")
+    eval_split: str | None = Field(None, description="split of `eval_path`; null: dataset_split")
     num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
     suffix: str = Field("", description="put behind each instruction when a model reads it")
 
@@ -109,17 +123,27 @@ class Asked(Section):
     endpoint: EndpointConfig | None = None
 
 
-class TeacherConfig(Asked):
+class TeacherConfig(Asked, DatasetConfig):
     """One teacher and how it is asked. No system prompt, as DeepSeek advises for both of the recipe's teachers."""
 
+    responses: str | None = Field(
+        None, min_length=1, description="what it has answered already, as `instructions.path`; matched by instruction"
+    )
+    columns: dict[
+        Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason"], str
+    ] = Field(default_factory=dict, description="our name of a column -> that in `responses`, where it is another")
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
 
     @model_validator(mode="after")
     def _one(self) -> "TeacherConfig":
-        if (self.engine is None) == (self.endpoint is None):
-            raise ValueError("teachers: a teacher needs either an `engine` or an `endpoint`; set the other to null")
+        given = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"teachers: a teacher needs one of `engine`, `endpoint` and `responses`, not {' and '.join(given) or 'none'}"
+                "; set the others to null"
+            )
         return self
 
 
@@ -281,6 +305,16 @@ class StagesConfig(Section):
     training: TrainingConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     plan: PlanConfig = PlanConfig()
+
+    @model_validator(mode="after")
+    def _rewriter_is_there(self) -> "StagesConfig":
+        given, slow = self.long2short, self.teachers.slow if self.teachers is not None else None
+        if slow is not None and slow.responses and given.enabled and not given.engine and not given.endpoint:
+            raise ValueError(
+                "long2short: the slow teacher's responses are imported, so it rewrites none; give long2short an "
+                "`engine` or an `endpoint`, or set long2short.enabled=false"
+            )
+        return self
 
     @property
     def run_folder(self) -> Folder:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ray_distil.config import EndpointConfig
 from ray_distil.engine import ADDED, Generate, check_messages
 from ray_distil.rate_limits import Pace, pause_s, retry_after_s
-from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_of, with_think_begin
+from ray_distil.reasoning import joined, thinking_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -172,16 +172,6 @@ def reply_row(reasoning: str | None, content: str | None, finish_reason: str | N
     if not text.strip() and finish_reason == "stop":
         raise ValueError("the reply is empty")
     return {"generated_text": text, "finish_reason": FINISHED[finish_reason], "error": "", **counts}
-
-
-def joined(reasoning: str, content: str) -> str:
-    """Reasoning and content as one text with the marks of thinking, as the model wrote it."""
-    if not reasoning:
-        return with_think_begin(content)
-    thought = reasoning if reasoning.startswith(THINK_BEGIN) else f"{THINK_BEGIN}\n{reasoning}"
-    if not content.strip() or THINK_END in reasoning or THINK_END in content:
-        return thought + content
-    return f"{thought}\n{THINK_END}\n\n{content}"
 
 
 def may_pass(error: Exception) -> bool:

@@ -1,20 +1,20 @@
-"""Stage 1: instructions, from the tiny world or from the user's own file.
+"""Stage 1: instructions, from the tiny world or from the user's own source.
 
 Everything is read and checked before Ray starts, so that a mistake costs a second.
 """
 
-import hashlib
 import itertools
-import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
-from ray_distil import UserError
+from ray_distil import UserError, sources
 from ray_distil.config import TINY, InstructionsConfig
-from ray_distil.schemas import INSTRUCTIONS, instruction_id, stable_id
+from ray_distil.conversations import BadRecord, instruction_of
+from ray_distil.schemas import INSTRUCTIONS, instruction_id, normalised, stable_id
 from ray_distil.shards import reject, table_of
+from ray_distil.sources import Source
 
 VERSION = 1
 STAGE = "instructions"
@@ -22,36 +22,16 @@ NUM_TINY = 2000
 TINY_SEED = 50_000
 
 
-def read_records(path: str, key: str) -> list[Any]:
-    """The records of a JSON list or of JSON lines. Raises UserError, naming `key`, the file and the line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{key}: there is no file {path!r}; give a JSON list or JSONL file, or `tiny`") from None
-    except OSError as error:
-        raise UserError(f"{key}: cannot read {path!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key}: {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    if text.lstrip().startswith("["):
-        try:
-            records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"
-            ) from error
-    else:
-        records = []
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
-                    ) from error
-    if not records:
-        raise UserError(f"{key}: {path!r} is empty; it needs at least two instructions")
-    return records
+def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None]:
+    """Where the training problems and the held-out ones are read; None: from the tiny world, or from the former."""
+    given, columns = config.dataset_name, dict(config.columns)
+    train = eval_ = None
+    if config.path != TINY:
+        train = Source(config.path, "instructions.path", config.dataset_split, name=given, columns=columns)
+    if config.eval_path is not None:
+        split = config.eval_split or config.dataset_split
+        eval_ = Source(config.eval_path, "instructions.eval_path", split, "eval_split", given, columns)
+    return train, eval_
 
 
 def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list[Any]]:
@@ -74,7 +54,10 @@ def instruction_row(record: Any, source: str, split: str, position: int) -> dict
     row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
         return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
-    text = record.get("instruction")
+    try:
+        text = instruction_of(record)
+    except BadRecord as error:
+        return reject(row, error.reason, f"record {position}: {error}")
     if not isinstance(text, str) or not text.strip():
         return reject(row, "no_instruction", f"record {position}: `instruction` is missing, empty or not text")
     try:
@@ -99,7 +82,7 @@ def mark_duplicates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     seen: dict[str, str] = {}
     out = []
     for position, row in enumerate(rows, 1):
-        text = " ".join(row.get("instruction", "").split())
+        text = normalised(row.get("instruction", ""))
         if text and text in seen:
             row = reject(row, "duplicate", f"same text as {seen[text]}") | {
                 "instruction_id": stable_id(row["instruction_id"], position)
@@ -141,18 +124,22 @@ def collect(config: InstructionsConfig, seed: int) -> pa.Table:
 
     Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
     """
-    if config.path == TINY:
+    train_source, eval_source = sources_of(config)
+    train: Iterable[Any]
+    held_out: Iterable[Any] = []
+    if train_source is None:
         train, held_out = tiny_records(config, seed)
     else:
-        train = read_records(config.path, "instructions.path")
-        held_out = []
-    if config.eval_path is not None:
-        held_out = read_records(config.eval_path, "instructions.eval_path")
+        train = sources.records(train_source)
+    if eval_source is not None:
+        held_out = sources.records(eval_source)
     # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
-    rows = [instruction_row(r, _name(config.eval_path or config.path), "eval", k) for k, r in enumerate(held_out, 1)]
-    rows += [instruction_row(r, _name(config.path), "train", k) for k, r in enumerate(train, 1)]
+    name, eval_name = (TINY if s is None else s.label for s in (train_source, eval_source or train_source))
+    rows = [instruction_row(record, eval_name, "eval", k) for k, record in enumerate(held_out, 1)]
+    is_held_out = bool(rows)
+    rows += [instruction_row(record, name, "train", k) for k, record in enumerate(train, 1)]
     rows = mark_duplicates(rows)
-    if not held_out:
+    if not is_held_out:
         rows = hold_out(rows, config.num_eval)
     rows = limit(rows, "train", config.num_train, "instructions.num_train")
     rows = limit(rows, "eval", config.num_eval, "instructions.num_eval")
@@ -160,16 +147,11 @@ def collect(config: InstructionsConfig, seed: int) -> pa.Table:
         if not any(row["split"] == split and "reject_reason" not in row for row in rows):
             raise UserError(
                 f"instructions.path: {config.path!r} leaves no instruction {what}; it needs at least two different ones"
-                " with a text in `instruction`"
+                " with a text in `instruction`; see instructions.columns"
             )
     return table_of(rows, INSTRUCTIONS)
 
 
 def source_fingerprint(config: InstructionsConfig) -> list[str]:
-    """Digests of the files that the rows come from."""
-    paths = [path for path in (config.path, config.eval_path) if path not in (None, TINY)]
-    return [hashlib.sha256(Path(str(path)).read_bytes()).hexdigest()[:16] for path in paths]
-
-
-def _name(path: str) -> str:
-    return path if path == TINY else Path(path).name
+    """What the sources hold that the rows come from."""
+    return [sources.fingerprint(source) for source in sources_of(config) if source is not None]

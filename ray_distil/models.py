@@ -4,8 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from ray_distil import UserError
-from ray_distil.config import TINY, TRAINED, Asked, EndpointConfig, StagesConfig
+from ray_distil import UserError, sources
+from ray_distil.config import TINY, TRAINED, Asked, EndpointConfig, StagesConfig, TeacherConfig
 from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
 from ray_distil.storage import Folder
@@ -18,7 +18,8 @@ HUBS = ("huggingface", "modelscope")
 def resolve_models(config: StagesConfig) -> dict[str, str]:
     """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
 
-    Raises ConfigError for a model that is not there, and for an endpoint whose key is not.
+    A teacher whose responses are there already has none. Raises ConfigError for a model that is not there, and for an
+    endpoint whose key is not; UserError for responses that are not.
     """
     asked: dict[str, Asked | None] = {"long2short": config.long2short}
     if config.teachers is not None:
@@ -30,6 +31,8 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
             named[f"{key}.engine.model_source"] = section.engine.model_source
         elif section is not None and section.endpoint is not None:
             served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
+        elif isinstance(section, TeacherConfig):
+            sources.check(sources.responses_of(section, key))
     for index, model in enumerate(config.evaluation.models):
         if model.model_source != TRAINED:
             named[f"evaluation.models.{index}.model_source"] = model.model_source

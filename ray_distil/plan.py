@@ -1,17 +1,17 @@
 """What a run will need, said before anything is spent: rows, tokens, hours of engines and GPUs, money, disk.
 
 Rows of instructions and responses are exact. What comes after them depends on texts that nobody has seen yet; it is
-estimated from `plan` in the configuration. Starts nothing, and asks no model hub.
+estimated from `plan` in the configuration. Starts nothing, and asks no hub but for instructions that lie there, where
+`plan.num_instructions` does not say how many.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
 
 from rich.table import Table
 
-from ray_distil import instructions, teacher
-from ray_distil.config import TINY, Asked, EngineConfig, Expected, PackingConfig, StagesConfig, TrainingConfig
+from ray_distil import instructions, sources, teacher
+from ray_distil.config import Asked, EngineConfig, Expected, PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.prompts import LONG2SHORT
 
@@ -68,8 +68,15 @@ def make(config: StagesConfig) -> Plan:
             rows = round(train * asked.fraction) * asked.num_samples
         else:
             rows = teacher.num_requests(train, name, asked.fraction, asked.num_samples)
-        steps.append(_generation(f"teacher/{name}", rows, not isinstance(train, int), prompt, expected, asked, config))
-        remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)
+        step = _generation(f"teacher/{name}", rows, not isinstance(train, int), prompt, expected, asked, config)
+        if asked.responses is not None:
+            step = replace(step, prompt_tokens=0, tokens=0, seconds=None)
+            source = sources.responses_of(asked, f"teachers.{name}")
+            if not source.is_on_hub and not sources.is_here(source):
+                remarks.append(f"teachers.{name}.responses: {asked.responses!r} not there yet")
+        else:
+            remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)
+        steps.append(step)
         kept, completion = rows * assumed.kept, expected.num_generated_tokens
         if name == "slow" and config.long2short.enabled:
             rewriter = config.long2short if config.long2short.engine or config.long2short.endpoint else asked
@@ -95,8 +102,8 @@ def make(config: StagesConfig) -> Plan:
 def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[list[str] | int, int]:
     """Ids of the training instructions, or how many are assumed; and the number of those held out."""
     given = config.instructions
-    paths = [path for path in (given.path, given.eval_path) if path not in (None, TINY)]
-    absent = [path for path in paths if not Path(str(path)).is_file()]
+    named = [source for source in instructions.sources_of(given) if source is not None]
+    absent = [source.path for source in named if not sources.is_here(source)]
     if absent and config.plan.num_instructions is not None:
         assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")

@@ -7,7 +7,6 @@ The files keep their keys; each becomes a configuration of ours, whose stages do
 output. DIFFERENCES says in what they knowingly do not do as the original does.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import UserError, curation, instructions, stages
+from ray_distil import UserError, curation, sources, stages
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
+from ray_distil.export import write_records
 from ray_distil.models import resolve_model, resolve_models
 from ray_distil.pipeline import log_folder
 from ray_distil.progress import Display
@@ -27,6 +27,7 @@ from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.session import start_ray, stderr_to
 from ray_distil.shards import StageError
+from ray_distil.sources import Source
 
 DIFFERENCES = {
     "cot_long2short_api": (
@@ -45,7 +46,7 @@ PLACEHOLDERS = {"base_url": "ENDPOINT", "api_key": "TOKEN"}  # as published: rea
 
 
 class _SimplifyDataset(Section):
-    input_path: str = Field(description="JSON list or JSONL of `instruction` and `output`, a long reasoning")
+    input_path: str = Field(description="records of `instruction` and `output`, a long reasoning; see sources.py")
     output_path: str = Field(description="JSON list of `instruction` and `output`, a short one")
 
 
@@ -66,7 +67,7 @@ class SimplifyFile(Section):
 
 
 class _LabeledDataset(Section):
-    labeled_path: str = Field(description="JSON list or JSONL of `instruction` and `output`")
+    labeled_path: str = Field(description="records of `instruction` and `output`; see sources.py")
     template: str = Field(description="Jinja file that renders message.content and message.output")
     seed: int = Field(42, ge=0, description="order of the examples")
 
@@ -105,7 +106,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     file = validate(SimplifyFile, read_mapping(path))
     display = display or Display()
     _say_differences(file.job_type, display)
-    records = instructions.read_records(file.dataset.input_path, "dataset.input_path")
+    records = list(sources.records(Source(file.dataset.input_path, "dataset.input_path")))
     output = Path(file.dataset.output_path).absolute()
     api_key_env = key_in_environment(file.inference.api_key)
     base_url = _told(file.inference.base_url, "base_url")
@@ -133,7 +134,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     made = []
-    for position, record in enumerate(records, 1):
+    for position in range(1, len(records) + 1):
         row = written.get(stages.imported_id(file.dataset.input_path, position))
         if row is None:
             continue  # counted above
@@ -141,11 +142,11 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         if example.get("reject_reason"):
             rejected[example["reject_reason"]] += 1
         else:
-            made.append({"instruction": record["instruction"], "output": example["completion"]})
+            made.append({"instruction": row["instruction"], "output": example["completion"]})
     why = ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
     if not made:
         raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
-    write_json(output, made)
+    write_records(output, made)
     display.say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
     return output
 
@@ -155,7 +156,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     file = validate(TrainFile, read_mapping(path))
     display = display or Display()
     _say_differences(file.job_type, display)
-    records = instructions.read_records(file.dataset.labeled_path, "dataset.labeled_path")
+    records = list(sources.records(Source(file.dataset.labeled_path, "dataset.labeled_path")))
     resolve_model(file.models.student, "models.student")  # before Ray is asked for its GPUs
     output, trained = Path(file.training.output_dir).absolute(), file.training
     data = {
@@ -210,14 +211,6 @@ def served_model(base_url: str, api_key: str) -> str:
     except (openai.OpenAIError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"inference.base_url: {base_url!r} does not say which models it has ({reason})") from error
-
-
-def write_json(path: Path, rows: list[dict[str, str]]) -> None:
-    """A JSON list, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:

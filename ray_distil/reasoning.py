@@ -44,6 +44,16 @@ def with_think_begin(response: str) -> str:
     return f"{THINK_BEGIN}\n{response.lstrip()}" if mark and THINK_BEGIN not in before else response
 
 
+def joined(reasoning: str, content: str) -> str:
+    """Reasoning and content as one text with the marks of thinking, as the model wrote it."""
+    if not reasoning:
+        return with_think_begin(content)
+    thought = reasoning if reasoning.startswith(THINK_BEGIN) else f"{THINK_BEGIN}\n{reasoning}"
+    if not content.strip() or THINK_END in reasoning or THINK_END in content:
+        return thought + content
+    return f"{thought}\n{THINK_END}\n\n{content}"
+
+
 def last_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`, braces balanced; None where there is none or it is left open."""
     start = text.rfind("\\boxed{")

@@ -181,10 +181,17 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
     }
 
 
+def _why_uncounted(num_rewrites: int) -> str:
+    if not num_rewrites:
+        return "This run holds no rewrites."
+    return f"The slow responses were imported: their tokens are not known, before {num_rewrites:,} rewrites."
+
+
 def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture."""
     rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    before, after = ([row[key] for row in rewrites] for key in ("original_tokens", "rewritten_tokens"))
+    counted = [row for row in rewrites if row["original_tokens"] is not None]  # not of responses that were imported
+    before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
     points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
     student = _student(report)
     answers = [
@@ -204,8 +211,8 @@ def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     return [
         {
             "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if rewrites else "",
-            "caption": f"{len(rewrites):,} rewrites." if rewrites else "This run holds no rewrites.",
+            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if counted else "",
+            "caption": f"{len(counted):,} rewrites." if counted else _why_uncounted(len(rewrites)),
         },
         {
             "title": "Answers before and after the distillation",

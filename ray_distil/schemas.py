@@ -118,6 +118,11 @@ def stable_fraction(*parts: str | int) -> float:
     return int(stable_id(*parts), 16) / 16**16
 
 
+def normalised(text: str) -> str:
+    """By which two instructions are the same: NFC, runs of white space as one blank."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def instruction_id(instruction: str, source: str) -> str:
-    """Hash of the normalised text (NFC, runs of white space as one blank) and the source."""
-    return stable_id(" ".join(unicodedata.normalize("NFC", instruction).split()), source)
+    """Hash of the normalised text and the source."""
+    return stable_id(normalised(instruction), source)

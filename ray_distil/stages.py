@@ -3,25 +3,42 @@
 Configuration stops here: the stages themselves take plain values.
 """
 
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil import curation, endpoint, engine, evaluation, instructions, long2short, packing, schemas, sft, teacher
+from ray_distil import (
+    UserError,
+    curation,
+    endpoint,
+    engine,
+    evaluation,
+    instructions,
+    long2short,
+    packing,
+    schemas,
+    sft,
+    sources,
+    teacher,
+)
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig
+from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig, TeacherConfig
 from ray_distil.engine import Generate
 from ray_distil.ids import IdSet
 from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact, StageError, table_of
+from ray_distil.sources import Source, responses_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 Made = tuple[int, dict[str, Any]]
+IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
 
 
 def make_instructions(run: Run, records: pa.Table) -> Artifact:
@@ -39,12 +56,16 @@ def make_instructions(run: Run, records: pa.Table) -> Artifact:
 def make_responses(run: Run, problems: Artifact) -> Artifact:
     config, seed, suffix = _given(run.config.teachers), run.config.run.seed, run.config.instructions.suffix
     teachers = {name: asked for name, asked in (("direct", config.direct), ("slow", config.slow)) if asked is not None}
-    model_of = {name: run.models[f"teachers.{name}"] for name in teachers}
+    given = {name: responses_of(a, f"teachers.{name}") for name, a in teachers.items() if a.responses is not None}
+    model_of = {name: run.models[f"teachers.{name}"] for name in teachers.keys() - given.keys()}
     settings: dict[str, Any] = {"seed": seed, "suffix": suffix}
     for name, asked in teachers.items():
-        settings[name] = asked.model_dump(mode="json", exclude={"engine", "endpoint"}) | _texts_of(
-            asked, model_of[name]
-        )
+        settings[name] = asked.model_dump(mode="json", include={"fraction", "num_samples"})
+        if name in given:
+            settings[name] |= {"responses": sources.fingerprint(given[name]), "columns": asked.columns}
+        else:
+            settings[name] |= {"sampling_params": asked.sampling_params.model_dump(mode="json")}
+            settings[name] |= _texts_of(asked, model_of[name])
 
     def make(artifact: Artifact) -> Made:
         rows_in = 0
@@ -67,14 +88,42 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
                     done=done,
                 )
                 for name, asked in teachers.items()
+                if name not in given
             ]
 
+        artifact.tell.expect(rows_in)
+        left: Counter[str] = Counter()
+        for name, source in given.items():
+            left += _import(run, artifact, problems, name, teachers[name], source)
         run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines)
-        return rows_in, {}
+        unused = left.pop(teacher.UNUSED, 0)
+        return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
 
     return run.stage(
         teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make, resume=True
     )
+
+
+def _import(
+    run: Run, artifact: Artifact, problems: Artifact, name: str, asked: TeacherConfig, source: Source
+) -> Counter[str]:
+    """Write the rows of a teacher whose responses are there already; returns how many records had no use, by why."""
+    columns = ["instruction_id", "instruction", "reference_answer", "split"]
+    rows = (row for table in problems.tables(columns) for row in table.to_pylist())
+    counts: Counter[str] = Counter()
+    made = teacher.imported(rows, sources.records(source), name, asked.fraction, asked.num_samples, counts)
+    done = artifact.done_ids()
+    while chunk := list(islice(made, IMPORTED_ROWS)):
+        if not counts[teacher.MATCHED]:
+            raise UserError(f"{source.key}: {source.path!r} has no response to any training instruction of this run")
+        missing = [row for row in chunk if row["response_id"] not in done]
+        artifact.write_table(table_of(missing, schemas.RESPONSES), teacher.STAGE)
+        artifact.tell.advance(len(chunk))
+    num_matched = counts.pop(teacher.MATCHED, 0)
+    if counts:
+        why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
+        run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}")
+    return counts
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
@@ -111,7 +160,11 @@ def imported_id(source: str, position: int) -> str:
 
 def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
     """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
-    rows = [teacher.imported_row(record, imported_id(source, k), k) for k, record in enumerate(records, 1)]
+    rows = []
+    for position, record in enumerate(records, 1):
+        response_id = imported_id(source, position)
+        known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
+        rows.append(teacher.imported_row(record, known | {"sample_index": position}))
 
     def make(artifact: Artifact) -> Made:
         artifact.write_table(table_of(rows, schemas.RESPONSES), teacher.STAGE)

@@ -1,14 +1,16 @@
 """Stage 2: the teachers' responses to the training instructions, one row per (instruction, teacher, sample)."""
 
 import json
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.conversations import BadRecord, instruction_of, response_of
 from ray_distil.prompts import instruction_messages
-from ray_distil.reasoning import extract_answer, split_reasoning
-from ray_distil.schemas import RESPONSES, stable_fraction, stable_id
+from ray_distil.reasoning import extract_answer, split_reasoning, thinking_is_open
+from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 from ray_distil.shards import reject, table_of
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 VERSION = 2
 STAGE = "teacher"
+TEACHERS = ("direct", "slow")
+MATCHED, UNUSED = "matched", "unused"
 
 
 def is_asked(instruction_id: str, teacher: str, fraction: float) -> bool:
@@ -49,17 +53,14 @@ def requests(
     made = []
     first_seed = int(stable_id(seed, row["instruction_id"], teacher), 16) % 2**31
     for sample_index in range(num_samples):
-        response_id = stable_id(row["instruction_id"], teacher, sample_index)
+        asked = _request(row, teacher, sample_index)
+        response_id = asked.pop("response_id")
         if response_id in done:
             continue
         row_seed = first_seed + sample_index
         made.append({
             "id": response_id,
-            "instruction_id": row["instruction_id"],
-            "instruction": row["instruction"],
-            "reference_answer": row["reference_answer"],
-            "teacher": teacher,
-            "sample_index": sample_index,
+            **asked,
             "messages": instruction_messages(row["instruction"], suffix),
             "sampling_params": sampling_params | {"seed": row_seed},
             "seed": row_seed,
@@ -82,26 +83,88 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
     }
 
 
-def imported_row(record: Any, response_id: str, position: int) -> dict[str, Any]:
-    """A record of `instruction` and `output` that another system made, as a RESPONSES row of a slow teacher.
+def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """A record of `instruction` and `output` that another system made, as a RESPONSES row; `known`: ids and teacher."""
+    try:
+        instruction, response, finish_reason = imported_texts(record)
+    except BadRecord as error:
+        return reject(known, error.reason, str(error))
+    return {"instruction": instruction, **known, **_imported(response, finish_reason)}
 
-    Its token counts are not known. The answer is the one stated, else the text behind the reasoning.
+
+def imported_texts(record: Any) -> tuple[str, str, str]:
+    """`(instruction, response, finish_reason)`; a think block that is left open was cut. Raises BadRecord."""
+    if not isinstance(record, dict):
+        raise BadRecord("bad_record", f"a {type(record).__name__}; expected an object")
+    instruction, response = instruction_of(record), response_of(record)
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise BadRecord("bad_record", "no text in 'instruction'")
+    try:
+        (instruction + response).encode()
+    except UnicodeEncodeError:
+        raise BadRecord("not_unicode", "a lone surrogate") from None
+    ended = "length" if thinking_is_open(response) else "stop"
+    return instruction, response, str(record.get("finish_reason") or ended)
+
+
+def _imported(response: str, finish_reason: str) -> dict[str, Any]:
+    """What a RESPONSES row says of a text: the answer is the one stated, else what stands behind the reasoning.
+
+    Token counts are not known.
     """
-    known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow", "sample_index": position}
-    texts = record if isinstance(record, dict) else {}
-    for key in ("instruction", "output"):
-        if not isinstance(texts.get(key), str) or not texts[key].strip():
-            return reject(known, "bad_record", f"row {position} has no text in {key!r}")
-    reasoning, conclusion = split_reasoning(texts["output"])
-    return known | {
-        "instruction": texts["instruction"],
-        "response": texts["output"],
+    reasoning, conclusion = split_reasoning(response)
+    return {
+        "response": response,
         "reasoning": reasoning,
-        "answer": extract_answer(conclusion) or (conclusion if reasoning else None),
-        "finish_reason": "stop",
+        "answer": extract_answer(conclusion) or (conclusion if reasoning else None) or None,
+        "finish_reason": finish_reason,
         "model": "imported",
         "sampling_params": "{}",
     }
+
+
+def imported(
+    instructions: Iterable[dict[str, Any]],
+    records: Iterable[Any],
+    teacher: str,
+    fraction: float,
+    num_samples: int,
+    counts: Counter[str],
+) -> Iterator[dict[str, Any]]:
+    """As many RESPONSES rows as there are requests: those that the records answer, in their order, then the rejected.
+
+    `counts` gets the records by what became of them: MATCHED, UNUSED (no instruction of this run, one too many, or
+    another teacher's in an artifact of ours), or the reason for which one is bad.
+    """
+    chosen = (row for row in instructions if row["split"] == "train")
+    asked = {normalised(r["instruction"]): r for r in chosen if is_asked(r["instruction_id"], teacher, fraction)}
+    found: Counter[str] = Counter()
+    for record in records:
+        try:
+            instruction, response, finish_reason = imported_texts(record)
+        except BadRecord as error:
+            counts[error.reason] += 1
+            continue
+        row = asked.get(normalised(instruction))
+        is_others = record.get("teacher") in TEACHERS and record["teacher"] != teacher
+        if row is None or is_others or found[row["instruction_id"]] == num_samples:
+            counts[UNUSED] += 1
+            continue
+        counts[MATCHED] += 1
+        yield _request(row, teacher, found[row["instruction_id"]]) | _imported(response, finish_reason)
+        found[row["instruction_id"]] += 1
+    for row in asked.values():
+        number = found[row["instruction_id"]]
+        for sample_index in range(number, num_samples):
+            detail = f"{number} of {num_samples} responses to this instruction are there"
+            yield reject(_request(row, teacher, sample_index), "no_response", detail)
+
+
+def _request(row: dict[str, Any], teacher: str, sample_index: int) -> dict[str, Any]:
+    """What a RESPONSES row says of what was asked."""
+    kept = {key: row[key] for key in ("instruction_id", "instruction", "reference_answer")}
+    response_id = stable_id(row["instruction_id"], teacher, sample_index)
+    return {"response_id": response_id, **kept, "teacher": teacher, "sample_index": sample_index}
 
 
 def responses(instructions: "Dataset", generate: "Generate", teacher: str, model: str, **asked: Any) -> "Dataset":

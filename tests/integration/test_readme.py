@@ -69,11 +69,20 @@ def status(small_run: SmallRun, folder: Path) -> None:
     assert "evaluation/fast" in result.stdout
 
 
+def export(small_run: SmallRun, folder: Path) -> None:
+    result = shell(f".venv/bin/python jobs/export.py {small_run.folder} training.json", folder)
+    assert result.returncode == 0, result.stderr
+    records = json.loads((folder / "training.json").read_text())
+    assert f"{len(records):,} rows of sft_examples" in result.stdout
+    assert all(record["instruction"] and record["output"] for record in records)
+
+
 HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     f"{DISTILL} instructions.path=problems.jsonl run.name=mine": own_problems,
     f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml": plan,
     f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
     f"{DISTILL} --status runs/one-gpu": status,
+    ".venv/bin/python jobs/export.py runs/one-gpu training.json": export,
 }
 
 

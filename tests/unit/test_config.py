@@ -53,6 +53,13 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ("evaluation.models.9.name=x", "'9' is no position in a list of 3"),
         ("evaluation.baseline=slwo", "'slwo' is none of the models"),
         ("run.name=a/b", "run.name"),
+        ("instructions.columns={question: problem}", "instructions.columns.question"),
+        (
+            "teachers.slow.responses=r.jsonl",
+            "needs one of `engine`, `endpoint` and `responses`, not engine and responses",
+        ),
+        ("teachers.slow.engine=null", "needs one of `engine`, `endpoint` and `responses`, not none"),
+        ("teachers.slow={responses: r.jsonl}", "give long2short an `engine` or an `endpoint`"),
     ],
 )
 def test_mistakes_are_named_in_one_line(override: str, told: str) -> None:
@@ -60,6 +67,12 @@ def test_mistakes_are_named_in_one_line(override: str, told: str) -> None:
         load(None, [override])
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_imported_slow_responses_are_learnt_as_they_are_or_rewritten_by_another() -> None:
+    slow = "teachers.slow={responses: r.jsonl}"
+    assert load(None, [slow, "long2short.enabled=false"]).teachers.slow.responses == "r.jsonl"
+    assert load(None, [slow, "long2short.engine={model_source: m}"]).long2short.engine is not None
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:

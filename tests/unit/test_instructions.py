@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from ray_distil import UserError
 from ray_distil.config import InstructionsConfig, load
@@ -68,6 +69,49 @@ def test_bad_records_are_rejected_with_a_reason(tmp_path: Path) -> None:
         "duplicate": 2,
     }
     assert len({r["instruction_id"] for r in rows}) == len(rows)
+
+
+def test_conversations_are_read_or_rejected_with_a_reason(tmp_path: Path) -> None:
+    user, assistant = {"role": "user", "content": "9 + 9?"}, {"role": "assistant", "content": "18"}
+    system = {"role": "system", "content": "Be brief."}
+    records = [
+        {"messages": [user, assistant], "answer": 18},
+        {"conversations": [{"from": "human", "value": "8 + 9?"}]},
+        {"messages": [user, assistant, user]},
+        {"messages": [system, user]},
+        {"messages": "9 + 9?"},
+        {"messages": [{"role": "user", "content": " "}]},
+    ]
+    rows = rows_of(write(tmp_path / "a.json", GOOD + records))
+    assert Counter(r["reject_reason"] for r in rows) == {
+        None: 42,
+        "several_turns": 1,
+        "system_turn": 1,
+        "bad_messages": 1,
+        "no_instruction": 1,
+    }
+    assert {"9 + 9?": "18", "8 + 9?": None}.items() <= {r["instruction"]: r["reference_answer"] for r in rows}.items()
+
+
+def test_columns_of_other_names_and_a_split_to_hold_out(tmp_path: Path) -> None:
+    problems = [{"problem": r["instruction"], "solution": str(r["answer"])} for r in GOOD]
+    splits = {"train": Dataset.from_list(problems[:30]), "test": Dataset.from_list(problems[28:])}
+    DatasetDict(splits).save_to_disk(tmp_path / "sums")
+    columns = {"instruction": "problem", "answer": "solution"}
+    rows = rows_of(tmp_path / "sums", eval_path=str(tmp_path / "sums"), eval_split="test", columns=columns)
+    assert Counter((r["split"], r["reject_reason"]) for r in rows) == {
+        ("eval", None): 12,
+        ("train", None): 28,
+        ("train", "duplicate"): 2,
+    }
+    assert {r["reference_answer"] for r in rows if r["split"] == "eval"} == {str(k + 1) for k in range(28, 40)}
+    with pytest.raises(UserError, match="instructions.eval_split: .* has no split 'dev'; it has 'train', 'test'"):
+        rows_of(tmp_path / "sums", eval_path=str(tmp_path / "sums"), eval_split="dev", columns=columns)
+
+
+def test_a_text_that_unicode_writes_in_two_ways_is_one_instruction(tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / "a.json", [*GOOD, {"instruction": "caf\u00e9?"}, {"instruction": "cafe\u0301?"}]))
+    assert Counter(r["reject_reason"] for r in rows) == {None: 41, "duplicate": 1}
 
 
 def test_rows_over_a_limit_are_rejected_not_lost(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ LAYERS = [
     [
         "prompts",
         "reasoning",
+        "conversations",
+        "sources",
         "deepspeed_config",
         "session",
         "models",
@@ -28,7 +30,7 @@ LAYERS = [
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
-    ["figures", "plan", "excerpts"],
+    ["figures", "plan", "excerpts", "export"],
     ["report"],
     ["pipeline", "published", "cli", "tiny.answers", "tiny.train"],
 ]
@@ -67,10 +69,11 @@ def test_files_stay_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "schemas", "shards", "instructions", "stages", "report", "plan", "pipeline"]
+    "module",
+    ["config", "schemas", "sources", "shards", "instructions", "stages", "report", "plan", "pipeline", "export"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
-    code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed'}} & set(sys.modules))"
+    code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

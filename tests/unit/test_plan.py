@@ -38,6 +38,25 @@ def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
         planned(["instructions.path=absent.jsonl"])
 
 
+def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:
+    imported = [f"teachers.slow={{responses: {tmp_path}/r.jsonl, fraction: 0.25}}"]
+    imported += ["long2short.engine={model_source: m, num_gpus: 1}"]
+    asked, (steps, remarks) = planned()[0]["teacher/slow"], planned(imported)
+    slow = steps["teacher/slow"]
+    assert (slow.rows, slow.exact, slow.tokens, slow.prompt_tokens, slow.seconds) == (asked.rows, True, 0, 0, None)
+    assert slow.size == asked.size
+    assert steps["long2short"].gpus == 1
+    assert any(f"'{tmp_path}/r.jsonl' not there yet" in remark for remark in remarks)
+    (tmp_path / "r.jsonl").write_text("{}")
+    assert planned(imported)[1] == []
+
+
+def test_a_folder_of_problems_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("instruction\n" + "".join(f"{k} + 1?\n" for k in range(50)))
+    steps, remarks = planned([f"instructions.path={tmp_path}", "plan.num_instructions=9"])
+    assert (steps["instructions"].rows, steps["teacher/direct"].rows, remarks) == (50, 45, [])
+
+
 def test_hours_and_dollars_follow_from_rates_and_prices() -> None:
     gpu = ["teachers.direct.engine.num_gpus=1", "teachers.direct.engine.concurrency=2"]
     gpu += ["teachers.direct.engine.engine_kwargs={tensor_parallel_size: 4}"]

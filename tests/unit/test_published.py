@@ -19,6 +19,7 @@ from ray_distil.tokenization import encode_example, end_of_turn, load_tokenizer,
 from tests.unit.endpoint_server import EndpointServer
 
 STUDENT = resolve_model("tiny:student-base", "k")
+KNOWN = {"response_id": "id", "instruction_id": "id", "teacher": "slow", "sample_index": 1}
 STAGE1 = {
     "job_type": "cot_long2short_api",
     "dataset": {"input_path": "./raw.json", "output_path": "./raw_simplified.json"},
@@ -113,17 +114,17 @@ def test_the_prompt_of_the_file_is_the_system_prompt() -> None:
 
 def test_an_imported_response_is_split_and_its_counts_are_not_known() -> None:
     record = {"instruction": "2 + 3?", "output": "<think>\n2 and 3 make 5\n</think>\n\nThe answer is \\boxed{5}."}
-    row = imported_response(record, "id", 1)
+    row = imported_response(record, KNOWN)
     assert (row["reasoning"], row["answer"], row["finish_reason"]) == ("2 and 3 make 5", "5", "stop")
     assert row.get("num_generated_tokens") is None
-    assert imported_response({"instruction": "q", "output": "no marks"}, "id", 1)["reasoning"] == ""
+    assert imported_response({"instruction": "q", "output": "no marks"}, KNOWN)["reasoning"] == ""
 
 
 @pytest.mark.parametrize(
     "record", ["text", {}, {"instruction": "q"}, {"instruction": "q", "output": " "}, {"instruction": 1}]
 )
 def test_a_record_without_its_texts_is_rejected(record: Any) -> None:
-    assert imported_response(record, "id", 1)["reject_reason"] == "bad_record"
+    assert imported_response(record, KNOWN)["reject_reason"] == "bad_record"
     assert imported_example(record, "id")["reject_reason"] == "bad_record"
 
 

@@ -68,6 +68,15 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     return run
 
 
+def test_rewrites_of_imported_responses_have_no_tokens_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    file = run / "rewrites" / "part-1.parquet"
+    rows = [row | {"original_tokens": None, "compression_ratio": None} for row in pq.read_table(file).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, REWRITES), file)
+    report.build(Folder.at(run))
+    assert "their tokens are not known, before 50 rewrites" in (run / "report" / "report.html").read_text()
+
+
 def test_json_is_as_promised(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))

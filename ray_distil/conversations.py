@@ -1,0 +1,70 @@
+"""Records that say what was asked and what was answered, in the spellings that datasets have for it.
+
+    asked       instruction, or the user's turn of a conversation
+    answered    output, or response, or the assistant's turn; with reasoning_content, if that is given apart
+
+A conversation is `messages` of role and content, or ShareGPT's `conversations` of from and value: one turn of the
+user, one of the assistant at most. Students are trained without a system prompt, so only an empty one may be there.
+"""
+
+from typing import Any
+
+from ray_distil.reasoning import joined
+
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+TURNS = (["user"], ["user", "assistant"])
+
+
+class BadRecord(ValueError):
+    """A record that is none; `reason` is a short code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def instruction_of(record: dict[str, Any]) -> Any:
+    """What was asked, as it is given; None where nothing is. Raises BadRecord for a conversation that is not one turn."""
+    asked = record.get("instruction")
+    turns = _turns(record) if asked is None else []
+    return turns[0]["content"] if turns else asked
+
+
+def response_of(record: dict[str, Any]) -> str:
+    """What was answered, its reasoning included. Raises BadRecord where there is no text."""
+    answered = next((record[key] for key in ("output", "response") if record.get(key) is not None), None)
+    reasoning = record.get("reasoning_content")
+    if answered is None and (turns := _turns(record)[1:]):
+        answered = turns[0]["content"]
+        reasoning = reasoning or turns[0].get("reasoning_content")
+    texts = ["" if text is None else text for text in (reasoning, answered)]
+    if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
+        raise BadRecord("bad_record", "no text in 'output'")
+    return joined(texts[0].strip(), texts[1])
+
+
+def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The user's turn, and the assistant's if it is there; [] for a record without a conversation."""
+    given = next((record[key] for key in ("messages", "conversations") if record.get(key) is not None), None)
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
+        raise BadRecord("bad_messages", "expected a list of objects with role and content")
+    turns = []
+    for turn in given:
+        role = turn.get("role") or turn.get("from")
+        content = next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None)
+        if not isinstance(role, str) or not isinstance(content, str | None):
+            raise BadRecord("bad_messages", f"the turn {str(turn)[:100]!r} has no role, or a content that is not text")
+        if role != "system":
+            turns.append(turn | {"role": ROLES.get(role, role), "content": content})
+        elif content and content.strip():
+            raise BadRecord("system_turn", f"the system prompt {content[:100]!r}; students are trained without one")
+    roles = [turn["role"] for turn in turns]
+    if roles.count("user") > 1:
+        raise BadRecord("several_turns", f"{roles.count('user')} turns of the user; expected one")
+    if roles not in TURNS:
+        raise BadRecord(
+            "bad_messages", f"the turns are {', '.join(roles) or 'none'}; expected user, or user, assistant"
+        )
+    return turns

@@ -1,0 +1,111 @@
+"""A student from responses that are there already: no teacher is asked, long2short rewrites, the examples are exported."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from datasets import Dataset
+
+from ray_distil.config import RECIPES
+from ray_distil.manifest import Manifest, read_manifest
+from ray_distil.reasoning import answers_agree, final_result
+from ray_distil.storage import Folder
+from ray_distil.tiny import texts, world
+from tests.integration.conftest import ROOT
+
+NUM_PROBLEMS, NUM_HELD_OUT = 60, 6
+UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
+
+
+def job(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, str(ROOT / "jobs" / name), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def write_sources(folder: Path) -> list[world.Problem]:
+    """Problems as a saved dataset, slow responses as Parquet files of messages, direct ones as CSV."""
+    problems, rng = world.held_out(5, NUM_PROBLEMS), random.Random(5)
+    answers = [{"problem": p.question, "solution": str(p.answer)} for p in problems]
+    Dataset.from_list(answers).save_to_disk(folder / "problems")
+
+    slow = []
+    for position, problem in enumerate(problems):
+        user, reasoning = {"role": "user", "content": problem.question}, texts.slow_reasoning(problem, rng)
+        conclusion = texts.slow_response(problem, "").partition("</think>\n\n")[2]
+        conclusion = {WRONG: "The final answer is \\boxed{1000}.", CUT: ""}.get(position, conclusion)
+        if position != UNANSWERED:
+            slow.append([user, {"role": "assistant", "content": conclusion, "reasoning_content": reasoning}])
+    slow.append([{"role": "user", "content": "Another problem?"}, {"role": "assistant", "content": "\\boxed{1}"}])
+    slow.append([{"role": "system", "content": "Be brief."}, *slow[5]])
+    (folder / "r1").mkdir()
+    for number, part in enumerate((slow[:30], slow[30:])):
+        pd.DataFrame({"chat": part}).to_parquet(folder / "r1" / f"part-{number}.parquet")
+
+    direct = pd.DataFrame({"instruction": [p.question for p in problems]})
+    direct["response"] = [texts.short_response(problem) for problem in problems]
+    direct.to_csv(folder / "v3.csv", index=False)
+    return problems
+
+
+def manifest(run: Path, artifact: str) -> Manifest:
+    found = read_manifest(Folder.at(run / artifact))
+    assert found is not None
+    assert found.rows_in == found.rows_out + found.rows_rejected
+    return found
+
+
+def test_a_student_of_imported_responses(tmp_path: Path) -> None:
+    problems = write_sources(tmp_path)
+    recipe = yaml.safe_load((RECIPES / "tiny.yaml").read_text())
+    recipe["instructions"] |= {"path": "problems", "columns": {"instruction": "problem", "answer": "solution"}}
+    rewriter = recipe["teachers"]["slow"]["engine"]
+    recipe["teachers"] = {
+        "direct": {"responses": "v3.csv"},
+        "slow": {"responses": "r1", "columns": {"messages": "chat"}},
+    }
+    recipe["long2short"]["engine"] = rewriter
+    recipe["training"] |= {"num_train_epochs": 1, "num_workers": 1}
+    recipe["evaluation"]["models"] = []
+    (tmp_path / "imported.yaml").write_text(yaml.safe_dump(recipe))
+    made = job("distill.py", tmp_path, "--config", "imported.yaml")
+    assert made.returncode == 0, made.stdout + made.stderr
+    run = tmp_path / "runs" / "tiny"
+
+    train = pd.read_parquet(run / "instructions").query("split == 'train'")
+    assert len(train) == NUM_PROBLEMS - NUM_HELD_OUT
+    assert {problems[k].question for k in (UNANSWERED, WRONG, CUT)} <= set(train.instruction)
+    responses, told = pd.read_parquet(run / "responses"), manifest(run, "responses")
+    assert (told.rows_in, told.rejects) == (2 * len(train), {"no_response": 1})
+    assert told.summary == {"num_unused_records": 2 * NUM_HELD_OUT + 1, "bad_records": {"system_turn": 1}}
+    assert set(responses.model) == {"imported"}
+    assert responses.num_generated_tokens.isna().all()
+    slow = responses[responses.teacher == "slow"]
+    assert slow[slow.finish_reason == "length"].instruction.to_list() == [problems[CUT].question]
+    assert slow.response.str.startswith("<think>\n").all()
+
+    assert manifest(run, "rewrites").rejects == {"source_incomplete": 1, "source_wrong_answer": 1}
+    made_short = pd.read_parquet(run / "rewrites").merge(slow, on="response_id", suffixes=("", "_before"))
+    assert (made_short.reasoning.str.len() < 0.7 * made_short.reasoning_before.str.len()).all()
+    assert "their tokens are not known" in (run / "report" / "report.html").read_text()
+
+    examples = pd.read_parquet(run / "sft_examples")
+    assert set(examples.origin) == {"direct", "rewrite"}
+    exported = job("export.py", tmp_path, str(run), "training.json")
+    assert exported.returncode == 0, exported.stderr
+    records = json.loads((tmp_path / "training.json").read_text())
+    assert sorted((r["instruction"], r["output"]) for r in records) == sorted(
+        zip(examples.prompt, examples.completion, strict=True)
+    )
+    answer_of = {problem.question + world.SUFFIX: str(problem.answer) for problem in problems}
+    assert all(answers_agree(final_result(r["output"]), answer_of[r["instruction"]]) for r in records)
+
+    refused = job("export.py", tmp_path, str(run), "packed.json", "--artifact", "packed")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "sft_examples, responses, rewrites" in refused.stderr

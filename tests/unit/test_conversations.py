@@ -1,0 +1,74 @@
+"""What a record asks and answers: columns, messages, ShareGPT's conversations, and what is no single turn."""
+
+from typing import Any
+
+import pytest
+
+from ray_distil.conversations import BadRecord, instruction_of, response_of
+
+USER, ASSISTANT = {"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "2 + 3?"},
+        {"instruction": "2 + 3?", "messages": [{"role": "user", "content": "another"}]},
+        {"instruction": None, "messages": [USER]},
+        {"messages": [{"role": "system", "content": " "}, USER, ASSISTANT]},
+        {"messages": [{"role": "system", "content": None}, USER]},
+        {"conversations": [{"from": "human", "value": "2 + 3?"}, {"from": "gpt", "value": "5"}]},
+        {"messages": [USER | {"tool_calls": None}]},
+    ],
+)
+def test_what_was_asked(record: dict[str, Any]) -> None:
+    assert instruction_of(record) == "2 + 3?"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([USER, ASSISTANT, USER], "several_turns"),
+        ([USER, USER], "several_turns"),
+        ([{"role": "system", "content": "Be brief."}, USER], "system_turn"),
+        ("2 + 3?", "bad_messages"),
+        ([], "bad_messages"),
+        (["2 + 3?"], "bad_messages"),
+        ([ASSISTANT], "bad_messages"),
+        ([ASSISTANT, USER], "bad_messages"),
+        ([USER, ASSISTANT, ASSISTANT], "bad_messages"),
+        ([USER, {"role": "tool", "content": "5"}], "bad_messages"),
+        ([{"content": "2 + 3?"}], "bad_messages"),
+        ([{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]}], "bad_messages"),
+    ],
+)
+def test_what_is_no_single_turn_is_refused(messages: Any, reason: str) -> None:
+    for key in ("messages", "conversations"):
+        with pytest.raises(BadRecord) as error:
+            instruction_of({key: messages})
+        assert error.value.reason == reason
+
+
+THOUGHT = "<think>\n2 and 3 make 5\n</think>\n\n5"
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"output": "5"}, "5"),
+        ({"response": "5", "messages": [USER, ASSISTANT | {"content": "6"}]}, "5"),
+        ({"messages": [USER, ASSISTANT]}, "5"),
+        ({"output": THOUGHT}, THOUGHT),
+        ({"output": "5", "reasoning_content": " 2 and 3 make 5\n"}, THOUGHT),
+        ({"messages": [USER, ASSISTANT | {"reasoning_content": "2 and 3 make 5"}]}, THOUGHT),
+        ({"output": None, "reasoning_content": "2 and"}, "<think>\n2 and"),
+    ],
+)
+def test_what_was_answered(record: dict[str, Any], text: str) -> None:
+    assert response_of(record) == text
+
+
+@pytest.mark.parametrize("record", [{}, {"output": " "}, {"output": 5}, {"messages": [USER]}])
+def test_no_answer_is_no_record(record: dict[str, Any]) -> None:
+    with pytest.raises(BadRecord, match="no text in 'output'"):
+        response_of(record)

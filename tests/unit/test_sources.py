@@ -1,0 +1,227 @@
+"""Each kind of source gives the same records, and what cannot be read is told by key, file and remedy."""
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+
+from ray_distil import UserError, sources
+from ray_distil.schemas import stable_id
+from ray_distil.shards import Artifact, reject, table_of
+from ray_distil.sources import Source
+from ray_distil.storage import Folder
+from tests.object_store import CREDENTIALS, ObjectStore
+
+RECORDS = [{"problem": f"What is {k} + 1?", "solution": str(k + 1), "note": None} for k in range(5)]
+CSV = "problem,solution,note\n" + "".join(f"What is {k} + 1?,{k + 1},\n" for k in range(5))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as made:
+        yield made
+
+
+def read(path: Path | str, **options: Any) -> list[Any]:
+    return list(sources.records(Source(str(path), "instructions.path", **options)))
+
+
+def mark(path: Path | str, **options: Any) -> str:
+    return sources.fingerprint(Source(str(path), "instructions.path", **options))
+
+
+def told(path: Path | str, **options: Any) -> str:
+    with pytest.raises(UserError) as error:
+        read(path, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def save(folder: Path, kind: str, records: list[dict[str, Any]] = RECORDS) -> Path:
+    """The records as a source of this kind."""
+    path = folder / f"problems.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(records, indent=1))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    elif kind == "csv":
+        path.write_text(CSV)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif kind == "folder":
+        path.mkdir()
+        pq.write_table(pa.Table.from_pylist(records[:2]), path / "part-a.parquet")
+        (path / "part-b.jsonl").write_text("\n".join(map(json.dumps, records[2:])))
+        for other in ("_manifest.json", ".hidden.jsonl", "README.md"):
+            (path / other).write_text("no record")
+    elif kind == "dataset":
+        Dataset.from_list(records).save_to_disk(path)
+    else:
+        DatasetDict({"train": Dataset.from_list(records), "test": Dataset.from_list(records[:2])}).save_to_disk(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet", "folder", "dataset", "splits"])
+def test_every_kind_gives_the_same_records_on_a_disk_and_in_a_store(
+    tmp_path: Path, kind: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, kind)
+    assert read(path) == RECORDS
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = Folder.at(store.uri(tmp_path.name))
+    bucket.upload(tmp_path)
+    uri = str(bucket / path.name)
+    assert read(uri) == RECORDS
+    assert mark(uri) == mark(path)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet", "folder", "dataset"])
+def test_a_fingerprint_is_that_of_what_is_read(tmp_path: Path, kind: str) -> None:
+    path = save(tmp_path, kind)
+    before = mark(path)
+    assert mark(path) == before
+    for file in sorted(path.iterdir())[-1:] if path.is_dir() else [path]:
+        file.write_bytes(file.read_bytes() + b"\n")
+    assert mark(path) != before
+
+
+def test_what_a_folder_does_not_give_does_not_change_its_fingerprint(tmp_path: Path) -> None:
+    path = save(tmp_path, "folder")
+    before = mark(path)
+    (path / "_manifest.json").write_text("another")
+    assert mark(path) == before
+    (path / "part-b.jsonl").rename(path / "part-c.jsonl")
+    assert mark(path) != before
+
+
+def test_a_split_is_chosen_and_one_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path, "splits")
+    assert read(path, split="test") == RECORDS[:2]
+    assert mark(path, split="test") != mark(path)
+    message = told(path, split="tset", split_key="eval_split")
+    assert message == f"instructions.eval_split: {str(path)!r} has no split 'tset'; it has 'train', 'test'"
+
+
+def test_a_dataset_of_the_hub_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
+        asked.append((name, config, revision))
+        if name == "openai/absent":
+            raise FileNotFoundError("Couldn't find\nany data file")
+        return DatasetDict({"train": Dataset.from_list(RECORDS), "test": Dataset.from_list(RECORDS[:1])})
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert read("hf://datasets/openai/gsm8k", name="main") == RECORDS
+    assert read("hf://datasets/openai/gsm8k@v1", split="test") == RECORDS[:1]
+    marks = [mark("hf://datasets/openai/gsm8k", name="main", split=split) for split in ("train", "train", "test")]
+    assert marks[0] == marks[1] != marks[2]
+    assert asked == [("openai/gsm8k", "main", None), ("openai/gsm8k", None, "v1")]  # each once
+    assert told("hf://datasets/openai/absent") == (
+        "instructions.path: Hugging Face does not give 'hf://datasets/openai/absent': "
+        "FileNotFoundError: Couldn't find any data file"
+    )
+    assert "give hf://datasets/OWNER/NAME" in told("hf://datasets/openai/gsm8k/train.jsonl")
+    assert not sources.is_here(Source("hf://datasets/openai/gsm8k", "k"))
+
+
+def test_values_of_arrow_become_those_of_json(tmp_path: Path) -> None:
+    rows = {"when": [date(2026, 1, 2)], "much": [Decimal("1.50")], "nan": [float("nan")], "raw": [b"a\xff"]}
+    rows |= {"messages": [[{"role": "user", "content": "q"}]], "n": [3]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (record,) = read(tmp_path / "a.parquet")
+    assert record == {
+        "when": "2026-01-02",
+        "much": "1.50",
+        "nan": None,
+        "raw": "a\\xff",
+        "messages": [{"role": "user", "content": "q"}],
+        "n": 3,
+    }
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_csv_keeps_text_as_text_and_line_breaks_within_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\ufeffinstruction,answer\n"one\n\n""two"", three",007\nNA,\n')
+    assert read(tmp_path / "a.csv") == [
+        {"instruction": 'one\n\n"two", three', "answer": "007"},
+        {"instruction": "NA", "answer": None},
+    ]
+
+
+def test_columns_are_renamed_and_a_wrong_name_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path, "jsonl", [{"problem": "1 + 1?", "solution": 2}, {"problem": "2?"}])
+    columns = {"instruction": "problem", "answer": "solution"}
+    assert [(r["instruction"], r["answer"]) for r in read(path, columns=columns)] == [("1 + 1?", 2), ("2?", None)]
+    assert told(path, columns={"instruction": "problm"}) == (
+        f"instructions.columns.instruction: no record of {str(path)!r} has 'problm'; did you mean 'problem'? "
+        "There are: problem, solution"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.parquet", b"PAR", "instructions.path: "),
+        ("a.csv", b"a,b\n1,2,3\n", "Expected 2 columns, got 3"),
+        ("a.csv", b"a,b\n\xff,1\n", "UTF8"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have one name in ['a', 'a']"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', "not UTF-8 at byte 16"),
+        ("a.jsonl", b'\n{"a": 1}\n{"a": 1\n', "line 3: "),
+        ("a.json", b' [{"a": 1},\n', "line 2: "),
+        ("a.jsonl", b"\n\n", "is empty"),
+        ("a.json", b"[]", "is empty"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = told(tmp_path / name)
+    assert says in message
+    assert message.startswith("instructions.path: ")
+    assert name in message
+
+
+def test_a_folder_without_records_and_a_broken_dataset_are_named(tmp_path: Path) -> None:
+    assert "has no file in .parquet, .csv, .jsonl, .json; there is nothing in it" in told(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    assert "there is notes.txt in it" in told(tmp_path)
+    (tmp_path / "dataset_dict.json").write_text("{")
+    assert "instructions.path: datasets cannot load" in told(tmp_path)
+
+
+def test_an_artifact_is_read_when_it_is_complete(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("instruction", pa.string())])
+    artifact = Artifact(Folder.at(tmp_path), "made", schema, "f")
+    artifact.start()
+    kept, rejected = ({"id": stable_id(k), "instruction": f"{k} + 1?"} for k in range(2))
+    artifact.write_table(table_of([kept, reject(rejected, "no_use")], schema), "stage")
+    assert "is an artifact of a run that is not complete" in told(tmp_path / "made")
+    artifact.finish("stage", "rows", 2, 0.0)
+    assert read(tmp_path / "made") == [kept]
+
+
+def test_nothing_there_and_no_place() -> None:
+    assert "there is no file 'absent.jsonl'; give a JSON list" in told("absent.jsonl")
+    assert "there is no file 'mock://absent/p.jsonl'" in told("mock://absent/p.jsonl")
+    assert told("ftp://host/p.jsonl").startswith("instructions.path: 'ftp://host/p.jsonl' is no place")
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("data/p.jsonl", "p.jsonl"),
+        ("data/parts/", "parts"),
+        ("s3://bucket/p.jsonl?region=x", "p.jsonl"),
+        ("hf://datasets/openai/gsm8k", "openai/gsm8k"),
+    ],
+)
+def test_a_source_has_a_short_name(path: str, label: str) -> None:
+    assert Source(path, "k").label == label
