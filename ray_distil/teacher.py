@@ -46,7 +46,8 @@ def requests(
 ) -> list[dict[str, Any]]:
     """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
 
-    The seeds of an instruction follow one another, as those of vLLM's own n samples of one seed do. Requests whose ids are in `done` are left out.
+    The seeds of an instruction follow one another, as those of vLLM's own n samples of one seed do. Requests whose
+    ids are in `done` are left out.
     """
     if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, fraction):
         return []
