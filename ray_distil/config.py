@@ -39,6 +39,9 @@ class RunConfig(Section):
     stall_minutes: float | None = Field(
         60, gt=0, description="a generating stage stops when no row is finished for so long; null: never"
     )
+    max_shard_mb: float | None = Field(
+        32, gt=0, description="MiB of a Parquet shard of a finished artifact; null: as small as they were written"
+    )
 
 
 class RayConfig(Section):

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.blocks import reject, table_of
 from ray_distil.gates import against_source, first_reason
 from ray_distil.reasoning import extract_answer
 from ray_distil.schemas import SFT_EXAMPLES, stable_id
-from ray_distil.shards import reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

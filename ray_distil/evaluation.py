@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.blocks import reject, table_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import answers_agree, extract_answer, split_reasoning
 from ray_distil.schemas import EVAL, stable_id
-from ray_distil.shards import reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -6,8 +6,8 @@ Which rows is decided by their ids, never by how they came out.
 import json
 from typing import Any
 
+from ray_distil.blocks import REJECTS_FOLDER
 from ray_distil.manifest import read_manifest
-from ray_distil.shards import REJECTS_FOLDER
 from ray_distil.storage import Folder
 
 NUM_SHOWN = 3

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil import UserError, sources
+from ray_distil.blocks import reject, table_of
 from ray_distil.config import TINY, InstructionsConfig
 from ray_distil.conversations import BadRecord, instruction_of
 from ray_distil.schemas import INSTRUCTIONS, instruction_id, normalised, stable_id
-from ray_distil.shards import reject, table_of
 from ray_distil.sources import Source
 
 VERSION = 1

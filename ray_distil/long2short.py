@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.blocks import SOURCE, reject, table_of
 from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
 from ray_distil.reasoning import final_result, split_reasoning, thinking_is_open
 from ray_distil.schemas import REWRITES, stable_id
-from ray_distil.shards import SOURCE, reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from ray_distil.session import ray_is_there
+
 COUNTERS = {
     "distil_rows_written": ("rows in finished shards", ("run", "stage")),
     "distil_rows_rejected": ("rows in finished reject shards", ("run", "stage", "reason")),
@@ -35,21 +37,15 @@ GAUGES = {
 
 def count(name: str, number: float, **tags: str) -> None:
     """Add to a counter, in a process of a running Ray; elsewhere nothing is counted."""
-    if number and _ray_is_there():
+    if number and ray_is_there():
         _metric(name).inc(number, tags)
 
 
 def show(values: Mapping[str, float], **tags: str) -> None:
     """Set gauges."""
-    if _ray_is_there():
+    if ray_is_there():
         for name, value in values.items():
             _metric(name).set(value, tags)
-
-
-def _ray_is_there() -> bool:
-    import sys
-
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @lru_cache

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.blocks import reject, table_of
 from ray_distil.schemas import PACKED
-from ray_distil.shards import reject, table_of
 from ray_distil.tokenization import IGNORE_INDEX, encode_example, padding_token
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ray_distil import UserError, curation, sources, stages
+from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
 from ray_distil.export import write_records
@@ -26,7 +27,6 @@ from ray_distil.progress import Display
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.session import start_ray, stderr_to
-from ray_distil.shards import StageError
 from ray_distil.sources import Source
 
 DIFFERENCES = {

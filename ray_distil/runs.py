@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil import UserError
+from ray_distil.blocks import REJECTS_FOLDER, StageError
 from ray_distil.config import StagesConfig
 from ray_distil.engine import IMPORTS, may_pass
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
 from ray_distil.session import in_background, last_line, nodes_without, start_ray
-from ray_distil.shards import DROPPED, REJECTS_FOLDER, Artifact, StageError
+from ray_distil.shards import DROPPED, Artifact
 from ray_distil.storage import Folder
 from ray_distil.watchdog import FailureLimit, steady
 
@@ -81,7 +82,10 @@ class Run:
         with self.display.stage(name, unit) as target.tell:
             rows_in, summary = make(target)
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
-        manifest = target.finish(name, unit, rows_in, time.monotonic() - started, summary)
+        most = self.config.run.max_shard_mb
+        manifest = target.finish(
+            name, unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
+        )
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
 

@@ -138,3 +138,8 @@ def stderr_to(file: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def ray_is_there() -> bool:
+    """Whether this process works on a Ray."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil import metrics
+from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT, export_student, save_state
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.follow import followed
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
 from ray_distil.session import in_background, last_line
-from ray_distil.shards import StageError
 from ray_distil.storage import Folder
 from ray_distil.tokenization import IGNORE_INDEX
 

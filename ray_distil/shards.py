@@ -8,74 +8,46 @@
 
 Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
 
-A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
-own file. What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are
-made again. Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they
-write no row that is being made again. What one of them had begun to write in that very moment may be there twice;
-`finish` leaves one of each. Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never
-mixes two configurations and nothing that was paid for is deleted.
+What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are made again.
+Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they write no row
+that is being made again. What one of them had begun to write in that very moment may be there twice; `finish` leaves
+one of each, and makes shards of a set size of the many small ones, one a block, in which nothing finished was at risk.
+Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two configurations and
+nothing that was paid for is deleted.
 """
 
-import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import metrics
+from ray_distil.blocks import (
+    ATTEMPT,
+    REJECTS_FOLDER,
+    StageError,
+    Written,
+    merge_batch,
+    merge_shards,
+    read_shard,
+    write_block,
+    write_shard,
+)
 from ray_distil.ids import IdSet, Keys, count_ids, keys_of
 from ray_distil.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from ray_distil.progress import Teller
-from ray_distil.schemas import REJECTS, stable_id
+from ray_distil.session import ray_is_there
 from ray_distil.storage import TEMPORARY, Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 FINGERPRINT = "_fingerprint"
-ATTEMPT = "_attempt"
-REJECTS_FOLDER = "_rejects"
 SUPERSEDED = "superseded"
 ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
-GENERATED = "distil_generated_tokens"
-TOKEN_COLUMNS = {"distil_prompt_tokens": "num_prompt_tokens", GENERATED: "num_generated_tokens"}
-REASON, DETAIL = "reject_reason", "reject_detail"
-FINISH_REASON = "finish_reason"
-SOURCE = "source_"  # begins the reasons for which a row was not even tried
-
-
-class StageError(RuntimeError):
-    """A stage could not finish; the message says what happened and what to do."""
-
-
-class Written(TypedDict):
-    """What one shard holds, in rows and tokens."""
-
-    rows_out: int
-    rows_rejected: int
-    num_tried: int  # all but those whose source was unfit
-    num_failed: int  # of these, rejected or cut off at max_tokens
-    num_generated_tokens: int
-
-
-def with_rejects(schema: pa.Schema) -> pa.Schema:
-    """The schema of rows on their way to an artifact: its columns, all but the id nullable, and why a row is rejected."""
-    columns = [pa.field(f.name, f.type, nullable=i > 0) for i, f in enumerate(schema)]
-    return pa.schema([*columns, pa.field(REASON, pa.string()), pa.field(DETAIL, pa.string())])
-
-
-def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table in `with_rejects(schema)`; other keys are left out, absent ones are null."""
-    return pa.Table.from_pylist(rows, schema=with_rejects(schema))
-
-
-def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]:
-    """The row marked as rejected; the artifact takes it to its rejects."""
-    return {**row, REASON: reason, DETAIL: detail[:500]}
 
 
 class Artifact:
@@ -170,9 +142,15 @@ class Artifact:
             write_block(rows, self.folder, self.schema, self.run.name, stage, self.attempt)
 
     def finish(
-        self, stage: str, unit: str, rows_in: int, seconds: float, summary: dict[str, Any] | None = None
+        self,
+        stage: str,
+        unit: str,
+        rows_in: int,
+        seconds: float,
+        summary: dict[str, Any] | None = None,
+        max_shard_bytes: int | None = None,
     ) -> Manifest:
-        """Count what is in the shards and write the manifest.
+        """Count what is in the shards, merge small ones up to `max_shard_bytes`, and write the manifest.
 
         Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
         in one of them: a task of a stopped run wrote it while it was being made again.
@@ -187,6 +165,8 @@ class Artifact:
                 f"than once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
                 + (f"; first remove {self.folder}." if len(doubled) else ".")
             )
+        if max_shard_bytes is not None:
+            self._merge(max_shard_bytes)
         rejects: Counter[str] = Counter()
         for file in self._files(REJECTS_FOLDER):
             rejects.update(self.folder.read_table(file, ["reason"]).column("reason").to_pylist())
@@ -262,9 +242,25 @@ class Artifact:
         rest = table.filter(pa.array(keep))
         if rest.num_rows:
             inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
-            _write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
+            write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
         self.folder.remove(file)
         return table.num_rows - rest.num_rows
+
+    def _merge(self, most_bytes: int) -> None:
+        """Make shards of up to so many bytes out of small ones, by Ray where it is there and worth it."""
+        groups = list(small_groups(self.folder.sizes("part-", ".parquet"), most_bytes))
+        rejects = small_groups((self.folder / REJECTS_FOLDER).sizes("part-", ".parquet"), most_bytes)
+        groups += [[f"{REJECTS_FOLDER}/{name}" for name in group] for group in rejects]
+        if len(groups) > 1 and ray_is_there():
+            import ray.data
+
+            how = {"folder": self.folder, "attempt": self.attempt}
+            ray.data.from_items(groups, override_num_blocks=min(len(groups), 200)).map_batches(
+                merge_batch, batch_size=1, fn_kwargs=how
+            ).materialize()
+            return
+        for group in groups:
+            merge_shards(group, self.folder, self.attempt)
 
     def _mark(self) -> str | None:
         """The fingerprint that the folder's shards carry."""
@@ -288,61 +284,16 @@ class Artifact:
             yield self.folder.read_table(file, ["id"]).column("id").to_pylist()
 
 
-def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
-    """The table of a batch of one file name."""
-    return folder.read_table(str(batch["item"][0]), columns)
-
-
-def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, stage: str, attempt: str) -> pa.Table:
-    """Write a block's accepted and rejected rows as one shard each, and count them; returns one row of counts.
-
-    Raises StageError where another attempt has begun.
-    """
-    is_rejected = table.column(REASON).is_valid()
-    accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
-    rejected = table.filter(is_rejected)
-    if accepted.num_rows:
-        _write_shard(folder, accepted, accepted.column(0).to_pylist(), attempt)
-    if rejected.num_rows:
-        rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
-        rejects = pa.Table.from_pylist(rows, schema=REJECTS)
-        _write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
-    metrics.count("distil_rows_written", accepted.num_rows, run=run, stage=stage)
-    for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
-        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
-    spent = {
-        metric: (pa.compute.sum(table.column(column)).as_py() or 0) if column in table.column_names else 0
-        for metric, column in TOKEN_COLUMNS.items()
-    }
-    for metric, tokens in spent.items():
-        metrics.count(metric, tokens, run=run, stage=stage)
-    num_unfit = sum(1 for reason in rejected.column(REASON).to_pylist() if reason.startswith(SOURCE))
-    num_cut = 0
-    if FINISH_REASON in accepted.column_names:
-        num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
-    counts: Written = {
-        "rows_out": accepted.num_rows,
-        "rows_rejected": rejected.num_rows,
-        "num_tried": table.num_rows - num_unfit,
-        "num_failed": rejected.num_rows - num_unfit + num_cut,
-        "num_generated_tokens": spent[GENERATED],
-    }
-    return pa.Table.from_pylist([counts])
-
-
-def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:
-    known = {name: row[name] for name in schema.names if row[name] is not None}
-    text = json.dumps(known, ensure_ascii=True)
-    return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
-
-
-def _write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
-    def may_write() -> None:
-        try:
-            newest = artifact.read_text(ATTEMPT)
-        except FileNotFoundError as error:
-            raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
-        if newest != attempt:
-            raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
-
-    artifact.write_table(f"{inside}part-{stable_id(*sorted(ids))}.parquet", table, may_write)
+def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:
+    """Files that are together no larger than so many bytes, in the order of their names; none that is alone."""
+    group: list[str] = []
+    total = 0
+    for file, size in sorted(sizes.items()):
+        if group and total + size > most_bytes:
+            if len(group) > 1:
+                yield group
+            group, total = [], 0
+        group.append(file)
+        total += size
+    if len(group) > 1:
+        yield group

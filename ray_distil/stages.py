@@ -24,6 +24,7 @@ from ray_distil import (
     sources,
     teacher,
 )
+from ray_distil.blocks import StageError, table_of
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig, TeacherConfig
 from ray_distil.engine import Generate
@@ -31,7 +32,7 @@ from ray_distil.ids import IdSet
 from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
-from ray_distil.shards import Artifact, StageError, table_of
+from ray_distil.shards import Artifact
 from ray_distil.sources import Source, responses_of
 
 if TYPE_CHECKING:

@@ -82,6 +82,13 @@ class Folder:
         names = [info.path[below:] for info in found if info.type == fs.FileType.File]
         return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
 
+    def sizes(self, prefix: str = "", suffix: str = "") -> dict[str, int]:
+        """Bytes of the files of this folder, by name."""
+        filesystem, path = self.filesystem_and_path()
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        files = {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+        return {n: size for n, size in sorted(files.items()) if n.startswith(prefix) and n.endswith(suffix)}
+
     def read_bytes(self, file: str) -> bytes:
         """Raises FileNotFoundError."""
         filesystem, path = self.filesystem_and_path(file)

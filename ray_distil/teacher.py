@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.blocks import reject, table_of
 from ray_distil.conversations import BadRecord, instruction_of, response_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import extract_answer, split_reasoning, thinking_is_open
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
-from ray_distil.shards import reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from ray_distil.shards import StageError, Written
+from ray_distil.blocks import StageError, Written
 
 ItemT = TypeVar("ItemT")
 LEAST_ROWS = 100  # or all, where there are fewer: a few failures at the beginning say nothing yet

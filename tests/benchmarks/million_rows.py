@@ -19,10 +19,11 @@ import psutil
 import pyarrow as pa
 
 from ray_distil import schemas, teacher
+from ray_distil.blocks import table_of
 from ray_distil.config import load
 from ray_distil.manifest import MANIFEST, read_manifest
 from ray_distil.runs import Run
-from ray_distil.shards import Artifact, table_of
+from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
 BATCH_SIZE = 128

@@ -13,6 +13,7 @@ BATCH_SIZE = 32
 # Small enough for a minute or two, large enough that gates reject something.
 SMALL = [
     "run.name=small",
+    "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     "instructions.num_train=120",
     "instructions.num_eval=12",
     "training.num_train_epochs=1",

@@ -19,6 +19,7 @@ from tests.object_store import CREDENTIALS, ObjectStore
 NUM_TRAIN = 48
 ARGUMENTS = [
     "run.name=stored",
+    "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     f"instructions.num_train={NUM_TRAIN}",
     "instructions.num_eval=4",
     "teachers.direct=null",

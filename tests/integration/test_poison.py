@@ -28,6 +28,7 @@ def respond(folder: Path, records: list[object], *overrides: str) -> tuple[subpr
     file = folder / "problems.jsonl"
     file.write_text("\n".join(json.dumps(record) for record in records))
     command = [sys.executable, RESPOND, f"instructions.path={file}", f"run.storage_path={folder}", "run.name=poison"]
+    command.append("run.max_shard_mb=null")  # shards stay as they were written, for all to see
     made = subprocess.run(
         [*command, "teachers.slow=null", *overrides], cwd=folder, capture_output=True, text=True, timeout=240
     )

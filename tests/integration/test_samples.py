@@ -37,11 +37,15 @@ def test_samples_are_those_of_vllms_own_n(tmp_path: Path) -> None:
         "run.max_reject_fraction=1",
         f"run.storage_path={tmp_path}",
         "run.name=samples",
+        "run.max_shard_mb=0.01",
     ]
     made = subprocess.run([sys.executable, RESPOND, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     rows = pd.read_parquet(tmp_path / "samples" / "responses").sort_values(["instruction_id", "sample_index"])
     assert len(rows) == NUM_PROMPTS * NUM_SAMPLES
+    sizes = [file.stat().st_size for file in (tmp_path / "samples" / "responses").glob("part-*.parquet")]
+    assert len(sizes) > 2
+    assert sorted(sizes)[1] > 5_000  # all but the last are about as large as asked for
     seeds = rows.sampling_params.map(lambda text: json.loads(text)["seed"])
     first = rows.sample_index == 0
     assert seeds.is_unique

@@ -20,6 +20,7 @@ RESPOND = Path(__file__).parent / "respond.py"
 # Engines so small that they take seconds, in batches so small that many are saved before the end.
 SLOWLY = [
     "run.name=stopped",
+    "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     f"instructions.num_train={NUM_TRAIN}",
     "teachers.slow=null",
     "teachers.direct.engine.batch_size=8",

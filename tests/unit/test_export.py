@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import UserError
+from ray_distil.blocks import reject, table_of
 from ray_distil.export import SCHEMAS, export, write_records
 from ray_distil.schemas import stable_id
-from ray_distil.shards import Artifact, reject, table_of
+from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
 

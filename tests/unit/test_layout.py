@@ -26,7 +26,7 @@ LAYERS = [
         "tiny.muon",
     ],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
-    ["gates", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
+    ["gates", "blocks", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import packing
+from ray_distil.blocks import REASON
 from ray_distil.models import resolve_model
-from ray_distil.shards import REASON
 from ray_distil.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
 STUDENT = resolve_model("tiny:student-base", "k")

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import curation, engine, evaluation, long2short, teacher, tokenization
+from ray_distil.blocks import REASON
 from ray_distil.gates import GATES
 from ray_distil.models import resolve_model
 from ray_distil.prompts import LONG2SHORT
-from ray_distil.shards import REASON
 
 ALL = list(GATES)
 PARAMS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 100}

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from ray_distil.blocks import StageError, Written, table_of
 from ray_distil.config import load
 from ray_distil.progress import Display
 from ray_distil.runs import Run, beside, run_lock
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.session import in_background, stderr_to
-from ray_distil.shards import Artifact, StageError, Written, table_of
+from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
 

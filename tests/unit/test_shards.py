@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_distil import shards
+from ray_distil.blocks import StageError, reject, table_of
 from ray_distil.manifest import fingerprint, model_fingerprint
 from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.shards import DROPPED, Artifact, StageError, reject, table_of
+from ray_distil.shards import DROPPED, Artifact, small_groups
 from ray_distil.storage import Folder
 
 
@@ -193,6 +194,53 @@ def test_model_fingerprint_sees_changed_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"b")
     assert model_fingerprint(str(tmp_path)) != one
     assert model_fingerprint("org/name") == "org/name"
+
+
+def test_small_shards_become_shards_of_a_set_size(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    for name in "abcdefgh":
+        write(target, row(name), reject(row(name.upper()), "empty"))
+    sizes = target.folder.sizes("part-")
+    most = 3 * max(sizes.values())
+    before = target.read_table()
+    manifest = target.finish("instructions", "rows", 16, 1.0, max_shard_bytes=most)
+    assert (manifest.rows_out, manifest.rejects) == (8, {"empty": 8})
+    assert target.is_complete()
+    assert len(target.folder.files("part-")) == 3
+    assert len((target.folder / "_rejects").files("part-")) in (3, 4)  # these are larger
+    assert target.read_table().equals(before)
+    assert max(target.folder.sizes("part-").values()) < most
+
+
+def test_a_merge_that_was_stopped_leaves_no_row_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    for name in "abc":
+        write(target, row(name))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Folder, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            target.finish("instructions", "rows", 3, 1.0, max_shard_bytes=2**20)
+    assert target.manifest() is None
+    target.start()
+    assert len(target.done_ids()) == 3
+    manifest = target.finish("instructions", "rows", 3, 1.0, max_shard_bytes=2**20)
+    assert (manifest.rows_out, len(manifest.files)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ({}, []),
+        ({"a": 5}, []),
+        ({"b": 5, "a": 5, "c": 1}, [["a", "b"]]),
+        ({"a": 50, "b": 2, "c": 3, "d": 40}, [["b", "c"]]),
+        ({"a": 4, "b": 4, "c": 4, "d": 4}, [["a", "b"], ["c", "d"]]),
+    ],
+)
+def test_groups_of_small_files(sizes: dict[str, int], groups: list[list[str]]) -> None:
+    assert list(small_groups(sizes, 10)) == groups
 
 
 def test_a_large_table_becomes_shards_that_are_counted_one_by_one(

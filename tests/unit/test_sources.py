@@ -13,8 +13,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ray_distil import UserError, sources
+from ray_distil.blocks import reject, table_of
 from ray_distil.schemas import stable_id
-from ray_distil.shards import Artifact, reject, table_of
+from ray_distil.shards import Artifact
 from ray_distil.sources import Source
 from ray_distil.storage import Folder
 from tests.object_store import CREDENTIALS, ObjectStore

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.shards import Written
+from ray_distil.blocks import Written
 from ray_distil.watchdog import FailureLimit, StoppedError, steady
 
 

@@ -1,0 +1,130 @@
+"""Rows on their way to an artifact, accepted or rejected, and a block of them as shards.
+
+A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
+own file.
+"""
+
+import json
+from collections import Counter
+from typing import Any, TypedDict
+
+import pyarrow as pa
+
+from ray_distil import metrics
+from ray_distil.schemas import REJECTS, stable_id
+from ray_distil.storage import Folder
+
+ATTEMPT = "_attempt"  # which attempt may write
+REJECTS_FOLDER = "_rejects"
+GENERATED = "distil_generated_tokens"
+TOKEN_COLUMNS = {"distil_prompt_tokens": "num_prompt_tokens", GENERATED: "num_generated_tokens"}
+REASON, DETAIL = "reject_reason", "reject_detail"
+FINISH_REASON = "finish_reason"
+SOURCE = "source_"  # begins the reasons for which a row was not even tried
+
+
+class StageError(RuntimeError):
+    """A stage could not finish; the message says what happened and what to do."""
+
+
+class Written(TypedDict):
+    """What one shard holds, in rows and tokens."""
+
+    rows_out: int
+    rows_rejected: int
+    num_tried: int  # all but those whose source was unfit
+    num_failed: int  # of these, rejected or cut off at max_tokens
+    num_generated_tokens: int
+
+
+def with_rejects(schema: pa.Schema) -> pa.Schema:
+    """The schema of rows on their way to an artifact: its columns, all but the id nullable, and why a row is rejected."""
+    columns = [pa.field(f.name, f.type, nullable=i > 0) for i, f in enumerate(schema)]
+    return pa.schema([*columns, pa.field(REASON, pa.string()), pa.field(DETAIL, pa.string())])
+
+
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table in `with_rejects(schema)`; other keys are left out, absent ones are null."""
+    return pa.Table.from_pylist(rows, schema=with_rejects(schema))
+
+
+def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]:
+    """The row marked as rejected; the artifact takes it to its rejects."""
+    return {**row, REASON: reason, DETAIL: detail[:500]}
+
+
+def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
+    """The table of a batch of one file name."""
+    return folder.read_table(str(batch["item"][0]), columns)
+
+
+def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, stage: str, attempt: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each, and count them; returns one row of counts.
+
+    Raises StageError where another attempt has begun.
+    """
+    is_rejected = table.column(REASON).is_valid()
+    accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
+    rejected = table.filter(is_rejected)
+    if accepted.num_rows:
+        write_shard(folder, accepted, accepted.column(0).to_pylist(), attempt)
+    if rejected.num_rows:
+        rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
+        rejects = pa.Table.from_pylist(rows, schema=REJECTS)
+        write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
+    metrics.count("distil_rows_written", accepted.num_rows, run=run, stage=stage)
+    for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
+        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
+    spent = {
+        metric: (pa.compute.sum(table.column(column)).as_py() or 0) if column in table.column_names else 0
+        for metric, column in TOKEN_COLUMNS.items()
+    }
+    for metric, tokens in spent.items():
+        metrics.count(metric, tokens, run=run, stage=stage)
+    num_unfit = sum(1 for reason in rejected.column(REASON).to_pylist() if reason.startswith(SOURCE))
+    num_cut = 0
+    if FINISH_REASON in accepted.column_names:
+        num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
+    counts: Written = {
+        "rows_out": accepted.num_rows,
+        "rows_rejected": rejected.num_rows,
+        "num_tried": table.num_rows - num_unfit,
+        "num_failed": rejected.num_rows - num_unfit + num_cut,
+        "num_generated_tokens": spent[GENERATED],
+    }
+    return pa.Table.from_pylist([counts])
+
+
+def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:
+    known = {name: row[name] for name in schema.names if row[name] is not None}
+    text = json.dumps(known, ensure_ascii=True)
+    return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
+
+
+def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
+    def may_write() -> None:
+        try:
+            newest = artifact.read_text(ATTEMPT)
+        except FileNotFoundError as error:
+            raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
+        if newest != attempt:
+            raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
+
+    artifact.write_table(f"{inside}part-{stable_id(*sorted(ids))}.parquet", table, may_write)
+
+
+def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
+    """Make one shard of several; all are rejects, or none is. Stopped in between, their rows are there twice."""
+    inside, _, _ = files[0].rpartition("/")
+    table = pa.concat_tables([folder.read_table(file) for file in files])
+    table = table.sort_by(table.column_names[0])
+    write_shard(folder, table, table.column(0).to_pylist(), attempt, f"{inside}/" if inside else "")
+    for file in files:
+        folder.remove(file)
+
+
+def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
+    """`merge_shards` for a batch of lists of file names."""
+    for files in batch["item"]:
+        merge_shards(list(files), folder, attempt)
+    return {"item": []}

@@ -1,0 +1,136 @@
+"""Generation through the teacher's stage against raw vLLM: the same prompts, on one machine, in one run.
+
+    python -m tests.benchmarks.generation --rows 2000 --repeats 3
+    python -m tests.benchmarks.generation --rows 2000 --knob batch_size=16 max_concurrent_batches=1
+
+    at once    vllm.LLM.chat, all prompts in one call: what the engine can do
+    stage      teacher.py on a Ray, its shards written and counted: what ray_distil does
+    batches    vllm.LLM.chat, 32 prompts a call, each call waited for: what a script does
+
+Generated tokens a second from when the engine is ready to the last row. The ways take turns; ratios are of medians. A
+knob is a key of the engine's section: the stage runs once more for each, all else as in the recipe.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ray_distil import instructions, schemas, stages
+from ray_distil.config import load
+from ray_distil.models import resolve_models
+from ray_distil.prompts import instruction_messages
+from ray_distil.runs import Run
+from ray_distil.shards import Artifact
+
+SCRIPT_BATCH = 32
+ENGINE = "teachers.slow.engine"
+
+
+def settings(folder: str, rows: int, knob: str = "") -> list[str]:
+    made = ["teachers.direct=null", "teachers.slow.fraction=1", f"instructions.num_train={rows}"]
+    made += ["instructions.num_eval=1", f"run.storage_path={folder}", "run.name=bench"]
+    return made + ([f"{ENGINE}.{knob}"] if knob else [])
+
+
+def raw(folder: str, rows: int, batch: int) -> None:
+    """Prints seconds and generated tokens of `LLM.chat`."""
+    config = load(None, settings(folder, rows))
+    slow = config.teachers.slow
+    assert slow is not None
+    assert slow.engine is not None
+    os.environ |= slow.engine.env_vars  # before vLLM is imported
+    from vllm import LLM, SamplingParams
+
+    table = instructions.collect(config.instructions, config.run.seed)
+    texts = [row["instruction"] for row in table.to_pylist() if row["split"] == "train"]
+    conversations = [instruction_messages(text, config.instructions.suffix) for text in texts]
+    llm = LLM(resolve_models(config)["teachers.slow"], **slow.engine.engine_kwargs)
+    params = SamplingParams(**slow.sampling_params.model_dump(exclude_none=True))
+    started, tokens = time.monotonic(), 0
+    for start in range(0, len(conversations), batch):
+        outputs = llm.chat(conversations[start : start + batch], params, use_tqdm=False)
+        tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
+    print("MADE", json.dumps([time.monotonic() - started, tokens]))
+
+
+def stage(folder: str, rows: int, knob: str) -> None:
+    """The same of the stage, from the moment that its engine is ready."""
+    import ray.data.llm
+
+    ready, build = Path(folder) / "ready", ray.data.llm.build_processor
+
+    def build_stamped(*arguments: Any, **options: Any) -> Any:
+        processor = build(*arguments, **options)
+        engine_stage = processor.stages["vLLMEngineStage"]
+
+        class Stamped(engine_stage.fn):  # type: ignore[name-defined]
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                ready.write_text(str(time.monotonic()))
+
+        processor.stages["vLLMEngineStage"] = engine_stage.model_copy(update={"fn": Stamped})
+        return processor
+
+    ray.data.llm.build_processor = build_stamped
+    config = load(None, settings(folder, rows, knob))
+    run = Run(config, resolve_models(config))
+    problems = stages.make_instructions(run, instructions.collect(config.instructions, config.run.seed))
+    responses = stages.make_responses(run, problems)
+    seconds = time.monotonic() - float(ready.read_text())
+    print("MADE", json.dumps([seconds, tokens_of(responses)]))
+
+
+def tokens_of(responses: Artifact) -> int:
+    assert responses.schema.equals(schemas.RESPONSES)
+    return sum(sum(table["num_generated_tokens"].to_pylist()) for table in responses.tables(["num_generated_tokens"]))
+
+
+def measured(way: str, rows: int, option: str) -> tuple[float, int]:
+    """Tokens a second and tokens of one way, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", __spec__.name, "--way", way, folder, option, "--rows", str(rows)]
+        made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        raise SystemExit(made.stdout[-2000:] + made.stderr[-4000:])
+    seconds, tokens = json.loads(next(line for line in made.stdout.splitlines() if line.startswith("MADE"))[4:])
+    return tokens / seconds, tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--knob", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--way", nargs=3, help="one measurement: its way, a folder, its option")
+    chosen = parser.parse_args()
+    if chosen.way:
+        way, folder, option = chosen.way
+        if way == "raw":
+            raw(folder, chosen.rows, int(option))
+        else:
+            stage(folder, chosen.rows, option)
+        return
+    ways = {"at once": ("raw", str(chosen.rows)), "stage": ("stage", ""), "batches": ("raw", str(SCRIPT_BATCH))}
+    ways |= {knob: ("stage", knob) for knob in chosen.knob}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(chosen.repeats):
+        for name, (way, option) in ways.items():
+            rate, tokens = measured(way, chosen.rows, option)
+            rates[name].append(rate)
+            print(f"{turn + 1} {name:28} {rate:8,.0f} tokens/s   {tokens:,} tokens", flush=True)
+    whole = statistics.median(rates["at once"])
+    for name, found in rates.items():
+        print(
+            f"  {name:28} {statistics.median(found):8,.0f} tokens/s   {statistics.median(found) / whole:.3f} of at once"
+        )
+
+
+if __name__ == "__main__":
+    main()
