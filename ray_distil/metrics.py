@@ -4,13 +4,15 @@
     distil_rows_rejected      rows in finished reject shards               run, stage, reason
     distil_prompt_tokens      tokens read by models                        run, stage
     distil_generated_tokens   tokens written by models                     run, stage
+    distil_rows_expected      rows that a generating stage makes in all    run, stage
+    distil_seconds_left       until they are there, at its present rate    run, stage
     distil_train_step         optimiser steps done                         run
     distil_train_steps        optimiser steps in all                       run
     distil_train_loss         mean loss of the last step                   run
     distil_train_grad_norm    norm of the gradient before clipping         run
     distil_train_tokens       learnt tokens                                run
 
-Rows are counted where a shard is written, so that a row counts once it cannot be lost. Prometheus adds `_total` to
+vLLM's engines show their own beside them, as ray_vllm_NAME. Rows are counted where a shard is written, so that a row counts once it cannot be lost. Prometheus adds `_total` to
 the names of counters.
 """
 
@@ -28,6 +30,8 @@ COUNTERS = {
     "distil_train_tokens": ("learnt tokens", ("run",)),
 }
 GAUGES = {
+    "distil_rows_expected": ("rows that a generating stage makes in all", ("run", "stage")),
+    "distil_seconds_left": ("seconds until they are there, at the present rate", ("run", "stage")),
     "distil_train_step": ("optimiser steps done", ("run",)),
     "distil_train_steps": ("optimiser steps in all", ("run",)),
     "distil_train_loss": ("mean loss of the last step", ("run",)),

@@ -51,13 +51,17 @@ class Stage:
         (start, rows, tokens), (end, rows_now, tokens_now) = self.history[0], self.history[-1]
         return (rows_now - rows) / (end - start), (tokens_now - tokens) / (end - start)
 
+    def seconds_left(self) -> float | None:
+        """Until all rows are there, at the rate of the last minute; None where too few are finished to know."""
+        rows, total = self.rates()[0], self.total or 0
+        known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
+        return (total - self.done) / rows if known else None
+
     def shown(self) -> dict[str, str]:
         """How far, how fast, a note, and how long still; empty where it is not known."""
-        rows, tokens = self.rates()
-        total = self.total or 0
-        known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
+        tokens, seconds = self.rates()[1], self.seconds_left()
         count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
-        left = f"{clock((total - self.done) / rows)} left" if known else ""
+        left = f"{clock(seconds)} left" if seconds is not None else ""
         rate = f"{tokens:,.0f} tokens/s" if tokens else ""
         return {"count": f"{count} {self.unit}", "rate": rate, "note": self.note, "left": left}
 
@@ -78,6 +82,10 @@ class Teller:
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
         """So many more rows are finished, and so many more tokens were generated or learnt."""
 
+    def seconds_left(self) -> float | None:
+        """Until all rows are there; None where it is not known."""
+        return None
+
 
 class StageTeller(Teller):
     """Tells a display."""
@@ -93,6 +101,9 @@ class StageTeller(Teller):
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
         self._stage.advance(time.monotonic(), rows, tokens, note)
         self._display.refresh(self._stage)
+
+    def seconds_left(self) -> float | None:
+        return self._stage.seconds_left()
 
 
 class Display:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import UserError
+from ray_distil import UserError, metrics
 from ray_distil.blocks import REJECTS_FOLDER, StageError
 from ray_distil.config import StagesConfig
 from ray_distil.engine import IMPORTS, may_pass
@@ -112,6 +112,9 @@ class Run:
             try:
                 for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
                     failures.add(shard)
+                    left = artifact.tell.seconds_left()
+                    known = {} if left is None else {"distil_seconds_left": left}
+                    metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=stage)
                 return
             except StageError:
                 raise
