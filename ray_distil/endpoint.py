@@ -1,8 +1,9 @@
 """Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): the other `Generate`.
 
-The contract is that of `engine.py`. What may pass is asked again: no connection, time-outs, 408, 409, 429 and 5xx,
-a broken stream, what is no reply. Pauses grow and are jittered; where the server says Retry-After, it is kept to the
-letter, by all requests where it says 429. The marks of thinking decide, not the field in which a text comes:
+The contract is that of `engine.py`; the client is openai's, in an actor, since ray.data.llm's processor of HTTP requests
+knows neither Retry-After nor limits in tokens. What may pass is asked again: no connection, time-outs, 408, 409, 429
+and 5xx, a broken stream, what is no reply. Pauses grow and are jittered; where the server says Retry-After, it is kept
+to the letter, by all requests where it says 429. The marks of thinking decide, not the field in which a text comes:
 
     reply                                      generated_text
     content                                    content

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray_distil import UserError, metrics
 from ray_distil.blocks import REJECTS_FOLDER, StageError
 from ray_distil.config import StagesConfig
-from ray_distil.engine import IMPORTS, may_pass
+from ray_distil.engine import may_pass
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
@@ -90,9 +90,17 @@ class Run:
         return target
 
     def generate(
-        self, artifact: Artifact, rows_in: int, stage: str, parts: Callable[[IdSet], list["Dataset"]], parallel: bool
+        self,
+        artifact: Artifact,
+        rows_in: int,
+        stage: str,
+        parts: Callable[[IdSet], list["Dataset"]],
+        parallel: bool,
+        imports: tuple[str, ...] = (),
     ) -> None:
         """Write the rows that are not in the artifact yet. `parts` makes the datasets of all rows but those given.
+
+        `imports`: modules that it will need, which are loaded beside the start of Ray.
 
         What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
@@ -104,7 +112,7 @@ class Run:
             artifact.tell.expect(rows_in, len(done))
             if len(done) >= rows_in:
                 return
-            self.start_ray(IMPORTS)
+            self.start_ray(imports)
             limits = self.config.run
             failures = FailureLimit(
                 limits.max_reject_fraction, rows_in - len(done), stage, f"{artifact.folder}/{REJECTS_FOLDER}"

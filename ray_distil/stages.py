@@ -96,7 +96,8 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         left: Counter[str] = Counter()
         for name, source in given.items():
             left += _import(run, artifact, problems, name, teachers[name], source)
-        run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines)
+        imports = _imports(*teachers.values())
+        run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines, imports)
         unused = left.pop(teacher.UNUSED, 0)
         return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
 
@@ -144,7 +145,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
             generate = _generate(asked, model)
             return long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
 
-        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True)
+        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=_imports(asked))
         return rows_in, {}
 
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
@@ -272,7 +273,7 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
         def parts(done: IdSet) -> list["Dataset"]:
             return [evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)]
 
-        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True)
+        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
         return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
     settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
@@ -319,6 +320,10 @@ def _generate(asked: Asked, model: str) -> Generate:
         return engine.build(asked.engine, model)
     assert asked.endpoint is not None  # the configuration has seen to it
     return endpoint.build(asked.endpoint)
+
+
+def _imports(*asked: Asked) -> tuple[str, ...]:
+    return engine.IMPORTS if any(one.engine is not None for one in asked) else ()
 
 
 def _texts_of(asked: Asked, model: str) -> dict[str, Any]:

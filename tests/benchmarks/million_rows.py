@@ -27,6 +27,7 @@ from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
 BATCH_SIZE = 128
+SHARD_BYTES = 2**20  # of a finished artifact: rows so small make many shards of it all the same
 ANSWER = "Step 1: 3 + 4 = 7.\n\nThe final answer is \\boxed{7}."
 PROBLEM = "Ann has {} pens. She buys 4 more pens, and gives 2 of them to each of her friends. How many are there now?"
 
@@ -87,7 +88,7 @@ def respond(folder: Path, num_rows: int) -> None:
         lambda done: [teacher.responses(problems.read(), generate, "direct", "null", done=done, **asked)],
         parallel=False,
     )
-    responses.finish(teacher.STAGE, "responses", num_rows, 0)
+    responses.finish(teacher.STAGE, "responses", num_rows, 0, max_shard_bytes=SHARD_BYTES)
 
 
 def memory_of(process: psutil.Process) -> float:

@@ -30,7 +30,7 @@ ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "10"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
 VICTIMS = ["driver", "actor", "core", "node"]
 STAGES = {"responses": ["long2short.enabled=false"], "rewrites": []}
-NUM_TRAIN = 48
+NUM_TRAIN = 32
 # Batches so small, and an engine so slow, that the moment can fall between any two shards.
 ARGUMENTS = [
     f"instructions.num_train={NUM_TRAIN}",
@@ -39,7 +39,7 @@ ARGUMENTS = [
     "teachers.slow.fraction=1.0",
     "teachers.slow.engine.batch_size=4",
     "teachers.slow.engine.max_concurrent_batches=2",
-    "teachers.slow.engine.engine_kwargs.max_num_seqs=2",
+    "teachers.slow.engine.engine_kwargs.max_num_seqs=4",
     "teachers.slow.engine.resources={teacher: 1}",
 ]
 CORE_APART = 'teachers.slow.engine.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING="1"'
