@@ -11,6 +11,10 @@ from typing import Any
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # its default of 5 turns away what comes at once
+
+
 class EndpointServer:
     """`faults` are used up one a request, whoever asks: "429", "500", "400", "401" (which repeats the key),
     "cut", "told", "hang", "trickle" (blank lines for ever), "json", "empty"."""
@@ -120,7 +124,7 @@ class EndpointServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def __enter__(self) -> "EndpointServer":
