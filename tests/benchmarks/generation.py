@@ -1,14 +1,14 @@
 """Generation through the teacher's stage against raw vLLM: the same prompts, on one machine, in one run.
 
     python -m tests.benchmarks.generation --rows 2000 --repeats 3
-    python -m tests.benchmarks.generation --rows 2000 --knob batch_size=16 max_concurrent_batches=1
+    python -m tests.benchmarks.generation --ways "at once" --knob batch_size=32,max_concurrent_batches=32
 
     at once    vllm.LLM.chat, all prompts in one call: what the engine can do
     stage      teacher.py on a Ray, its shards written and counted: what ray_distil does
     batches    vllm.LLM.chat, 32 prompts a call, each call waited for: what a script does
 
 Generated tokens a second from when the engine is ready to the last row. The ways take turns; ratios are of medians. A
-knob is a key of the engine's section: the stage runs once more for each, all else as in the recipe.
+knob is keys of the engine's section, with commas between: the stage runs once more for each, else as in the recipe.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ENGINE = "teachers.slow.engine"
 def settings(folder: str, rows: int, knob: str = "") -> list[str]:
     made = ["teachers.direct=null", "teachers.slow.fraction=1", f"instructions.num_train={rows}"]
     made += ["instructions.num_eval=1", f"run.storage_path={folder}", "run.name=bench"]
-    return made + ([f"{ENGINE}.{knob}"] if knob else [])
+    return made + [f"{ENGINE}.{one}" for one in knob.split(",") if one]
 
 
 def raw(folder: str, rows: int, batch: int) -> None:
@@ -95,7 +95,7 @@ def tokens_of(responses: Artifact) -> int:
 def measured(way: str, rows: int, option: str) -> tuple[float, int]:
     """Tokens a second and tokens of one way, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", __spec__.name, "--way", way, folder, option, "--rows", str(rows)]
+        command = [sys.executable, "-m", __spec__.name, "--one", way, folder, option, "--rows", str(rows)]
         made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode:
         raise SystemExit(made.stdout[-2000:] + made.stderr[-4000:])
@@ -107,17 +107,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", default=["at once", "stage", "batches"])
     parser.add_argument("--knob", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--way", nargs=3, help="one measurement: its way, a folder, its option")
+    parser.add_argument("--one", nargs=3, help="one measurement: its way, a folder, its option")
     chosen = parser.parse_args()
-    if chosen.way:
-        way, folder, option = chosen.way
+    if chosen.one:
+        way, folder, option = chosen.one
         if way == "raw":
             raw(folder, chosen.rows, int(option))
         else:
             stage(folder, chosen.rows, option)
         return
     ways = {"at once": ("raw", str(chosen.rows)), "stage": ("stage", ""), "batches": ("raw", str(SCRIPT_BATCH))}
+    ways = {name: ways[name] for name in chosen.ways}
     ways |= {knob: ("stage", knob) for knob in chosen.knob}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(chosen.repeats):
@@ -125,7 +127,7 @@ def main() -> None:
             rate, tokens = measured(way, chosen.rows, option)
             rates[name].append(rate)
             print(f"{turn + 1} {name:28} {rate:8,.0f} tokens/s   {tokens:,} tokens", flush=True)
-    whole = statistics.median(rates["at once"])
+    whole = statistics.median(rates.get("at once") or next(iter(rates.values())))
     for name, found in rates.items():
         print(
             f"  {name:28} {statistics.median(found):8,.0f} tokens/s   {statistics.median(found) / whole:.3f} of at once"
