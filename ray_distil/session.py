@@ -42,8 +42,9 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
         loading = in_background(lambda: [importlib.import_module(name) for name in imports])
         if not ray.is_initialized():
             local = "RAY_ADDRESS" not in os.environ
-            if local:  # nobody watches this Ray's dashboard, and its reporter would take a tenth of a core
+            if local:  # few watch this Ray, and its reports would take a tenth of a core and of an engine's speed
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
+                os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
             context = ray.init(
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
