@@ -112,7 +112,9 @@ class EndpointConfig(Section):
     tokens_per_minute: float | None = Field(
         None, gt=0, description="of prompts and replies, in the mean; null: no limit"
     )
-    max_retries: int = Field(8, ge=0, description="further tries of a request, with growing pauses, some 3 minutes")
+    max_retries: int = Field(
+        8, ge=0, description="further tries of a request, with growing pauses: 8 take about 90 seconds"
+    )
     timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
     total_timeout_s: float | None = Field(3600, gt=0, description="seconds of one try; null: no limit")
     stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")

@@ -98,7 +98,7 @@ class Requests:
                     return await self.ask(row)
                 except (openai.APIError, httpx2.TransportError, TimeoutError, ValueError, LookupError) as error:
                     failures += 1
-                    if failures > self.settings["max_retries"] or not may_pass(error):
+                    if failures > self.settings["max_retries"] or not is_worth_a_try(error):
                         return failed(f"{_code(error)}: {self.first_line(error)}")
                     await self.wait(error, failures)
 
@@ -175,8 +175,8 @@ def reply_row(reasoning: str | None, content: str | None, finish_reason: str | N
     return {"generated_text": text, "finish_reason": FINISHED[finish_reason], "error": "", **counts}
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether another try is worth it: all but a status that blames the request."""
+def is_worth_a_try(error: Exception) -> bool:
+    """Whether another try may end otherwise within minutes: all but a status that blames the request."""
     status = getattr(error, "status_code", None)
     return status is None or status in RETRIED or status >= 500
 

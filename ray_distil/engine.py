@@ -31,7 +31,8 @@ Generate = Callable[["Dataset"], "Dataset"]
 IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
 THINKS = "prompt_begins_thinking"
-OWN_FAULTS = {"bad_prompt", "prompt_too_long", "content_filter", "http_400", "http_413", "http_422"}
+PASSING = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # but for those that blame the request:
+BAD_REQUEST = {"http_400", "http_413", "http_422"}
 ADDED = pa.schema([
     ("generated_text", pa.string()),
     ("finish_reason", pa.string()),
@@ -44,9 +45,7 @@ ADDED = pa.schema([
 
 def may_pass(code: str) -> bool:
     """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
-    return code not in OWN_FAULTS and code.startswith(
-        ("engine_error", "timeout", "no_connection", "bad_reply", "http_")
-    )
+    return code.startswith(PASSING) and code not in BAD_REQUEST
 
 
 def build(config: EngineConfig, model: str) -> Generate:

@@ -64,6 +64,7 @@ def test_rows_end_right_or_rejected_and_the_key_is_nowhere(tmp_path: Path) -> No
         assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
 
         logs = re.findall(r"messages of engines and workers: (\S+)", said)
+        assert logs
         assert KEY not in said
         for file in [file for folder in (*logs, tmp_path) for file in Path(folder).rglob("*") if file.is_file()]:
             assert KEY.encode() not in file.read_bytes(), file
