@@ -14,6 +14,10 @@ that is being made again. What one of them had begun to write in that very momen
 one of each, and makes shards of a set size of the many small ones, one a block, in which nothing finished was at risk.
 Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two configurations and
 nothing that was paid for is deleted.
+
+Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used because it
+knows one output, where ours are accepted and rejected rows; no fingerprint; and nothing of rows that failed for what
+may have passed, which must be made again.
 """
 
 import secrets
