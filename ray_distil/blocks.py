@@ -114,17 +114,23 @@ def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str,
 
 
 def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
-    """Make one shard of several; all are rejects, or none is. Stopped in between, their rows are there twice."""
+    """Write one shard of several, which stay: done again, it comes to the same. All are rejects, or none is."""
     inside, _, _ = files[0].rpartition("/")
     table = pa.concat_tables([folder.read_table(file) for file in files])
     table = table.sort_by(table.column_names[0])
     write_shard(folder, table, table.column(0).to_pylist(), attempt, f"{inside}/" if inside else "")
-    for file in files:
-        folder.remove(file)
 
 
 def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
     """`merge_shards` for a batch of lists of file names."""
     for files in batch["item"]:
         merge_shards(list(files), folder, attempt)
+    return batch
+
+
+def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
+    """Remove the files of a batch of lists of file names, those that are still there."""
+    for files in batch["item"]:
+        for file in files:
+            folder.remove(file)
     return {"item": []}

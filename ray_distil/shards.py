@@ -36,6 +36,7 @@ from ray_distil.blocks import (
     merge_batch,
     merge_shards,
     read_shard,
+    remove_batch,
     write_block,
     write_shard,
 )
@@ -251,20 +252,25 @@ class Artifact:
         return table.num_rows - rest.num_rows
 
     def _merge(self, most_bytes: int) -> None:
-        """Make shards of up to so many bytes out of small ones, by Ray where it is there and worth it."""
+        """Make shards of up to so many bytes out of small ones, by Ray where it is there and worth it.
+
+        None is removed before all are merged, so that Ray may do again what a lost worker had begun. Stopped in
+        between, rows are there twice.
+        """
         groups = list(small_groups(self.folder.sizes("part-", ".parquet"), most_bytes))
         rejects = small_groups((self.folder / REJECTS_FOLDER).sizes("part-", ".parquet"), most_bytes)
         groups += [[f"{REJECTS_FOLDER}/{name}" for name in group] for group in rejects]
         if len(groups) > 1 and ray_is_there():
             import ray.data
 
+            blocks = ray.data.from_items(groups, override_num_blocks=min(len(groups), 200))
             how = {"folder": self.folder, "attempt": self.attempt}
-            ray.data.from_items(groups, override_num_blocks=min(len(groups), 200)).map_batches(
-                merge_batch, batch_size=1, fn_kwargs=how
-            ).materialize()
+            merged = blocks.map_batches(merge_batch, batch_size=1, fn_kwargs=how).materialize()
+            merged.map_batches(remove_batch, batch_size=1, fn_kwargs={"folder": self.folder}).materialize()
             return
         for group in groups:
             merge_shards(group, self.folder, self.attempt)
+        remove_batch({"item": groups}, self.folder)
 
     def _mark(self) -> str | None:
         """The fingerprint that the folder's shards carry."""

@@ -1,8 +1,9 @@
 """Whatever is killed, every row is there once, and says what it says in a run that nobody disturbs.
 
 Each round is a run of the teacher, or of the rewriter behind a finished teacher, on real engines, on a cluster of two
-raylets, on a disk or on an S3 server. At a random moment the driver, the engine's actor, the engine's core process or the whole node of the engines
-is killed with SIGKILL. A killed driver is started again by the same command; all else the run must survive by itself.
+raylets, on a disk or on an S3 server. At a random moment the driver, the engine's actor, the engine's core process or
+the whole node of the engines is killed with SIGKILL. A killed driver is started again by the same command; all else the
+run must survive by itself.
 
     make chaos ROUNDS=50
 
@@ -81,8 +82,10 @@ class Chaos:
             return driver.wait() == -signal.SIGKILL
         return self.cluster.kill(self.node, COMMANDS.get(victim, "")) > 0
 
-    def disturbed(self, on: str, name: str, artifact: str, victim: str, shards: int) -> tuple[bool, int]:
-        """A run in which `victim` is killed after so many shards; whether in time, and how many there were."""
+    def disturbed(
+        self, on: str, name: str, artifact: str, victim: str, shards: int, seconds: float
+    ) -> tuple[bool, int]:
+        """A run in which `victim` is killed so long after so many shards; whether in time, and how many there were."""
         run = self.storage[on] / name
         if artifact == "rewrites":
             for before in ("instructions", "responses"):
@@ -90,6 +93,7 @@ class Chaos:
         overrides = [*STAGES[artifact], *([CORE_APART] if victim == "core" else [])]
         driver = self.start(on, name, *overrides)
         wait_until(lambda: self.num_shards(run, artifact) >= shards or driver.poll() is not None, f"{shards} shards")
+        time.sleep(seconds)
         # Until the engine starts there is none: then it is waited for.
         wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
         killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(run, artifact)
@@ -140,7 +144,8 @@ def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos) -> None:
         victim, name = VICTIMS[number % len(VICTIMS)], f"round-{number}"
         on = "store" if number // len(VICTIMS) % 2 else "disk"
         started = time.monotonic()
-        killed, then = chaos.disturbed(on, name, artifact, victim, chosen.randrange(totals[artifact] // 2))
+        shards, delay = chosen.randrange(totals[artifact] // 2), chosen.random() / 2  # a shard takes about as long
+        killed, then = chaos.disturbed(on, name, artifact, victim, shards, delay)
         for found, table in zip(chaos.rows(on, name, artifact), expected[artifact], strict=True):
             pd.testing.assert_frame_equal(found, table)
         kills[victim] += killed

@@ -229,6 +229,22 @@ def test_a_merge_that_was_stopped_leaves_no_row_twice(tmp_path: Path, monkeypatc
     assert (manifest.rows_out, len(manifest.files)) == (3, 1)
 
 
+def test_a_merge_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ray does with a task whose worker is lost, wherever it was."""
+    once, twice = artifact(tmp_path / "once"), artifact(tmp_path / "twice")
+    for target in (once, twice):
+        target.start()
+        for name in "abcd":
+            write(target, row(name), reject(row(name.upper()), "empty"))
+    manifest = once.finish("instructions", "rows", 8, 1.0, max_shard_bytes=2**20)
+    for function in ("merge_shards", "remove_batch"):
+        real = getattr(shards, function)
+        monkeypatch.setattr(shards, function, lambda *given, real=real: (real(*given), real(*given)))
+    assert twice.finish("instructions", "rows", 8, 1.0, max_shard_bytes=2**20).files == manifest.files
+    assert len(manifest.files) == 2
+    assert twice.read_table().equals(once.read_table())
+
+
 @pytest.mark.parametrize(
     ("sizes", "groups"),
     [

@@ -1,0 +1,72 @@
+"""Workers that are killed while they merge shards: Ray does their work again, and nothing is lost or doubled."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ray_distil import schemas
+from ray_distil.blocks import table_of
+from ray_distil.session import start_ray
+from ray_distil.shards import Artifact
+from ray_distil.storage import Folder
+
+NUM_SHARDS = 600
+NUM_KILLS = 3
+
+
+def kill_workers(named: str, killed: list[int], over: threading.Event) -> None:
+    """SIGKILL to this process's Ray workers whose task is `named`, up to NUM_KILLS of them."""
+    while not over.is_set() and len(killed) < NUM_KILLS:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                is_victim = named in " ".join(process.cmdline()) and process.pid not in killed
+            except psutil.Error:
+                continue
+            if is_victim:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+                time.sleep(0.3)
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def local_ray():
+    import ray
+
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("task", ["merge_batch", "remove_batch"])
+@pytest.mark.usefixtures("local_ray")
+def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path, task: str) -> None:
+    target = Artifact(Folder.at(tmp_path), "instructions", schemas.INSTRUCTIONS, "made of this")
+    target.start()
+    rows = [
+        {"instruction_id": f"{number:016x}", "instruction": f"do {number}", "source": "test", "split": "train"}
+        for number in range(NUM_SHARDS)
+    ]
+    for row in rows:
+        target.write_table(table_of([row], schemas.INSTRUCTIONS), "instructions")
+    most = 20 * max(target.folder.sizes("part-").values())
+
+    killed: list[int] = []
+    over = threading.Event()
+    killer = threading.Thread(target=kill_workers, args=(task, killed, over))
+    killer.start()
+    try:
+        manifest = target.finish("instructions", "rows", NUM_SHARDS, 1.0, max_shard_bytes=most)
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+    assert manifest.rows_out == NUM_SHARDS
+    assert manifest.files == target.folder.files("part-", ".parquet")
+    assert len(manifest.files) < NUM_SHARDS / 10
+    assert target.read_table()["instruction_id"].to_pylist() == [row["instruction_id"] for row in rows]
