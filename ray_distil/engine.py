@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from ray_distil.config import EngineConfig
 from ray_distil.models import local_copy
-from ray_distil.reasoning import THINK_BEGIN, thinking_of
-from ray_distil.tokenization import begins_thinking, encode_prompt, num_tokens, stop_token_ids
+from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of
+from ray_distil.tokenization import begins_thinking, encode_prompt, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -90,7 +90,7 @@ def build(config: EngineConfig, model: str) -> Generate:
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len")},
         )
-        how = {"stop_ids": stop_token_ids(model), "model": model}
+        how = {"stop_ids": stop_token_ids(model), "think_end_ids": token_ids(THINK_END, model), "model": model}
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
@@ -147,7 +147,23 @@ def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
     return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
 
 
-def finish_batch(table: pa.Table, stop_ids: frozenset[int], model: str) -> pa.Table:
+def num_thinking_tokens(tokens: list[int], text: str, think_end_ids: list[int], model: str) -> int:
+    """How many of the generated tokens come before a text's conclusion.
+
+    The mark is looked for in the ids: a worker that must load a tokenizer for it keeps an engine's last rows waiting
+    for seconds. Only where the mark is written in other tokens is the text encoded again.
+    """
+    thinking = thinking_of(text)
+    if not thinking or thinking_is_open(text):
+        return len(tokens) if thinking else 0
+    n = len(think_end_ids)
+    for start in range(len(tokens) - n + 1):
+        if tokens[start : start + n] == think_end_ids:
+            return start + n
+    return min(len(tokens), len(token_ids(thinking, model)))
+
+
+def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
     """ray.data.llm's output in the columns of the contract."""
     rows = []
     for row in table.to_pylist():
@@ -157,13 +173,13 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], model: str) -> pa.Ta
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])
         begin = f"{THINK_BEGIN}\n" if carried.pop(THINKS) else ""
-        thinking = "" if error else thinking_of(begin + row["generated_text"])
+        text = "" if error else begin + row["generated_text"]
         rows.append(carried | {
-            "generated_text": "" if error else begin + row["generated_text"],
+            "generated_text": text,
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
             "num_prompt_tokens": int(row["num_input_tokens"] or 0),
             "num_generated_tokens": len(tokens),
-            "num_thinking_tokens": min(len(tokens), num_tokens(thinking.removeprefix(begin), model)) if thinking else 0,
+            "num_thinking_tokens": num_thinking_tokens(tokens, text, think_end_ids, model),
             "error": error,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)

@@ -38,9 +38,9 @@ def begins_thinking(prompt_ids: list[int], model: str) -> bool:
     return bool(prompt_ids) and load_tokenizer(model).decode(prompt_ids[-8:]).rstrip().endswith(THINK_BEGIN)
 
 
-def num_tokens(text: str, model: str) -> int:
-    """Tokens of a text by itself."""
-    return len(load_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
+def token_ids(text: str, model: str) -> list[int]:
+    """Token ids of a text by itself."""
+    return list(load_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_example(

@@ -161,12 +161,29 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
     tokens = tokenization.load_tokenizer(model)(text, add_special_tokens=False)["input_ids"]
     made = {"carried": json.dumps({"id": "0", engine.THINKS: begun}), "generated_text": text, "num_input_tokens": 9}
     made |= {"generated_tokens": tokens, engine.INFERENCE_ERROR: ""}
-    (row,) = engine.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), model).to_pylist()
+    end = tokenization.token_ids("</think>", model)
+    (row,) = engine.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), end, model).to_pylist()
     assert row["generated_text"] == f"<think>\n{thought}{answer}"
-    before = tokenization.num_tokens(text.partition("</think>")[0] + "</think>", model)
+    before = len(tokenization.token_ids(text.partition("</think>")[0] + "</think>", model))
     assert (row["num_thinking_tokens"], row["num_generated_tokens"]) == (before, len(tokens))
     assert 0 < before < len(tokens)
     assert engine.THINKS not in row
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "expected"),
+    [
+        ([5, 6, 90, 91, 7, 90, 91], "<think> a </think> b </think>", 4),  # the first mark
+        ([5, 6, 7], "<think> a", 3),
+        ([5, 6, 7], "a", 0),
+        ([], "", 0),
+        ([5] * 99, "<think>\nab</think> c", 5),  # the mark is in other tokens: "<think>", "\n", "a", "b", "</think>"
+        ([5, 6, 7], "<think>\nab</think> c", 3),
+    ],
+)
+def test_thinking_ends_with_its_mark(tokens: list[int], text: str, expected: int) -> None:
+    model = resolve_model("tiny:teacher-r1", "k")
+    assert engine.num_thinking_tokens(tokens, text, [90, 91], model) == expected
 
 
 @pytest.mark.parametrize(
