@@ -99,6 +99,7 @@ class EngineConfig(Section):
         default_factory=dict, description="Ray's custom resources that each of an engine's workers reserves"
     )
     env_vars: dict[str, str] = Field(default_factory=dict, description="environment of the engine's processes")
+    log_engine_metrics: bool | None = Field(None, description="vLLM's metrics among Ray's; null: on a cluster")
 
 
 class EndpointConfig(Section):

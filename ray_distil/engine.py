@@ -22,6 +22,7 @@ import pyarrow as pa
 from ray_distil.config import EngineConfig
 from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of
+from ray_distil.session import is_local
 from ray_distil.tokenization import begins_thinking, encode_prompt, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def may_pass(code: str) -> bool:
 def build(config: EngineConfig, model: str) -> Generate:
     """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
     engine_kwargs = dict(config.engine_kwargs)
+    # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
+    log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
 
     def generate(dataset: "Dataset") -> "Dataset":
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -67,6 +70,7 @@ def build(config: EngineConfig, model: str) -> Generate:
                     "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources}
                 },
                 runtime_env={"env_vars": dict(config.env_vars)},
+                log_engine_metrics=log_metrics,
                 should_continue_on_error=True,
                 # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
                 chat_template_stage=False,

@@ -41,7 +41,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
 
         loading = in_background(lambda: [importlib.import_module(name) for name in imports])
         if not ray.is_initialized():
-            local = "RAY_ADDRESS" not in os.environ
+            local = is_local()
             if local:  # few watch this Ray, and its reports would take a tenth of a core and of an engine's speed
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
@@ -139,6 +139,11 @@ def stderr_to(file: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def is_local() -> bool:
+    """Whether the run starts a Ray of its own, on this machine alone, without a dashboard."""
+    return "RAY_ADDRESS" not in os.environ
 
 
 def ray_is_there() -> bool:
