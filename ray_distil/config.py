@@ -90,8 +90,12 @@ class EngineConfig(Section):
     model_source: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, unchanged")
     concurrency: int = Field(1, ge=1, description="engines")
-    batch_size: int = Field(64, ge=1, description="rows a Ray Data batch; times max_concurrent_batches >= max_num_seqs")
-    max_concurrent_batches: int = Field(8, ge=1, description="batches in one engine at once")
+    batch_size: int = Field(64, ge=1, description="rows a Ray Data batch, saved together")
+    max_concurrent_batches: int = Field(
+        8,
+        ge=1,
+        description="batches in one engine; with batch_size 2 to 4 times max_num_seqs: a batch waits for its last",
+    )
     num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
     num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
     accelerator_type: str | None = Field(None, description="Ray's name of the GPU type, e.g. H100")

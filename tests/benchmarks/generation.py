@@ -7,8 +7,9 @@
     stage      teacher.py on a Ray, its shards written and counted: what ray_distil does
     batches    vllm.LLM.chat, 32 prompts a call, each call waited for: what a script does
 
-Generated tokens a second from when the engine is ready to the last row. The ways take turns; ratios are of medians. A
-knob is keys of the engine's section, with commas between: the stage runs once more for each, else as in the recipe.
+Generated tokens a second from when the engine is ready to the last row. The ways take turns, every other turn the other
+way round, and a ratio is the median of those within a turn: a machine's own rate may differ more from minute to minute.
+A knob is keys of the engine's section, with commas between: the stage runs once more for each, else as in the recipe.
 """
 
 import argparse
@@ -123,14 +124,16 @@ def main() -> None:
     ways |= {knob: ("stage", knob) for knob in chosen.knob}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(chosen.repeats):
-        for name, (way, option) in ways.items():
+        for name, (way, option) in list(ways.items())[:: -1 if turn % 2 else 1]:
             rate, tokens = measured(way, chosen.rows, option)
             rates[name].append(rate)
             print(f"{turn + 1} {name:28} {rate:8,.0f} tokens/s   {tokens:,} tokens", flush=True)
-    whole = statistics.median(rates.get("at once") or next(iter(rates.values())))
+    whole = rates.get("at once") or next(iter(rates.values()))
     for name, found in rates.items():
+        ratios = [rate / of for rate, of in zip(found, whole, strict=True)]
         print(
-            f"  {name:28} {statistics.median(found):8,.0f} tokens/s   {statistics.median(found) / whole:.3f} of at once"
+            f"  {name:28} {statistics.median(found):8,.0f} tokens/s   {statistics.median(ratios):.3f} of at once "
+            f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
 
 
