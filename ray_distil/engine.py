@@ -151,20 +151,20 @@ def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
     return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
 
 
-def num_thinking_tokens(tokens: list[int], text: str, think_end_ids: list[int], model: str) -> int:
-    """How many of the generated tokens come before a text's conclusion.
+def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids: list[int], model: str) -> int:
+    """How many of the generated tokens come before a text's conclusion; the prompt may have begun the think block.
 
     The mark is looked for in the ids: a worker that must load a tokenizer for it keeps an engine's last rows waiting
     for seconds. Only where the mark is written in other tokens is the text encoded again.
     """
-    thinking = thinking_of(text)
-    if not thinking or thinking_is_open(text):
+    thinking = thinking_of(begin + text)
+    if not thinking or thinking_is_open(begin + text):
         return len(tokens) if thinking else 0
     n = len(think_end_ids)
     for start in range(len(tokens) - n + 1):
         if tokens[start : start + n] == think_end_ids:
             return start + n
-    return min(len(tokens), len(token_ids(thinking, model)))
+    return min(len(tokens), len(token_ids(thinking.removeprefix(begin), model)))
 
 
 def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
@@ -177,13 +177,13 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])
         begin = f"{THINK_BEGIN}\n" if carried.pop(THINKS) else ""
-        text = "" if error else begin + row["generated_text"]
+        text = "" if error else row["generated_text"]
         rows.append(carried | {
-            "generated_text": text,
+            "generated_text": "" if error else begin + text,
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
             "num_prompt_tokens": int(row["num_input_tokens"] or 0),
             "num_generated_tokens": len(tokens),
-            "num_thinking_tokens": num_thinking_tokens(tokens, text, think_end_ids, model),
+            "num_thinking_tokens": num_thinking_tokens(tokens, begin, text, think_end_ids, model),
             "error": error,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)

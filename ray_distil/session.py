@@ -42,7 +42,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
         loading = in_background(lambda: [importlib.import_module(name) for name in imports])
         if not ray.is_initialized():
             local = is_local()
-            if local:  # few watch this Ray, and its reports would take a tenth of a core and of an engine's speed
+            if local:  # few watch this Ray, and an engine may need the cores that its reports would take
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
             context = ray.init(

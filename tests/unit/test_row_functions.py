@@ -171,19 +171,23 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "text", "expected"),
+    ("tokens", "begin", "text", "expected"),
     [
-        ([5, 6, 90, 91, 7, 90, 91], "<think> a </think> b </think>", 4),  # the first mark
-        ([5, 6, 7], "<think> a", 3),
-        ([5, 6, 7], "a", 0),
-        ([], "", 0),
-        ([5] * 99, "<think>\nab</think> c", 5),  # the mark is in other tokens: "<think>", "\n", "a", "b", "</think>"
-        ([5, 6, 7], "<think>\nab</think> c", 3),
+        ([5, 6, 90, 91, 7, 90, 91], "", "<think> a </think> b </think>", 4),  # the first mark
+        ([5, 6, 90, 91, 7], "<think>\n", "a </think> b", 4),
+        ([5, 6, 7], "", "<think> a", 3),
+        ([5, 6, 7], "<think>\n", "a", 3),
+        ([5, 6, 7], "", "a", 0),
+        ([], "", "", 0),
+        # The mark is in other tokens: "<think>", "\n", "a", "b", "</think>", of which a prompt may have had the first.
+        ([5] * 99, "", "<think>\nab</think> c", 5),
+        ([5] * 99, "<think>\n", "ab</think> c", 3),
+        ([5, 6, 7], "", "<think>\nab</think> c", 3),
     ],
 )
-def test_thinking_ends_with_its_mark(tokens: list[int], text: str, expected: int) -> None:
+def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, expected: int) -> None:
     model = resolve_model("tiny:teacher-r1", "k")
-    assert engine.num_thinking_tokens(tokens, text, [90, 91], model) == expected
+    assert engine.num_thinking_tokens(tokens, begin, text, [90, 91], model) == expected
 
 
 @pytest.mark.parametrize(
