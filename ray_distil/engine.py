@@ -51,9 +51,9 @@ def may_pass(code: str) -> bool:
 
 def build(config: EngineConfig, model: str) -> Generate:
     """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
-    engine_kwargs = dict(config.engine_kwargs)
     # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
+    engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
 
     def generate(dataset: "Dataset") -> "Dataset":
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -80,11 +80,10 @@ def build(config: EngineConfig, model: str) -> Generate:
             preprocess=_identity,
             postprocess=_identity,
         )
-        if "://" in model:  # ray.data.llm's own download needs boto3, and knows no options of a URI
-            name = "vLLMEngineStage"
-            stage = processor.get_stage_by_name(name)
-            changed = {"fn": _with_local_copy(stage.fn, model)}
-            processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
+        name = "vLLMEngineStage"
+        stage = processor.get_stage_by_name(name)
+        changed = {"fn": _whole_responses(stage.fn, model)}
+        processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
         blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
@@ -189,15 +188,28 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
     return pa.Table.from_pylist(rows)
 
 
-def _with_local_copy(engine: type, uri: str) -> type:
-    """The engine's actor, which first brings its model from an object store to its node."""
+def _whole_responses(engine: type, uri: str) -> type:
+    """The engine's actor with what ray.data.llm has no option for.
 
-    class WithLocalCopy(engine):  # type: ignore[misc]
+    It takes of a stream the last output alone, and vLLM makes one for each token, with all text so far, unless it is
+    told otherwise. And its own download from an object store needs boto3 and knows no options of a URI.
+    """
+
+    class WholeResponses(engine):  # type: ignore[misc]
         def __init__(self, *arguments: Any, model: str, **options: Any) -> None:
             super().__init__(*arguments, model=local_copy(uri, weights=True), **options)
+            from vllm.sampling_params import RequestOutputKind
 
-    WithLocalCopy.__name__ = engine.__name__  # in Ray's names of actors
-    return WithLocalCopy
+            generate = self.llm.engine.generate
+
+            def generate_whole(*, sampling_params: Any, **request: Any) -> Any:
+                sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
+                return generate(sampling_params=sampling_params, **request)
+
+            self.llm.engine.generate = generate_whole
+
+    WholeResponses.__name__ = engine.__name__  # in Ray's names of actors
+    return WholeResponses
 
 
 def _identity(row: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             data_context = ray.data.DataContext.get_current()
             data_context.enable_progress_bars = False
             data_context.issue_detectors_config.detectors = []
+            data_context.memory_usage_poll_interval_s = None  # each second of each task in flight, and read by nobody
         loading.result()
     return logs
 
