@@ -82,7 +82,7 @@ def build(config: EngineConfig, model: str) -> Generate:
         )
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
-        changed = {"fn": _whole_responses(stage.fn, model)}
+        changed = {"fn": whole_responses(stage.fn, model)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
@@ -188,7 +188,7 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
     return pa.Table.from_pylist(rows)
 
 
-def _whole_responses(engine: type, uri: str) -> type:
+def whole_responses(engine: type, uri: str) -> type:
     """The engine's actor with what ray.data.llm has no option for.
 
     It takes of a stream the last output alone, and vLLM makes one for each token, with all text so far, unless it is

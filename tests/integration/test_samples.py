@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 
 from ray_distil.config import load
+from ray_distil.engine import whole_responses
 from ray_distil.models import resolve_model
 from ray_distil.prompts import instruction_messages
 from tests.integration.respond import __file__ as RESPOND
@@ -74,3 +77,19 @@ def test_samples_are_those_of_vllms_own_n(tmp_path: Path) -> None:
     assert not different
     assert rows.finish_reason.value_counts().min() > 100  # both kinds are there
     assert rows.groupby("instruction_id").response.nunique().max() == NUM_SAMPLES
+
+
+def test_an_engine_is_asked_for_whole_responses() -> None:
+    """Else vLLM makes an output of all text so far for each token, and ray.data.llm takes the last alone."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    class Engine:
+        def __init__(self, *, model: str) -> None:
+            self.llm = SimpleNamespace(engine=SimpleNamespace(generate=lambda **asked: (model, asked)))
+
+    engine: Any = whole_responses(Engine, "org/name")(model="org/name")
+    params = SamplingParams(max_tokens=3)
+    model, asked = engine.llm.engine.generate(request_id="1", prompt="Q", sampling_params=params)
+    assert model == "org/name"
+    assert asked == {"request_id": "1", "prompt": "Q", "sampling_params": params}
+    assert params.output_kind is RequestOutputKind.FINAL_ONLY
