@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.config import EndpointConfig
 from ray_distil.engine import ADDED, Generate, check_messages
+from ray_distil.engine_config import EndpointConfig
 from ray_distil.rate_limits import Pace, pause_s, retry_after_s
 from ray_distil.reasoning import joined, thinking_of
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.config import EngineConfig
+from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of
 from ray_distil.session import is_local
+from ray_distil.suspects import deaths_actor, watched
 from ray_distil.tokenization import begins_thinking, encode_prompt, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ def build(config: EngineConfig, model: str) -> Generate:
             vLLMEngineProcessorConfig(
                 model_source=local_copy(model),
                 engine_kwargs=dict(engine_kwargs),
-                concurrency=(config.concurrency, config.concurrency),
+                concurrency=config.concurrency,
                 batch_size=config.batch_size,
                 max_concurrent_batches=config.max_concurrent_batches,
                 accelerator_type=config.accelerator_type,
                 placement_group_config={
-                    "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources}
+                    "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources},
+                    "strategy": config.placement_group_strategy,
                 },
                 runtime_env={"env_vars": dict(config.env_vars)},
                 log_engine_metrics=log_metrics,
@@ -82,7 +84,8 @@ def build(config: EngineConfig, model: str) -> Generate:
         )
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
-        changed = {"fn": whole_responses(stage.fn, model)}
+        capacity = config.batch_size * config.max_concurrent_batches
+        changed = {"fn": watched(whole_responses(stage.fn, model), deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
@@ -132,6 +135,7 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.T
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
         carried[THINKS] = begins_thinking(ids, model)
         rows.append({
+            "id": row["id"],
             "carried": json.dumps(carried),
             "tokenized_prompt": ids,
             "sampling_params": row["sampling_params"],

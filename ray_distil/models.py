@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 from ray_distil import UserError, sources
-from ray_distil.config import TINY, TRAINED, Asked, EndpointConfig, StagesConfig, TeacherConfig
+from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
+from ray_distil.engine_config import Asked, EndpointConfig
 from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
 from ray_distil.storage import Folder

@@ -11,8 +11,9 @@ from math import ceil
 from rich.table import Table
 
 from ray_distil import instructions, sources, teacher
-from ray_distil.config import Asked, EngineConfig, Expected, PackingConfig, StagesConfig, TrainingConfig
+from ray_distil.config import Expected, PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
+from ray_distil.engine_config import Asked, EngineConfig
 from ray_distil.prompts import LONG2SHORT
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
@@ -122,14 +123,14 @@ def _gpus(engine: EngineConfig | None) -> int:
         return 0
     kwargs = engine.engine_kwargs
     workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-    return ceil(engine.num_gpus * workers) * engine.concurrency
+    return ceil(engine.num_gpus * workers) * engine.concurrency[1]
 
 
 def _generation(
     name: str, rows: int, exact: bool, prompt: float, expected: Expected, asked: Asked, config: StagesConfig
 ) -> Step:
     generated, prompts = rows * expected.num_generated_tokens, rows * prompt
-    engines = asked.engine.concurrency if asked.engine is not None else 1
+    engines = asked.engine.concurrency[1] if asked.engine is not None else 1
     price = expected.usd_per_million_tokens if asked.endpoint is not None else None
     return Step(
         name,

@@ -26,8 +26,9 @@ from ray_distil import (
 )
 from ray_distil.blocks import StageError, table_of
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, Asked, SamplingParams, StagesConfig, TeacherConfig
+from ray_distil.config import TRAINED, StagesConfig, TeacherConfig
 from ray_distil.engine import Generate
+from ray_distil.engine_config import Asked, SamplingParams
 from ray_distil.ids import IdSet
 from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run

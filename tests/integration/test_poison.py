@@ -8,10 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from ray_distil.manifest import read_manifest
+from ray_distil.models import resolve_model
 from ray_distil.storage import Folder
 from ray_distil.tiny.world import SEED_TEST, held_out
+from ray_distil.tokenization import token_ids
 from tests.integration.respond import __file__ as RESPOND
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = [problem.question for problem in held_out(SEED_TEST, 24)]
 LONG = "Ann has 3 pens. " * 400  # some 2,400 tokens; the engine takes fewer than 1,024
 HUGE = "Ann has 3 pens. " * 65_536  # a megabyte
@@ -77,3 +80,33 @@ def test_a_run_whose_answers_are_all_cut_off_ends(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert set(pd.read_parquet(run / "responses").finish_reason) == {"length"}
     assert {file: file.read_bytes() for file in saved} == saved
+
+
+def test_a_row_that_kills_its_engine_each_time_is_rejected_and_the_others_finish(tmp_path: Path) -> None:
+    model = resolve_model("tiny:teacher-v3", "k")
+    deadly = "Tom has 41 books and 17 of them are red."
+    records = [{"instruction": text} for text in GOOD]
+    records.insert(9, {"instruction": f"{deadly} How many are not?"})
+    engine = "teachers.direct.engine"
+    result, run = respond(
+        tmp_path,
+        records,
+        "instructions.num_eval=1",
+        f"{engine}.batch_size=4",
+        f"{engine}.max_concurrent_batches=2",
+        f"{engine}.engine_kwargs.logits_processors=[tests.integration.deadly:Deadly]",
+        f'{engine}.env_vars.RAY_DISTIL_DEADLY_TOKENS="{" ".join(map(str, token_ids(deadly, model)[1:-1]))}"',
+        f'{engine}.env_vars.PYTHONPATH="{ROOT}"',
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    manifest = read_manifest(Folder.at(run / "responses"))
+    assert manifest is not None
+    assert manifest.rejects == {"engine_error": 1}
+    (reject,) = pd.read_parquet(run / "responses" / "_rejects").to_dict("records")
+    assert "died 4 times with this row" in reject["detail"]
+    asked = pd.read_parquet(run / "instructions").query("split == 'train'").set_index("instruction_id").instruction
+    rejected = json.loads(reject["row"])["instruction_id"]
+    assert deadly in asked[rejected]
+    made = pd.read_parquet(run / "responses")
+    assert sorted([*made.instruction_id, rejected]) == sorted(asked.index)
+    assert set(made.finish_reason) == {"stop"}

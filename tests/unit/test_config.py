@@ -32,6 +32,12 @@ def test_override_of_a_shared_section_changes_it_alone() -> None:
     assert config.teachers.slow.engine.engine_kwargs["max_num_seqs"] == 256
 
 
+def test_a_pool_of_engines_is_fixed_or_grows() -> None:
+    key = "teachers.slow.engine.concurrency"
+    assert load(None, [f"{key}=4"]).teachers.slow.engine.concurrency == (4, 4)
+    assert load(None, [f"{key}=[1, 8]"]).teachers.slow.engine.concurrency == (1, 8)
+
+
 def test_resolved_configuration_reads_back_the_same() -> None:
     config = load(None)
     assert DistillConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
@@ -45,6 +51,12 @@ def test_resolved_configuration_reads_back_the_same() -> None:
             "teachers.slow.engine.concurency=1",
             "teachers.slow.engine.concurency: unknown key; did you mean 'concurrency'?",
         ),
+        (
+            "teachers.slow.engine.concurrency=[3, 2]",
+            "concurrency: [3, 2] is not a number of engines; give one, or [MIN, MAX]",
+        ),
+        ("teachers.slow.engine.concurrency=many", "concurrency: 'many' is not a number of engines"),
+        ("teachers.slow.engine.concurrency=0", "concurrency: 0 is not a number of engines"),
         ("training.learning_rate=-1", "training.learning_rate: input should be greater than 0, but it is -1"),
         ("training.num_train_epochs=many", "training.num_train_epochs: input should be a valid integer"),
         ("training.zero_stage=5", "training.zero_stage: 5 is not known; known: 0, 1, 2 or 3"),

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import rate_limits
-from ray_distil.config import EndpointConfig
 from ray_distil.endpoint import Requests, reply_row
+from ray_distil.engine_config import EndpointConfig
 from ray_distil.reasoning import split_reasoning
 from tests.unit.endpoint_server import EndpointServer
 

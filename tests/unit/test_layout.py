@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["storage", "section", "config", "schemas", "ids", "progress", "tiny.world"],
+    ["storage", "section", "engine_config", "config", "schemas", "ids", "progress", "tiny.world"],
     [
         "prompts",
         "reasoning",
@@ -26,7 +26,7 @@ LAYERS = [
         "tiny.muon",
     ],
     ["tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
-    ["gates", "blocks", "shards", "watchdog", "engine", "endpoint", "checkpoint", "follow"],
+    ["gates", "blocks", "shards", "watchdog", "suspects", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
     ["stages"],
