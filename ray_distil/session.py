@@ -22,6 +22,9 @@ WORKER_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+# By name: the core of an engine over several workers joins with the runtime environment of its actor, and there Ray
+# takes a function for another hook than the one that it has already.
+SETUP_HOOK = "ray_distil.session.collect_less"
 _starting = threading.Lock()
 ResultT = TypeVar("ResultT")
 
@@ -48,7 +51,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             context = ray.init(
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
-                runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": collect_less},
+                runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": SETUP_HOOK},
                 log_to_driver=False,
             )
             logs = Path(context.address_info["session_dir"]) / "logs"
