@@ -28,7 +28,7 @@ def main() -> int:
     logs: list[Path] = []
 
     def job() -> None:
-        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
         if arguments.status:
             console.print(report.stages_table(report.read(Folder.at(arguments.status))))
             return

@@ -18,7 +18,7 @@ import psutil
 
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.session import family, kill
+from ray_distil.session import family, kill, last_line
 from ray_distil.watchdog import StoppedError
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
@@ -59,7 +59,8 @@ def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> i
         else:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            print(f"failed: {error}", file=sys.stderr)
+            told = last_line(error) if "Traceback" in str(error) else error  # Ray's own have the worker's in them
+            print(f"failed: {told}", file=sys.stderr)
             print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
         if isinstance(error, StoppedError):  # its tasks are at work in Ray
             _leave(1, said="")

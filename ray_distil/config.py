@@ -271,6 +271,17 @@ class StagesConfig(Section):
         return self
 
     @property
+    def engines(self) -> dict[str, EngineConfig]:
+        """All engines of our own, by key."""
+        sections: dict[str, Asked | EvaluationConfig | None] = {
+            "long2short": self.long2short,
+            "evaluation": self.evaluation,
+        }
+        if self.teachers is not None:
+            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
+        return {f"{key}.engine": s.engine for key, s in sections.items() if s is not None and s.engine is not None}
+
+    @property
     def run_folder(self) -> Folder:
         base = Path.home() if SUBMITTED in os.environ else Path.cwd()
         return Folder.at(self.run.storage_path, base) / self.run.name

@@ -14,6 +14,8 @@ in flight.
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ import pyarrow as pa
 from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of
+from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.suspects import deaths_actor, watched
 from ray_distil.tokenization import begins_thinking, encode_prompt, stop_token_ids, token_ids
@@ -48,6 +51,21 @@ ADDED = pa.schema([
 def may_pass(code: str) -> bool:
     """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
     return code.startswith(PASSING) and code not in BAD_REQUEST
+
+
+def check(engines: dict[str, EngineConfig]) -> None:
+    """Raises ConfigError with a line for each of their arguments that vLLM does not know. By the key of each engine."""
+    from vllm import AsyncEngineArgs
+
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    wrong = []
+    for key, engine in engines.items():
+        for name in engine.engine_kwargs.keys() - known:
+            near = get_close_matches(name, known, n=1)
+            told = f"; did you mean {near[0]!r}?" if near else "; see vLLM's engine arguments"
+            wrong.append(f"{key}.engine_kwargs.{name}: vLLM has no such argument{told}")
+    if wrong:
+        raise ConfigError("\n".join(sorted(wrong)))
 
 
 def build(config: EngineConfig, model: str) -> Generate:

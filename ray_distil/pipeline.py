@@ -10,7 +10,7 @@ from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.progress import Display
 from ray_distil.report import Report
 from ray_distil.runs import Run, beside, run_lock
-from ray_distil.session import stderr_to
+from ray_distil.session import messages_to
 
 
 def run(config: DistillConfig, display: Display | None = None) -> Report:
@@ -22,7 +22,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
     models = resolve_models(config)
     log = log_folder(config) / "driver.log"
     display = display or Display()
-    with run_lock(config.run_folder), stderr_to(log), display.live():
+    with run_lock(config.run_folder), messages_to(log), display.live():
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         this = Run(config, models, display)

@@ -6,6 +6,7 @@
 Stages may work side by side and tell from any thread.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -110,7 +111,7 @@ class Display:
     """The console of a run. Without a terminal it writes lines only."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(file=sys.stdout, highlight=False)
         self._bars: dict[str, BarID] = {}
         self._last_line: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -124,7 +125,8 @@ class Display:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
-            redirect_stderr=False,  # where messages of the libraries go is not the display's to say
+            redirect_stdout=False,  # where messages of the libraries go is not the display's to say
+            redirect_stderr=False,
             refresh_per_second=4,
         )
 

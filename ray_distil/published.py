@@ -26,7 +26,7 @@ from ray_distil.pipeline import log_folder
 from ray_distil.progress import Display
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
-from ray_distil.session import start_ray, stderr_to
+from ray_distil.session import messages_to, start_ray
 from ray_distil.sources import Source
 
 DIFFERENCES = {
@@ -221,7 +221,7 @@ def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Ru
 @contextmanager
 def _working_in(run: Run) -> Iterator[None]:
     log = log_folder(run.config) / "driver.log"
-    with run_lock(run.folder), stderr_to(log), run.display.live():
+    with run_lock(run.folder), messages_to(log), run.display.live():
         run.display.say(f"messages of the libraries: {log}")
         run.folder.write_text("config.yaml", run.config.to_yaml())
         yield

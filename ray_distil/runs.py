@@ -124,12 +124,17 @@ class Run:
                     known = {} if left is None else {"distil_seconds_left": left}
                     metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=stage)
                 return
-            except StageError:
+            except (StageError, UserError):
                 raise
             except Exception as error:
                 num_done = len(artifact.done_ids())
-                if num_done == failed_at or artifact.is_taken():
+                if artifact.is_taken():
                     raise
+                if num_done == failed_at:
+                    raise StageError(
+                        f"{stage}: failed twice with no row finished in between: {last_line(error)}. What engines and "
+                        "workers say is in Ray's log folder"
+                    ) from error
                 failed_at = num_done
                 self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
                 gc.collect()  # the failed dataset's engines hold on to their places as long as it is there

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,7 +121,9 @@ def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
 
 def last_line(error: BaseException) -> str:
     """The last line of an error's text, where Ray has the worker's own error; or the error's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("For further information")]  # as pydantic ends
+    return (told or [type(error).__name__])[-1][:300]
 
 
 def collect_less() -> None:
@@ -130,19 +132,23 @@ def collect_less() -> None:
 
 
 @contextmanager
-def stderr_to(file: Path) -> Iterator[None]:
-    """What this process, its libraries and their C++ write to stderr goes to the end of `file` for the while."""
+def messages_to(file: Path) -> Iterator[None]:
+    """What libraries print, and what they and their C++ write to stderr, goes to the end of `file` for the while.
+
+    Ray prints the errors of its workers. What is to be seen needs a `sys.stdout` that was kept from before.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(file, "ab") as target:
+    with open(file, "a", buffering=1, encoding="utf-8", errors="replace") as target:
         os.dup2(target.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        try:
+            with redirect_stdout(target):
+                yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def is_local() -> bool:

@@ -79,7 +79,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
             return [
                 teacher.responses(
                     problems.read(),
-                    _generate(asked, model_of[name]),
+                    _generate(run, asked, model_of[name]),
                     name,
                     model_of[name],
                     fraction=asked.fraction,
@@ -143,7 +143,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
 
         def parts(done: IdSet) -> list["Dataset"]:
             sources = responses.read().filter(lambda row: row["teacher"] == "slow")
-            generate = _generate(asked, model)
+            generate = _generate(run, asked, model)
             return long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
 
         run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=_imports(asked))
@@ -272,7 +272,8 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
         rows_in = problems.count("split", "eval") * config.num_samples
 
         def parts(done: IdSet) -> list["Dataset"]:
-            return [evaluation.evaluate(problems.read(), engine.build(settings_of, model), done=done, **asked)]
+            generate = _generate(run, Asked(engine=settings_of), model)
+            return [evaluation.evaluate(problems.read(), generate, done=done, **asked)]
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
         return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
@@ -316,8 +317,9 @@ def _where(table: pa.Table, column: str, value: str) -> pa.Table:
     return table.filter(pc.equal(table[column], value))
 
 
-def _generate(asked: Asked, model: str) -> Generate:
+def _generate(run: Run, asked: Asked, model: str) -> Generate:
     if asked.engine is not None:
+        engine.check(run.config.engines)  # all at the first: what is mistyped for the last would show after hours
         return engine.build(asked.engine, model)
     assert asked.endpoint is not None  # the configuration has seen to it
     return endpoint.build(asked.endpoint)

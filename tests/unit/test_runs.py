@@ -16,7 +16,7 @@ from ray_distil.config import load
 from ray_distil.progress import Display
 from ray_distil.runs import Run, beside, run_lock
 from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.session import in_background, stderr_to
+from ray_distil.session import in_background, messages_to
 from ray_distil.shards import Artifact
 from ray_distil.storage import Folder
 
@@ -60,14 +60,19 @@ def test_a_run_folder_has_one_maker(tmp_path: Path) -> None:
         pass
 
 
-def test_stderr_goes_to_the_file_and_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "logs" / "driver.log"
+def test_messages_go_to_the_file_and_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file, display = tmp_path / "logs" / "driver.log", Display()
     for text in (b"first\n", b"second\n"):
-        with stderr_to(file):
+        with messages_to(file):
             os.write(2, text)  # as C++ does, past sys.stderr
+            print("printed")  # as Ray does with the errors of workers
+            display.say("said")
     os.write(2, b"shown\n")
-    assert file.read_bytes() == b"first\nsecond\n"
-    assert capfd.readouterr().err == "shown\n"
+    print("shown")
+    assert file.read_bytes() == b"first\nprinted\nsecond\nprinted\n"
+    seen = capfd.readouterr()
+    assert seen.err == "shown\n"
+    assert seen.out == "said\nsaid\nshown\n"
 
 
 def test_work_in_background_gives_its_result_or_its_error() -> None:
@@ -132,7 +137,7 @@ def test_failures_with_rows_between_them_go_on_without_the_finished_rows(tmp_pat
 
 
 def test_two_failures_without_a_row_between_them_are_raised(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="lost"):
+    with pytest.raises(StageError, match="teacher: failed twice with no row finished in between: 0 written"):
         generated(tmp_path, [4, 0])
 
 
