@@ -60,7 +60,7 @@ def test_a_run_folder_has_one_maker(tmp_path: Path) -> None:
         pass
 
 
-def test_messages_go_to_the_file_and_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_go_to_the_file_and_come_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, display = tmp_path / "logs" / "driver.log", Display()
     for text in (b"first\n", b"second\n"):
         with messages_to(file):
