@@ -23,7 +23,7 @@ def keys_of(ids: list[str]) -> Keys:
 def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
     """How many different ids there are, and those that are there more than once."""
     keys = _together(parts)
-    again = keys[1:][_is_repeated(keys)]
+    again = keys[~_is_first(keys)]
     return len(keys) - len(again), np.unique(again)
 
 
@@ -32,8 +32,8 @@ class IdSet:
 
     def __init__(self, parts: Iterable[list[str]] = ()) -> None:
         keys = _together(parts)
-        is_new = np.concatenate([np.ones(len(keys[:1]), bool), ~_is_repeated(keys)])
-        self.keys = keys if is_new.all() else keys[is_new]
+        is_first = _is_first(keys)
+        self.keys = keys if is_first.all() else keys[is_first]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -56,6 +56,8 @@ def _together(parts: Iterable[list[str]]) -> Keys:
     return keys
 
 
-def _is_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Which ascending keys, from the second on, are the one before it once more; [rows - 1]."""
-    return keys[1:] == keys[:-1]
+def _is_first(keys: Keys) -> npt.NDArray[np.bool_]:
+    """Which of ascending keys differ from the one before, [rows]."""
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return is_first

@@ -22,9 +22,6 @@ WORKER_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-# Ray Data holds an operator back that is ahead of the next one, but by default only when half of the object store is
-# full. Prompts are small: all of a job's would wait in front of its engines, each block of them in the driver's books.
-ALWAYS_HOLD_BACK = {"RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0"}
 # By name: the core of an engine over several workers joins with the runtime environment of its actor, and there Ray
 # takes a function for another hook than the one that it has already.
 SETUP_HOOK = "ray_distil.session.collect_less"
@@ -41,8 +38,9 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
     collect_less()
     logs = None
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
-    for name, value in ALWAYS_HOLD_BACK.items():
-        os.environ.setdefault(name, value)
+    # Ray Data holds an operator back that is ahead of the next one, but only when half of the object store is full.
+    # Prompts are small: all of a job's would wait in front of its engines, each block of them in the driver's books.
+    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     with _starting:
         import ray
         import ray.data
