@@ -17,7 +17,7 @@ class Server(ThreadingHTTPServer):
 
 class EndpointServer:
     """`faults` are used up one a request, whoever asks: "429", "500", "400", "401" (which repeats the key),
-    "cut", "told", "hang", "trickle" (blank lines for ever), "json", "empty"."""
+    "cut", "told", "hang", "trickle" (blank lines for ever), "json", "empty", "error in 200" (as some gateways send it)."""
 
     def __init__(
         self,
@@ -70,6 +70,8 @@ class EndpointServer:
                     self.answer(int(fault), {"error": {"message": f"status {fault}"}})
                 elif fault == "401":
                     self.answer(401, {"error": {"message": f"no such key: {self.headers['Authorization']}"}})
+                elif fault == "error in 200":
+                    self.answer(200, {"error": {"message": "upstream failed", "code": 502}})
                 elif fault == "hang":
                     time.sleep(3)
                 elif fault == "trickle":

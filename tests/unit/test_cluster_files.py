@@ -7,7 +7,6 @@ No cloud, no cluster and no network: Ray's own code reads the `ray up` files and
 import copy
 import json
 import re
-import shlex
 import subprocess
 import tomllib
 from itertools import chain
@@ -19,8 +18,6 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
-
-from ray_distil.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -255,14 +252,6 @@ def test_the_image_holds_what_it_copies_and_the_jobs_start_from_it() -> None:
     assert re.findall(r"^WORKDIR (\S+)$", docker, re.MULTILINE) == ["/app"]
     assert "gpu" in PROJECT["optional-dependencies"]
     assert '".[gpu]"' in docker
-
-
-def test_the_entrypoint_is_there() -> None:
-    python, job, option, recipe, *overrides = shlex.split(read("kuberay/rayjob.yaml")["spec"]["entrypoint"])
-    assert (python, option) == ("python", "--config")
-    assert (ROOT / job).is_file()
-    assert overrides == ["run.storage_path=s3://BUCKET/runs"]
-    assert load(str(ROOT / recipe), overrides).run.storage_path == "s3://BUCKET/runs"
 
 
 def test_a_job_takes_its_cluster_with_it() -> None:

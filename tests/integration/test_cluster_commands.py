@@ -1,0 +1,116 @@
+"""Each command that cluster/ gives to Ray starts in what the image holds, with the problems in a bucket."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_distil.storage import Folder
+from tests.integration.conftest import ROOT
+from tests.object_store import BUCKET, CREDENTIALS, ObjectStore
+
+CLUSTER = ROOT / "cluster"
+FILES = ("instructions.jsonl", "aime2024.jsonl")  # as the README has them put into the bucket
+
+
+def commands() -> list[str]:
+    """The entrypoint of the RayJob, and all that the README submits; each once. Of gs:// there is no server here."""
+    entrypoint = yaml.safe_load((CLUSTER / "kuberay" / "rayjob.yaml").read_text())["spec"]["entrypoint"]
+    text = re.sub(r"\\\n\s*", "", (CLUSTER / "README.md").read_text())
+    submitted = re.findall(r"ray job submit .* -- (python .*)", text)
+    assert len(submitted) == text.count("ray job submit --address http://127.0.0.1:8265 -- ") == 4
+    found = {
+        re.sub(r"\$?\bBUCKET\b", BUCKET, command).replace("gs://", "s3://") for command in [entrypoint, *submitted]
+    }
+    return sorted({shlex.join(sorted(shlex.split(command)[2:])): command for command in found}.values())
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the Dockerfile copies."""
+    folder = tmp_path_factory.mktemp("image")
+    docker = (CLUSTER / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY --chown=\S+ (.+)$", docker, re.MULTILINE):
+        for source in line.split()[:-1]:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    """A Hugging Face hub that has every model."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = json.dumps({"id": self.path.removeprefix("/api/models/"), "siblings": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def environment(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """That of a node: a bucket with the problems, a hub, the secrets that the README asks for."""
+    readme = (CLUSTER / "README.md").read_text()
+    assert all(name in readme for name in ("DEEPSEEK_API_KEY", "AWS_ENDPOINT_URL"))
+    assert f"aws s3 cp {FILES[0]} s3://$BUCKET/ && aws s3 cp {FILES[1]} s3://$BUCKET/" in readme
+    problems = [{"instruction": f"{k} + 1?", "answer": str(k + 1)} for k in range(40)]
+    with pytest.MonkeyPatch.context() as own, ObjectStore(tmp_path_factory.mktemp("s3") / "log") as store:
+        for name, value in CREDENTIALS.items():
+            own.setenv(name, value)
+        for name, rows in zip(FILES, (problems[:30], problems[30:]), strict=True):
+            Folder.at(store.uri("")).write_text(name, "\n".join(map(json.dumps, rows)))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.port}", "AWS_REGION": "us-east-1"}
+        yield kept | endpoint | {"HF_ENDPOINT": hub, "DEEPSEEK_API_KEY": "k"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_starts_in_the_image(command: str, image: Path, environment: dict[str, str]) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "python"
+    job = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=image,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert job.stdout is not None
+    said = []
+    for line in job.stdout:  # to where the first stage that costs something begins
+        said.append(line)
+        if re.match(r"teacher +started", line):
+            break
+    job.send_signal(signal.SIGINT)
+    said.append(job.communicate(timeout=60)[0])
+    assert job.returncode == 130, "".join(said)
+    assert re.search(r"^instructions .*: [\d,]+ in, [\d,]+ out, 0 rejected", "".join(said), re.MULTILINE), said
