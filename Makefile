@@ -4,18 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit chaos lint setup clean
+# `make chaos` and `make test-all`: rounds in which something is killed. Workers: tests at a time, each up to 8 GB.
+ROUNDS ?= 50
+WORKERS ?= 2
+INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 tests/integration
+
+.PHONY: demo test test-all unit chaos lint setup clean
 
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
 
-test: lint unit         ## everything, with real engines
-	$(BIN)/python -m pytest tests/integration
+test: lint unit         ## all that is proven in a quarter of an hour, with real engines and real training
+	$(INTEGRATION) -m "not long"
+
+test-all: lint unit     ## and what takes long by its nature; `tests/README.md` says what
+	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(INTEGRATION)
 
 unit: $(READY)          ## seconds, no engine
 	$(BIN)/python -m pytest -n 2 tests/unit
 
-ROUNDS ?= 50
 chaos: $(READY)         ## runs that are killed at random moments, each compared with an undisturbed one
 	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/integration/test_chaos.py
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -56,14 +57,16 @@ def free_port() -> int:
 
 
 class Cluster:
-    """A head and further nodes, as `with Cluster(folder) as cluster: cluster.add_node(...)`.
+    """A head and further nodes, as `with Cluster() as cluster: cluster.add_node(...)`.
 
-    All their processes carry `mark` in their environment; none of them outlives the block.
+    All their processes carry `mark` in their environment; none of them outlives the block, nor does their `folder`.
     """
 
-    def __init__(self, folder: Path, *head_options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *head_options: str, environment: dict[str, str] | None = None) -> None:
         """`environment`: more of it, for the nodes alone."""
-        self.folder, self.head_options = folder, head_options
+        # Not one of pytest's: Ray puts sockets there, whose paths may have 107 characters.
+        self.temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        self.folder, self.head_options = Path(self.temporary.name), head_options
         self.mark = f"RAY_DISTIL_CLUSTER={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
         kept = {key: v for key, v in os.environ.items() if not key.startswith("RAY_")}
@@ -96,16 +99,23 @@ class Cluster:
         def answers() -> bool:
             log = (self.folder / "head.log").read_text()
             assert self.started[0].poll() is None, f"the head ended: {log[-2000:]}"
-            return self.ray("job", "list").returncode == 0
+            try:
+                return bool(self.nodes())
+            except OSError:  # not yet
+                return False
 
-        wait_until(answers, "the head answers", 90)
+        try:
+            wait_until(answers, "the head answers", 90)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 4  # Ray's agents take their time, and nothing is left that they could save
         while (left := processes_with(self.mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
         for pid in left:
@@ -115,6 +125,7 @@ class Cluster:
                 continue
         for process in self.started:
             process.wait(20)
+        self.temporary.cleanup()
 
     def add_node(self, *options: str) -> str:
         """A further raylet; returns its mark, which all its processes carry, when the cluster has it."""

@@ -1,20 +1,39 @@
-"""The stages that generate, alone, as a process that a test can stop: python respond.py key=value ..."""
+"""The stages that generate, alone, as a process that a test can stop.
+
+python respond.py key=value ...
+python respond.py --null-engine=SECONDS,START key=value ...     engines of no model: seconds a batch, and to start
+"""
 
 import sys
 from pathlib import Path
 
-from ray_distil import cli, instructions, stages
-from ray_distil.config import load
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run, run_lock
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+from ray_distil import cli, instructions, stages  # noqa: E402
+from ray_distil.config import load  # noqa: E402
+from ray_distil.models import resolve_models  # noqa: E402
+from ray_distil.runs import Run, run_lock  # noqa: E402
+from tests import null_engine  # noqa: E402
+
+NULL_ENGINE = "--null-engine="
+EXAMPLES = "--examples"
 
 
 def main() -> None:
-    config = load(None, sys.argv[1:])
+    overrides = sys.argv[1:]
+    if overrides[0].startswith(NULL_ENGINE):
+        seconds, start = overrides.pop(0).removeprefix(NULL_ENGINE).split(",")
+        null_engine.install(float(seconds), float(start))
+    examples = overrides[0] == EXAMPLES
+    config = load(None, overrides[examples:])
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
         problems = stages.make_instructions(run, instructions.collect(config.instructions, config.run.seed))
-        stages.make_rewrites(run, stages.make_responses(run, problems))
+        responses = stages.make_responses(run, problems)
+        rewrites = stages.make_rewrites(run, responses)
+        if examples:
+            stages.make_examples(run, responses, rewrites)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Whatever is killed, every row is there once, and says what it says in a run that nobody disturbs.
 
-Each round is a run of the teacher, or of the rewriter behind a finished teacher, on real engines, on a cluster of two
-raylets, on a disk or on an S3 server. At a random moment the driver, the engine's actor, the engine's core process or
-the whole node of the engines is killed with SIGKILL. A killed driver is started again by the same command; all else the
-run must survive by itself.
+Each round is a run of the teacher, or of the rewriter behind a finished teacher, on a cluster of two raylets, on a disk
+or on an S3 server. At a random moment one of these is killed with SIGKILL:
+
+    driver       the run's process; the same command is started again, all else the run must survive by itself
+    node         all processes of the node that has the engines; another node joins
+    actor        the engine's actor
+    vllm actor   the same where the engine is vLLM and not a null engine, the teacher on the shared small run's problems
+    vllm core    the engine's core, a process of its own
 
     make chaos ROUNDS=50
 
-Half a minute to a minute a round on two cores; `make test` has ten.
+Some 15 seconds a round with a null engine, a minute with vLLM. `make test` has eight rounds.
 """
 
 import os
@@ -16,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -24,47 +29,79 @@ import pytest
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
 from tests.integration.cluster import LOOPBACK, Cluster, wait_until
+from tests.integration.conftest import SMALL, SmallRun
+from tests.integration.respond import NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
 from tests.object_store import CREDENTIALS, ObjectStore
 
-ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "8"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
-VICTIMS = ["driver", "actor", "core", "node"]
+VICTIMS = ["driver", "node", "actor", "vllm actor", "driver", "node", "vllm core", "driver"]  # in turn
+# Ray takes a node for dead after so many health checks in a row that fail, and not after its own 5 at 3 seconds each.
+NOTICES_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+COMMANDS = {"actor": "NullEngine", "vllm actor": "vLLMEngineStageUDF", "vllm core": "EngineCore"}
 STAGES = {"responses": ["long2short.enabled=false"], "rewrites": []}
-NUM_TRAIN = 32
 # Batches so small, and an engine so slow, that the moment can fall between any two shards.
-ARGUMENTS = [
-    f"instructions.num_train={NUM_TRAIN}",
-    "instructions.num_eval=4",
+NUM_TRAIN = 32
+SLOWLY = [
     "teachers.direct=null",
-    "teachers.slow.fraction=1.0",
     "teachers.slow.engine.batch_size=4",
     "teachers.slow.engine.max_concurrent_batches=2",
-    "teachers.slow.engine.engine_kwargs.max_num_seqs=4",
     "teachers.slow.engine.resources={teacher: 1}",
+    "run.max_shard_mb=null",  # shards stay as they were written, for all to be counted
+]
+NULL = [
+    f"{NULL_ENGINE}0.3,0",
+    *SLOWLY,
+    f"instructions.num_train={NUM_TRAIN}",
+    "instructions.num_eval=4",
+    "teachers.slow.fraction=1.0",
+]
+VLLM = [
+    *SMALL,
+    *SLOWLY,
+    "long2short.enabled=false",
+    "teachers.slow.engine.engine_kwargs.max_num_seqs=4",
 ]
 CORE_APART = 'teachers.slow.engine.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING="1"'
-ENGINE_NODE = ["--num-cpus=3", '--resources={"teacher": 1}']
-COMMANDS = {"actor": "vLLMEngineStageUDF", "core": "EngineCore"}
+ENGINE_NODE = ["--num-cpus=2", '--resources={"teacher": 1}']
 TEXTS = {
     "responses": ["response_id", "instruction_id", "response", "answer", "finish_reason", "num_generated_tokens"],
     "rewrites": ["rewrite_id", "response_id", "reasoning", "answer", "rewritten_tokens", "verdict"],
 }
 REJECTS = ["id", "stage", "reason"]
+Rows = list[pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Round:
+    """`victim` is killed so many seconds after so many shards of `artifact`, of a run `on` a disk or a store."""
+
+    name: str
+    artifact: str
+    on: str
+    victim: str
+    shards: int
+    seconds: float
+
+    @property
+    def arguments(self) -> list[str]:
+        if self.victim.startswith("vllm"):
+            return [*VLLM, *([CORE_APART] if self.victim == "vllm core" else [])]
+        return [*NULL, *STAGES[self.artifact]]
 
 
 class Chaos:
-    """A cluster on which runs are made and disturbed, `on` a disk or an object store."""
+    """A cluster on which runs are made and disturbed."""
 
     def __init__(self, cluster: Cluster, disk: Path, store: ObjectStore) -> None:
         self.cluster, self.disk = cluster, disk
         self.storage = {"disk": Folder.at(disk), "store": Folder.at(store.uri("runs"))}
         self.node = cluster.add_node(*ENGINE_NODE)
 
-    def start(self, on: str, name: str, *overrides: str) -> subprocess.Popen[str]:
-        arguments = [*ARGUMENTS, *overrides, f"run.name={name}", f"run.storage_path={self.storage[on]}"]
+    def start(self, on: str, name: str, arguments: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, RESPOND, *arguments],
+            [sys.executable, RESPOND, *arguments, f"run.name={name}", f"run.storage_path={self.storage[on]}"],
             cwd=self.disk,
             env=self.cluster.environment | {"RAY_ADDRESS": f"{LOOPBACK}:{self.cluster.port}"},
             stdout=subprocess.PIPE,
@@ -82,43 +119,51 @@ class Chaos:
             return driver.wait() == -signal.SIGKILL
         return self.cluster.kill(self.node, COMMANDS.get(victim, "")) > 0
 
-    def disturbed(
-        self, on: str, name: str, artifact: str, victim: str, shards: int, seconds: float
-    ) -> tuple[bool, int]:
-        """A run in which `victim` is killed so long after so many shards; whether in time, and how many there were."""
-        run = self.storage[on] / name
-        if artifact == "rewrites":
+    def disturb(self, planned: Round) -> tuple[bool, int]:
+        """A run that is disturbed and goes on to its end; whether it was in time, and how many shards were there."""
+        victim, run = planned.victim, self.storage[planned.on] / planned.name
+        if planned.artifact == "rewrites":
             for before in ("instructions", "responses"):
                 (run / before).upload(self.disk / "undisturbed" / before)
-        overrides = [*STAGES[artifact], *([CORE_APART] if victim == "core" else [])]
-        driver = self.start(on, name, *overrides)
-        wait_until(lambda: self.num_shards(run, artifact) >= shards or driver.poll() is not None, f"{shards} shards")
-        time.sleep(seconds)
+        driver = self.start(planned.on, planned.name, planned.arguments)
+        wait_until(
+            lambda: self.num_shards(run, planned.artifact) >= planned.shards or driver.poll() is not None,
+            f"{planned.shards} shards",
+        )
+        time.sleep(planned.seconds)
         # Until the engine starts there is none: then it is waited for.
         wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
-        killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(run, artifact)
+        killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(run, planned.artifact)
         assert driver.returncode in (None, 0, -signal.SIGKILL), driver.communicate()[0]
         if victim == "node":
             self.node = self.cluster.add_node(*ENGINE_NODE)
-        finish(self.start(on, name, *overrides) if victim == "driver" else driver)
+        finish(self.start(planned.on, planned.name, planned.arguments) if victim == "driver" else driver)
         return killed, then
-
-    def rows(self, on: str, name: str, artifact: str) -> list[pd.DataFrame]:
-        """What an artifact holds, accepted and rejected, in the order of the ids."""
-        folder = self.storage[on] / name / artifact
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == NUM_TRAIN
-        found = []
-        for place, columns in ((folder, TEXTS[artifact]), (folder / "_rejects", REJECTS)):
-            tables = [place.read_table(file, columns).to_pandas() for file in place.files("part-", ".parquet")]
-            found.append(pd.concat([pd.DataFrame(columns=columns), *tables]).sort_values(columns[0], ignore_index=True))
-        return found
 
 
 def finish(driver: subprocess.Popen[str]) -> None:
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, output
+
+
+def rows(folder: Folder, artifact: str) -> Rows:
+    """What an artifact holds, accepted and rejected, in the order of the ids."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    found = []
+    for place, columns in ((folder, TEXTS[artifact]), (folder / "_rejects", REJECTS)):
+        tables = [place.read_table(file, columns).to_pandas() for file in place.files("part-", ".parquet")]
+        found.append(pd.concat([pd.DataFrame(columns=columns), *tables]).sort_values(columns[0], ignore_index=True))
+    assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == sum(map(len, found)) > 0
+    return found
+
+
+def slow_rows(run: Path) -> Rows:
+    """The slow teacher's rows of a run that has two teachers."""
+    accepted, rejected = rows(Folder.at(run / "responses"), "responses")
+    slow = set(pd.read_parquet(run / "responses", filters=[("teacher", "==", "slow")]).response_id)
+    assert rejected.empty
+    return [accepted[accepted.response_id.isin(slow)].reset_index(drop=True), rejected]
 
 
 @pytest.fixture(scope="module")
@@ -127,31 +172,37 @@ def chaos(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as environment, ObjectStore(logs / "log") as store:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
-        with Cluster(tmp_path_factory.mktemp("x"), "--num-cpus=2") as cluster:
+        with Cluster("--num-cpus=1", environment=NOTICES_SOON) as cluster:
             yield Chaos(cluster, tmp_path_factory.mktemp("runs"), store)
 
 
-def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos) -> None:
-    finish(chaos.start("disk", "undisturbed", "run.max_shard_mb=null"))  # its shards are counted
-    expected = {artifact: chaos.rows("disk", "undisturbed", artifact) for artifact in STAGES}
-    totals = {artifact: chaos.num_shards(chaos.storage["disk"] / "undisturbed", artifact) for artifact in STAGES}
+def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos, small_run: SmallRun) -> None:
+    finish(chaos.start("disk", "undisturbed", NULL))
+    undisturbed = chaos.storage["disk"] / "undisturbed"
+    expected = {artifact: rows(undisturbed / artifact, artifact) for artifact in STAGES}
+    totals = {artifact: chaos.num_shards(undisturbed, artifact) for artifact in STAGES}
     assert min(totals.values()) >= NUM_TRAIN / 4  # each batch is a shard
+    assert all(not rejected.empty for _, rejected in expected.values())
+    of_vllm = slow_rows(small_run.folder)
 
     chosen = random.Random(SEED)
     kills = dict.fromkeys(VICTIMS[:ROUNDS], 0)
     for number in range(ROUNDS):
-        artifact = chosen.choice(list(STAGES))
-        victim, name = VICTIMS[number % len(VICTIMS)], f"round-{number}"
-        on = "store" if number // len(VICTIMS) % 2 else "disk"
+        victim = VICTIMS[number % len(VICTIMS)]
+        artifact = "responses" if victim.startswith("vllm") else chosen.choice(list(STAGES))
+        on = ("disk", "store")[(number + number // len(VICTIMS)) % 2]  # each victim has its rounds on both
+        total = len(of_vllm[0]) // 4 if victim.startswith("vllm") else totals[artifact]
+        # A shard takes about as long as the longest delay.
+        planned = Round(f"round-{number}", artifact, on, victim, chosen.randrange(total // 2), chosen.random() / 2)
         started = time.monotonic()
-        shards, delay = chosen.randrange(totals[artifact] // 2), chosen.random() / 2  # a shard takes about as long
-        killed, then = chaos.disturbed(on, name, artifact, victim, shards, delay)
-        for found, table in zip(chaos.rows(on, name, artifact), expected[artifact], strict=True):
-            pd.testing.assert_frame_equal(found, table)
+        killed, then = chaos.disturb(planned)
+        found = rows(chaos.storage[on] / planned.name / artifact, artifact)
+        for table, wanted in zip(found, of_vllm if victim.startswith("vllm") else expected[artifact], strict=True):
+            pd.testing.assert_frame_equal(table, wanted)
         kills[victim] += killed
         seconds = time.monotonic() - started
         print(
-            f"{name}: {artifact} on {on}, {victim} killed at {then} of {totals[artifact]} shards, {seconds:.0f} s",
+            f"{planned.name}: {artifact} on {on}, {victim} killed at {then} of {total} shards, {seconds:.0f} s",
             flush=True,
         )
     print("kills:", kills)

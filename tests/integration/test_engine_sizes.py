@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
 from tests.integration.cluster import processes_with
 from tests.integration.respond import __file__ as RESPOND
 
+pytestmark = pytest.mark.long
 NUM_TRAIN = 160
 MARK = "RAY_DISTIL_POOL=slow"
 # What the core of an engine over several workers does, whose executor is Ray: a process of its own joins the Ray of

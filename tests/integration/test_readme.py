@@ -20,12 +20,13 @@ ELSEWHERE = {
     "make demo": "tests/integration/conftest.py::small_run",
     "make test": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
     "ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/distill.py "
-    "run.storage_path=s3://BUCKET/runs": "tests/integration/test_submission.py::test_stopped_and_submitted_again",
+    "run.storage_path=s3://BUCKET/runs": "tests/integration/test_cluster_run.py::test_stopped_it_leaves",
     "ENDPOINT=https://... TOKEN=... python jobs/infer.py --config=distilqwen2.5-0324_stage1.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
     "python jobs/train.py --config=distilqwen2.5-0324_stage2.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
-    "vllm serve runs/one-gpu/checkpoint/student": "tests/integration/test_published_commands.py::test_the_two_commands",
+    # vLLM reads the trained student of the shared small run, to evaluate it.
+    "vllm serve runs/one-gpu/checkpoint/student": "tests/integration/test_chain.py::test_the_fast_student_answers",
 }
 
 
@@ -93,12 +94,16 @@ def test_every_command_is_run_by_a_test() -> None:
         assert f"def {name}" in (ROOT / file).read_text(), test
 
 
-@pytest.mark.parametrize("command", HERE)
+# A chain of its own is long; `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
+LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine"}
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])
 def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, tmp_path: Path) -> None:
     HERE[command](small_run, tmp_path)
 
 
-@pytest.mark.parametrize(("target", "runs"), [("demo", "jobs/distill.py"), ("test", "pytest tests/integration")])
+@pytest.mark.parametrize(("target", "runs"), [("demo", "jobs/distill.py"), ("test", 'tests/integration -m "not long"')])
 def test_make_runs_what_the_readme_says(target: str, runs: str) -> None:
     command = ["make", "--no-print-directory", "-n", target]  # under `make test` this make is a nested one
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

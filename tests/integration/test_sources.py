@@ -1,4 +1,4 @@
-"""A student from responses that are there already: no teacher is asked, long2short rewrites, the examples are exported."""
+"""Examples from responses that are there already: no teacher is asked, long2short rewrites, the examples are exported."""
 
 import json
 import os
@@ -8,23 +8,26 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from datasets import Dataset
 
-from ray_distil.config import RECIPES
+from ray_distil import report
 from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.reasoning import answers_agree, final_result
 from ray_distil.storage import Folder
 from ray_distil.tiny import texts, world
 from tests.integration.conftest import ROOT
+from tests.integration.respond import EXAMPLES, NULL_ENGINE
+from tests.integration.respond import __file__ as RESPOND
+
+EXPORT = str(ROOT / "jobs" / "export.py")
 
 NUM_PROBLEMS, NUM_HELD_OUT = 60, 6
 UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
 
 
-def job(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def python(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, str(ROOT / "jobs" / name), *arguments]
+    command = [sys.executable, script, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -60,22 +63,20 @@ def manifest(run: Path, artifact: str) -> Manifest:
     return found
 
 
-def test_a_student_of_imported_responses(tmp_path: Path) -> None:
+def test_examples_of_imported_responses(tmp_path: Path) -> None:
     problems = write_sources(tmp_path)
-    recipe = yaml.safe_load((RECIPES / "tiny.yaml").read_text())
-    recipe["instructions"] |= {"path": "problems", "columns": {"instruction": "problem", "answer": "solution"}}
-    rewriter = recipe["teachers"]["slow"]["engine"]
-    recipe["teachers"] = {
-        "direct": {"responses": "v3.csv"},
-        "slow": {"responses": "r1", "columns": {"messages": "chat"}},
-    }
-    recipe["long2short"]["engine"] = rewriter
-    recipe["training"] |= {"num_train_epochs": 1, "num_workers": 1}
-    recipe["evaluation"]["models"] = []
-    (tmp_path / "imported.yaml").write_text(yaml.safe_dump(recipe))
-    made = job("distill.py", tmp_path, "--config", "imported.yaml")
+    arguments = [
+        "run.name=imported",
+        "instructions.path=problems",
+        "instructions.columns={instruction: problem, answer: solution}",
+        "teachers.direct={responses: v3.csv}",
+        "teachers.slow={responses: r1, columns: {messages: chat}}",
+        "long2short.engine={model_source: tiny:teacher-r1}",
+    ]
+    made = python(RESPOND, tmp_path, f"{NULL_ENGINE}0,0", EXAMPLES, *arguments)
     assert made.returncode == 0, made.stdout + made.stderr
-    run = tmp_path / "runs" / "tiny"
+    run = tmp_path / "runs" / "imported"
+    report.build(Folder.at(run))
 
     train = pd.read_parquet(run / "instructions").query("split == 'train'")
     assert len(train) == NUM_PROBLEMS - NUM_HELD_OUT
@@ -89,14 +90,20 @@ def test_a_student_of_imported_responses(tmp_path: Path) -> None:
     assert slow[slow.finish_reason == "length"].instruction.to_list() == [problems[CUT].question]
     assert slow.response.str.startswith("<think>\n").all()
 
-    assert manifest(run, "rewrites").rejects == {"source_incomplete": 1, "source_wrong_answer": 1}
+    rejects = manifest(run, "rewrites").rejects
+    assert (rejects["source_incomplete"], rejects["source_wrong_answer"]) == (1, 1)
+    assert set(rejects) == {
+        "source_incomplete",
+        "source_wrong_answer",
+        "prompt_too_long",
+    }  # the last by the null engine
     made_short = pd.read_parquet(run / "rewrites").merge(slow, on="response_id", suffixes=("", "_before"))
     assert (made_short.reasoning.str.len() < 0.7 * made_short.reasoning_before.str.len()).all()
     assert "their tokens are not known" in (run / "report" / "report.html").read_text()
 
     examples = pd.read_parquet(run / "sft_examples")
     assert set(examples.origin) == {"direct", "rewrite"}
-    exported = job("export.py", tmp_path, str(run), "training.json")
+    exported = python(EXPORT, tmp_path, str(run), "training.json")
     assert exported.returncode == 0, exported.stderr
     records = json.loads((tmp_path / "training.json").read_text())
     assert sorted((r["instruction"], r["output"]) for r in records) == sorted(
@@ -105,7 +112,7 @@ def test_a_student_of_imported_responses(tmp_path: Path) -> None:
     answer_of = {problem.question + world.SUFFIX: str(problem.answer) for problem in problems}
     assert all(answers_agree(final_result(r["output"]), answer_of[r["instruction"]]) for r in records)
 
-    refused = job("export.py", tmp_path, str(run), "packed.json", "--artifact", "packed")
+    refused = python(EXPORT, tmp_path, str(run), "packed.json", "--artifact", "packed")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "sft_examples, responses, rewrites" in refused.stderr

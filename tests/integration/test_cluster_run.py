@@ -1,0 +1,233 @@
+"""One run of the whole recipe as a cluster makes it, and all that holds of it.
+
+A head without CPUs whose autoscaler brings nodes by role, requests by token, the run in an S3 server, Prometheus beside
+it, two training workers. The run is submitted, stopped while long2short is at work, submitted again, and once more.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyarrow import fs
+
+from ray_distil.manifest import read_manifest
+from ray_distil.storage import Folder
+from tests.integration.autoscaled import RESOURCES, ROOT, Roles, Watch, autoscaled_cluster
+from tests.integration.cluster import Cluster, SubmittedJob, wait_until
+from tests.integration.conftest import SMALL, SmallRun
+from tests.integration.prometheus import PROMETHEUS, Prometheus
+from tests.object_store import CREDENTIALS, ObjectStore
+
+BOARD = ROOT / "cluster" / "grafana" / "ray_distil.json"
+SAVE_STEPS = 100
+MODELS = "[{name: fast, model_source: student}]"
+ARGUMENTS = [
+    *SMALL,
+    *RESOURCES,
+    "run.parallel_engines=false",  # one role after the other
+    f"evaluation.models={MODELS}",
+    "evaluation.baseline=fast",
+    f"training.save_steps={SAVE_STEPS}",
+]
+TEXTS = {
+    "instructions": ["instruction_id", "instruction", "reference_answer", "split"],
+    "responses": ["response_id", "response", "finish_reason", "num_generated_tokens"],
+    "rewrites": ["rewrite_id", "reasoning", "rewritten_tokens", "verdict"],
+    "sft_examples": ["example_id", "prompt", "completion", "origin_id"],
+    "packed": ["sequence_id", "input_ids", "labels", "position_ids"],
+    "eval/fast": ["eval_id", "response", "correct"],
+}
+STAGES = [*TEXTS, "checkpoint"]
+WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="teacher"}[1h]))'
+
+
+@dataclass
+class Seen:
+    """What was seen of the run while it was made."""
+
+    folder: Folder
+    saved: dict[str, bytes] = field(default_factory=dict)  # shards of responses when it was stopped
+    output: dict[str, str] = field(default_factory=dict)  # by submission: stopped, again, once-more
+    left: set[str] = field(default_factory=set)  # processes of ended jobs
+    roles: list[Roles] = field(default_factory=list)  # of the nodes, over time
+    unanswered: set[str] = field(default_factory=set)  # queries of the board
+    rows_written: float = 0.0  # as Prometheus has it
+
+
+def board_queries() -> set[str]:
+    board = json.loads(BOARD.read_text())
+    return {target["expr"].replace("$run", ".*") for panel in board["panels"] for target in panel["targets"]}
+
+
+def shards(folder: Folder) -> dict[str, bytes]:
+    return {name: folder.read_bytes(name) for name in folder.files("part-", ".parquet")}
+
+
+def rows(folder: Folder, columns: list[str]) -> pd.DataFrame:
+    tables = [folder.read_table(name, columns).to_pandas() for name in folder.files("part-", ".parquet")]
+    return pd.concat(tables).sort_values(columns[0]).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as store:
+            yield store
+
+
+@pytest.fixture(scope="module")
+def cluster(store: ObjectStore) -> Iterator[Cluster]:
+    with autoscaled_cluster(CREDENTIALS) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def seen(cluster: Cluster, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    arguments = [*ARGUMENTS, f"run.storage_path={store.uri('runs')}"]
+    seen = Seen(Folder.at(store.uri("runs")) / "small", unanswered=board_queries())
+    targets = cluster.folder / "ray" / "prom_metrics_service_discovery.json"
+    wait_until(targets.exists, "Ray names its targets", 60)
+    watching = Prometheus(tmp_path_factory.mktemp("m"), targets) if PROMETHEUS else nullcontext()
+    with watching as prometheus, Watch(cluster) as watch:
+        wait_until(lambda: watch.seen == [()], "there is no node but the head", 30)
+
+        def look() -> None:
+            if prometheus is not None:
+                seen.unanswered -= {query for query in seen.unanswered if prometheus.query(query)}
+
+        stopped = SubmittedJob(cluster, "stopped", ROOT, *arguments)
+        stopped.wait_until(lambda: look() or seen.folder.exists("rewrites/_attempt"), "rewriting has begun")
+        _, seen.output["stopped"] = stopped.stop()
+        seen.left |= stopped.left()
+        assert read_manifest(seen.folder / "rewrites") is None
+        seen.saved = shards(seen.folder / "responses")
+
+        again = SubmittedJob(cluster, "again", ROOT, *arguments)
+        while again.process.poll() is None:
+            look()
+            time.sleep(1)
+        code, seen.output["again"] = again.finish()
+        assert code == 0, seen.output["again"]
+        seen.left |= again.left()
+        if prometheus is not None:
+            seen.rows_written = float(prometheus.query(WRITTEN)[0]["value"][1])
+
+        code, seen.output["once more"] = SubmittedJob(cluster, "once-more", ROOT, *arguments).finish(120)
+        assert code == 0, seen.output["once more"]
+        wait_until(lambda: watch.seen[-1] == (), "all nodes have gone", 90)
+        seen.roles = watch.seen
+    print("nodes over time:", " -> ".join("+".join(roles) or "none" for roles in seen.roles))
+    return seen
+
+
+def test_stopped_it_leaves_no_process_and_what_was_saved_stays(seen: Seen) -> None:
+    assert "Job 'stopped' was stopped" in seen.output["stopped"]
+    assert seen.left == set()
+    assert seen.saved
+    assert "teacher         complete" in seen.output["again"]
+    assert seen.saved.items() <= shards(seen.folder / "responses").items()
+
+
+@pytest.mark.parametrize("artifact", STAGES)
+def test_counts_add_up_in_the_store(seen: Seen, artifact: str) -> None:
+    manifest = read_manifest(seen.folder / artifact)
+    assert manifest is not None
+    assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected > 0
+
+
+@pytest.mark.parametrize("artifact", TEXTS)
+def test_it_makes_what_a_run_on_one_machine_makes(seen: Seen, small_run: SmallRun, artifact: str) -> None:
+    """Of the student, trained by two workers that write to the store, the answers tell."""
+    columns = TEXTS[artifact]
+    local = Folder.at(small_run.folder) / artifact
+    pd.testing.assert_frame_equal(rows(seen.folder / artifact, columns), rows(local, columns))
+
+
+def test_the_whole_run_lies_in_the_store(seen: Seen, cluster: Cluster) -> None:
+    for name in ("checkpoint/student/model.safetensors", "report/report.html", "config.yaml"):
+        assert seen.folder.exists(name), name
+    assert not any(path.name == "small" for path in cluster.folder.rglob("*"))
+
+
+def states(run: Folder) -> dict[int, list[tuple[str, float]]]:
+    """Optimiser step -> name and time of change of each file of the state that was saved there."""
+    found: dict[int, list[tuple[str, float]]] = {}
+    filesystem, path = (run / "checkpoint" / "deepspeed").filesystem_and_path()
+    for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+        if step := re.search(r"/step-(\d+)/", info.path):
+            found.setdefault(int(step[1]), []).append((info.base_name, info.mtime_ns / 1e9))
+    return found
+
+
+def test_the_training_state_of_each_rank_is_in_the_store(seen: Seen) -> None:
+    saved = states(seen.folder)
+    assert len(saved) >= 3
+    for files in saved.values():
+        assert len([name for name, _ in files if name.startswith("zero_pp_rank_")]) == 2, files
+
+
+@pytest.mark.xfail(strict=True, reason="each rank uploads its folder when training is over, and not at all if it fails")
+def test_a_training_state_is_in_the_store_as_soon_as_it_is_saved(seen: Seen) -> None:
+    lines = [json.loads(line) for line in (seen.folder / "checkpoint").read_text("metrics.jsonl").splitlines()]
+    saved = {step: max(changed for _, changed in files) for step, files in states(seen.folder).items()}
+    first, last = min(saved), max(saved)
+    between = sum(line["seconds"] for line in lines if first < line["step"] <= last)
+    assert saved[last] - saved[first] > between / 2
+
+
+def test_submitted_once_more_it_redoes_nothing(seen: Seen) -> None:
+    assert "fast answers with" in seen.output["again"]  # what the job prints is followed to its end
+    assert seen.output["once more"].count("complete:") == len(STAGES)
+    assert "messages of engines and workers" not in seen.output["once more"]  # no worker was asked for
+
+
+def test_the_status_is_read_from_the_store(seen: Seen, tmp_path: Path) -> None:
+    assert "evaluation/fast" in SmallRun(tmp_path).distill("--status", str(seen.folder)).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_come_and_go_with_the_stages(seen: Seen) -> None:
+    over_time = [set(roles) for roles in seen.roles]
+
+    def first(wanted: str, after: int = 0) -> int:
+        return next(i for i in range(after, len(over_time)) if wanted in over_time[i])
+
+    def gone(unwanted: str, after: int) -> int:
+        return next(i for i in range(after, len(over_time)) if unwanted not in over_time[i])
+
+    student_up = first("student")
+    assert first("teacher") < student_up  # generation needs no training node
+    teacher_down = gone("teacher", student_up)
+    assert teacher_down <= gone("student", student_up)  # teachers are let go while the student is trained
+    assert any("student" in now and "teacher" not in now for now in over_time)
+    assert first("teacher", teacher_down) > teacher_down  # and come back to evaluate it
+    assert over_time[-1] == set()
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus (Debian: apt-get install prometheus)")
+def test_every_query_of_the_board_has_an_answer(seen: Seen) -> None:
+    assert seen.unanswered == set()
+    assert seen.rows_written > 0
+
+
+def test_a_mistake_ends_the_job_with_its_message(cluster: Cluster) -> None:
+    code, output = SubmittedJob(cluster, "mistaken", ROOT, "training.lerning_rate=1").finish(120)
+    assert code == 1
+    assert "training.lerning_rate: unknown key; did you mean 'learning_rate'?" in output
+    assert "exit code 2" in output  # Ray tells the job's own code, and ends with 1
+    assert "Traceback" not in output
+
+
+def test_without_the_token_nothing_is_submitted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cluster.environment, "RAY_AUTH_TOKEN", "0" * 32)
+    refused = cluster.ray("job", "submit", "--address", cluster.address, "--", "true")
+    assert refused.returncode != 0
+    assert "token" in (refused.stdout + refused.stderr).lower()

@@ -1,0 +1,140 @@
+"""What our engines give is what vLLM itself gives: token ids, finish_reason, and n samples of a prompt.
+
+One vLLM answers for all tests. A silent difference in ids once cost 94 points of accuracy.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ray_distil.config import load
+from ray_distil.engine import whole_responses
+from ray_distil.models import resolve_model
+from ray_distil.prompts import instruction_messages, long2short_messages
+from ray_distil.tiny import world
+from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
+from tests.integration.respond import __file__ as RESPOND
+
+MODEL = resolve_model("tiny:teacher-v3", "k")
+NUM_PROMPTS, NUM_SAMPLES = 250, 2
+SAMPLING = {"temperature": 1.5, "top_p": 0.95, "max_tokens": 54}  # about the length of a response: many are cut
+GREEDY = {"temperature": 0, "max_tokens": 120}
+SCRIPT = """
+import json, sys
+from vllm import LLM, SamplingParams
+model, engine_kwargs, asked = json.loads(sys.stdin.read())
+llm = LLM(model, **engine_kwargs)
+params = [SamplingParams(**params) for _, params in asked]
+outputs = llm.chat([messages for messages, _ in asked], params, use_tqdm=False)
+made = [[o.prompt_token_ids, [[c.text, c.finish_reason, list(c.token_ids)] for c in o.outputs]] for o in outputs]
+print("MADE", json.dumps(made))
+"""
+
+
+@dataclass
+class Reference:
+    """Rows of our run, and vLLM's own answers as `(prompt ids, [(text, finish_reason, ids)])`."""
+
+    rows: pd.DataFrame
+    shard_sizes: list[int]
+    sampled: list[Any]  # for each instruction of `rows`
+    conversations: list[Any]
+    greedy: list[Any]  # for each of the conversations
+
+
+def questions() -> list[str]:
+    return [problem.question + world.SUFFIX for problem in world.held_out(5, 40)]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder, config = tmp_path_factory.mktemp("samples"), load()
+    arguments = [
+        f"instructions.num_train={NUM_PROMPTS}",
+        "teachers.slow=null",
+        f"teachers.direct.num_samples={NUM_SAMPLES}",
+        f"teachers.direct.sampling_params={json.dumps(SAMPLING)}",
+        "long2short.enabled=false",
+        "run.max_reject_fraction=1",
+        f"run.storage_path={folder}",
+        "run.name=samples",
+        "run.max_shard_mb=0.01",
+    ]
+    made = subprocess.run([sys.executable, RESPOND, *arguments], cwd=folder, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    rows = pd.read_parquet(folder / "samples" / "responses").sort_values(["instruction_id", "sample_index"])
+    sizes = [file.stat().st_size for file in (folder / "samples" / "responses").glob("part-*.parquet")]
+    first = rows[rows.sample_index == 0]
+    seeds = [int(json.loads(text)["seed"]) for text in first.sampling_params]
+    sampled = [
+        [instruction_messages(text, config.instructions.suffix), {**SAMPLING, "n": NUM_SAMPLES, "seed": seed}]
+        for text, seed in zip(first.instruction, seeds, strict=True)
+    ]
+    conversations: list[Any] = [instruction_messages(question) for question in questions()]
+    thought = "<think>\n3 + 4 = 7\n\nWait, let me check. 7 is right.\n</think>"
+    conversations.append(long2short_messages(questions()[0], "7", thought))
+    engine = config.teachers.direct.engine
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps([MODEL, engine.engine_kwargs, [*sampled, *([c, GREEDY] for c in conversations)]]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | engine.env_vars,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    outputs = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("MADE"))[4:])
+    return Reference(rows, sizes, outputs[: len(sampled)], conversations, outputs[len(sampled) :])
+
+
+def test_samples_are_those_of_vllms_own_n(reference: Reference) -> None:
+    rows = reference.rows
+    assert len(rows) == NUM_PROMPTS * NUM_SAMPLES
+    assert rows.sampling_params.map(lambda text: json.loads(text)["seed"]).is_unique
+    expected = [[text, why, len(ids)] for _, samples in reference.sampled for text, why, ids in samples]
+    found = rows[["response", "finish_reason", "num_generated_tokens"]].values.tolist()
+    different = [(own, theirs) for own, theirs in zip(found, expected, strict=True) if own != theirs]
+    print(f"{len(different)} of {len(found)} differ; finish_reason: {rows.finish_reason.value_counts().to_dict()}")
+    assert not different
+    assert rows.finish_reason.value_counts().min() > 50  # both kinds are there
+    assert rows.groupby("instruction_id").response.nunique().max() == NUM_SAMPLES
+
+
+def test_shards_are_about_as_large_as_asked_for(reference: Reference) -> None:
+    assert len(reference.shard_sizes) > 2
+    assert sorted(reference.shard_sizes)[1] > 5_000  # all but the last
+
+
+def test_prompts_and_completions_have_the_same_ids_everywhere(reference: Reference) -> None:
+    for messages, (prompt_ids, _) in zip(reference.conversations, reference.greedy, strict=True):
+        assert encode_prompt(messages, MODEL) == prompt_ids
+        raw = load_tokenizer(MODEL).apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert raw == prompt_ids
+    for question, (prompt_ids, [(text, _, generated_ids)]) in zip(questions(), reference.greedy, strict=False):
+        assert generated_ids[-1] in stop_token_ids(MODEL)
+        ids, labels = encode_example(question, text, MODEL)
+        assert ids == prompt_ids + generated_ids
+        assert [label for label in labels if label != -100] == generated_ids
+
+
+def test_an_engine_is_asked_for_whole_responses() -> None:
+    """Else vLLM makes an output of all text so far for each token, and ray.data.llm takes the last alone."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    class Engine:
+        def __init__(self, *, model: str) -> None:
+            self.llm = SimpleNamespace(engine=SimpleNamespace(generate=lambda **asked: (model, asked)))
+
+    engine: Any = whole_responses(Engine, "org/name")(model="org/name")
+    params = SamplingParams(max_tokens=3)
+    model, asked = engine.llm.engine.generate(request_id="1", prompt="Q", sampling_params=params)
+    assert model == "org/name"
+    assert asked == {"request_id": "1", "prompt": "Q", "sampling_params": params}
+    assert params.output_kind is RequestOutputKind.FINAL_ONLY

@@ -1,0 +1,91 @@
+"""An engine that needs no model, on the contract of `ray_distil/engine.py`: it takes a set time a batch.
+
+For what is about rows and not about texts: kills, stops, resumption, backlog. Its answers are a function of a row's id
+and reference answer alone, so that runs can be compared; a word is a token. Some are wrong, some are cut, and some rows
+are refused, so that every way of a row is taken.
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil import engine
+from ray_distil.engine_config import EngineConfig
+from ray_distil.schemas import stable_fraction
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+REFUSED, CUT, WRONG = 0.15, 0.25, 0.35  # shares of the rows, one inside the other
+
+
+def answer(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns ADDED of one row; a slow teacher thinks, all others answer at once."""
+    share = stable_fraction("null engine", row["id"])
+    if share < REFUSED:
+        refused = "prompt_too_long: refused by the null engine"
+        return {"generated_text": "", "finish_reason": "error", "error": refused, **_tokens(0, 0)}
+    stated = "0" if share < WRONG else row.get("reference_answer") or row.get("source_answer") or "7"
+    conclusion = f"Row {row['id']}.\n\nThe final answer is \\boxed{{{stated}}}."
+    thought = "Wait, I count again. " * 4 if row.get("teacher") == "slow" else ""
+    words = (f"<think> {thought} </think> {conclusion}" if thought else conclusion).split(" ")
+    most = len(words) // 2 if share < CUT else row["sampling_params"]["max_tokens"]
+    return {
+        "generated_text": " ".join(words[:most]),
+        "finish_reason": "length" if len(words) > most else "stop",
+        "error": "",
+        **_tokens(min(most, len(words)), min(most, thought.count(" "))),
+    }
+
+
+def _tokens(generated: int, thinking: int) -> dict[str, int]:
+    return {"num_prompt_tokens": 40, "num_generated_tokens": generated, "num_thinking_tokens": thinking}
+
+
+class NullEngine:
+    """`seconds` a batch, after `start` seconds of its own."""
+
+    def __init__(self, seconds: float = 0.0, start: float = 0.0) -> None:
+        self.seconds = seconds
+        time.sleep(start)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        time.sleep(self.seconds)
+        answers = pa.Table.from_pylist([answer(row) for row in batch.to_pylist()], schema=engine.ADDED)
+        kept = batch.drop_columns(["messages", "sampling_params"])
+        for name in engine.ADDED.names:
+            kept = kept.append_column(name, answers[name])
+        return kept
+
+
+def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> engine.Generate:
+    """What `engine.build` builds, with this engine: batches, places and restarts as `config` has them."""
+
+    def generate(dataset: "Dataset") -> "Dataset":
+        import ray.cloudpickle
+        import ray.data
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need no way to the tests
+        least, most = config.concurrency
+        return dataset.repartition(target_num_rows_per_block=config.batch_size).map_batches(
+            NullEngine,
+            fn_constructor_kwargs={"seconds": seconds, "start": start},
+            batch_size=config.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least, max_size=most, max_tasks_in_flight_per_actor=config.max_concurrent_batches
+            ),
+            num_cpus=config.num_cpus,
+            resources=config.resources,
+        )
+
+    return generate
+
+
+def install(seconds: float, start: float = 0.0) -> None:
+    """Let this process build null engines wherever the configuration has an engine; vLLM is not loaded."""
+    engine.build = lambda config, model: build(config, seconds, start)
+    engine.check = lambda engines: None
+    engine.IMPORTS = ()
