@@ -29,12 +29,12 @@ SERVICES = {
 }
 
 
-def wait_until(happened: Callable[[], Any], what: str, seconds: float = 240) -> Any:
-    """The first true answer of `happened`."""
+def wait_until(happened: Callable[[], Any], what: str, seconds: float = 240, pause: float = 0.05) -> Any:
+    """The first true answer of `happened`, which is asked each `pause` seconds."""
     deadline = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s"
-        time.sleep(0.05)
+        time.sleep(pause)
     return answer
 
 
@@ -105,7 +105,7 @@ class Cluster:
                 return False
 
         try:
-            wait_until(answers, "the head answers", 90)
+            wait_until(answers, "the head answers", 90, pause=0.2)
         except BaseException:
             self.__exit__()
             raise
@@ -134,7 +134,7 @@ class Cluster:
         # Nodes of one machine that share a folder unpack a job's working directory over each other.
         options = (*options, f"--temp-dir={self.folder / name}")
         self._start(f"{name}.log", f"--address={LOOPBACK}:{self.port}", *options, environment={NODE: name})
-        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, "the node joins", 90)
+        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, "the node joins", 90, pause=0.2)
         return f"{NODE}={name}"
 
     def kill(self, mark: str, named: str = "") -> int:
@@ -195,12 +195,12 @@ class SubmittedJob:
             text=True,
         )
 
-    def wait_until(self, happened: Callable[[], Any], what: str) -> None:
+    def wait_until(self, happened: Callable[[], Any], what: str, pause: float = 0.05) -> None:
         def check() -> Any:
             assert self.process.poll() is None, self.process.communicate()[0]
             return happened()
 
-        wait_until(check, what)
+        wait_until(check, what, pause=pause)
 
     def finish(self, timeout: float = 600) -> tuple[int, str]:
         """Exit code and output of the command."""

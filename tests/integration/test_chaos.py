@@ -129,10 +129,13 @@ class Chaos:
         wait_until(
             lambda: self.num_shards(run, planned.artifact) >= planned.shards or driver.poll() is not None,
             f"{planned.shards} shards",
+            pause=0.2,
         )
         time.sleep(planned.seconds)
         # Until the engine starts there is none: then it is waited for.
-        wait_until(lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill")
+        wait_until(
+            lambda: driver.poll() is not None or self.kill(victim, driver), f"there is a {victim} to kill", pause=0.2
+        )
         killed, then = driver.returncode in (None, -signal.SIGKILL), self.num_shards(run, planned.artifact)
         assert driver.returncode in (None, 0, -signal.SIGKILL), driver.communicate()[0]
         if victim == "node":
@@ -142,7 +145,7 @@ class Chaos:
 
 
 def finish(driver: subprocess.Popen[str]) -> None:
-    output, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 0, output
 
 

@@ -47,7 +47,7 @@ def respond(folder: Path, server: EndpointServer, *overrides: str) -> tuple[Mani
         env=kept | {"A_KEY": KEY},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     assert made.returncode == 0, made.stdout + made.stderr
     manifest = read_manifest(Folder.at(folder / "faults" / "responses"))

@@ -41,7 +41,7 @@ def respond(folder: Path, records: list[Any], *overrides: str) -> tuple[subproce
     settings = [f"instructions.path={file}", f"run.storage_path={folder}", "run.name=poison", "teachers.slow=null"]
     settings.append("run.max_shard_mb=null")  # shards stay as they were written, for all to see
     command = [sys.executable, RESPOND, *overrides, *settings]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300), folder / "poison"
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600), folder / "poison"
 
 
 @dataclass

@@ -60,7 +60,7 @@ def endpoint():
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=600
     )
 
 

@@ -28,7 +28,7 @@ UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
 def python(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def write_sources(folder: Path) -> list[world.Problem]:

@@ -67,7 +67,7 @@ class Job:
         return self.process.returncode, output
 
     def finish(self) -> None:
-        output, _ = self.process.communicate(timeout=300)
+        output, _ = self.process.communicate(timeout=600)
         assert self.process.returncode == 0, output
 
     def left(self, seconds: float) -> list[str]:

@@ -86,7 +86,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         input=json.dumps([MODEL, engine.engine_kwargs, [*sampled, *([c, GREEDY] for c in conversations)]]),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=os.environ | engine.env_vars,
     )
     assert told.returncode == 0, told.stderr[-2000:]

@@ -10,7 +10,7 @@ JOB = Path(__file__).resolve().parents[2] / "jobs" / "distill.py"
 def distill(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     arguments = ["instructions.num_train=20", "run.name=wrong", f"run.storage_path={folder}", *overrides]
     return subprocess.run(
-        [sys.executable, str(JOB), *arguments], cwd=folder, capture_output=True, text=True, timeout=240
+        [sys.executable, str(JOB), *arguments], cwd=folder, capture_output=True, text=True, timeout=480
     )
 
 
