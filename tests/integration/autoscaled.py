@@ -106,7 +106,7 @@ class Watch:
         self.thread.join()
 
     def _watch(self) -> None:
-        while not self.done.wait(0.5):
+        while not self.done.wait(1):
             alive = self.cluster.nodes()
             roles = tuple(sorted(role for node in alive for role in ROLES if role in node["resources_total"]))
             if not self.seen or self.seen[-1] != roles:

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
-from tests.integration.autoscaled import RESOURCES, ROOT, Roles, Watch, autoscaled_cluster
+from tests.integration.autoscaled import RESOURCES, ROLES, ROOT, Roles, Watch, autoscaled_cluster
 from tests.integration.cluster import Cluster, SubmittedJob, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.prometheus import PROMETHEUS, Prometheus
@@ -197,19 +197,15 @@ def test_the_status_is_read_from_the_store(seen: Seen, tmp_path: Path) -> None:
 def test_nodes_come_and_go_with_the_stages(seen: Seen) -> None:
     over_time = [set(roles) for roles in seen.roles]
 
-    def first(wanted: str, after: int = 0) -> int:
-        return next(i for i in range(after, len(over_time)) if wanted in over_time[i])
+    def first(wanted: set[str], unwanted: set[str], after: int = 0) -> int:
+        """When there is a node of each wanted role and none of an unwanted one."""
+        times = range(after, len(over_time))
+        return next(i for i in times if wanted <= over_time[i] and not unwanted & over_time[i])
 
-    def gone(unwanted: str, after: int) -> int:
-        return next(i for i in range(after, len(over_time)) if unwanted not in over_time[i])
-
-    student_up = first("student")
-    assert first("teacher") < student_up  # generation needs no training node
-    teacher_down = gone("teacher", student_up)
-    assert teacher_down <= gone("student", student_up)  # teachers are let go while the student is trained
-    assert any("student" in now and "teacher" not in now for now in over_time)
-    assert first("teacher", teacher_down) > teacher_down  # and come back to evaluate it
-    assert over_time[-1] == set()
+    generation = first({"teacher"}, {"student"})  # it needs no training node
+    training = first({"student"}, {"teacher"}, generation)  # teachers are let go while the student is trained
+    evaluation = first({"teacher"}, set(), training)  # and come back to evaluate it
+    assert first(set(), {*ROLES}, evaluation) == len(over_time) - 1  # in the end all are gone
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus (Debian: apt-get install prometheus)")

@@ -19,18 +19,19 @@ NUM_SHARDS = 600
 NUM_KILLS = 3
 
 
-def kill_workers(named: str, killed: list[int], over: threading.Event) -> None:
-    """SIGKILL to this process's Ray workers whose task is `named`, up to NUM_KILLS of them."""
-    while not over.is_set() and len(killed) < NUM_KILLS:
+def kill_workers(killed: dict[str, list[int]], over: threading.Event) -> None:
+    """SIGKILL to this process's Ray workers that do a task in `killed`, up to NUM_KILLS of each."""
+    while not over.is_set():
         for process in psutil.Process().children(recursive=True):
             try:
-                is_victim = named in " ".join(process.cmdline()) and process.pid not in killed
+                command = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if is_victim:
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-                time.sleep(0.3)
+            for task, pids in killed.items():
+                if task in command and process.pid not in pids and len(pids) < NUM_KILLS:
+                    os.kill(process.pid, signal.SIGKILL)
+                    pids.append(process.pid)
+                    time.sleep(0.3)
         time.sleep(0.002)
 
 
@@ -43,9 +44,8 @@ def local_ray():
     ray.shutdown()
 
 
-@pytest.mark.parametrize("task", ["merge_batch", "remove_batch"])
 @pytest.mark.usefixtures("local_ray")
-def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path, task: str) -> None:
+def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path) -> None:
     target = Artifact(Folder.at(tmp_path), "instructions", schemas.INSTRUCTIONS, "made of this")
     target.start()
     rows = [
@@ -56,16 +56,16 @@ def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path, task: str
         target.write_table(table_of([row], schemas.INSTRUCTIONS), "instructions")
     most = 20 * max(target.folder.sizes("part-").values())
 
-    killed: list[int] = []
+    killed: dict[str, list[int]] = {"merge_batch": [], "remove_batch": []}
     over = threading.Event()
-    killer = threading.Thread(target=kill_workers, args=(task, killed, over))
+    killer = threading.Thread(target=kill_workers, args=(killed, over))
     killer.start()
     try:
         manifest = target.finish("instructions", "rows", NUM_SHARDS, 1.0, max_shard_bytes=most)
     finally:
         over.set()
         killer.join()
-    assert killed
+    assert all(killed.values()), killed
     assert manifest.rows_out == NUM_SHARDS
     assert manifest.files == target.folder.files("part-", ".parquet")
     assert len(manifest.files) < NUM_SHARDS / 10

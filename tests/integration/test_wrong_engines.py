@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "distill.py"
 
 
@@ -27,6 +29,7 @@ def test_arguments_that_vllm_does_not_know_are_told_at_the_first_engine(tmp_path
     ]
 
 
+@pytest.mark.long  # two starts of an engine
 def test_an_engine_that_does_not_start_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     made = distill(tmp_path, "teachers.direct.engine.engine_kwargs.max_model_len=1000000", "teachers.slow=null")
     assert made.returncode == 1, made.stdout + made.stderr
