@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
-from tests.integration.autoscaled import RESOURCES, ROLES, ROOT, Roles, Watch, autoscaled_cluster
+from tests.integration.autoscaled import RESOURCES, ROOT, Roles, Watch, autoscaled_cluster
 from tests.integration.cluster import Cluster, SubmittedJob, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.prometheus import PROMETHEUS, Prometheus
@@ -204,8 +204,8 @@ def test_nodes_come_and_go_with_the_stages(seen: Seen) -> None:
 
     generation = first({"teacher"}, {"student"})  # it needs no training node
     training = first({"student"}, {"teacher"}, generation)  # teachers are let go while the student is trained
-    evaluation = first({"teacher"}, set(), training)  # and come back to evaluate it
-    assert first(set(), {*ROLES}, evaluation) == len(over_time) - 1  # in the end all are gone
+    assert first({"teacher"}, set(), training) > training  # and come back to evaluate it
+    assert over_time[-1] == set()
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus (Debian: apt-get install prometheus)")

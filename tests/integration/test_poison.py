@@ -68,8 +68,8 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
         tmp_path_factory.mktemp("poison"),
         records,
         "instructions.num_eval=1",
-        f"{ENGINE}.batch_size=2",
-        f"{ENGINE}.max_concurrent_batches=1",  # the deadly row has a neighbour, and is found in three deaths
+        f"{ENGINE}.batch_size=4",
+        f"{ENGINE}.max_concurrent_batches=2",
         f"{ENGINE}.engine_kwargs.logits_processors=[tests.integration.deadly:Deadly]",
         f'{ENGINE}.env_vars.RAY_DISTIL_DEADLY_TOKENS="{" ".join(map(str, token_ids(KILLS, model)[1:-1]))}"',
         f'{ENGINE}.env_vars.PYTHONPATH="{ROOT}"',
@@ -107,7 +107,7 @@ def test_a_prompt_that_does_not_fit_and_a_row_that_kills_its_engine_each_time_ar
         HUGE: "prompt_too_long",
         DEADLY: "engine_error",
     }
-    assert "died 3 times with this row" in rejects[DEADLY]["detail"]
+    assert "died 4 times with this row" in rejects[DEADLY]["detail"]
 
 
 def test_a_run_whose_answers_are_all_cut_off_ends(tmp_path: Path) -> None:
