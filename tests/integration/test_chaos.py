@@ -11,8 +11,8 @@ or on an S3 server. At a random moment one of these is killed with SIGKILL:
 
     make chaos ROUNDS=50
 
-Some 15 seconds a round with a null engine, one and a half minutes with vLLM, whose texts are those of the shared small run's slow
-teacher. `make test` has seven rounds.
+Some 15 seconds a round with a null engine, 90 with vLLM, whose texts are those of the shared small run's slow teacher.
+`make test` has seven rounds.
 """
 
 import os
