@@ -14,7 +14,7 @@ INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadsc
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
 
-test: lint unit         ## all that is proven in a quarter of an hour, with real engines and real training
+test: lint unit         ## all that is proven in minutes, with real engines and real training
 	$(INTEGRATION) -m "not long"
 
 test-all: lint unit     ## and what takes long by its nature; `tests/README.md` says what
