@@ -19,7 +19,7 @@ def read(batch):
 
 class Slow:
     def __call__(self, batch):
-        time.sleep(0.1)
+        time.sleep(0.25)
         return batch
 
 rows = ray.data.range(20_000, override_num_blocks=50).map_batches(read, batch_size=None)
@@ -33,8 +33,8 @@ for number, _ in enumerate(answers.iter_batches(batch_size=50, prefetch_batches=
 
 
 def test_reading_waits_for_a_slow_engine(tmp_path: Path) -> None:
-    """A fifth of the rows is answered, 8 seconds after the first: without a limit nearly all are read by then."""
+    """A fifth of the rows is answered, 20 seconds after the first: without a limit half are read by then."""
     command = [sys.executable, "-c", JOB, str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert told.returncode == 0, told.stderr
-    assert 10 <= int(told.stdout.split()[-1]) <= 20, told.stdout
+    assert 10 <= int(told.stdout.split()[-1]) <= 16, told.stdout

@@ -94,7 +94,7 @@ def test_every_command_is_run_by_a_test() -> None:
         assert f"def {name}" in (ROOT / file).read_text(), test
 
 
-# A chain of its own is long; `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
+# A chain of its own. `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
 LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine"}
 
 

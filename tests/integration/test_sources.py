@@ -97,8 +97,7 @@ def test_examples_of_imported_responses(tmp_path: Path) -> None:
         "source_wrong_answer",
         "prompt_too_long",
     }  # the last by the null engine
-    made_short = pd.read_parquet(run / "rewrites").merge(slow, on="response_id", suffixes=("", "_before"))
-    assert (made_short.reasoning.str.len() < 0.7 * made_short.reasoning_before.str.len()).all()
+    assert set(pd.read_parquet(run / "rewrites").response_id) < set(slow.response_id)
     assert "their tokens are not known" in (run / "report" / "report.html").read_text()
 
     examples = pd.read_parquet(run / "sft_examples")

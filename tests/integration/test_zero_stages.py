@@ -95,7 +95,9 @@ def train(rank: int, port: int, folder: Path) -> None:
 def plain(folder: Path) -> list[tuple[float, float, int]]:
     """The same training by torch alone: each example by itself, one gradient a step. Keeps the student as well."""
     model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32, attn_implementation="eager").train()
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.05), lr=1e-3, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, CONFIG["weight_decay"]), lr=CONFIG["learning_rate"], betas=CONFIG["adam_betas"]
+    )
     steps = []
     for step in range(BATCH.num_steps):
         epoch, step_in_epoch = divmod(step, BATCH.steps_per_epoch)
