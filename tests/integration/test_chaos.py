@@ -62,7 +62,7 @@ VLLM = [
     *SMALL,
     *SLOWLY,
     "long2short.enabled=false",
-    "teachers.slow.fraction=1.0",  # more than the small run asks, so that it is at work for long enough
+    "teachers.slow.fraction=0.65",  # more than the small run asks, so that it is at work for long enough
     "teachers.slow.engine.batch_size=4",
     "teachers.slow.engine.engine_kwargs.max_num_seqs=2",
 ]
