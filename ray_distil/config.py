@@ -134,6 +134,7 @@ class GatesConfig(Section):
     complete: bool = Field(True, description="the text ended by itself")
     answered: bool = Field(True, description="the text states an answer")
     correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
+    reasoned: bool = Field(True, description="a rewrite holds a step beside its answer")
     shorter: bool = Field(True, description="a rewrite has fewer tokens than its source")
 
 

@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.agreement import answers_agree
+from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.gates import against_source, first_reason
-from ray_distil.reasoning import extract_answer
 from ray_distil.schemas import SFT_EXAMPLES, stable_id
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-VERSION = 1
+VERSION = 2
 STAGE = "curation"
 
 
@@ -25,12 +26,14 @@ def response_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict
 def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
     """A REWRITES row as an SFT_EXAMPLES row, or rejected.
 
-    A rewrite is reasoning only, as it was asked for; where it does not state its answer, that is put behind it.
+    A rewrite is reasoning only, as it was asked for. Where it does not state its answer, that is put behind it, if it
+    is the right one: the reference, or what the source states.
     """
-    completion = row["reasoning"]
-    if row["answer"] and extract_answer(completion) is None:
+    completion, measured = row["reasoning"], against_source(row)
+    is_right = answers_agree(row["answer"], measured["reference_answer"])
+    if is_right and extract_answer(completion) is None:
         completion += f"\n\nThe final answer is \\boxed{{{row['answer']}}}."
-    return _example(against_source(row), "rewrite", row["rewrite_id"], completion, gates, suffix)
+    return _example(measured, "rewrite", row["rewrite_id"], completion, gates, suffix)
 
 
 def imported_row(record: Any, example_id: str) -> dict[str, Any]:

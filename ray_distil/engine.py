@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
-from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of
+from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.suspects import deaths_actor, watched
@@ -178,12 +178,14 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
     The mark is looked for in the ids: a worker that must load a tokenizer for it keeps an engine's last rows waiting
     for seconds. Only where the mark is written in other tokens is the text encoded again.
     """
-    thinking = thinking_of(begin + text)
-    if not thinking or thinking_is_open(begin + text):
+    whole = with_our_marks(begin + text)
+    thinking = thinking_of(whole)
+    if not thinking or thinking_is_open(whole):
         return len(tokens) if thinking else 0
-    n = len(think_end_ids)
+    n, num_marks = len(think_end_ids), thinking.count(THINK_END)  # a thought may quote its mark, or hold a block
     for start in range(len(tokens) - n + 1):
-        if tokens[start : start + n] == think_end_ids:
+        num_marks -= tokens[start : start + n] == think_end_ids
+        if num_marks == 0:
             return start + n
     return min(len(tokens), len(token_ids(thinking.removeprefix(begin), model)))
 
@@ -200,7 +202,7 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
         begin = f"{THINK_BEGIN}\n" if carried.pop(THINKS) else ""
         text = "" if error else row["generated_text"]
         rows.append(carried | {
-            "generated_text": "" if error else begin + text,
+            "generated_text": "" if error else with_our_marks(begin + text),
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
             "num_prompt_tokens": int(row["num_input_tokens"] or 0),
             "num_generated_tokens": len(tokens),

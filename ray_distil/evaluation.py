@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.agreement import answers_agree
+from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.prompts import instruction_messages
-from ray_distil.reasoning import answers_agree, extract_answer, split_reasoning
+from ray_distil.reasoning import split_reasoning
 from ray_distil.schemas import EVAL, stable_id
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 1
+VERSION = 2
 STAGE = "evaluation"
 NUM_RESAMPLES = 4000
 

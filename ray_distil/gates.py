@@ -7,7 +7,9 @@ GATES lists them once, in the order in which they are applied; each can be switc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ray_distil.reasoning import answers_agree, thinking_is_open
+from ray_distil.agreement import compare_answers
+from ray_distil.reasoning import thinking_is_open
+from ray_distil.results import has_steps
 
 Row = Mapping[str, Any]
 
@@ -24,10 +26,16 @@ def answered(row: Row) -> str | None:
 
 
 def correct(row: Row) -> str | None:
-    """The answer equals the reference; a row without a reference passes."""
-    if row["reference_answer"] is None or answers_agree(row["answer"], row["reference_answer"]):
+    """The answer equals the reference; a row without a reference passes. A comparison that takes too long is no proof."""
+    if row["reference_answer"] is None:
         return None
-    return "wrong_answer"
+    verdict = compare_answers(row["answer"], row["reference_answer"])
+    return {"equal": None, "timeout": "answer_timeout"}.get(verdict, "wrong_answer")
+
+
+def reasoned(row: Row) -> str | None:
+    """A rewrite holds a step, and not the answer alone: that was in its prompt. A row that is no rewrite passes."""
+    return None if row.get("rewritten_tokens") is None or has_steps(row["reasoning"]) else "no_steps"
 
 
 def shorter(row: Row) -> str | None:
@@ -41,6 +49,7 @@ GATES: dict[str, Callable[[Row], str | None]] = {
     "complete": complete,
     "answered": answered,
     "correct": correct,
+    "reasoned": reasoned,
     "shorter": shorter,
 }
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 from ray_distil.blocks import SOURCE, reject, table_of
 from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
-from ray_distil.reasoning import final_result, split_reasoning, thinking_is_open
+from ray_distil.reasoning import split_reasoning, thinking_is_open
+from ray_distil.results import final_result
 from ray_distil.schemas import REWRITES, stable_id
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 2
+VERSION = 3
 STAGE = "long2short"
 ACCEPTED = "accepted"
 

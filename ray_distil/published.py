@@ -113,7 +113,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
         # What a row says is taken as it is, but for a cut: the recipe has no reference to check it against.
-        "gates": {"answered": False, "correct": False, "shorter": False},
+        "gates": {"answered": False, "correct": False, "reasoned": False, "shorter": False},
         "long2short": {
             "system_prompt": file.inference.prompt,
             "sampling_params": {"temperature": None, "top_p": None, "max_tokens": file.inference.max_new_tokens},

@@ -1,104 +1,169 @@
-r"""Reasoning and answers: split, extract, compare.
+r"""Reasoning and conclusion of a response: its think block, and what stands behind it.
 
 <think> ...reasoning... </think> The final answer is \boxed{8}.
         `- reasoning -'          `-------- conclusion --------'
+
+A text may also speak of these marks. A mark that is alone on its line is meant; one within a line is meant where there
+is no better one. Blocks inside a block belong to it; a second block behind the first is thinking too.
 """
 
 import re
-import threading
+from typing import NamedTuple
 
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
-_STATED = re.compile(r"answer\s*(?:is|:)\s*:?\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+from ray_distil.agreement import answers_agree
+from ray_distil.answers import extract_answer, last_boxed
+from ray_distil.results import final_result
+
+__all__ = [
+    "answers_agree",
+    "extract_answer",
+    "final_result",
+    "joined",
+    "last_boxed",
+    "split_reasoning",
+    "thinking_is_open",
+    "thinking_of",
+    "with_our_marks",
+    "with_think_begin",
+]
+
 THINK_BEGIN, THINK_END = "<think>", "</think>"
-PARSING_SECONDS = 5  # math-verify's limit for one answer
+# Marks of other models and datasets: begin and end of the thought, and of the solution where it has marks too.
+OTHER_MARKS = [
+    ("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # OpenThoughts
+    ("<thinking>", "</thinking>", "", ""),
+    ("<thought>", "</thought>", "", ""),
+    ("<reasoning>", "</reasoning>", "", ""),
+    ("[THINK]", "[/THINK]", "", ""),  # Magistral
+    ("◁think▷", "◁/think▷", "", ""),  # Kimi
+    ("<seed:think>", "</seed:think>", "", ""),
+    ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
+]
+_MARK = re.compile(r"</?think>")
+_OWN_LINE_END = re.compile(r"(?:^|\n)[ \t]*</think>[ \t]*(?=\n|$)")
+
+
+class Block(NamedTuple):
+    """A think block in a text; `end` is None where it is left open, `mark` where its end mark begins."""
+
+    start: int
+    inside: int
+    mark: int
+    end: int | None
+
+
+def _blocks(text: str) -> list[Block]:
+    """The think blocks of a text in their order. The first may have begun in the prompt, so without its begin mark."""
+    blocks = []
+    lead = len(text) - len(text.lstrip())
+    if text.startswith(THINK_BEGIN, lead):
+        first = Block(lead, lead + len(THINK_BEGIN), len(text), None)
+    elif THINK_END in text:
+        first = Block(0, 0, len(text), None)
+    elif (begin := _begin_on_a_line(text, 0)) >= 0:
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+    elif THINK_BEGIN in text:  # within a line, and never closed
+        begin = text.index(THINK_BEGIN)
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+    else:
+        return []
+    while True:
+        closed = _closed(text, first)
+        blocks.append(closed)
+        if closed.end is None or (begin := _begin_on_a_line(text, closed.end)) < 0:
+            return blocks
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+
+
+def _begin_on_a_line(text: str, start: int) -> int:
+    """Where a begin mark stands first in its line, or right behind the block before; -1 if nowhere."""
+    found = re.compile(r"\n[ \t]*<think>").search(text, start)
+    behind = re.compile(r"\s*<think>").match(text, start) if start else None
+    found = behind or found
+    return found.end() - len(THINK_BEGIN) if found else -1
+
+
+def _closed(text: str, block: Block) -> Block:
+    """The block with its end: the first end mark alone on its line that leaves no inner block open, else any such."""
+    depth, first = 1, None
+    for found in _MARK.finditer(text, block.inside):
+        depth += 1 if found[0] == THINK_BEGIN else -1
+        own_line = _OWN_LINE_END.match(text, text.rfind("\n", 0, found.start()) if "\n" in text[: found.start()] else 0)
+        if found[0] == THINK_END and own_line:
+            return block._replace(mark=found.start(), end=found.end())
+        if depth == 0 and first is None:
+            first = found
+    if first is None:  # inner blocks that do not close leave the last end mark to this one
+        ends = [found for found in _MARK.finditer(text, block.inside) if found[0] == THINK_END]
+        first = ends[-1] if ends else None
+    return block if first is None else block._replace(mark=first.start(), end=first.end())
 
 
 def split_reasoning(response: str) -> tuple[str, str]:
-    """`(reasoning, conclusion)` of a response.
-
-    The marks decide: `</think>` ends the reasoning, whether `<think>` is in the text or stood in the prompt. A think
-    block left open has no conclusion; a response without marks is all conclusion.
-    """
-    reasoning, mark, conclusion = response.partition(THINK_END)
-    if mark or THINK_BEGIN in response:
-        return reasoning.replace(THINK_BEGIN, "", 1).strip(), conclusion.strip()
-    return "", response.strip()
+    """`(reasoning, conclusion)` of a response; a block left open has no conclusion, a text without one no reasoning."""
+    blocks = _blocks(response)
+    if not blocks:
+        return "", response.strip()
+    thoughts = [response[block.inside : block.mark].strip() for block in blocks]
+    starts = [block.start for block in blocks[1:]] + [len(response)]
+    outside = [
+        response[block.end : start].strip()
+        for block, start in zip(blocks, starts, strict=True)
+        if block.end is not None
+    ]
+    before = response[: blocks[0].start].strip()
+    return "\n\n".join(filter(None, [before, *thoughts])), "\n\n".join(filter(None, outside))
 
 
 def thinking_is_open(response: str) -> bool:
-    """Whether a think block begins and does not end: whatever the finish_reason says, there is no conclusion."""
-    return THINK_BEGIN in response and THINK_END not in response
+    """Whether a think block begins and does not end: whatever the finish_reason says, the response was cut."""
+    blocks = _blocks(response)
+    return bool(blocks) and blocks[-1].end is None
 
 
 def thinking_of(response: str) -> str:
     """The part of a response up to where its thinking ends, marks included; "" where it does not think."""
-    if thinking_is_open(response):
-        return response
-    before, mark, _ = response.partition(THINK_END)
-    return before + mark if mark else ""
+    blocks = _blocks(response)
+    return response[: blocks[-1].end] if blocks else ""
 
 
 def with_think_begin(response: str) -> str:
     """The response with the mark that begins its thinking, where that stood in the prompt."""
-    before, mark, _ = response.partition(THINK_END)
-    return f"{THINK_BEGIN}\n{response.lstrip()}" if mark and THINK_BEGIN not in before else response
+    blocks = _blocks(response)
+    begun = blocks and not response[blocks[0].start :].startswith(THINK_BEGIN)
+    return f"{THINK_BEGIN}\n{response.lstrip()}" if begun else response
 
 
 def joined(reasoning: str, content: str) -> str:
-    """Reasoning and content as one text with the marks of thinking, as the model wrote it."""
-    if not reasoning:
+    """Reasoning and content as one text with the marks of thinking, as the model wrote it.
+
+    Servers give the thought in both, with or without its marks; here it stands once.
+    """
+    reasoning, content = with_our_marks(reasoning), with_our_marks(content)
+    if not reasoning.strip():
         return with_think_begin(content)
-    thought = reasoning if reasoning.startswith(THINK_BEGIN) else f"{THINK_BEGIN}\n{reasoning}"
-    if not content.strip() or THINK_END in reasoning or THINK_END in content:
-        return thought + content
-    return f"{thought}\n{THINK_END}\n\n{content}"
+    thought = reasoning.strip().removeprefix(THINK_BEGIN).removesuffix(THINK_END).strip()
+    if content.lstrip().startswith((THINK_BEGIN, THINK_END)):  # the same thought again, or its end mark alone
+        within, conclusion = split_reasoning(content)
+        if thinking_is_open(content) or (within and within != thought and thought not in within):
+            return with_think_begin(content)
+        content = conclusion
+    if not content.strip():
+        closed = reasoning.rstrip().endswith(THINK_END)
+        return f"{THINK_BEGIN}\n{thought}" + (f"\n{THINK_END}" if closed else "")
+    return f"{THINK_BEGIN}\n{thought}\n{THINK_END}\n\n{content.lstrip()}"
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}`, braces balanced; None where there is none or it is left open."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for position in range(start + len("\\boxed"), len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start + len("\\boxed{") : position].strip()
-    return None
-
-
-def extract_answer(text: str) -> str | None:
-    r"""The answer that a text states: its last `\boxed{}`, else what follows "answer is"; None if neither."""
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed or None
-    stated = _STATED.findall(text)
-    return (stated[-1].strip("*$ .") or None) if stated else None
-
-
-def final_result(text: str) -> str | None:
-    """Where a text ends: the answer that it states, else the last number of its last line that has one."""
-    stated = extract_answer(text)
-    if stated is not None:
-        return stated
-    for line in reversed(text.splitlines()):
-        numbers = _NUMBER.findall(line)
-        if numbers:
-            return str(numbers[-1])
-    return None
-
-
-def answers_agree(answer: str | None, reference: str | None) -> bool:
-    """Whether two answers mean the same: as written, else as math-verify reads them (1/2 and 0.5, sets, units)."""
-    if answer is None or reference is None:
-        return False
-    if _plain(answer) == _plain(reference):
-        return True
-    from math_verify import parse, verify
-
-    # math-verify keeps its time limit by SIGALRM, which only a main thread may set.
-    seconds = PARSING_SECONDS if threading.current_thread() is threading.main_thread() else None
-    parsed = [parse(f"${text}$", parsing_timeout=seconds) for text in (reference, answer)]
-    return bool(parsed[0] and parsed[1] and verify(parsed[0], parsed[1], timeout_seconds=seconds))
-
-
-def _plain(answer: str) -> str:
-    return answer.strip().strip("$").rstrip(".").replace(",", "").replace(" ", "").lower()
+def with_our_marks(text: str) -> str:
+    """The text with `<think>` and `</think>` for the marks of another family, where it begins with such a block."""
+    for begin, end, solution, behind in OTHER_MARKS:
+        if text.lstrip().startswith(begin):
+            thought, mark, conclusion = text.lstrip().removeprefix(begin).partition(end)
+            if not mark:
+                return THINK_BEGIN + thought
+            if solution:
+                conclusion = conclusion.replace(solution, "", 1)
+                head, _, tail = conclusion.rpartition(behind)
+                conclusion = head + tail
+            return f"{THINK_BEGIN}{thought}{THINK_END}\n\n{conclusion.strip()}"
+    return text

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.conversations import BadRecord, instruction_of, response_of
 from ray_distil.prompts import instruction_messages
-from ray_distil.reasoning import extract_answer, split_reasoning, thinking_is_open
+from ray_distil.reasoning import split_reasoning, thinking_is_open
+from ray_distil.results import final_result
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 2
+VERSION = 3
 STAGE = "teacher"
 TEACHERS = ("direct", "slow")
 MATCHED, UNUSED = "matched", "unused"
@@ -90,7 +92,7 @@ def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:
         instruction, response, finish_reason = imported_texts(record)
     except BadRecord as error:
         return reject(known, error.reason, str(error))
-    return {"instruction": instruction, **known, **_imported(response, finish_reason)}
+    return {"instruction": instruction, **known, **_imported(response, finish_reason, reference=None)}
 
 
 def imported_texts(record: Any) -> tuple[str, str, str]:
@@ -108,16 +110,18 @@ def imported_texts(record: Any) -> tuple[str, str, str]:
     return instruction, response, str(record.get("finish_reason") or ended)
 
 
-def _imported(response: str, finish_reason: str) -> dict[str, Any]:
-    """What a RESPONSES row says of a text: the answer is the one stated, else what stands behind the reasoning.
+def _imported(response: str, finish_reason: str, reference: str | None) -> dict[str, Any]:
+    """What a RESPONSES row says of a text. Token counts are not known.
 
-    Token counts are not known.
+    The answer is the one stated, else what stands behind the reasoning: where there is a reference to compare with,
+    the result in which that ends.
     """
     reasoning, conclusion = split_reasoning(response)
+    unstated = (reference is not None and final_result(conclusion)) or conclusion
     return {
         "response": response,
         "reasoning": reasoning,
-        "answer": extract_answer(conclusion) or (conclusion if reasoning else None) or None,
+        "answer": extract_answer(conclusion) or (unstated if reasoning else None) or None,
         "finish_reason": finish_reason,
         "model": "imported",
         "sampling_params": "{}",
@@ -152,7 +156,8 @@ def imported(
             counts[UNUSED] += 1
             continue
         counts[MATCHED] += 1
-        yield _request(row, teacher, found[row["instruction_id"]]) | _imported(response, finish_reason)
+        asked_for = _request(row, teacher, found[row["instruction_id"]])
+        yield asked_for | _imported(response, finish_reason, row["reference_answer"])
         found[row["instruction_id"]] += 1
     for row in asked.values():
         number = found[row["instruction_id"]]

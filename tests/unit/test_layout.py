@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["storage", "section", "engine_config", "config", "schemas", "ids", "progress", "tiny.world"],
+    ["math_child", "math_process", "quantities", "answers"],
+    [
+        "agreement",
+        "results",
+        "storage",
+        "section",
+        "engine_config",
+        "config",
+        "schemas",
+        "ids",
+        "progress",
+        "tiny.world",
+    ],
     [
         "prompts",
         "reasoning",

@@ -1,11 +1,11 @@
-"""Splitting, extracting and comparing; the gates, each with a row that it rejects."""
+"""Reasoning and conclusion of a response; the gates, each with a row that it rejects."""
 
 from typing import Any
 
 import pytest
 
 from ray_distil.gates import GATES, against_source, first_reason
-from ray_distil.reasoning import answers_agree, extract_answer, final_result, last_boxed, split_reasoning
+from ray_distil.reasoning import joined, split_reasoning, thinking_is_open, thinking_of
 
 
 @pytest.mark.parametrize(
@@ -23,50 +23,43 @@ def test_split(response: str, parts: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("response", "parts"),
     [
-        ("first \\boxed{1}, then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
-        ("\\boxed{a {b} c}", "a {b} c"),
-        ("\\boxed{ 7 }", "7"),
-        ("\\boxed{left open", None),
-        ("\\boxed{}", None),
-        ("The answer is 12.", "12"),
-        ("**Answer:** 12", "12"),
-        ("It is 12.", None),
-        ("", None),
+        ("<think>\na <think>b</think> c\n</think>\n\n5", ("a <think>b</think> c", "5")),  # a block in a block
+        ("<think>\nThe mark </think> is quoted.\n</think>\n\n5", ("The mark </think> is quoted.", "5")),
+        ("<think>\na\n</think>\n\n5\n\n<think>\nb\n</think>\n\n6", ("a\n\nb", "5\n\n6")),
+        ("<think>\na\n</think>\n\nThe mark <think> begins a thought.", ("a", "The mark <think> begins a thought.")),
+        ("<think> a </think> <answer> 1 </answer>", ("a", "<answer> 1 </answer>")),
     ],
 )
-def test_extract(text: str, answer: str | None) -> None:
-    assert extract_answer(text) == answer
+def test_marks_that_are_quoted_or_doubled(response: str, parts: tuple[str, str]) -> None:
+    assert split_reasoning(response) == parts
+    assert not thinking_is_open(response)
 
 
-def test_boxed_left_open_at_the_very_end() -> None:
-    assert last_boxed("\\boxed{") is None
-
-
-def test_final_result_of_a_reasoning_without_an_answer() -> None:
-    assert final_result("Step 1: 2 + 3 = 5.\n\nStep 2: 5 * 1,000 = 5,000 pens.") == "5,000"
-    assert final_result("no number") is None
+def test_a_second_block_that_is_cut_is_open() -> None:
+    assert thinking_is_open("<think>\na\n</think>\n\n\\boxed{5}\n\n<think>\nonce more")
+    assert thinking_of("<think>\na\n</think>\n\n5\n\n<think>\nb") == "<think>\na\n</think>\n\n5\n\n<think>\nb"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("reasoning", "content", "text"),
     [
-        ("12", "12.", True),
-        ("1,200", "1200", True),
-        ("\\frac{1}{2}", "0.5", True),
-        ("1/2", "0.5", True),
-        ("\\{1, 2\\}", "\\{2, 1\\}", True),
-        ("12", "13", False),
-        ("-3", "3", False),
-        (None, "3", False),
-        ("x", None, False),
-        ("Paris", "paris", True),
-        ("Paris", "London", False),
+        ("a", "5", "<think>\na\n</think>\n\n5"),
+        ("<think>\na\n</think>", "5", "<think>\na\n</think>\n\n5"),  # with its marks
+        ("a", "<think>\na\n</think>\n\n5", "<think>\na\n</think>\n\n5"),  # the same thought in both
+        ("The mark </think> is quoted", "5", "<think>\nThe mark </think> is quoted\n</think>\n\n5"),
+        ("a", "", "<think>\na"),  # cut while it thought
+        ("", "a\n</think>\n\n5", "<think>\na\n</think>\n\n5"),
+        ("", "<|begin_of_thought|>\n\na\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n5\n\n<|end_of_solution|>",
+         "<think>\n\na\n\n</think>\n\n5"),
+        ("", "[THINK]a[/THINK]5", "<think>a</think>\n\n5"),
+        ("", "◁think▷a", "<think>a"),
+        ("", "5", "5"),
     ],
-)
-def test_agreement(one: str | None, other: str | None, same: bool) -> None:
-    assert answers_agree(one, other) is same
+)  # fmt: skip
+def test_joined(reasoning: str, content: str, text: str) -> None:
+    assert joined(reasoning, content) == text
 
 
 GOOD: dict[str, Any] = {
@@ -74,6 +67,7 @@ GOOD: dict[str, Any] = {
     "answer": "5",
     "reference_answer": "5",
     "source_answer": "5",
+    "reasoning": "2 + 3 = 5",
     "original_tokens": 100,
     "rewritten_tokens": 40,
 }
@@ -85,6 +79,8 @@ GOOD: dict[str, Any] = {
         ("complete", {"finish_reason": "length"}, "incomplete"),
         ("answered", {"answer": None}, "no_answer"),
         ("correct", {"answer": "6"}, "wrong_answer"),
+        ("correct", {"answer": "9^{9^{9^9}}"}, "answer_timeout"),
+        ("reasoned", {"reasoning": "The answer is 5."}, "no_steps"),
         ("shorter", {"rewritten_tokens": 100}, "not_shorter"),
     ],
 )

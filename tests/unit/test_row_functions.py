@@ -99,7 +99,8 @@ def test_only_correct_slow_responses_are_rewritten(change: dict[str, Any], reaso
 def test_verdicts() -> None:
     assert rewrite("2 + 3 = 5")["verdict"] == "accepted"
     assert rewrite("2 + 3 = 6")["verdict"] == "wrong_answer"
-    assert rewrite("\\boxed{5}", num_generated_tokens=8)["verdict"] == "not_shorter"
+    assert rewrite("2 + 3 = 5", num_generated_tokens=8)["verdict"] == "not_shorter"
+    assert rewrite("So \\boxed{5}.")["verdict"] == "no_steps"
     assert rewrite("")["verdict"] == "no_answer"
     assert rewrite("2 + 3 = 6", reference_answer=None)["verdict"] == "wrong_answer"
 
@@ -122,8 +123,14 @@ def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
     row = curation.rewrite_example(rewrite("2 + 3 = 5"), ALL, "!")
     assert row["completion"] == "2 + 3 = 5\n\nThe final answer is \\boxed{5}."
     assert row["prompt"] == "2 + 3?!"
-    stated = curation.rewrite_example(rewrite("So \\boxed{5}."), ALL, "!")
-    assert stated["completion"] == "So \\boxed{5}."
+    stated = curation.rewrite_example(rewrite("2 + 3 = 5, so \\boxed{5}."), ALL, "!")
+    assert stated["completion"] == "2 + 3 = 5, so \\boxed{5}."
+
+
+@pytest.mark.parametrize("known", [{"source_answer": None}, {"source_answer": "Scan it once."}, {"source_answer": "6"}])
+def test_no_box_is_put_behind_a_text_whose_result_is_not_known_to_be_right(known: dict[str, Any]) -> None:
+    row = rewrite("Scan the list once; the input has up to 10000 rows.") | {"reference_answer": None} | known
+    assert curation.rewrite_example(row, [], "")["completion"] == row["reasoning"]
 
 
 def test_curation_rejects_by_the_gates_that_are_on() -> None:

@@ -1,0 +1,270 @@
+r"""Whether two answers mean the same.
+
+    "1,200 pens"  "1200"                agree: the same number, and a unit stands in one only
+    "10 minutes"  "10 hours"            do not
+    "\frac{1}{2}" "0.5"                 agree, as exact fractions
+    "2x + 1"      "1 + 2x"              agree, by math-verify
+    "listen"      "silent"              do not: words are words, and no products of letters
+
+What can be settled by text, exact numbers, units and lists is settled here, in microseconds. Only formulas go to
+math-verify, which has wrong acceptances of its own (huggingface/Math-Verify issues 14, 41, 60); see `math_child.py`.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from ray_distil import math_process
+from ray_distil.answers import extract_answer
+from ray_distil.math_process import Verdict
+from ray_distil.quantities import exact_value, split_unit, units_agree
+
+MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
+MOST_ELEMENTS = 50
+CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s|$))")
+_SIGNS = {
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "±": r"\pm ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "°": r"^\circ ", "√": r"\sqrt", "，": ",",
+    "（": "(", "）": ")", "。": ".", "’": "'",
+}  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # 2**10; other pairs of stars are bold
+        (r"\*\*|__|`", ""),
+        (r"\\(?:displaystyle|left|right|bigl?|bigr?|limits|,(?!\d{3})|;|:|quad|qquad)(?![A-Za-z])", " "),
+        (r"\\!", ""),
+        (r"(?<=\d)(?:\{,\}|\\,|[\u2009\u202f\u00a0],?|,\\ )(?=\d{3}(?!\d))", ","),
+        (r"\\,|\\ |~|\u00a0|\u2009|\u202f", " "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\frac ?(\d)(\d)", r"\\frac{\1}{\2}"),
+        (r"\\(?:text|textbf|textit|textrm|texttt|mbox|mathbf|mathrm|mathit|operatorname|rm|bf)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:mathrm|mathbf|mathit|rm|bf)(?![A-Za-z]) ?", " "),
+        (r"\\([%$#&_])", r"\1"),
+        (r"\^\{? ?\\(?:circ|degree)(?![A-Za-z]) ?\}?|\\degree(?![A-Za-z])", " degrees "),
+        (r"\\?sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt ?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])exp ?\(([^()]*)\)", r"e^{\1}"),
+        (r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": r"\pi ", "infinity": r"\infty "}[m[1]]),
+        (r"\\(?:varnothing|O)(?![A-Za-z])", r"\\emptyset"),
+        (r"\\(leq|leqslant)(?![A-Za-z])", r"\\le"),
+        (r"\\(geq|geqslant)(?![A-Za-z])", r"\\ge"),
+        (r"(?<![A-Za-z\\])(?:>=)", r"\\ge "),
+        (r"(?<![A-Za-z\\])(?:<=)", r"\\le "),
+        (r"\\[()\[\]]", " "),
+        (r"(?<=\d) ?\([a-z -]+\)\s*$", ""),  # 12 (twelve)
+    ]
+]  # fmt: skip
+_NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
+_BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(?(\d{1,2}|[a-z]+)\)? ?\}?")
+_IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?", re.I
+)
+_FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
+    "lcm", "mod", "det", "sqrt", "deg", "lim", "sinh", "cosh", "tanh",
+}  # fmt: skip
+_RELATION = re.compile(r"\\(?:le|ge|in|ne|lt|gt)(?![A-Za-z])|[<>]")
+
+
+def answers_agree(answer: str | None, reference: str | None) -> bool:
+    """Whether two answers mean the same; False where one of them is missing or cannot be read in time."""
+    return compare_answers(answer, reference) == "equal"
+
+
+def compare_answers(answer: str | None, reference: str | None) -> Verdict:
+    """The verdict on two answers: "equal", "different", "unreadable" or "timeout". Each distinct pair is read once."""
+    return "different" if answer is None or reference is None else _compare(answer, reference)
+
+
+@lru_cache(maxsize=20_000)
+def _compare(answer: str, reference: str) -> Verdict:
+    if max(len(answer), len(reference)) > MOST_CHARACTERS:
+        answer, reference = (stated(text) for text in (answer, reference))
+        if max(len(answer), len(reference)) > MOST_CHARACTERS:
+            return _verdict(" ".join(answer.split()) == " ".join(reference.split()) != "")
+    one, other = cleaned(stated(answer)), cleaned(stated(reference))
+    if not one or not other:
+        return "different"
+    if _same_text(one, other):
+        return "equal"
+    if chosen := _same_choice(one, other):
+        return chosen
+    return _same_values(one, other)
+
+
+def _verdict(equal: bool) -> Verdict:
+    return "equal" if equal else "different"
+
+
+def stated(text: str) -> str:
+    """The answer that a text states, where it is more than an answer: a solution as reference, an "Answer: 5"."""
+    return extract_answer(text) or text
+
+
+def cleaned(text: str) -> str:
+    r"""An answer in one spelling: no mathematics marks, no bold, \frac for \dfrac, ^ for **, ASCII for other digits."""
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # 1½ is not 11/2
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = unicodedata.normalize("NFKC", text)
+    for sign, spelling in _SIGNS.items():
+        text = text.replace(sign, spelling)
+    text = re.sub(r"\\begin\{(?:equation|align|gather)\*?\}|\\end\{(?:equation|align|gather)\*?\}", " ", text)
+    text = text.strip().removeprefix("$$").removesuffix("$$")
+    if text.count("$") > 1 and re.fullmatch(r"\$[^$]*\$[.,]?", text.strip()):
+        text = text.strip().rstrip(".,").strip("$")
+    elif text.count("$") > 1 or not re.match(r"\s*-?\s*\$\s*[\d.]", text):
+        text = re.sub(r"(?<!\\)\$(?!\s*\d[\d,.]*\s*$)", " ", text) if "\\$" in text else text.replace("$", " ")
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    text = re.sub(r" ?([-+*/=^_(){}\[\],;:<>|%!]) ?", _keep_blank, text)
+    return text.strip().rstrip(".,;: ").strip()
+
+
+def _keep_blank(found: "re.Match[str]") -> str:
+    """A sign without the blanks around it, but for those that part two words or numbers."""
+    before, sign, behind = found[0].startswith(" "), found[1], found[0].endswith(" ")
+    if sign in "([{|" and before:
+        return f" {sign}"
+    if sign in ")]}%!|" and behind:
+        return f"{sign} "
+    return sign
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Equal texts. The case of letters matters in formulas only: there M and m are two things."""
+    one, other = (text.replace(" ", "") if is_formula(text) and " " in text and not re.search(r"\d \d|[A-Za-z]{2} |\d (?=\\frac)", text) else text for text in (one, other))  # fmt: skip
+    return one == other or (not (is_formula(one) and is_formula(other)) and one.casefold() == other.casefold())
+
+
+def _same_choice(one: str, other: str) -> Verdict | None:
+    """A verdict where one side is a letter of a multiple choice and the other begins with one: C and "C) 12"."""
+    letters = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (one, other)]
+    if not any(letters):
+        return None
+    found = [letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(letters, (one, other), strict=True)]
+    return _verdict(found[0] == found[1]) if all(found) else None
+
+
+def _same_values(one: str, other: str) -> Verdict:
+    if _DATE.fullmatch(one) or _DATE.fullmatch(other):
+        return "different"  # not the same text
+    bases = [_in_base(text) for text in (one, other)]
+    if any(bases):
+        return _verdict(bases[0] == bases[1])
+    lists = [_elements(text) for text in (one, other)]
+    if any(lists) and not any(_RELATION.search(text) for text in (one, other)):
+        return _same_lists(*lists)
+    names = [found and found[1] for found in (_NAMED.match(text) for text in (one, other))]
+    if None not in names and names[0] != names[1] and all(re.fullmatch(r"[A-Za-z]", str(n)) for n in names):
+        return "different"  # x = 5 and y = 5
+    (value, unit), (expected, expected_unit) = (split_unit(_right_side(text)) for text in (one, other))
+    numbers = exact_value(value), exact_value(expected)
+    if numbers[0] is not None and numbers[1] is not None:
+        if [unit, expected_unit].count("percent") == 1:
+            larger, smaller = numbers if unit == "percent" else numbers[::-1]
+            return _verdict(larger / 100 == smaller or (larger == smaller and abs(larger) > 1))
+        return _verdict(numbers[0] == numbers[1] and units_agree(unit, expected_unit))
+    if not units_agree(unit, expected_unit):
+        return "different"
+    if unit or expected_unit:
+        one, other = value, expected
+        if _same_text(one, other):
+            return "equal"
+    if not all(is_formula(text) or exact_value(text) is not None for text in (one, other)):
+        return "different"
+    return math_process.compare(one, other)
+
+
+def is_formula(text: str) -> bool:
+    """Whether a text is mathematics that can be read: no words, and of letters more than one word's."""
+    bare = re.sub(r"\\[A-Za-z]+", " ", text)
+    runs = [run for run in re.findall(r"[A-Za-z]+", bare) if run not in _FUNCTIONS]
+    longest = max(map(len, runs), default=0)
+    if longest > 3:
+        return False
+    if longest > 1:
+        return bool(re.search(r"[\d^_=/*]|\\[A-Za-z]", text))
+    return bool(re.search(r"[\d^_=/*+<>|!-]|\\[A-Za-z]", text)) or longest == 1
+
+
+def _right_side(text: str) -> str:
+    """What a name or a calculation comes to: 5 of "x = 5", 50 of "10 * 5 = 50"; other equations as they are."""
+    if found := _NAMED.match(text):
+        rest = text[found.end() :]
+        return rest if "=" not in rest else text
+    before, mark, behind = text.rpartition("=")
+    return (
+        behind.strip()
+        if mark and not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|frac|div)", "", before))
+        else text
+    )
+
+
+def _in_base(text: str) -> tuple[str, str] | None:
+    """`(digits, base)` of a number with a subscript, as 52_8, or "52 base 8"."""
+    text = _IN_BASE.sub(r"_{\1}", text)
+    found = _BASE.fullmatch(text)
+    return (found[1].lstrip("0"), _BASES.get(found[2], found[2])) if found else None
+
+
+def _elements(text: str) -> tuple[str, list[str]] | None:
+    r"""`(brackets, elements)` of a list, pair, set or interval; brackets are "" for a bare list. None for no list."""
+    text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text)
+    if found := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
+        return "", [f"{found[1]}{sign}{found[2]}" for sign in "+-"]
+    brackets, inner = "", text
+    pair = re.fullmatch(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})", text, re.DOTALL)
+    if pair and _closes_last(text):
+        brackets, inner = pair[1] + pair[3], pair[2]
+    parts = _split(inner)
+    return (brackets, parts) if len(parts) > 1 else None
+
+
+def _closes_last(text: str) -> bool:
+    depth = 0
+    for position, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0 and sign in ")]}":
+            return position == len(text) - 1
+    return False
+
+
+def _split(text: str) -> list[str]:
+    """The parts of a text at commas, semicolons, "and" and "or" that stand in no bracket."""
+    text = re.sub(r",? (?:and|or) ", ",", text)
+    parts, depth, start = [], 0, 0
+    for position, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign in ",;" and depth == 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [part for part in [*parts, text[start:].strip()] if part]
+
+
+def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] | None) -> Verdict:
+    """Lists element by element: sets, and numbers without brackets, in any order."""
+    if one is None or other is None or len(one[1]) != len(other[1]) or len(one[1]) > MOST_ELEMENTS:
+        return "different"
+    free = {"", "\\{\\}"}
+    if one[0] != other[0] and not {one[0], other[0]} <= free:
+        return "different"
+    if not (one[0] in free and all(is_formula(e) or exact_value(e) is not None for e in other[1])):
+        verdicts = [_element(a, b) for a, b in zip(one[1], other[1], strict=True)]
+        return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
+    left = list(other[1])
+    for element in one[1]:
+        match = next((k for k, e in enumerate(left) if _element(element, e) == "equal"), None)
+        if match is None:
+            return "different"
+        left.pop(match)
+    return "equal"
+
+
+def _element(one: str, other: str) -> Verdict:
+    return "equal" if _same_text(one, other) else _same_values(one, other)

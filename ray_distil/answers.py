@@ -1,0 +1,145 @@
+r"""The answer that a text states.
+
+... so \boxed{8}.              8
+**Answer:** C. 42              C. 42
+The answer is 12, since ...    12
+#### 12                        12
+答案是 $12$。                   12
+"""
+
+import re
+
+_BOX = re.compile(r"\\f?box(?:ed)?\s{0,3}(?:(\{)|([^\s{}\\$.,;]+))")
+# Between two boxes that are one answer: \boxed{5} and \boxed{6}, x = \boxed{5}, y = \boxed{6}.
+_BETWEEN = re.compile(
+    r"[\s$]*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?[\s$]*(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?[\s$]*"
+)
+_KEY = re.compile(
+    r"""
+    (?: \b(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?
+      | \bcorrect\s(?:answer|option|choice) | \b(?:right|correct)\sanswer
+      | 答案 | (?P<chosen>故选) )
+    (?P<bold>[*_\s]{0,6})
+    (?: (?P<colon>[:：=]) | (?P<is>\b(?:is|are|was|(?:should|would|must|will)\sbe|equals)\b|是|为|應為|应为) | (?P<end>(?=\n)) | (?(chosen)|(?!)) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CHOSEN = re.compile(r"\b(?:option|choice)\s\(?([A-J])\)?\sis\s(?:the\s)?(?:correct|right)", re.IGNORECASE)
+_FILLER = re.compile(
+    r"(?:[\s*_:：]|\b(?:therefore|thus|then|simply|just|indeed|clearly|option|choice|equal to|given by)\b,?)+", re.I
+)
+_SENTENCE_ENDS = re.compile(
+    r"\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|\.\*\*|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
+)
+_MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+WINDOW = 2000  # characters behind "answer is" that are read
+
+
+def extract_answer(text: str) -> str | None:
+    r"""The answer that a text states; None where it states none.
+
+    Its last `\boxed{}` (or several side by side), unless an explicit "Answer: X" or `<answer>` follows; else the last
+    of these, or what follows "the answer is"; else GSM8K's `#### 12` in the last line. Linear in the text's length.
+    """
+    boxed, end = _last_boxes(text)
+    if tagged := _last_tagged(text, end):
+        return _last_boxes(tagged)[0] or tagged
+    if boxed is not None:
+        return _stated(text, end, explicit=True) or boxed
+    return _stated(text, 0, explicit=False) or _gsm8k(text)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}` that holds something, braces balanced; None where there is none."""
+    return _last_boxes(text)[0]
+
+
+def _last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
+    return max(pattern.finditer(text), key=lambda found: found.start(), default=None)
+
+
+def _last_tagged(text: str, start: int) -> str:
+    """What the last <answer> block that ends behind `start` holds; "" where there is none."""
+    lower = text.lower()
+    end = lower.rfind("</answer>", start)
+    begin = lower.rfind("<answer>", 0, end) if end >= 0 else -1
+    return text[begin + len("<answer>") : end].strip() if begin >= 0 else ""
+
+
+def _last_boxes(text: str) -> tuple[str | None, int]:
+    """The last box's content, or those of the last boxes side by side, and where it ends; (None, 0) without any."""
+    boxes: list[tuple[int, int, str]] = []
+    position = 0
+    while found := _BOX.search(text, position):
+        position = found.end()
+        if found[1] is None:
+            boxes.append((found.start(), found.end(), found[2]))
+            continue
+        end = _closing_brace(text, found.end())
+        if end is None:  # left open, as all behind it
+            break
+        if content := text[found.end() : end].strip():
+            boxes.append((found.start(), end + 1, content))
+        position = found.end() if "\\boxed" in content else end + 1
+    if not boxes:
+        return None, 0
+    chosen = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        between = text[box[1] : chosen[0][0]]
+        if len(between) > 40 or not between.strip() or not _BETWEEN.fullmatch(between):
+            break
+        chosen.insert(0, box)
+    return ", ".join(dict.fromkeys(content for *_, content in chosen)), chosen[-1][1]
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace that opened right before `start` closes. Braces that are written out, `\\{`, do not count."""
+    depth = 1
+    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.start()
+    return None
+
+
+def _stated(text: str, start: int, explicit: bool) -> str | None:
+    """What the last statement behind `start` says. `explicit`: only "Answer: X", which corrects a box before it."""
+    found = list(_KEY.finditer(text, start))
+    for key in reversed(found[-50:]):
+        if explicit and not key["colon"]:
+            continue
+        value = _value(text[key.end() : key.end() + WINDOW], heading=key["end"] is not None)
+        if value:
+            return value
+    chosen = _last(_CHOSEN, text[start:])
+    return chosen[1] if chosen else None
+
+
+def _value(behind: str, heading: bool) -> str | None:
+    if heading and not re.match(r"[*_:#\s]*\n", behind):
+        return None
+    if filler := _FILLER.match(behind):
+        behind = behind[filler.end() :]
+    behind = behind.lstrip()
+    if mathematics := _MATHEMATICS.match(behind):
+        rest = behind[mathematics.end() :]
+        if re.match(r"\s*(?:[.,;。，]|and\b|or\b|$|\n|[*_]|[A-Za-z])", rest) and not re.match(
+            r"\s*(?:,|and|or)\s*\$", rest
+        ):
+            unit = re.match(r"[ ]?([A-Za-z]+)(?=[.,;\s]*$)", rest.split("\n")[0])
+            return f"{next(g for g in mathematics.groups() if g).strip()}{' ' + unit[1] if unit else ''}".strip()
+    end = _SENTENCE_ENDS.search(behind)
+    value = behind[: end.start() if end else len(behind)]
+    before, mark, last = value.rpartition(": ")  # the answer must be negative: -5
+    if mark and re.match(r"[A-Za-z]{2}", before) and re.search(r"\d", last):
+        value = last
+    return value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_$ ").strip() or None
+
+
+def _gsm8k(text: str) -> str | None:
+    """What stands behind `####` in the last line, if it is no heading."""
+    last = text.rstrip().rpartition("\n")[2].strip()
+    found = re.fullmatch(r"#### ?(\S.{0,80})", last)
+    if not found or re.match(r"[A-Za-z]{2}", found[1]) or len(found[1].split()) > 5:
+        return None
+    return found[1].strip()

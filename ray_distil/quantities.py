@@ -1,0 +1,118 @@
+r"""Numbers read exactly, and the units behind them.
+
+exact_value("3 1/2")                 Fraction(7, 2)
+split_unit("15 cm^2")                ("15", "cm^2")
+split_unit("\frac{3}{4} miles per hour")  ("\frac{3}{4}", "mile/hour")
+"""
+
+import re
+from fractions import Fraction
+
+MOST_DIGITS = 4000  # of a number that is read: Python itself stops at 4,300
+_PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_DECIMAL = re.compile(rf"({_PLAIN})(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|[x*])10\^\{{?([-+]?\d+)\}}?)?")
+_RATIO = re.compile(rf"({_PLAIN})/({_PLAIN})")
+_LATEX_RATIO = re.compile(rf"\\frac\{{(-?{_PLAIN})\}}\{{(-?{_PLAIN})\}}")
+_MIXED = re.compile(r"(\d+) ?(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d{1,50})\}")
+_POWER = re.compile(r"\^\{?(-?\d)\}?$")
+_CURRENCY = re.compile(r"^(-?)(US\$|\$|€|£|¥|₹|(?:USD|EUR|GBP|Rs\.?)(?= ?\d)) ?")
+_WORD = re.compile(r"[A-Za-z]{2,}(?:-[A-Za-z]+)*|o'clock")
+_GLUED = re.compile(rf"^(-?{_PLAIN})(%|[A-Za-z]{{2,}}(?:\^\{{?\d\}}?)?)$")
+
+# Spellings of one unit; the first is its name here. Two units that stand here are never taken for each other.
+_SPELLINGS = """
+percent % percentage pct|degree degrees deg|radian radians rad|dollar dollars $ usd us$|cent cents|euro euros € eur|
+pound pounds £ gbp lb lbs|yen ¥|rupee rupees ₹ rs|second seconds s sec secs|minute minutes min mins|
+hour hours h hr hrs|day days d|week weeks|month months|year years yr yrs|
+meter meters metre metres m|centimeter centimeters centimetre centimetres cm|millimeter millimeters mm|
+kilometer kilometers kilometre kilometres km|inch inches in|foot feet ft|yard yards yd|mile miles mi|
+gram grams g|kilogram kilograms kg|milligram milligrams mg|ounce ounces oz|ton tons tonne tonnes|
+liter liters litre litres L l|milliliter milliliters millilitre millilitres mL ml|gallon gallons gal|
+newton newtons N|joule joules J|watt watts W|kilowatt kilowatts kW|volt volts V|ampere amperes amp amps|
+pascal pascals Pa|hertz Hz|kelvin K|mole moles mol|unit units|mile/hour mph|kilometer/hour kmh kph
+"""
+UNITS = {name: group.split()[0] for group in _SPELLINGS.replace("\n", "").split("|") for name in group.split()}
+
+
+def exact_value(text: str) -> Fraction | None:
+    r"""The rational number that a text writes: 12, -3.5, .5, 1,200, 3/4, \frac{3}{4}, 3 1/2, 1e3, 1.2x10^3; else None."""
+    text = text.strip()
+    negative = text.startswith("-")
+    text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text.lstrip("+-").strip())
+    if len(text) > MOST_DIGITS:
+        return None
+    value = _unsigned(text)
+    return -value if value is not None and negative else value
+
+
+def _unsigned(text: str) -> Fraction | None:
+    if found := _MIXED.fullmatch(text):
+        whole, *parts = (int(part) for part in found.groups() if part is not None)
+        return whole + Fraction(*parts) if parts[1] else None
+    squeezed = text.replace(" ", "") if re.search(r"[x*/\\^]", text) else text
+    if found := _RATIO.fullmatch(squeezed) or _LATEX_RATIO.fullmatch(squeezed):
+        above, below = (Fraction(part) for part in found.groups())
+        return above / below if below else None
+    if found := _DECIMAL.fullmatch(squeezed):
+        exponent = int(found[2] or found[3] or 0)
+        return Fraction(found[1]) * Fraction(10) ** exponent if abs(exponent) <= MOST_DIGITS else None
+    if found := _REPEATING.fullmatch(squeezed):
+        whole, digits, repeated = found.groups()
+        value = Fraction(int(repeated), 10 ** len(repeated) - 1) + int(digits or 0)
+        return int(whole or 0) + value / 10 ** len(digits)
+    return None
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """`(value, unit)`, unit "" where there is none. A currency in front counts as one.
+
+    Behind a formula only a known unit is taken for one, behind a plain number any words: "12 red apples".
+    """
+    if found := _CURRENCY.match(text):
+        return found[1] + split_unit(text[found.end() :])[0], UNITS[found[2].lower().rstrip(".")]
+    if text.endswith("%") and len(text) > 1:
+        return text[:-1].strip(), "percent"
+    if (found := _GLUED.match(text)) and _POWER.sub("", found[2]) in UNITS:
+        return found[1], _unit(found[2])
+    words = text.split(" ")
+    for start in range(1, len(words)):
+        value, behind = " ".join(words[:start]), words[start:]
+        known = _are_known(behind)
+        if known or (exact_value(value) is not None and all(_WORD.fullmatch(word.strip(".,")) for word in behind)):
+            return value, _unit(" ".join(behind))
+    return text, ""
+
+
+def _are_known(words: list[str]) -> bool:
+    parts = [part for word in words for part in re.split(r"[/*]", word)]
+    names = [_POWER.sub("", part.rstrip(".")) for part in parts]
+    joining = ("per", "square", "cubic", "squared", "cubed", "sq", "a", "an")
+    return names[0] != "" and any(name in UNITS for name in names) and all(n in UNITS or n in joining for n in names)
+
+
+def _unit(text: str) -> str:
+    """The unit in one spelling: "square miles" and "mi^2" are "mile^2", "m per s" is "meter/second"."""
+    text = re.sub(r"\bsq(?:uare)?\.? (\w+)", r"\1^2", text)
+    text = re.sub(r"\bcubic (\w+)", r"\1^3", text)
+    text = re.sub(r" squared\b", "^2", re.sub(r" cubed\b", "^3", text))
+    text = re.sub(r" (?:per|an?) ", "/", text.replace("{", "").replace("}", ""))
+
+    def name(found: "re.Match[str]") -> str:
+        return UNITS.get(found[0]) or UNITS.get(found[0].lower()) or found[0].lower()
+
+    return re.sub(r"[A-Za-z$%€£¥₹]+", name, text).strip(" .,")
+
+
+def units_agree(one: str, other: str) -> bool:
+    """Whether two units may be the same; one that is not there agrees with all. Of plain nouns the last one decides."""
+    if not one or not other or one == other:
+        return True
+    if {_POWER.sub("", part) for unit in (one, other) for part in unit.split("/")} & set(UNITS.values()):
+        return False
+    return _singular(one.split()[-1]) == _singular(other.split()[-1])
+
+
+def _singular(word: str) -> str:
+    return word.removesuffix("es") if word.endswith(("ches", "xes", "ses")) else word.removesuffix("s")
