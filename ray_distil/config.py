@@ -7,7 +7,7 @@ saved as `config.yaml` in the run's folder.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -33,6 +33,11 @@ class RunConfig(Section):
         "one starts at the working directory, of a submitted job (which works in a copy) at the home directory",
     )
     seed: int = Field(0, ge=0, description="of samples, packing order and training")
+    date: str | None = Field(
+        None,
+        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        description="YYYY-MM-DD, for chat templates that write it; null: the day on which the run began",
+    )
     parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
     max_reject_fraction: float = Field(
         0.5, ge=0, le=1, description="a generating stage stops when more of its rows fail or are cut at max_tokens"
@@ -78,7 +83,7 @@ class InstructionsConfig(DatasetConfig):
 
 
 class TeacherConfig(Asked, DatasetConfig):
-    """One teacher and how it is asked. No system prompt, as DeepSeek advises for both of the recipe's teachers."""
+    """One teacher and how it is asked. DeepSeek advises no system prompt for both of the recipe's teachers."""
 
     responses: str | None = Field(
         None, min_length=1, description="what it has answered already, as `instructions.path`; matched by instruction"
@@ -86,6 +91,9 @@ class TeacherConfig(Asked, DatasetConfig):
     columns: dict[
         Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason"], str
     ] = Field(default_factory=dict, description="our name of a column -> that in `responses`, where it is another")
+    system_prompt: str | None = Field(
+        None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
+    )
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
@@ -106,6 +114,9 @@ class TeachersConfig(Section):
 
     direct: TeacherConfig | None = None
     slow: TeacherConfig | None = None
+    direct_thoughts: Literal["drop", "reject"] = Field(
+        "drop", description="a direct answer that thinks: its conclusion is learnt, or it is rejected"
+    )
 
     @model_validator(mode="after")
     def _some(self) -> "TeachersConfig":
@@ -162,6 +173,12 @@ class TrainingConfig(Section):
     """SFT by Ray Train and DeepSpeed. The optimiser's defaults are those of the recipe's stage 2."""
 
     student: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    system_prompt: str | None = Field(
+        None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="variables of its chat template, in training and where it is evaluated"
+    )
     num_workers: int = Field(1, ge=1, description="Ray Train workers, one process each")
     use_gpu: bool = Field(False, description="one GPU a worker and NCCL; else CPU and gloo")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs a worker reserves")
@@ -194,6 +211,7 @@ class EvaluatedModel(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", description="name in the report")
     model_source: str = Field(min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student")
+    system_prompt: str | None = Field(None, description="null: as in training for the student, else the template's own")
 
 
 class EvaluationConfig(Section):

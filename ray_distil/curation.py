@@ -9,6 +9,7 @@ from ray_distil.agreement import answers_agree
 from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.gates import against_source, first_reason
+from ray_distil.reasoning import split_reasoning, thinking_of
 from ray_distil.schemas import SFT_EXAMPLES, stable_id
 
 if TYPE_CHECKING:
@@ -18,9 +19,19 @@ VERSION = 2
 STAGE = "curation"
 
 
-def response_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
-    """A RESPONSES row as an SFT_EXAMPLES row, or rejected."""
-    return _example(row, row["teacher"], row["response_id"], row["response"].strip(), gates, suffix)
+def response_example(
+    row: dict[str, Any], gates: list[str], suffix: str, direct_thoughts: str = "drop"
+) -> dict[str, Any]:
+    """A RESPONSES row as an SFT_EXAMPLES row, or rejected.
+
+    Of a direct answer that thinks the conclusion is learnt; with `direct_thoughts` "reject" it is rejected.
+    """
+    completion = row["response"].strip()
+    thinks = row["teacher"] == "direct" and thinking_of(completion)
+    example = _example(
+        row, row["teacher"], row["response_id"], split_reasoning(completion)[1] if thinks else completion, gates, suffix
+    )
+    return reject(example, "thinks", "direct") if thinks and direct_thoughts == "reject" else example
 
 
 def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
@@ -63,12 +74,15 @@ def _example(
     return example if reason is None else reject(example, reason, origin)
 
 
-def curate(responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str) -> list["Dataset"]:
+def curate(
+    responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str, direct_thoughts: str = "drop"
+) -> list["Dataset"]:
     """The examples, accepted and rejected. A slow response is an example only where `rewrites` is None."""
     options = {"gates": gates, "suffix": suffix}
+    direct = options | {"direct_thoughts": direct_thoughts}
     if rewrites is not None:
         responses = responses.filter(lambda row: row["teacher"] != "slow")
-    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **options})]
+    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
     if rewrites is not None:
         made.append(
             rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
@@ -76,6 +90,6 @@ def curate(responses: "Dataset", rewrites: "Dataset | None", gates: list[str], s
     return made
 
 
-def example_batch(table: pa.Table, kind: str, gates: list[str], suffix: str) -> pa.Table:
+def example_batch(table: pa.Table, kind: str, **how: Any) -> pa.Table:
     make = {"response": response_example, "rewrite": rewrite_example}[kind]
-    return table_of([make(row, gates, suffix) for row in table.to_pylist()], SFT_EXAMPLES)
+    return table_of([make(row, **how) for row in table.to_pylist()], SFT_EXAMPLES)

@@ -113,8 +113,9 @@ class Requests:
     async def ask(self, row: dict[str, Any]) -> dict[str, Any]:
         """One try. Raises openai.APIError, TimeoutError, and ValueError or LookupError for a reply that is none."""
         params = {name: value for name, value in row["sampling_params"].items() if value is not None}
-        asked = {"model": self.settings["model"], "messages": row["messages"], **params}
-        num_characters = sum(len(message["content"]) for message in row["messages"])
+        messages = [message for message in row["messages"] if message["content"]]  # an empty system turn is none
+        asked = {"model": self.settings["model"], "messages": messages, **params}
+        num_characters = sum(len(message["content"]) for message in messages)
         reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + params.get("max_tokens", 0))
         tokens = None
         try:

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.chat_templates import PLAIN, ChatSettings
 from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.suspects import deaths_actor, watched
-from ray_distil.tokenization import begins_thinking, encode_prompt, stop_token_ids, token_ids
+from ray_distil.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -68,7 +69,7 @@ def check(engines: dict[str, EngineConfig]) -> None:
         raise ConfigError("\n".join(sorted(wrong)))
 
 
-def build(config: EngineConfig, model: str) -> Generate:
+def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Generate:
     """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
     # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
@@ -112,9 +113,10 @@ def build(config: EngineConfig, model: str) -> Generate:
             encode_batch,
             batch_size=config.batch_size,
             batch_format="pyarrow",
-            fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len")},
+            fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len"), "chat": chat},
         )
-        how = {"stop_ids": stop_token_ids(model), "think_end_ids": token_ids(THINK_END, model), "model": model}
+        stops = stop_token_ids(model) | {end_of_turn(model, chat)}
+        how = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
@@ -134,20 +136,26 @@ def check_messages(messages: Any) -> str:
         return "bad_prompt: there are no messages"
     for message in messages:
         content = message.get("content")
+        if message.get("role") == "system" and content == "":
+            continue  # it asks the template for none
         if not isinstance(content, str) or not content.strip():
             return f"bad_prompt: the {message.get('role')} turn has no text"
     return ""
 
 
-def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.Table:
-    """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error."""
+def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: ChatSettings = PLAIN) -> pa.Table:
+    """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error.
+
+    Generation ends at the end of a turn too, where the template of a base model writes another token than its eos.
+    """
     longest = max_model_len or model_length(model)
+    ends = {"stop_token_ids": [end_of_turn(model, chat)]}
     rows = []
     for row in table.to_pylist():
         error = check_messages(row["messages"])
         ids: list[int] = []
         if not error:
-            ids = encode_prompt(row["messages"], model)
+            ids = encode_prompt(row["messages"], model, chat)
             if len(ids) >= longest:
                 error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
@@ -156,7 +164,7 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None) -> pa.T
             "id": row["id"],
             "carried": json.dumps(carried),
             "tokenized_prompt": ids,
-            "sampling_params": row["sampling_params"],
+            "sampling_params": row["sampling_params"] | ends,
             INFERENCE_ERROR: error,
             "num_input_tokens": len(ids),
         })  # fmt: skip
@@ -199,8 +207,9 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
             error = f"engine_error: {error}"
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])
-        begin = f"{THINK_BEGIN}\n" if carried.pop(THINKS) else ""
         text = "" if error else row["generated_text"]
+        begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some write the mark again
+        begin = f"{THINK_BEGIN}\n" if begun else ""
         rows.append(carried | {
             "generated_text": "" if error else with_our_marks(begin + text),
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),

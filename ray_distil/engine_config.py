@@ -20,6 +20,9 @@ class EngineConfig(Section):
 
     model_source: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, unchanged")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="variables of the model's chat template, e.g. {enable_thinking: false}"
+    )
     concurrency: tuple[int, int] = Field(
         (1, 1), description="engines; a number, or [MIN, MAX]: as many as there is work and room for"
     )

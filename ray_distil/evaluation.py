@@ -33,6 +33,7 @@ def requests(
     sampling_params: dict[str, Any],
     seed: int,
     suffix: str,
+    system_prompt: str | None = None,
     done: Container[str] = (),
 ) -> list[dict[str, Any]]:
     """An INSTRUCTIONS row as the requests to one model: none if it is not held out, else one a sample not in `done`."""
@@ -51,7 +52,7 @@ def requests(
             "instruction": row["instruction"],
             "reference_answer": row["reference_answer"],
             "sample_index": sample_index,
-            "messages": instruction_messages(row["instruction"], suffix),
+            "messages": instruction_messages(row["instruction"], suffix, system_prompt),
             "sampling_params": sampling_params | {"seed": int(stable_id(seed, eval_id), 16) % 2**31},
         })  # fmt: skip
     return made

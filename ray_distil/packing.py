@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.blocks import reject, table_of
+from ray_distil.chat_templates import PLAIN, ChatSettings
 from ray_distil.schemas import PACKED
 from ray_distil.tokenization import IGNORE_INDEX, encode_example, padding_token
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-VERSION = 1
+VERSION = 2
 STAGE = "packing"
 CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
 
@@ -60,7 +61,13 @@ def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int
 
 
 def pack_chunk(
-    table: pa.Table, model: str, max_length: int, enabled: bool = True, template: str | None = None
+    table: pa.Table,
+    model: str,
+    max_length: int,
+    enabled: bool = True,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    chat: ChatSettings = PLAIN,
 ) -> pa.Table:
     """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long.
 
@@ -68,7 +75,7 @@ def pack_chunk(
     """
     encoded, rows = [], []
     for row in table.to_pylist():
-        ids, labels = encode_example(row["prompt"], row["completion"], model, template)
+        ids, labels = encode_example(row["prompt"], row["completion"], model, template, system_prompt, chat)
         if len(ids) > max_length:
             detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
             rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
@@ -84,10 +91,11 @@ def pack_chunk(
     return table_of(rows, PACKED)
 
 
-def pack(
-    examples: pa.Table, model: str, max_length: int, enabled: bool = True, template: str | None = None
-) -> "Dataset":
-    """The packed sequences of SFT_EXAMPLES rows, which must be in the order of their ids, chunk by chunk."""
+def pack(examples: pa.Table, **how: Any) -> "Dataset":
+    """The packed sequences of SFT_EXAMPLES rows, which must be in the order of their ids, chunk by chunk.
+
+    `how`: the other arguments of `pack_chunk`.
+    """
     import ray.data
 
     chunks = []
@@ -98,7 +106,7 @@ def pack(
         pack_chunk,
         batch_size=None,
         batch_format="pyarrow",
-        fn_kwargs={"model": model, "max_length": max_length, "enabled": enabled, "template": template},
+        fn_kwargs=how,
     )
 
 

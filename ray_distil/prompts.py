@@ -16,9 +16,13 @@ LONG2SHORT = (
 )
 
 
-def instruction_messages(instruction: str, suffix: str = "") -> Messages:
-    """The instruction as the user's turn, without a system prompt, as DeepSeek advises for V3-0324 and R1 alike."""
-    return [{"role": "user", "content": instruction + suffix}]
+def instruction_messages(instruction: str, suffix: str = "", system_prompt: str | None = None) -> Messages:
+    """The instruction as the user's turn. A system turn only where it is given, as DeepSeek advises for V3 and R1.
+
+    Without one, a chat template may still write its own; an empty one asks the template for none.
+    """
+    user = {"role": "user", "content": instruction + suffix}
+    return [user] if system_prompt is None else [{"role": "system", "content": system_prompt}, user]
 
 
 def long2short_messages(instruction: str, answer: str, reasoning: str, system_prompt: str | None = None) -> Messages:

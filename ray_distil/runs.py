@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import date
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,6 +27,7 @@ from ray_distil.watchdog import FailureLimit, steady
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+BEGAN = "began"  # a file in the run's folder, with the date
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
 Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
 
@@ -36,6 +39,15 @@ class Run:
         self.config, self.models, self.folder = config, models, config.run_folder
         self.display = display or Display()
         self._seen = False
+
+    @cached_property
+    def date(self) -> str:
+        """The day that chat templates write: the configuration's, else the one on which the run began."""
+        if self.config.run.date is not None:
+            return self.config.run.date
+        if not self.folder.exists(BEGAN):
+            self.folder.write_text(BEGAN, date.today().isoformat() + "\n")
+        return self.folder.read_bytes(BEGAN).decode().strip()
 
     def start_ray(self, imports: tuple[str, ...] = ()) -> None:
         """See `session.start_ray`. Raises UserError where a node does not see the run's folder."""

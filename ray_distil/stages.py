@@ -4,6 +4,7 @@ Configuration stops here: the stages themselves take plain values.
 """
 
 from collections import Counter
+from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ import pyarrow.compute as pc
 
 from ray_distil import (
     UserError,
+    asking,
     curation,
-    endpoint,
     engine,
     evaluation,
     instructions,
@@ -26,9 +27,8 @@ from ray_distil import (
 )
 from ray_distil.blocks import StageError, table_of
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, StagesConfig, TeacherConfig
-from ray_distil.engine import Generate
-from ray_distil.engine_config import Asked, SamplingParams
+from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig, TeacherConfig
+from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.manifest import digest, model_fingerprint
 from ray_distil.runs import Run
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Made = tuple[int, dict[str, Any]]
+ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
 IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
 
 
@@ -67,7 +68,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
             settings[name] |= {"responses": sources.fingerprint(given[name]), "columns": asked.columns}
         else:
             settings[name] |= {"sampling_params": asked.sampling_params.model_dump(mode="json")}
-            settings[name] |= _texts_of(asked, model_of[name])
+            settings[name] |= asking.texts_of(run, asked, model_of[name]) | {"system_prompt": asked.system_prompt}
 
     def make(artifact: Artifact) -> Made:
         rows_in = 0
@@ -79,14 +80,15 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
             return [
                 teacher.responses(
                     problems.read(),
-                    _generate(run, asked, model_of[name]),
+                    asking.generate(run, asked, model_of[name]),
                     name,
                     model_of[name],
                     fraction=asked.fraction,
                     num_samples=asked.num_samples,
-                    sampling_params=_params(asked.sampling_params),
+                    sampling_params=asking.params(asked.sampling_params),
                     seed=seed,
                     suffix=suffix,
+                    system_prompt=asked.system_prompt,
                     done=done,
                 )
                 for name, asked in teachers.items()
@@ -97,7 +99,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         left: Counter[str] = Counter()
         for name, source in given.items():
             left += _import(run, artifact, problems, name, teachers[name], source)
-        imports = _imports(*teachers.values())
+        imports = asking.imports(*teachers.values())
         run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines, imports)
         unused = left.pop(teacher.UNUSED, 0)
         return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
@@ -136,20 +138,20 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     if not config.enabled or asked is None:
         return None
     model = run.models["teachers.slow" if asked is slow else "long2short"]
-    gates, params = enabled_gates(run.config), _params(config.sampling_params)
+    gates, params = enabled_gates(run.config), asking.params(config.sampling_params)
 
     def make(artifact: Artifact) -> Made:
         rows_in = responses.count("teacher", "slow")
 
         def parts(done: IdSet) -> list["Dataset"]:
             sources = responses.read().filter(lambda row: row["teacher"] == "slow")
-            generate = _generate(run, asked, model)
+            generate = asking.generate(run, asked, model)
             return long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
 
-        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=_imports(asked))
+        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=asking.imports(asked))
         return rows_in, {}
 
-    settings = {"sampling_params": params, "gates": gates, "seed": seed, **_texts_of(asked, model)}
+    settings = {"sampling_params": params, "gates": gates, "seed": seed, **asking.texts_of(run, asked, model)}
     settings["system_prompt"] = config.system_prompt
     return run.stage(
         long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make, resume=True
@@ -191,6 +193,7 @@ def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
     gates, suffix = enabled_gates(run.config), run.config.instructions.suffix
+    thoughts = run.config.teachers.direct_thoughts if run.config.teachers is not None else "drop"
     inputs = [responses.fingerprint] + ([rewrites.fingerprint] if rewrites else [])
 
     def make(artifact: Artifact) -> Made:
@@ -198,18 +201,22 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
         rows_in = responses.count("teacher")
         if rewrites is not None:  # they stand for the slow responses
             rows_in += rewrites.count("rewrite_id") - responses.count("teacher", "slow")
-        parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix)
+        parts = curation.curate(
+            responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix, thoughts
+        )
         artifact.tell.expect(rows_in)
         artifact.write(parts, curation.STAGE)
         return rows_in, {}
 
-    settings = {"gates": gates, "suffix": suffix}
+    settings = {"gates": gates, "suffix": suffix, "direct_thoughts": thoughts}
     return run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:
-    student, config = run.models["training.student"], run.config.packing
-    settings = {"tokenizer": model_fingerprint(student), **config.model_dump()}
+    student, config, trained = run.models["training.student"], run.config.packing, _given(run.config.training)
+    chat = asking.chat_settings(run, student, trained.chat_template_kwargs)
+    settings = {"tokenizer": model_fingerprint(student), **config.model_dump(), "system_prompt": trained.system_prompt}
+    settings |= {"chat": asdict(chat)}
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
@@ -218,7 +225,16 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
             reasons = examples.folder / "_rejects"
             raise StageError(f"{packing.STAGE}: no example passed the gates; the reasons are in {reasons}")
         max_length = config.max_length or engine.model_length(student)
-        artifact.write([packing.pack(table, student, max_length, config.enabled, config.template)], packing.STAGE)
+        packed = packing.pack(
+            table,
+            model=student,
+            max_length=max_length,
+            enabled=config.enabled,
+            template=config.template,
+            system_prompt=trained.system_prompt,
+            chat=chat,
+        )
+        artifact.write([packed], packing.STAGE)
         lengths = artifact.read_table(["lengths"])["lengths"].to_pylist()
         filled = round(packing.fill(lengths, max_length), 4) if config.enabled else 1.0
         return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
@@ -229,7 +245,7 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
 
 def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     config, student = _given(run.config.training), run.models["training.student"]
-    trained = config.model_dump(mode="json", exclude={"student", "resources_per_worker"}) | {
+    trained = config.model_dump(mode="json", exclude={"student", "resources_per_worker", *ASKED_WITH}) | {
         "seed": run.config.run.seed
     }
 
@@ -254,8 +270,13 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.fingerprint], make)
 
 
-def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_mark: str) -> Artifact:
+def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:
     """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
+    name, system_prompt, variables = evaluated.name, evaluated.system_prompt, {}
+    if evaluated.model_source == TRAINED:  # asked as it was trained
+        trained = _given(run.config.training)
+        variables = trained.chat_template_kwargs
+        system_prompt = trained.system_prompt if system_prompt is None else system_prompt
     config, settings_of = run.config.evaluation, run.config.evaluation.engine
     if settings_of is None:
         raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
@@ -263,22 +284,28 @@ def make_evaluation(run: Run, problems: Artifact, name: str, model: str, model_m
         "name": name,
         "benchmark": config.benchmark,
         "num_samples": config.num_samples,
-        "sampling_params": _params(config.sampling_params),
+        "sampling_params": asking.params(config.sampling_params),
         "seed": run.config.run.seed,
         "suffix": run.config.instructions.suffix,
+        "system_prompt": system_prompt,
     }
+    variables = settings_of.chat_template_kwargs | variables
+    chosen = settings_of.model_copy(update={"chat_template_kwargs": variables})
 
     def make(artifact: Artifact) -> Made:
         rows_in = problems.count("split", "eval") * config.num_samples
 
         def parts(done: IdSet) -> list["Dataset"]:
-            generate = _generate(run, Asked(engine=settings_of), model)
+            generate = asking.generate(run, Asked(engine=chosen), model)
             return [evaluation.evaluate(problems.read(), generate, done=done, **asked)]
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
         return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
 
-    settings = asked | {"engine_kwargs": settings_of.engine_kwargs}
+    chat = asking.chat_settings(
+        run, model if evaluated.model_source != TRAINED else run.models["training.student"], variables
+    )
+    settings = asked | {"engine_kwargs": settings_of.engine_kwargs, "chat": asdict(chat)}
     inputs = [problems.fingerprint, model_mark]
     return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", settings, inputs, make, resume=True)
 
@@ -288,14 +315,14 @@ def make_given_evaluations(run: Run, problems: Artifact) -> None:
     for index, model in enumerate(run.config.evaluation.models):
         source = run.models.get(f"evaluation.models.{index}.model_source")
         if source is not None:
-            make_evaluation(run, problems, model.name, source, model_fingerprint(source))
+            make_evaluation(run, problems, model, source, model_fingerprint(source))
 
 
 def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact) -> None:
     """Evaluation of the student that the run has trained."""
     for model in run.config.evaluation.models:
         if model.model_source == TRAINED:
-            make_evaluation(run, problems, model.name, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
+            make_evaluation(run, problems, model, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
 
 
 def enabled_gates(config: StagesConfig) -> list[str]:
@@ -309,28 +336,5 @@ def _given(section: SectionT | None) -> SectionT:
     return section
 
 
-def _params(sampling: SamplingParams) -> dict[str, Any]:
-    return sampling.model_dump(exclude_none=True)
-
-
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:
     return table.filter(pc.equal(table[column], value))
-
-
-def _generate(run: Run, asked: Asked, model: str) -> Generate:
-    if asked.engine is not None:
-        engine.check(run.config.engines)  # all at the first: what is mistyped for the last would show after hours
-        return engine.build(asked.engine, model)
-    assert asked.endpoint is not None  # the configuration has seen to it
-    return endpoint.build(asked.endpoint)
-
-
-def _imports(*asked: Asked) -> tuple[str, ...]:
-    return engine.IMPORTS if any(one.engine is not None for one in asked) else ()
-
-
-def _texts_of(asked: Asked, model: str) -> dict[str, Any]:
-    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is."""
-    if asked.engine is None:
-        return {"model": model}
-    return {"model": model_fingerprint(model), "engine_kwargs": asked.engine.engine_kwargs}

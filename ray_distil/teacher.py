@@ -44,6 +44,7 @@ def requests(
     sampling_params: dict[str, Any],
     seed: int,
     suffix: str,
+    system_prompt: str | None = None,
     done: Container[str] = (),
 ) -> list[dict[str, Any]]:
     """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
@@ -64,7 +65,7 @@ def requests(
         made.append({
             "id": response_id,
             **asked,
-            "messages": instruction_messages(row["instruction"], suffix),
+            "messages": instruction_messages(row["instruction"], suffix, system_prompt),
             "sampling_params": sampling_params | {"seed": row_seed},
             "seed": row_seed,
         })  # fmt: skip
