@@ -19,7 +19,8 @@ REJECTS_FOLDER = "_rejects"
 GENERATED = "distil_generated_tokens"
 TOKEN_COLUMNS = {"distil_prompt_tokens": "num_prompt_tokens", GENERATED: "num_generated_tokens"}
 REASON, DETAIL = "reject_reason", "reject_detail"
-FINISH_REASON = "finish_reason"
+FINISH_REASON, COMPLETE = "finish_reason", "complete"
+CUT = "cut off at max_tokens"
 SOURCE = "source_"  # begins the reasons for which a row was not even tried
 
 
@@ -35,6 +36,7 @@ class Written(TypedDict):
     num_tried: int  # all but those whose source was unfit
     num_failed: int  # of these, rejected or cut off at max_tokens
     num_generated_tokens: int
+    why: str  # JSON of [reason, rows, an example's detail] for the failed rows
 
 
 def with_rejects(schema: pa.Schema) -> pa.Schema:
@@ -85,14 +87,29 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
     num_cut = 0
     if FINISH_REASON in accepted.column_names:
         num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
+    elif COMPLETE in accepted.column_names:
+        num_cut = pa.compute.sum(pa.compute.invert(accepted[COMPLETE])).as_py() or 0
     counts: Written = {
         "rows_out": accepted.num_rows,
         "rows_rejected": rejected.num_rows,
         "num_tried": table.num_rows - num_unfit,
         "num_failed": rejected.num_rows - num_unfit + num_cut,
         "num_generated_tokens": spent[GENERATED],
+        "why": json.dumps(_why(rejected, num_cut)),
     }
     return pa.Table.from_pylist([counts])
+
+
+def _why(rejected: pa.Table, num_cut: int) -> list[tuple[str, int, str]]:
+    details: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason, detail in zip(rejected[REASON].to_pylist(), rejected[DETAIL].to_pylist(), strict=True):
+        if not reason.startswith(SOURCE):
+            counts[reason] += 1
+            details.setdefault(reason, detail or "")
+    if num_cut:
+        counts[CUT] += num_cut
+    return [(reason, number, details.get(reason, "")) for reason, number in counts.most_common()]
 
 
 def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:

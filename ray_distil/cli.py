@@ -16,9 +16,8 @@ from typing import NoReturn
 
 import psutil
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.session import family, kill, last_line
+from ray_distil.session import at_work, family, kill, last_line, user_error_in
 from ray_distil.watchdog import StoppedError
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
@@ -45,27 +44,32 @@ def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
 def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> int:
     """Run a job and return its exit code, or end the process at a signal; the last line on stderr says what to do."""
     _end_by_signals()
+    code = 0
     try:
         job()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as error:
         _leave(143 if isinstance(error, Terminated) else 130)
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
-        folder = log_folder()
-        if folder is None:
-            traceback.print_exc()
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            told = last_line(error) if "Traceback" in str(error) else error  # Ray's own have the worker's in them
-            print(f"failed: {told}", file=sys.stderr)
-            print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
-        if isinstance(error, StoppedError):  # its tasks are at work in Ray
-            _leave(1, said="")
+        code = _told(error, log_folder())
+        if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or another stage beside it
+            _leave(code, said="")
+    return code
+
+
+def _told(error: Exception, folder: Path | None) -> int:
+    """Say what went wrong; returns the exit code."""
+    if (mistake := user_error_in(error)) is not None:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    if folder is None:
+        traceback.print_exception(error)
         return 1
-    return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    told = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # a worker's is in Ray's
+    print(f"failed: {told}", file=sys.stderr)
+    print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
+    return 1
 
 
 def _end_by_signals() -> None:

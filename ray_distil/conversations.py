@@ -11,7 +11,10 @@ from typing import Any
 
 from ray_distil.reasoning import joined
 
-ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+# finish_reason in the spellings of servers and datasets; one that is not here stays, and the response is incomplete.
+FINISHED = dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "completed"), "stop")
+FINISHED |= dict.fromkeys(("length", "max_tokens", "max_length", "max_new_tokens"), "length")
 TURNS = (["user"], ["user", "assistant"])
 
 
@@ -30,9 +33,13 @@ def instruction_of(record: dict[str, Any]) -> Any:
     return turns[0]["content"] if turns else asked
 
 
-def response_of(record: dict[str, Any]) -> str:
-    """What was answered, its reasoning included. Raises BadRecord where there is no text."""
+def responses_in(record: dict[str, Any]) -> list[str]:
+    """What was answered, reasoning included: one text, or several where `output` is a list. Raises BadRecord without."""
     answered = next((record[key] for key in ("output", "response") if record.get(key) is not None), None)
+    if isinstance(answered, list):
+        if not answered:
+            raise BadRecord("bad_record", "`output` is an empty list")
+        return [text for one in answered for text in responses_in({**record, "output": one})]
     reasoning = record.get("reasoning_content")
     if answered is None and (turns := _turns(record)[1:]):
         answered = turns[0]["content"]
@@ -40,7 +47,22 @@ def response_of(record: dict[str, Any]) -> str:
     texts = ["" if text is None else text for text in (reasoning, answered)]
     if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
         raise BadRecord("bad_record", "no text in 'output'")
-    return joined(texts[0].strip(), texts[1])
+    return [joined(texts[0].strip(), texts[1])]
+
+
+def finish_reason_of(given: Any) -> str:
+    """A finish_reason in the spelling that is used here."""
+    return FINISHED.get(str(given).strip().lower(), str(given))
+
+
+def _text(content: Any) -> Any:
+    """A content that comes in parts, all of them text, as one text; any other as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    parts = [
+        part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content
+    ]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else content
 
 
 def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -53,7 +75,8 @@ def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
     turns = []
     for turn in given:
         role = turn.get("role") or turn.get("from")
-        content = next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None)
+        role = role.strip().lower() if isinstance(role, str) else role
+        content = _text(next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None))
         if not isinstance(role, str) or not isinstance(content, str | None):
             raise BadRecord("bad_messages", f"the turn {str(turn)[:100]!r} has no role, or a content that is not text")
         if role != "system":

@@ -4,10 +4,14 @@ Everything is read and checked before Ray starts, so that a mistake costs a seco
 """
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distil import UserError, sources
 from ray_distil.blocks import reject, table_of
@@ -64,17 +68,37 @@ def instruction_row(record: Any, source: str, split: str, position: int) -> dict
         text.encode()
     except UnicodeEncodeError:
         return reject(row, "not_unicode", f"record {position}: `instruction` holds a lone surrogate")
-    answer = record.get("answer")
-    if isinstance(answer, dict | list | bool):
-        return reject(
-            row, "bad_answer", f"record {position}: `answer` is a {type(answer).__name__}; expected text or a number"
-        )
-    reference = None if answer is None or not str(answer).strip() else str(answer).strip()
+    try:
+        reference = reference_of(record.get("answer"))
+    except BadRecord as error:
+        return reject(row, error.reason, f"record {position}: {error}")
     return row | {
         "instruction_id": instruction_id(text, source),
         "instruction": text,
         "reference_answer": reference,
     }
+
+
+def reference_of(answer: Any) -> str | None:
+    """The reference that a record gives as `answer`; None where it gives none. Raises BadRecord for what is no answer.
+
+    A list of one is its one value; NaN and infinite numbers are none; 1e22 and 1e-05 become their digits.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
+    if isinstance(answer, dict | list | bool):
+        raise BadRecord("bad_answer", f"`answer` is a {type(answer).__name__}; expected text or a number")
+    if isinstance(answer, float):
+        if not math.isfinite(answer):
+            return None
+        digits = format(Decimal(repr(answer)), "f")
+        answer = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    text = "" if answer is None else str(answer).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord("not_unicode", "`answer` holds a lone surrogate") from None
+    return text or None
 
 
 def mark_duplicates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,11 +121,13 @@ def hold_out(rows: list[dict[str, Any]], num_eval: int) -> list[dict[str, Any]]:
     """Moves at most `num_eval` rows, and a tenth of all, to the held-out split: those of the smallest ids.
 
     Ids are hashes, so the choice is as good as random and does not depend on the order of the file. Rows with a
-    reference answer are preferred, since the others can show tokens but no accuracy.
+    reference answer are preferred, since the others can show tokens but no accuracy; half of them stay, for what is
+    learnt to be checked.
     """
     usable = [row for row in rows if "reject_reason" not in row]
-    pool = [row for row in usable if row["reference_answer"] is not None] or usable
-    number = min(num_eval, max(1, len(usable) // 10), len(usable) - 1)
+    answered = [row for row in usable if row["reference_answer"] is not None]
+    pool = answered or usable
+    number = min(num_eval, max(1, len(usable) // 10), len(usable) - 1, max(1, len(answered) // 2 or len(usable)))
     chosen = {row["instruction_id"] for row in sorted(pool, key=lambda row: row["instruction_id"])[: max(0, number)]}
     return [row | {"split": "eval"} if row["instruction_id"] in chosen else row for row in rows]
 
@@ -146,10 +172,34 @@ def collect(config: InstructionsConfig, seed: int) -> pa.Table:
     for split, what in (("train", "to train on"), ("eval", "held out for evaluation")):
         if not any(row["split"] == split and "reject_reason" not in row for row in rows):
             raise UserError(
-                f"instructions.path: {config.path!r} leaves no instruction {what}; it needs at least two different ones"
-                " with a text in `instruction`; see instructions.columns"
+                f"instructions.path: {config.path!r} leaves no instruction {what}{_most_rejected(rows)}; it needs at least "
+                "two different ones with a text in `instruction`; see instructions.columns"
             )
     return table_of(rows, INSTRUCTIONS)
+
+
+def _most_rejected(rows: list[dict[str, Any]]) -> str:
+    """Why most records are rejected, with the first of them; "" where none is."""
+    reasons = Counter(row["reject_reason"] for row in rows if "reject_reason" in row)
+    if not reasons:
+        return ""
+    (reason, number), *_ = reasons.most_common(1)
+    first = next(row["reject_detail"] for row in rows if row.get("reject_reason") == reason)
+    return f": {number:,} of {len(rows):,} records are {reason} ({first})"
+
+
+def unchecked(config: InstructionsConfig, table: pa.Table) -> str:
+    """A remark where no record has a reference answer; "" where one has."""
+    source = sources_of(config)[0]
+    usable = table.filter(pc.is_null(table["reject_reason"]))
+    if source is None or usable["reference_answer"].null_count < usable.num_rows:
+        return ""
+    first = next(iter(sources.records(source)))
+    names = ", ".join(map(str, first)) if isinstance(first, dict) else "no columns"
+    return (
+        f"none of {usable.num_rows:,} instructions has `answer`, so nothing is checked for correctness; there are: "
+        f"{names}; see instructions.columns"
+    )
 
 
 def source_fingerprint(config: InstructionsConfig) -> list[str]:

@@ -19,7 +19,7 @@ from ray_distil.engine import may_pass
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
-from ray_distil.session import in_background, last_line, nodes_without, start_ray
+from ray_distil.session import in_background, last_line, nodes_without, start_ray, user_error_in
 from ray_distil.shards import DROPPED, Artifact
 from ray_distil.storage import Folder
 from ray_distil.watchdog import FailureLimit, steady
@@ -139,6 +139,8 @@ class Run:
             except (StageError, UserError):
                 raise
             except Exception as error:
+                if told := user_error_in(error):  # a mistake stays one
+                    raise UserError(told) from error
                 num_done = len(artifact.done_ids())
                 if artifact.is_taken():
                     raise

@@ -4,6 +4,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 import psutil
 
+from ray_distil import UserError
 from ray_distil.config import SUBMITTED
 
 # One definition of what every worker process sees, on this machine and on a cluster.
@@ -26,6 +29,15 @@ WORKER_ENV = {
 # takes a function for another hook than the one that it has already.
 SETUP_HOOK = "ray_distil.session.collect_less"
 _starting = threading.Lock()
+_background: WeakSet[threading.Thread] = WeakSet()
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ADVICE = (  # lines at the end of errors of pydantic and of Ray Data
+    "For further information",
+    "To change retry attempts",
+    "Failed to apply UDF transform",
+    "UDF failed to process",
+)
+USER_ERROR = re.compile(r"^(?:\w+\.)*(?:UserError|ConfigError): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE)
 ResultT = TypeVar("ResultT")
 
 
@@ -105,6 +117,11 @@ def nodes_without(folder: Path) -> list[str]:
     return blind
 
 
+def at_work() -> bool:
+    """Whether work in the background goes on."""
+    return any(thread.is_alive() for thread in _background)
+
+
 def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
     """Do `work` in a thread that an interrupted process does not wait for; its result or error is the future's.
 
@@ -118,15 +135,32 @@ def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
         except BaseException as error:  # noqa: BLE001  raised where the result is asked for
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    _background.add(thread)
+    thread.start()
     return future
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's text, where Ray has the worker's own error; or the error's name."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("For further information")]  # as pydantic ends
+    """The line that names the cause: the last of the first traceback in an error's text; or the error's name.
+
+    Ray puts its own errors and advice behind the worker's.
+    """
+    text = str(error).partition("\nThe above exception was the direct cause")[0]
+    lines = [ANSI.sub("", line).strip() for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(ADVICE)]
     return (told or [type(error).__name__])[-1][:300]
+
+
+def user_error_in(error: BaseException) -> str | None:
+    """The message of the UserError that a task raised or that caused this error; None where there is none."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, UserError):
+            return str(at)
+        at = at.__cause__ or getattr(at, "cause", None)
+    found = USER_ERROR.search(ANSI.sub("", str(error)))
+    return found[1].strip() if found else None
 
 
 def collect_less() -> None:

@@ -89,7 +89,9 @@ def records(source: Source) -> Iterator[Any]:
         is_empty = False
         if source.columns and isinstance(record, dict):
             seen |= dict.fromkeys(record)
-            record = record | {ours: record.get(theirs) for ours, theirs in source.columns.items()}
+            found = {ours: _look_up(record, theirs) for ours, theirs in source.columns.items()}
+            seen |= {source.columns[ours]: None for ours, value in found.items() if value is not None}
+            record = record | found
         yield record
     if is_empty:
         raise UserError(f"{source.key}: {source.path!r} is empty; it needs at least one record")
@@ -101,6 +103,19 @@ def records(source: Source) -> Iterator[Any]:
                 + (f"did you mean {near[0]!r}? " if near else "")
                 + f"There are: {', '.join(seen)}"
             )
+
+
+def _look_up(record: dict[str, Any], name: str) -> Any:
+    """The value of a column; of a dotted name, that of a column in a column: reward_model.ground_truth, messages.0.info."""
+    if name in record or "." not in name:
+        return record.get(name)
+    value: Any = record
+    for part in name.split("."):
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def fingerprint(source: Source) -> str:
@@ -225,6 +240,8 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
             raise UserError(
                 f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"
             ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{key}: {path}: {_reason(error)}") from error
         return
     start = 0
     for number, line in enumerate(stream, 1):
@@ -237,6 +254,8 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
                 raise UserError(
                     f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise UserError(f"{key}: {path}, line {number}: {_reason(error)}") from error
             yield record
 
 

@@ -116,11 +116,16 @@ def _import(
     columns = ["instruction_id", "instruction", "reference_answer", "split"]
     rows = (row for table in problems.tables(columns) for row in table.to_pylist())
     counts: Counter[str] = Counter()
-    made = teacher.imported(rows, sources.records(source), name, asked.fraction, asked.num_samples, counts)
+    details: dict[str, str] = {}
+    made = teacher.imported(rows, sources.records(source), name, asked.fraction, asked.num_samples, counts, details)
     done = artifact.done_ids()
     while chunk := list(islice(made, IMPORTED_ROWS)):
         if not counts[teacher.MATCHED]:
-            raise UserError(f"{source.key}: {source.path!r} has no response to any training instruction of this run")
+            bad = "; ".join(f"{counts[reason]:,} records are {reason} ({detail})" for reason, detail in details.items())
+            raise UserError(
+                f"{source.key}: {source.path!r} has no response to any training instruction of this run"
+                + (f": {bad}" if bad else "")
+            )
         missing = [row for row in chunk if row["response_id"] not in done]
         artifact.write_table(table_of(missing, schemas.RESPONSES), teacher.STAGE)
         artifact.tell.advance(len(chunk))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
-from ray_distil.conversations import BadRecord, instruction_of, response_of
+from ray_distil.conversations import BadRecord, finish_reason_of, instruction_of, responses_in
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
@@ -90,29 +90,31 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
 def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:
     """A record of `instruction` and `output` that another system made, as a RESPONSES row; `known`: ids and teacher."""
     try:
-        instruction, response, finish_reason = imported_texts(record)
+        instruction, responses, finish_reason = imported_texts(record)
+        if len(responses) > 1:
+            raise BadRecord("bad_record", f"{len(responses)} responses; expected one")
     except BadRecord as error:
         return reject(known, error.reason, str(error))
-    return {"instruction": instruction, **known, **_imported(response, finish_reason, reference=None)}
+    return {"instruction": instruction, **known, **_imported(responses[0], finish_reason, reference=None)}
 
 
-def imported_texts(record: Any) -> tuple[str, str, str]:
-    """`(instruction, response, finish_reason)`; a think block that is left open was cut. Raises BadRecord."""
+def imported_texts(record: Any) -> tuple[str, list[str], str | None]:
+    """`(instruction, responses, finish_reason)`, the last where it is given. Raises BadRecord."""
     if not isinstance(record, dict):
         raise BadRecord("bad_record", f"a {type(record).__name__}; expected an object")
-    instruction, response = instruction_of(record), response_of(record)
+    instruction, responses = instruction_of(record), responses_in(record)
     if not isinstance(instruction, str) or not instruction.strip():
         raise BadRecord("bad_record", "no text in 'instruction'")
     try:
-        (instruction + response).encode()
+        "".join([instruction, *responses]).encode()
     except UnicodeEncodeError:
         raise BadRecord("not_unicode", "a lone surrogate") from None
-    ended = "length" if thinking_is_open(response) else "stop"
-    return instruction, response, str(record.get("finish_reason") or ended)
+    given = record.get("finish_reason")
+    return instruction, responses, finish_reason_of(given) if given else None
 
 
-def _imported(response: str, finish_reason: str, reference: str | None) -> dict[str, Any]:
-    """What a RESPONSES row says of a text. Token counts are not known.
+def _imported(response: str, finish_reason: str | None, reference: str | None) -> dict[str, Any]:
+    """What a RESPONSES row says of a text. Token counts are not known; a think block that is left open was cut.
 
     The answer is the one stated, else what stands behind the reasoning: where there is a reference to compare with,
     the result in which that ends.
@@ -123,7 +125,7 @@ def _imported(response: str, finish_reason: str, reference: str | None) -> dict[
         "response": response,
         "reasoning": reasoning,
         "answer": extract_answer(conclusion) or (unstated if reasoning else None) or None,
-        "finish_reason": finish_reason,
+        "finish_reason": finish_reason or ("length" if thinking_is_open(response) else "stop"),
         "model": "imported",
         "sampling_params": "{}",
     }
@@ -136,20 +138,23 @@ def imported(
     fraction: float,
     num_samples: int,
     counts: Counter[str],
+    examples: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """As many RESPONSES rows as there are requests: those that the records answer, in their order, then the rejected.
 
     `counts` gets the records by what became of them: MATCHED, UNUSED (no instruction of this run, one too many, or
-    another teacher's in an artifact of ours), or the reason for which one is bad.
+    another teacher's in an artifact of ours), or the reason for which one is bad; `examples` the first detail of each.
     """
     chosen = (row for row in instructions if row["split"] == "train")
     asked = {normalised(r["instruction"]): r for r in chosen if is_asked(r["instruction_id"], teacher, fraction)}
     found: Counter[str] = Counter()
     for record in records:
         try:
-            instruction, response, finish_reason = imported_texts(record)
+            instruction, responses, finish_reason = imported_texts(record)
         except BadRecord as error:
             counts[error.reason] += 1
+            if examples is not None:
+                examples.setdefault(error.reason, str(error))
             continue
         row = asked.get(normalised(instruction))
         is_others = record.get("teacher") in TEACHERS and record["teacher"] != teacher
@@ -157,9 +162,10 @@ def imported(
             counts[UNUSED] += 1
             continue
         counts[MATCHED] += 1
-        asked_for = _request(row, teacher, found[row["instruction_id"]])
-        yield asked_for | _imported(response, finish_reason, row["reference_answer"])
-        found[row["instruction_id"]] += 1
+        for response in responses[: num_samples - found[row["instruction_id"]]]:
+            asked_for = _request(row, teacher, found[row["instruction_id"]])
+            yield asked_for | _imported(response, finish_reason, row["reference_answer"])
+            found[row["instruction_id"]] += 1
     for row in asked.values():
         number = found[row["instruction_id"]]
         for sample_index in range(number, num_samples):

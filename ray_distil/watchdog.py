@@ -1,7 +1,9 @@
 """A stage that goes wrong ends, before it has cost a night: rows that fail one after the other, or none for too long."""
 
+import json
 import queue
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -59,13 +61,20 @@ class FailureLimit:
         """`rows`: so many will come. `rejects`: where the failed ones can be looked at."""
         self.most, self.least, self.stage, self.rejects = most, min(LEAST_ROWS, rows), stage, rejects
         self.num_rows = self.num_failed = 0
+        self.reasons: Counter[str] = Counter()
+        self.details: dict[str, str] = {}
 
     def add(self, shard: Written) -> None:
         self.num_rows += shard["num_tried"]
         self.num_failed += shard["num_failed"]
+        for reason, number, detail in json.loads(shard["why"]):
+            self.reasons[reason] += number
+            self.details.setdefault(reason, detail)
         if self.num_rows >= self.least and self.num_failed > self.most * self.num_rows:
+            (reason, number), *_ = self.reasons.most_common(1)
+            example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
             raise StoppedError(
-                f"{self.stage}: {self.num_failed:,} of the first {self.num_rows:,} rows failed or were cut off at "
-                f"max_tokens, more than run.max_reject_fraction={self.most:g} of them; the reasons are in "
-                f"{self.rejects} and in finish_reason. Remove the cause, or raise the fraction, and run again"
+                f"{self.stage}: {self.num_failed:,} of the first {self.num_rows:,} rows failed or were cut off, more than "
+                f"run.max_reject_fraction={self.most:g} of them; {number:,} by {reason}{example}. All reasons are in "
+                f"{self.rejects}. Remove the cause, or raise the fraction, and run again"
             )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.conversations import BadRecord, instruction_of, response_of
+from ray_distil.conversations import BadRecord, finish_reason_of, instruction_of, responses_in
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}
 
@@ -39,7 +39,7 @@ def test_what_was_asked(record: dict[str, Any]) -> None:
         ([USER, ASSISTANT, ASSISTANT], "bad_messages"),
         ([USER, {"role": "tool", "content": "5"}], "bad_messages"),
         ([{"content": "2 + 3?"}], "bad_messages"),
-        ([{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]}], "bad_messages"),
+        ([{"role": "user", "content": [{"type": "audio", "text": "2 + 3?"}]}], "bad_messages"),
     ],
 )
 def test_what_is_no_single_turn_is_refused(messages: Any, reason: str) -> None:
@@ -65,10 +65,33 @@ THOUGHT = "<think>\n2 and 3 make 5\n</think>\n\n5"
     ],
 )
 def test_what_was_answered(record: dict[str, Any], text: str) -> None:
-    assert response_of(record) == text
+    assert responses_in(record)[0] == text
 
 
 @pytest.mark.parametrize("record", [{}, {"output": " "}, {"output": 5}, {"messages": [USER]}])
 def test_no_answer_is_no_record(record: dict[str, Any]) -> None:
     with pytest.raises(BadRecord, match="no text in 'output'"):
-        response_of(record)
+        responses_in(record)[0]
+
+
+def test_texts_in_parts_and_roles_of_others_are_read() -> None:
+    parts = [{"type": "text", "text": "Add 0 "}, {"type": "text", "text": "and 1."}]
+    record = {"messages": [{"role": "Human", "content": parts}, {"role": "Assistant", "content": [{"text": "1"}]}]}
+    assert (instruction_of(record), responses_in(record)) == ("Add 0 and 1.", ["1"])
+    image = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
+    with pytest.raises(BadRecord, match="not text"):
+        instruction_of(image)
+
+
+def test_a_list_is_several_responses() -> None:
+    assert responses_in({"output": ["a", "b"]}) == ["a", "b"]
+    for output in ([], ["a", ""], [{"text": "a"}]):
+        with pytest.raises(BadRecord):
+            responses_in({"output": output})
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"), [("STOP", "stop"), ("eos", "stop"), ("end_turn", "stop"), ("MAX_TOKENS", "length"), ("tool_calls", "tool_calls")]
+)  # fmt: skip
+def test_finish_reasons_of_others(given: str, ours: str) -> None:
+    assert finish_reason_of(given) == ours

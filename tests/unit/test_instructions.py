@@ -10,8 +10,9 @@ from datasets import Dataset, DatasetDict
 
 from ray_distil import UserError
 from ray_distil.config import InstructionsConfig, load
+from ray_distil.conversations import BadRecord
 from ray_distil.ids import count_ids
-from ray_distil.instructions import collect
+from ray_distil.instructions import collect, reference_of, unchecked
 
 
 def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -172,3 +173,62 @@ def test_each_row_has_an_id_of_its_own_accepted_or_not(tmp_path: Path) -> None:
     number, doubled = count_ids([rows["instruction_id"].to_pylist()])
     assert number == rows.num_rows == 7
     assert not len(doubled)
+
+
+def test_half_of_the_answered_problems_stay_for_training(tmp_path: Path) -> None:
+    records = [{"instruction": f"Say {k}."} for k in range(1000)] + GOOD
+    rows = rows_of(write(tmp_path / "a.json", records))
+    answered = Counter(r["split"] for r in rows if r["reference_answer"])
+    assert answered == {"train": 20, "eval": 20}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [(5, "5"), (" 5 ", "5"), (0.5, "0.5"), (2.0, "2"), (1e22, "1" + "0" * 22), (1e-5, "0.00001"), (float("nan"), None),
+     (float("inf"), None), (1e400, None), ([5], "5"), (["a"], "a"), (None, None), ("", None)],
+)  # fmt: skip
+def test_the_reference_that_an_answer_is(answer: Any, reference: str | None) -> None:
+    assert reference_of(answer) == reference
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(["a", "b"], "bad_answer"), ({"a": 1}, "bad_answer"), (True, "bad_answer"), ("\ud800", "not_unicode")]
+)  # fmt: skip
+def test_what_is_no_reference(answer: Any, reason: str) -> None:
+    with pytest.raises(BadRecord) as told:
+        reference_of(answer)
+    assert told.value.reason == reason
+
+
+def test_the_reason_of_most_rejects_is_told_where_nothing_is_left(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3?"}]
+    with pytest.raises(UserError, match=r"4 of 5 records are system_turn \(record 1: the system prompt 'Be brief.'"):
+        rows_of(write(tmp_path / "a.json", [{"messages": turns}] * 4 + [{"instruction": ""}]))
+
+
+def test_it_is_said_when_no_record_has_an_answer(tmp_path: Path) -> None:
+    without = write(tmp_path / "a.jsonl", [{"instruction": f"{k} + 1?", "Answer": k + 1} for k in range(20)])
+    config = InstructionsConfig(path=str(without))
+    told = unchecked(config, collect(config, 0))
+    assert told.startswith("none of 20 instructions has `answer`")
+    assert "there are: instruction, Answer" in told
+    columns = InstructionsConfig(path=str(without), columns={"answer": "Answer"})
+    assert unchecked(columns, collect(columns, 0)) == ""
+    assert unchecked(InstructionsConfig(), collect(InstructionsConfig(), 0)) == ""
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"instruction": "d?", "answer": ' + "9" * 5000 + "}"])
+def test_json_that_python_does_not_read_is_named_by_its_line(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*(json.dumps(record) for record in GOOD[:4]), line]))
+    with pytest.raises(UserError, match="line 5"):
+        rows_of(path)
+
+
+def test_a_dotted_name_is_a_column_in_a_column(tmp_path: Path) -> None:
+    records = [{"p": [{"role": "user", "content": f"{k}?"}], "r": {"truth": k}} for k in range(20)]
+    columns = {"messages": "p", "answer": "r.truth"}
+    rows = rows_of(write(tmp_path / "a.json", records), columns=columns)
+    assert {r["instruction"]: r["reference_answer"] for r in rows} == {f"{k}?": str(k) for k in range(20)}
+    with pytest.raises(UserError, match="no record of .* has 'r.lie'"):
+        rows_of(tmp_path / "a.json", columns={"messages": "p", "answer": "r.lie"})

@@ -107,7 +107,7 @@ class Failing(Artifact):
         rows = [{"instruction_id": i, "instruction": i, "source": "s", "split": "train"} for i in left[:number]]
         if rows:
             self.write_table(table_of(rows, INSTRUCTIONS), stage)
-            counts = {"rows_out": number, "rows_rejected": 0, "num_tried": number, "num_failed": 0}
+            counts = {"rows_out": number, "rows_rejected": 0, "num_tried": number, "num_failed": 0, "why": "[]"}
             yield {**counts, "num_generated_tokens": 0}
         if number < len(left):
             raise RuntimeError(f"lost\n{number} written")

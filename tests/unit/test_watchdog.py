@@ -1,5 +1,6 @@
 """A stage that goes wrong ends."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,7 @@ def shard(tried: int, failed: int, **more: Any) -> Written:
         "num_tried": tried,
         "num_failed": failed,
         "num_generated_tokens": 0,
+        "why": json.dumps([["http_404", failed, "The model `nothere` does not exist."]] if failed else []),
         **more,
     }
 
@@ -53,8 +55,9 @@ def test_more_failures_than_allowed_end_it_but_not_at_the_first_rows() -> None:
     limit = FailureLimit(0.5, 1000, "teacher", "R")
     limit.add(shard(60, 60))
     limit.add(shard(60, 0))  # half of 120 is no more than half
-    with pytest.raises(StoppedError, match="teacher: 61 of the first 121 rows failed"):
+    with pytest.raises(StoppedError, match="teacher: 61 of the first 121 rows failed") as told:
         limit.add(shard(1, 1))
+    assert "61 by http_404: The model `nothere` does not exist. All reasons are in R." in str(told.value)
 
 
 def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:

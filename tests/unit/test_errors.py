@@ -1,0 +1,73 @@
+"""What people are told when a worker, a stage or another thread fails: the cause, its exit code, and nothing behind it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_distil import UserError
+from ray_distil.session import last_line, user_error_in
+
+RAY = """ray::MapWorker(MapBatches(Requests)).submit() (pid=1, ip=192.0.2.2)
+  File "endpoint.py", line 130, in at_once
+    choice = made.choices[0]
+{cause}
+
+The above exception was the direct cause of the following exception:
+
+\x1b[36mray::MapWorker(MapBatches(Requests)).submit()\x1b[39m (pid=1, ip=192.0.2.2)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
+To change retry attempts, backoff, or which errors are retried, configure `ray.data.DataContext.get_current()` if you \
+believe this to be transient.
+"""
+TWO_LINES = "packing.template: no\nteachers.slow.engine_kwargs.dtyp: vLLM has no such argument"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (RAY.format(cause="TypeError: 'NoneType' object is not subscriptable"), "TypeError: 'NoneType' object is not subscriptable"),
+        (RAY.format(cause="KeyError: 'x'").split("\nThe above")[0], "KeyError: 'x'"),
+        ("one\ntwo\nFor further information visit https://errors", "two"),
+        ("", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_the_cause_is_told_and_not_the_advice_behind_it(text: str, line: str) -> None:
+    assert last_line(RuntimeError(text)) == line
+
+
+def test_a_mistake_stays_one_wherever_it_was_raised() -> None:
+    assert user_error_in(UserError("no chat template")) == "no chat template"
+    chained = RuntimeError("outer")
+    chained.__cause__ = UserError("no chat template")
+    assert user_error_in(chained) == "no chat template"
+    assert user_error_in(RuntimeError(RAY.format(cause="ray_distil.UserError: no chat template"))) == "no chat template"
+    in_two = RAY.format(cause=f"ray_distil.section.ConfigError: {TWO_LINES}")
+    assert user_error_in(RuntimeError(in_two)) == TWO_LINES
+    assert user_error_in(RuntimeError(RAY.format(cause="ValueError: UserError is no word for this"))) is None
+
+
+@pytest.mark.parametrize(("raised", "code", "said"), [("RuntimeError", 1, "failed: no"), ("UserError", 2, "error: no")])
+def test_a_failure_beside_other_work_ends_at_once_and_cleanly(
+    raised: str, code: int, said: str, tmp_path: Path
+) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from ray_distil import UserError, cli, session
+
+def job():
+    session.in_background(lambda: time.sleep(60))
+    raise {raised}("no")
+
+raise SystemExit(cli.guarded(job, lambda: Path({str(tmp_path)!r})))
+"""
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == code
+    assert ended.stderr.splitlines()[0] == said
+    assert len(ended.stderr.splitlines()) == (2 if code == 1 else 1)
+    assert time.monotonic() - started < 40
