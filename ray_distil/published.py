@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import UserError, curation, sources, stages
+from ray_distil import UserError, curation, importing, sources, stages
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
@@ -127,7 +127,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     }
     run = _run(data, overrides, display)
     with _working_in(run):
-        responses = stages.import_responses(run, records, file.dataset.input_path)
+        responses = importing.import_responses(run, records, file.dataset.input_path)
         rewrites = stages.make_rewrites(run, responses)
         assert rewrites is not None  # they are what this run is for
         gates = stages.enabled_gates(run.config)
@@ -135,7 +135,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     made = []
     for position in range(1, len(records) + 1):
-        row = written.get(stages.imported_id(file.dataset.input_path, position))
+        row = written.get(importing.imported_id(file.dataset.input_path, position))
         if row is None:
             continue  # counted above
         example = curation.rewrite_example(row, gates, "")
@@ -171,7 +171,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     }
     run = _run(data, overrides, display)
     with _working_in(run):
-        examples = stages.import_examples(run, records, file.dataset.labeled_path)
+        examples = importing.import_examples(run, records, file.dataset.labeled_path)
         checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
     display.say(f"the student is in {output}; training state and losses are in {checkpoint.folder}")

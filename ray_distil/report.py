@@ -16,6 +16,7 @@ import yaml
 from rich.table import Table
 
 from ray_distil import UserError, excerpts, figures
+from ray_distil.config import TRAINED
 from ray_distil.evaluation import compare, pareto_front
 from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.storage import Folder
@@ -36,6 +37,7 @@ class Report:
     stages: list[dict[str, Any]]
     units: list[str]
     baseline: str
+    student: str | None  # the model that the run trained
 
     def model_rows(self) -> list[list[str]]:
         return [
@@ -46,7 +48,7 @@ class Report:
                 _shown(model["mean_tokens"], "{:,.1f}"),
                 _shown(model["completion_rate"], "{:.1%}"),
                 _shown(model["speed_gain"], "{:.1f}x"),
-                f"{model['num_problems']:,}",
+                f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
             ]
             for model in self.models
         ]
@@ -78,6 +80,7 @@ def read(run_folder: Folder) -> Report:
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
         baseline=compared["baseline"],
+        student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
     )
 
 
@@ -107,7 +110,7 @@ def models_table(report: Report) -> Table:
 def headline(report: Report) -> str:
     """The result in one sentence, whichever way it went."""
     named = {model["name"]: model for model in report.models}
-    slow, fast = named.get(report.baseline), named.get(str(_student(report)))
+    slow, fast = named.get(report.baseline), named.get(str(report.student))
     if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
         return "This run compares no student with its baseline"
     share = fast["mean_tokens"] / slow["mean_tokens"]
@@ -129,18 +132,18 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
 
 
 def _compared(run_folder: Folder) -> dict[str, Any]:
-    """Names of the models that the run compares, and which of them is the baseline, by its saved configuration."""
+    """Names of the models that the run compares, the baseline and the trained student, by its saved configuration."""
     saved = yaml.safe_load(_text(run_folder, "config.yaml")) or {}
     evaluation = saved.get("evaluation", {})
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
         "baseline": evaluation.get("baseline", "slow"),
+        "student": next((m["name"] for m in evaluation.get("models", []) if m.get("model_source") == TRAINED), None),
     }
 
 
-def _student(report: Report) -> str | None:
-    """The last model that is not the baseline: the recipes list the trained student last."""
-    return next((m["name"] for m in reversed(report.models) if m["name"] != report.baseline), None)
+def _of_them(num_rejected: int) -> str:
+    return f" ({num_rejected:,} answers rejected)" if num_rejected else ""
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -166,14 +169,14 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
         "run": report.run,
         "headline": headline(report),
         "baseline": report.baseline,
-        "student": _student(report),
+        "student": report.student,
         "model_header": MODEL_HEADER,
         "models": report.model_rows(),
         "benchmark": report.models[0]["benchmark"] if report.models else "",
         "stage_header": STAGE_HEADER,
         "stages": report.stage_rows(),
         "pictures": _pictures(run_folder, report),
-        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(_student(report))]),
+        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)]),
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *(f"eval/{m['name']}" for m in report.models)]),
         "versions": _versions(),
@@ -193,7 +196,7 @@ def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     counted = [row for row in rewrites if row["original_tokens"] is not None]  # not of responses that were imported
     before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
     points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
-    student = _student(report)
+    student = report.student
     answers = [
         (
             name,

@@ -225,6 +225,7 @@ def train_steps(
             if step_in_epoch == 0:
                 order = epoch_order(batch.num_sequences, config["seed"], epoch)
             micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
+            learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
             loss, num_learnt_tokens = train_step(engine, micro, device)
             grad_norm = float(engine.get_global_grad_norm() or 0.0)
             if rank == 0:
@@ -239,7 +240,7 @@ def train_steps(
                     "num_steps": batch.num_steps,
                     "epoch": (step + 1) / batch.steps_per_epoch,
                     "loss": loss,
-                    "learning_rate": engine.get_lr()[0],
+                    "learning_rate": learning_rate,
                     "grad_norm": grad_norm,
                     "num_learnt_tokens": num_learnt_tokens,
                     "seconds": time.monotonic() - started,

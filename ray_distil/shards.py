@@ -20,6 +20,7 @@ knows one output, where ours are accepted and rejected rows; no fingerprint; and
 may have passed, which must be made again.
 """
 
+import json
 import secrets
 import time
 from collections import Counter
@@ -225,6 +226,12 @@ class Artifact:
             return self.schema.empty_table().select(columns or self.schema.names)
         table = pa.concat_tables(tables)
         return table.sort_by(key) if key in table.column_names else table
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """What is known of the rejected rows, in the columns of the schema."""
+        folder = self.folder / REJECTS_FOLDER
+        tables = (folder.read_table(file, ["row"]) for file in folder.files("part-", ".parquet"))
+        return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
     def _drop(self, doubled: Keys) -> int:
         """Leave each of these rows to the first shard that has it, accepted before rejected; returns how many went."""

@@ -5,18 +5,18 @@ Configuration stops here: the stages themselves take plain values.
 
 from collections import Counter
 from dataclasses import asdict
-from itertools import islice
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil import (
-    UserError,
     asking,
     curation,
     engine,
     evaluation,
+    importing,
     instructions,
     long2short,
     packing,
@@ -25,23 +25,24 @@ from ray_distil import (
     sources,
     teacher,
 )
-from ray_distil.blocks import StageError, table_of
+from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig, TeacherConfig
+from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
+from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
-from ray_distil.manifest import digest, model_fingerprint
+from ray_distil.manifest import model_fingerprint
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact
-from ray_distil.sources import Source, responses_of
+from ray_distil.sources import responses_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 Made = tuple[int, dict[str, Any]]
 ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
-IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
+BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
 def make_instructions(run: Run, records: pa.Table) -> Artifact:
@@ -98,7 +99,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         artifact.tell.expect(rows_in)
         left: Counter[str] = Counter()
         for name, source in given.items():
-            left += _import(run, artifact, problems, name, teachers[name], source)
+            left += importing.import_teacher(run, artifact, problems, name, teachers[name], source)
         imports = asking.imports(*teachers.values())
         run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines, imports)
         unused = left.pop(teacher.UNUSED, 0)
@@ -107,33 +108,6 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
     return run.stage(
         teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make, resume=True
     )
-
-
-def _import(
-    run: Run, artifact: Artifact, problems: Artifact, name: str, asked: TeacherConfig, source: Source
-) -> Counter[str]:
-    """Write the rows of a teacher whose responses are there already; returns how many records had no use, by why."""
-    columns = ["instruction_id", "instruction", "reference_answer", "split"]
-    rows = (row for table in problems.tables(columns) for row in table.to_pylist())
-    counts: Counter[str] = Counter()
-    details: dict[str, str] = {}
-    made = teacher.imported(rows, sources.records(source), name, asked.fraction, asked.num_samples, counts, details)
-    done = artifact.done_ids()
-    while chunk := list(islice(made, IMPORTED_ROWS)):
-        if not counts[teacher.MATCHED]:
-            bad = "; ".join(f"{counts[reason]:,} records are {reason} ({detail})" for reason, detail in details.items())
-            raise UserError(
-                f"{source.key}: {source.path!r} has no response to any training instruction of this run"
-                + (f": {bad}" if bad else "")
-            )
-        missing = [row for row in chunk if row["response_id"] not in done]
-        artifact.write_table(table_of(missing, schemas.RESPONSES), teacher.STAGE)
-        artifact.tell.advance(len(chunk))
-    num_matched = counts.pop(teacher.MATCHED, 0)
-    if counts:
-        why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
-        run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}")
-    return counts
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
@@ -163,39 +137,6 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     )
 
 
-def imported_id(source: str, position: int) -> str:
-    """Id of a row that was not made here: the file's name and the row's place in it."""
-    return schemas.stable_id("imported", source, position)
-
-
-def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
-    """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
-    rows = []
-    for position, record in enumerate(records, 1):
-        response_id = imported_id(source, position)
-        known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
-        rows.append(teacher.imported_row(record, known | {"sample_index": position}))
-
-    def make(artifact: Artifact) -> Made:
-        artifact.write_table(table_of(rows, schemas.RESPONSES), teacher.STAGE)
-        return len(rows), {}
-
-    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", {"source": source}, [digest(rows)], make)
-
-
-def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
-    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
-    rows = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
-
-    def make(artifact: Artifact) -> Made:
-        artifact.write_table(table_of(rows, schemas.SFT_EXAMPLES), curation.STAGE)
-        return len(rows), {}
-
-    return run.stage(
-        curation, "sft_examples", schemas.SFT_EXAMPLES, "examples", {"source": source}, [digest(rows)], make
-    )
-
-
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
     gates, suffix = enabled_gates(run.config), run.config.instructions.suffix
     thoughts = run.config.teachers.direct_thoughts if run.config.teachers is not None else "drop"
@@ -214,7 +155,19 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
         return rows_in, {}
 
     settings = {"gates": gates, "suffix": suffix, "direct_thoughts": thoughts}
-    return run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
+    made = run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
+    manifest = made.manifest()
+    if manifest is not None and manifest.rows_out < manifest.rows_in / 10:
+        kept = f"kept {manifest.rows_out:,} of {manifest.rows_in:,} candidates"
+        run.display.say(f"{curation.STAGE}: {kept}, less than a tenth; rejected: {_rejects_of(made)}")
+    return made
+
+
+def _rejects_of(artifact: Artifact) -> str:
+    """The reasons for which rows were rejected, the most frequent first."""
+    manifest = artifact.manifest()
+    counts = Counter(manifest.rejects if manifest is not None else {})
+    return ", ".join(f"{reason} {number:,}" for reason, number in counts.most_common())
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:
@@ -227,8 +180,8 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
         run.start_ray()
         table = examples.read_table(["example_id", "prompt", "completion"])
         if not table.num_rows:
-            reasons = examples.folder / "_rejects"
-            raise StageError(f"{packing.STAGE}: no example passed the gates; the reasons are in {reasons}")
+            reasons = f"{_rejects_of(examples)}; all of them are in {examples.folder / '_rejects'}"
+            raise StageError(f"{packing.STAGE}: no example passed the gates: {reasons}")
         max_length = config.max_length or engine.model_length(student)
         packed = packing.pack(
             table,
@@ -259,6 +212,12 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         num_sequences = packed.count("sequence_id")
         if not num_sequences:
             raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
+        batch = BatchArithmetic(num_sequences, **{name: trained[name] for name in BATCH_KEYS})
+        if trained["warmup_ratio"] and batch.num_steps * trained["warmup_ratio"] < 1:
+            run.display.say(
+                f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
+                f"that training.warmup_ratio={trained['warmup_ratio']:g} needs; the first has learning rate 0"
+            )
         result = sft.train(
             packed.folder,
             student,
@@ -305,7 +264,7 @@ def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, mod
             return [evaluation.evaluate(problems.read(), generate, done=done, **asked)]
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
-        return rows_in, evaluation.summarise(artifact.read_table(), name, config.benchmark)
+        return rows_in, evaluation.summarise(artifact.read_table(), artifact.rejected(), name, config.benchmark)
 
     chat = asking.chat_settings(
         run, model if evaluated.model_source != TRAINED else run.models["training.student"], variables

@@ -75,6 +75,6 @@ class FailureLimit:
             example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
             raise StoppedError(
                 f"{self.stage}: {self.num_failed:,} of the first {self.num_rows:,} rows failed or were cut off, more than "
-                f"run.max_reject_fraction={self.most:g} of them; {number:,} by {reason}{example}. All reasons are in "
+                f"run.max_reject_fraction={self.most:g} of them; most often {reason}, {number:,} times{example}. All reasons are in "
                 f"{self.rejects}. Remove the cause, or raise the fraction, and run again"
             )

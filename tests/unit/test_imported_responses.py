@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError, instructions, stages, teacher
+from ray_distil import UserError, importing, instructions, stages, teacher
 from ray_distil.config import load
 from ray_distil.models import resolve_models
 from ray_distil.runs import Run
@@ -119,7 +119,7 @@ def test_a_stage_of_imported_responses_is_whole_without_ray(files: Path, capsys:
 
 
 def test_a_stopped_import_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "IMPORTED_ROWS", 4)
+    monkeypatch.setattr(importing, "IMPORTED_ROWS", 4)
     write_table, written = Artifact.write_table, []
 
     def stop_at_the_third(self: Artifact, *arguments: Any) -> None:

@@ -41,7 +41,7 @@ LAYERS = [
     ["gates", "blocks", "shards", "watchdog", "suspects", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["runs"],
-    ["asking"],
+    ["asking", "importing"],
     ["stages"],
     ["figures", "plan", "excerpts", "export"],
     ["report"],

@@ -63,7 +63,9 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     (run / "checkpoint").mkdir()
     lines = [json.dumps({"step": s, "loss": 3 / s}) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    compared = {"models": [{"name": entry["name"]} for entry in models], "baseline": "slow"}
+    sources = [{"name": entry["name"], "model_source": f"m/{entry['name']}"} for entry in models]
+    sources[-1]["model_source"] = "student"
+    compared = {"models": sources, "baseline": "slow"}
     (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "x"}, "evaluation": compared}))
     return run
 
@@ -187,3 +189,14 @@ def test_intervals_are_shown_where_they_are_known(tmp_path: Path) -> None:
     made = report.build(Folder.at(make_run(tmp_path / "mine", models)))
     assert [row[2] for row in made.model_rows()] == ["–", "93.0–97.0%"]
     assert json.loads(made.to_json())["models"][1]["accuracy_interval"] == [0.93, 0.97]
+
+
+def test_the_student_is_the_configurations_and_not_the_last_model(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved["evaluation"]["models"].reverse()
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    made = report.read(Folder.at(run))
+    assert [m["name"] for m in made.models] == ["fast", "slow", "base"]
+    assert made.student == "fast"
+    assert report.headline(made).startswith("fast answers with 25% of the tokens of slow")

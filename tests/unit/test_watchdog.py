@@ -57,7 +57,7 @@ def test_more_failures_than_allowed_end_it_but_not_at_the_first_rows() -> None:
     limit.add(shard(60, 0))  # half of 120 is no more than half
     with pytest.raises(StoppedError, match="teacher: 61 of the first 121 rows failed") as told:
         limit.add(shard(1, 1))
-    assert "61 by http_404: The model `nothere` does not exist. All reasons are in R." in str(told.value)
+    assert "most often http_404, 61 times: The model `nothere` does not exist. All reasons are in R." in str(told.value)
 
 
 def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
