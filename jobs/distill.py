@@ -15,7 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, pipeline, plan, report
+from ray_distil import cli, pipeline, plan, preflight, report
 from ray_distil.progress import Display
 from ray_distil.storage import Folder
 
@@ -35,7 +35,8 @@ def main() -> int:
         config = cli.load_config(arguments)
         if arguments.plan:
             planned = plan.make(config)
-            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+            remarks = [*planned.remarks, *preflight.check_plan(config, planned.problems)]
+            console.print(plan.table(planned), *remarks, sep="\n", soft_wrap=True)
             return
         logs.append(pipeline.log_folder(config))
         made = pipeline.run(config, Display(console))

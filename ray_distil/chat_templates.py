@@ -48,6 +48,9 @@ def load_tokenizer(model: str) -> Any:
     except (OSError, ValueError, TypeError) as error:  # no files of one, or of none that is known
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{model!r} has no tokenizer that can be read ({reason}); give a folder with one") from error
+    ids = tokenizer("question", add_special_tokens=False)["input_ids"]
+    if "question" not in tokenizer.decode(ids):  # of a folder without its files transformers makes an empty one
+        raise UserError(f"{model!r} has no tokenizer that can be read (it has no words); give a folder with one")
     if not tokenizer.chat_template:
         raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
     return tokenizer

@@ -22,23 +22,38 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
     A teacher whose responses are there already has none. Raises ConfigError for a model that is not there, and for an
     endpoint whose key is not; UserError for responses that are not.
     """
-    asked: dict[str, Asked | None] = {"long2short": config.long2short}
-    if config.teachers is not None:
-        asked |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
-    named = {"training.student": config.training.student} if config.training is not None else {}
     served = {}
-    for key, section in asked.items():
+    for key, section in _asked(config).items():
+        if section is not None and section.endpoint is not None:
+            served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
+        elif isinstance(section, TeacherConfig) and section.engine is None:
+            sources.check(sources.responses_of(section, key))
+    found = {key: resolve_model(source, key) for key, source in model_sources(config).items()}
+    return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+
+
+def model_sources(config: StagesConfig) -> dict[str, str]:
+    """Key of the configuration -> model_source of each model that is loaded here."""
+    named = {"training.student": config.training.student} if config.training is not None else {}
+    for key, section in _asked(config).items():
         if section is not None and section.engine is not None:
             named[f"{key}.engine.model_source"] = section.engine.model_source
-        elif section is not None and section.endpoint is not None:
-            served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
-        elif isinstance(section, TeacherConfig):
-            sources.check(sources.responses_of(section, key))
     for index, model in enumerate(config.evaluation.models):
         if model.model_source != TRAINED:
             named[f"evaluation.models.{index}.model_source"] = model.model_source
-    found = {key: resolve_model(source, key) for key, source in named.items()}
-    return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+    return named
+
+
+def _asked(config: StagesConfig) -> dict[str, Asked | None]:
+    asked: dict[str, Asked | None] = {"long2short": config.long2short}
+    if config.teachers is not None:
+        asked |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
+    return asked
+
+
+def is_hub_name(model_source: str) -> bool:
+    """Whether it can be a name of the hub, ORG/NAME, and no path."""
+    return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
 
 
 def local_copy(model: str, weights: bool = False) -> str:
@@ -108,7 +123,7 @@ def resolve_model(model_source: str, key: str) -> str:
         if not (path / "config.json").is_file():
             raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
         return str(path.resolve())
-    if path.is_absolute() or model_source.startswith((".", "~")) or model_source.count("/") != 1:
+    if not is_hub_name(model_source):
         raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
     from huggingface_hub import HfApi, try_to_load_from_cache
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ray_distil import instructions, report, stages
+from ray_distil import instructions, preflight, report, stages
 from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
 from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.progress import Display
@@ -19,13 +19,14 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
     records = instructions.collect(config.instructions, config.run.seed)
-    models = resolve_models(config)
+    models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"
     display = display or Display()
     with run_lock(config.run_folder), messages_to(log), display.live():
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         this = Run(config, models, display)
+        this.before_making = lambda: preflight.check(config, at_hand, records)
         display.say(f"messages of the libraries: {log}")
         this.folder.write_text("config.yaml", config.to_yaml())
         problems = stages.make_instructions(this, records)

@@ -8,6 +8,7 @@ estimated from `plan` in the configuration. Starts nothing, and asks no hub but 
 from dataclasses import dataclass, replace
 from math import ceil
 
+import pyarrow as pa
 from rich.table import Table
 
 from ray_distil import instructions, sources, teacher
@@ -48,13 +49,14 @@ class Plan:
 
     steps: list[Step]
     remarks: list[str]
+    problems: pa.Table | None = None  # INSTRUCTIONS rows, where their files are there
 
 
 def make(config: StagesConfig) -> Plan:
     """The plan of a run. Raises UserError for instructions that cannot be used."""
     assumed = config.plan
     remarks: list[str] = []
-    train, num_eval = _instructions(config, remarks)
+    train, num_eval, problems = _instructions(config, remarks)
     prompt = assumed.num_prompt_tokens
     num_train = train if isinstance(train, int) else len(train)
     total = num_train + num_eval
@@ -97,24 +99,25 @@ def make(config: StagesConfig) -> Plan:
     steps += _evaluations(num_eval, config, remarks)
     if any(step.seconds is None for step in steps if step.tokens):
         remarks.append("hours are told where the plan section gives tokens_per_s; take them from a first small run")
-    return Plan(steps, remarks)
+    return Plan(steps, remarks, problems)
 
 
-def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[list[str] | int, int]:
-    """Ids of the training instructions, or how many are assumed; and the number of those held out."""
+def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[list[str] | int, int, pa.Table | None]:
+    """Ids of the training instructions, or how many are assumed; the number of those held out; their rows, if known."""
     given = config.instructions
     named = [source for source in instructions.sources_of(given) if source is not None]
     absent = [source.path for source in named if not sources.is_here(source)]
     if absent and config.plan.num_instructions is not None:
         assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
-        return assumed, given.num_eval
-    table = instructions.collect(given, config.run.seed).to_pylist()
+        return assumed, given.num_eval, None
+    problems = instructions.collect(given, config.run.seed)
+    table = problems.to_pylist()
     usable = [row for row in table if not row.get("reject_reason")]
     train = [row["instruction_id"] for row in usable if row["split"] == "train"]
     if len(usable) < len(table):
         remarks.append(f"{len(table) - len(usable):,} of {len(table):,} records will be rejected as instructions")
-    return train, len(usable) - len(train)
+    return train, len(usable) - len(train), problems
 
 
 def _gpus(engine: EngineConfig | None) -> int:

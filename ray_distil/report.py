@@ -19,6 +19,7 @@ from ray_distil import UserError, excerpts, figures
 from ray_distil.config import TRAINED
 from ray_distil.evaluation import compare, pareto_front
 from ray_distil.manifest import Manifest, read_manifest
+from ray_distil.runs import NOTES
 from ray_distil.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
@@ -175,6 +176,7 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
         "benchmark": report.models[0]["benchmark"] if report.models else "",
         "stage_header": STAGE_HEADER,
         "stages": report.stage_rows(),
+        "notes": json.loads(_text(run_folder, NOTES) or "[]"),
         "pictures": _pictures(run_folder, report),
         "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)]),
         "rewritten": excerpts.rewritten(run_folder),
@@ -283,6 +285,8 @@ def _markdown(page: dict[str, Any]) -> str:
     parts = [f"# {escape(page['headline'], quote=False)}", f"Run {page['run']}."]
     if page["models"]:
         parts += [f"## Models on {page['benchmark']}", table(MODEL_HEADER, page["models"])]
+    if page["notes"]:
+        parts += ["## Notes", "\n".join(f"- {escape(note, quote=False)}" for note in page["notes"])]
     parts += ["## Stages", table(STAGE_HEADER, page["stages"]), "## How to reproduce"]
     parts += [", ".join(f"{name} {version}" for name, version in page["versions"]), f"```yaml\n{page['config']}```"]
     return "\n\n".join(parts) + "\n"

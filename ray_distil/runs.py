@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from ray_distil.watchdog import FailureLimit, steady
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+NOTES = "notes.json"  # what was remarked before anything was made
 BEGAN = "began"  # a file in the run's folder, with the date
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
 Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
@@ -39,6 +41,7 @@ class Run:
         self.config, self.models, self.folder = config, models, config.run_folder
         self.display = display or Display()
         self._seen = False
+        self.before_making: Callable[[], list[str]] | None = None  # checks, once before a stage is made; gives remarks
 
     @cached_property
     def date(self) -> str:
@@ -89,6 +92,7 @@ class Run:
         if manifest is not None:
             self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
+        self._check()
         started = time.monotonic()
         target.start(resume, may_pass if resume else None)
         with self.display.stage(name, unit) as target.tell:
@@ -100,6 +104,15 @@ class Run:
         )
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         return target
+
+    def _check(self) -> None:
+        """The checks of `before_making`, at the first stage that is not complete: a finished run waits for none."""
+        if self.before_making is None:
+            return
+        remarks, self.before_making = self.before_making(), None
+        for remark in remarks:
+            self.display.say(f"note: {remark}")
+        self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
 
     def generate(
         self,

@@ -28,12 +28,15 @@ SERVICES = {
     "ray::_StatsActor",
 }
 
+# Seconds after which what has not happened never will. No test may fail because its neighbours are busy.
+PATIENCE = 1800.0
 
-def wait_until(happened: Callable[[], Any], what: str, seconds: float = 240, pause: float = 0.05) -> Any:
+
+def wait_until(happened: Callable[[], Any], what: str, pause: float = 0.05) -> Any:
     """The first true answer of `happened`, which is asked each `pause` seconds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not (answer := happened()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE:.0f} s"
         time.sleep(pause)
     return answer
 
@@ -105,7 +108,7 @@ class Cluster:
                 return False
 
         try:
-            wait_until(answers, "the head answers", 90, pause=0.2)
+            wait_until(answers, "the head answers", pause=0.2)
         except BaseException:
             self.__exit__()
             raise
@@ -134,7 +137,7 @@ class Cluster:
         # Nodes of one machine that share a folder unpack a job's working directory over each other.
         options = (*options, f"--temp-dir={self.folder / name}")
         self._start(f"{name}.log", f"--address={LOOPBACK}:{self.port}", *options, environment={NODE: name})
-        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, "the node joins", 90, pause=0.2)
+        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, "the node joins", pause=0.2)
         return f"{NODE}={name}"
 
     def kill(self, mark: str, named: str = "") -> int:
@@ -202,7 +205,7 @@ class SubmittedJob:
 
         wait_until(check, what, pause=pause)
 
-    def finish(self, timeout: float = 600) -> tuple[int, str]:
+    def finish(self, timeout: float = PATIENCE) -> tuple[int, str]:
         """Exit code and output of the command."""
         output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, output
@@ -210,7 +213,7 @@ class SubmittedJob:
     def stop(self) -> tuple[int, str]:
         stopped = self.cluster.ray("job", "stop", self.name)
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-        return self.finish(60)
+        return self.finish()
 
     def left(self, seconds: float = 30) -> set[str]:
         """The job's processes that are still there after so many seconds, but for the actors that serve all jobs."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cluster import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_SIZE = 32
 # Small enough for a minute or two, large enough that gates reject something and the fast student learns to answer.
@@ -51,7 +53,7 @@ class SmallRun:
     def folder(self) -> Path:
         return self.storage / "small"
 
-    def distill(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def distill(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "jobs" / "distill.py"), *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.run(

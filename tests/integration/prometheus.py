@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -33,7 +34,8 @@ class Prometheus:
         self.process = subprocess.Popen(
             [str(PROMETHEUS), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(self._answers, "Prometheus answers", 60)
+        self.began = time.time()
+        wait_until(self._answers, "Prometheus answers")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +49,14 @@ class Prometheus:
             return False
         return True
 
+    def had_answer(self, expression: str) -> bool:
+        """Whether the query had an answer at any second since this Prometheus began: some things live for seconds."""
+        told = {"query": expression, "start": self.began, "end": time.time(), "step": 1}
+        url = f"http://{LOOPBACK}:{self.port}/api/v1/query_range?{urllib.parse.urlencode(told)}"
+        with urllib.request.urlopen(url, timeout=60) as reply:
+            return bool(json.load(reply)["data"]["result"])
+
     def query(self, expression: str) -> list[dict[str, Any]]:
         url = f"http://{LOOPBACK}:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=60) as reply:
             return list(json.load(reply)["data"]["result"])

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.integration.cluster import PATIENCE
+
 JOB = """
 import sys, time
 from pathlib import Path
@@ -35,6 +37,6 @@ for number, _ in enumerate(answers.iter_batches(batch_size=50, prefetch_batches=
 def test_reading_waits_for_a_slow_engine(tmp_path: Path) -> None:
     """A fifth of the rows is answered, 20 seconds after the first: without a limit half are read by then."""
     command = [sys.executable, "-c", JOB, str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
     assert 10 <= int(told.stdout.split()[-1]) <= 16, told.stdout

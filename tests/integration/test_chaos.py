@@ -29,7 +29,7 @@ import pytest
 
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
-from tests.integration.cluster import LOOPBACK, Cluster, wait_until
+from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.respond import NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
@@ -158,7 +158,7 @@ class Chaos:
 
 
 def finish(driver: subprocess.Popen[str]) -> None:
-    output, _ = driver.communicate(timeout=600)
+    output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
 
 

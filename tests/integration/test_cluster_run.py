@@ -6,7 +6,6 @@ it, two training workers. The run is submitted, stopped while long2short is at w
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -94,35 +93,29 @@ def seen(cluster: Cluster, store: ObjectStore, tmp_path_factory: pytest.TempPath
     arguments = [*ARGUMENTS, f"run.storage_path={store.uri('runs')}"]
     seen = Seen(Folder.at(store.uri("runs")) / "small", unanswered=board_queries())
     targets = cluster.folder / "ray" / "prom_metrics_service_discovery.json"
-    wait_until(targets.exists, "Ray names its targets", 60)
+    wait_until(targets.exists, "Ray names its targets")
     watching = Prometheus(tmp_path_factory.mktemp("m"), targets) if PROMETHEUS else nullcontext()
     with watching as prometheus, Watch(cluster) as watch:
-        wait_until(lambda: watch.seen == [()], "there is no node but the head", 30)
-
-        def look() -> None:
-            if prometheus is not None:
-                seen.unanswered -= {query for query in seen.unanswered if prometheus.query(query)}
+        wait_until(lambda: watch.seen == [()], "there is no node but the head")
 
         stopped = SubmittedJob(cluster, "stopped", ROOT, *arguments)
-        stopped.wait_until(lambda: look() or seen.folder.exists("rewrites/_attempt"), "rewriting has begun", pause=2)
+        stopped.wait_until(lambda: seen.folder.exists("rewrites/_attempt"), "rewriting has begun", pause=2)
         _, seen.output["stopped"] = stopped.stop()
         seen.left |= stopped.left()
         assert read_manifest(seen.folder / "rewrites") is None
         seen.saved = shards(seen.folder / "responses")
 
         again = SubmittedJob(cluster, "again", ROOT, *arguments)
-        while again.process.poll() is None:
-            look()
-            time.sleep(2)
         code, seen.output["again"] = again.finish()
         assert code == 0, seen.output["again"]
         seen.left |= again.left()
         if prometheus is not None:
+            seen.unanswered = {query for query in seen.unanswered if not prometheus.had_answer(query)}
             seen.rows_written = float(prometheus.query(WRITTEN)[0]["value"][1])
 
-        code, seen.output["once more"] = SubmittedJob(cluster, "once-more", ROOT, *arguments).finish(120)
+        code, seen.output["once more"] = SubmittedJob(cluster, "once-more", ROOT, *arguments).finish()
         assert code == 0, seen.output["once more"]
-        wait_until(lambda: watch.seen[-1] == (), "all nodes have gone", 90)
+        wait_until(lambda: watch.seen[-1] == (), "all nodes have gone")
         seen.roles = watch.seen
     print("nodes over time:", " -> ".join("+".join(roles) or "none" for roles in seen.roles))
     return seen
@@ -215,7 +208,7 @@ def test_every_query_of_the_board_has_an_answer(seen: Seen) -> None:
 
 
 def test_a_mistake_ends_the_job_with_its_message(cluster: Cluster) -> None:
-    code, output = SubmittedJob(cluster, "mistaken", ROOT, "training.lerning_rate=1").finish(120)
+    code, output = SubmittedJob(cluster, "mistaken", ROOT, "training.lerning_rate=1").finish()
     assert code == 1
     assert "training.lerning_rate: unknown key; did you mean 'learning_rate'?" in output
     assert "exit code 2" in output  # Ray tells the job's own code, and ends with 1

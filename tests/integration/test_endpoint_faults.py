@@ -12,6 +12,7 @@ import pandas as pd
 
 from ray_distil.manifest import MANIFEST, Manifest, read_manifest
 from ray_distil.storage import Folder
+from tests.integration.cluster import PATIENCE
 from tests.integration.respond import __file__ as RESPOND
 from tests.unit.endpoint_server import EndpointServer
 
@@ -48,7 +49,7 @@ def respond(folder: Path, server: EndpointServer, *overrides: str) -> tuple[Mani
         env=kept | {"A_KEY": KEY},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert made.returncode == 0, made.stdout + made.stderr
     manifest = read_manifest(Folder.at(folder / "faults" / "responses"))

@@ -15,6 +15,7 @@ from ray_distil.models import resolve_model
 from ray_distil.storage import Folder
 from ray_distil.tiny.world import SEED_TEST, held_out
 from ray_distil.tokenization import token_ids
+from tests.integration.cluster import PATIENCE
 from tests.integration.conftest import ROOT
 from tests.integration.respond import NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
@@ -41,7 +42,7 @@ def respond(folder: Path, records: list[Any], *overrides: str) -> tuple[subproce
     settings = [f"instructions.path={file}", f"run.storage_path={folder}", "run.name=poison", "teachers.slow=null"]
     settings.append("run.max_shard_mb=null")  # shards stay as they were written, for all to see
     command = [sys.executable, RESPOND, *overrides, *settings]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600), folder / "poison"
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE), folder / "poison"
 
 
 @dataclass

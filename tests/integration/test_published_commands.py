@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ray_distil.config import RECIPES
 from ray_distil.models import resolve_model
 from ray_distil.reasoning import final_result
-from tests.integration.cluster import free_port, wait_until
+from tests.integration.cluster import PATIENCE, free_port, wait_until
 from tests.integration.conftest import ROOT, SmallRun
 
 SECRET = "sk-never-to-be-written"
@@ -53,7 +53,7 @@ def endpoint():
             except (urllib.error.URLError, OSError):
                 return False
 
-        wait_until(answers, "the server answers", 120)
+        wait_until(answers, "the server answers")
         yield f"http://127.0.0.1:{port}/v1"
         server.terminate()
 
@@ -61,7 +61,12 @@ def endpoint():
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil.tiny.world import held_out
+from tests.integration.cluster import PATIENCE
 
 from .conftest import ROOT, SmallRun
 
@@ -40,7 +41,7 @@ def readme_commands() -> list[str]:
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command of the README in `folder`, by this environment's Python and the jobs of this checkout."""
     words = command.replace(".venv/bin/python", sys.executable).replace("jobs/", f"{ROOT}/jobs/").split()
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def own_problems(small_run: SmallRun, folder: Path) -> None:

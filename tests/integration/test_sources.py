@@ -15,6 +15,7 @@ from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.reasoning import answers_agree, final_result
 from ray_distil.storage import Folder
 from ray_distil.tiny import texts, world
+from tests.integration.cluster import PATIENCE
 from tests.integration.conftest import ROOT
 from tests.integration.respond import EXAMPLES, NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
@@ -28,7 +29,7 @@ UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
 def python(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
 
 def write_sources(folder: Path) -> list[world.Problem]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ray_distil.manifest import read_manifest
 from ray_distil.storage import Folder
+from tests.integration.cluster import PATIENCE
 
 NUM_TRAIN = 96
 RESPOND = Path(__file__).parent / "respond.py"
@@ -67,7 +68,7 @@ class Job:
         return self.process.returncode, output
 
     def finish(self) -> None:
-        output, _ = self.process.communicate(timeout=600)
+        output, _ = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, output
 
     def left(self, seconds: float) -> list[str]:

@@ -20,6 +20,7 @@ from ray_distil.models import resolve_model
 from ray_distil.prompts import instruction_messages, long2short_messages
 from ray_distil.tiny import world
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
+from tests.integration.cluster import PATIENCE
 from tests.integration.respond import __file__ as RESPOND
 
 MODEL = resolve_model("tiny:teacher-v3", "k")
@@ -86,7 +87,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         input=json.dumps([MODEL, engine.engine_kwargs, [*sampled, *([c, GREEDY] for c in conversations)]]),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
         env=os.environ | engine.env_vars,
     )
     assert told.returncode == 0, told.stderr[-2000:]

@@ -1,0 +1,123 @@
+"""What cannot be right is told in the first seconds, with the key and the remedy; what may be right is remarked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ray_distil import UserError, engine, instructions, preflight
+from ray_distil.config import DistillConfig, load
+from ray_distil.models import resolve_models
+from tests.chat_families import TEMPLATES, TINY, model_with
+
+
+def check(*overrides: str) -> list[str]:
+    config: DistillConfig = load(None, list(overrides))
+    return preflight.check(config, resolve_models(config), instructions.collect(config.instructions, 0))
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of our own, and vLLM not loaded: test_wrong_engines has its arguments."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engine, "check", lambda engines: None)
+
+
+def student(folder: Path, **changes: str) -> str:
+    """The tiny student with files changed; "" removes one."""
+    shutil.copytree(TINY, folder)
+    for name, text in changes.items():
+        file = folder / name.replace("__", ".")
+        file.write_text(text) if text else file.unlink(missing_ok=True)
+    return f"training.student={folder}"
+
+
+def test_the_tiny_recipe_has_nothing_to_remark() -> None:
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["training.num_workers=8"], "training.num_workers: 8 workers of 1 CPU, and this Ray has 4"),
+        (["training.use_gpu=true"], "training.use_gpu: 2 workers would need 2 GPUs, and this machine has none"),
+        (["teachers.slow.engine.num_gpus=1"], "teachers.slow.engine.num_gpus: an engine would need 1 GPUs"),
+        (["teachers.slow.engine.num_cpus=9"], "teachers.slow.engine.num_cpus: an engine reserves 9 CPUs"),
+        (["evaluation.engine.resources={eval: 1}"], "evaluation.engine.resources: 'eval' is on no node"),
+        (
+            ["teachers.direct.engine.engine_kwargs.max_model_len=8000"],
+            "max_model_len: 8,000, and the model reads 1,024",
+        ),
+        (
+            ["teachers.slow.sampling_params.max_tokens=1000"],
+            "teachers.slow.sampling_params.max_tokens: 1,000 and a prompt",
+        ),
+        (["evaluation.sampling_params.max_tokens=1000"], "lower it to 979 or less"),
+        (["long2short.sampling_params.max_tokens=1024"], "long2short.sampling_params.max_tokens: 1,024"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(overrides: list[str], says: str) -> None:
+    if overrides[0].startswith("long2short"):
+        overrides = [*overrides, "long2short.engine={model_source: tiny:teacher-r1}"]
+    with pytest.raises(UserError) as told:
+        check(*overrides)
+    assert says in str(told.value)
+
+
+def test_on_a_cluster_what_is_not_there_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert check("training.num_workers=8", "teachers.slow.engine.num_gpus=1") == []
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError) as told:
+        check("training.num_workers=8", "teachers.slow.sampling_params.max_tokens=1000")
+    assert len(str(told.value).splitlines()) == 2
+
+
+def test_a_student_that_cannot_be_spoken_to_is_refused(tmp_path: Path) -> None:
+    config = json.loads((Path(TINY) / "config.json").read_text())
+    for name, changes, says in (
+        ("a", {"chat_template__jinja": ""}, "has no chat template"),
+        ("b", {"tokenizer__json": "", "tokenizer_config__json": ""}, "has no tokenizer that can be read"),
+        ("c", {"config__json": json.dumps(config | {"vocab_size": 100})}, "it is another model's"),
+        ("d", {"chat_template__jinja": "{{ raise_exception('never') }}"}, "never"),
+    ):
+        with pytest.raises(UserError) as told:
+            check(student(tmp_path / name, **changes), "evaluation.models=[]")
+        assert "training.student: " in str(told.value)
+        assert says in str(told.value)
+        assert "Traceback" not in str(told.value)
+
+
+def test_what_a_template_adds_is_remarked(tmp_path: Path) -> None:
+    for name in ("Qwen2.5", "Llama-3.1", "Gemma"):
+        (tmp_path / name).mkdir()
+        model_with(TEMPLATES[name], tmp_path / name)
+    (own,) = check(f"training.student={tmp_path / 'Qwen2.5'}")
+    assert own == "Qwen2.5: its chat template adds the system prompt 'You are a model.'; system_prompt decides"
+    assert (
+        check(f"training.student={tmp_path / 'Qwen2.5'}", "training.system_prompt=") != []
+    )  # null: the template's own
+    assert check(f"training.student={tmp_path / 'Qwen2.5'}", 'training.system_prompt=""', "evaluation.models=[]") == []
+    (dated,) = check(f"training.student={tmp_path / 'Llama-3.1'}")
+    assert dated.startswith("Llama-3.1: its chat template writes a date")
+    (refused,) = check(
+        f"training.student={tmp_path / 'Gemma'}", "training.system_prompt=Be brief.", "evaluation.models=[]"
+    )
+    assert "has no system turn" in refused
+
+
+def test_a_template_of_packing_that_is_another_is_remarked() -> None:
+    own = "<|im_start|>user\\n{{message.content}}<|im_end|>\\n<|im_start|>assistant\\n{{message.output}}<|im_end|>"
+    assert check(f'packing.template="{own}"') == []
+    (told,) = check('packing.template="{{message.content}} -> {{message.output}}"')
+    assert told.startswith("packing.template writes 'question -> answer")
+
+
+def test_a_plan_remarks_what_only_this_machine_lacks() -> None:
+    config = load(None, ["training.use_gpu=true", "teachers.direct.engine.model_source=org/far-away"])
+    told = preflight.check_plan(config, None)
+    assert any("training.use_gpu" in line for line in told)
+    assert told[-1] == "not on this machine, and not checked: org/far-away"
