@@ -22,6 +22,7 @@ from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, template_difference
 
+NOT_TRIED = "whether packed examples see each other could not be tried"
 NUM_PROMPTS = 200  # whose lengths are looked at, evenly over all
 
 
@@ -49,6 +50,7 @@ def check(
     remarks: list[str] = []
     if is_local():
         (remarks if planned else wrong).extend(_what_cannot_come(config))
+    student = models.get("training.student")
     for spoken in _all_spoken(config, models, problems):
         if not _at_hand(spoken.model):
             continue
@@ -60,8 +62,13 @@ def check(
             wrong.append(f"{spoken.key}: {error}")
     if wrong:
         raise ConfigError("\n".join(dict.fromkeys(wrong)))
+    if config.training is not None and config.packing.enabled and student and _at_hand(student):
+        found = _packed(student, config.training.attn_implementation)
+        if found.startswith(NOT_TRIED):
+            remarks.append(f"training.student: {found}")
+        elif found:
+            raise ConfigError(f"training.student: {found}; set packing.enabled=false, or train another student")
     engine.check(config.engines)  # the last: it loads vLLM, for seconds
-    student = models.get("training.student")
     if config.packing.template is not None and config.training is not None and student and _at_hand(student):
         chat = ChatSettings.of(config.training.chat_template_kwargs)
         if other := template_difference(config.packing.template, student, config.training.system_prompt, chat):
@@ -114,6 +121,17 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: pa.Table
             most = config.evaluation.sampling_params.max_tokens
             where = f"evaluation.models.{index}"
             yield _Spoken(where, models[key], chat, evaluated.system_prompt, settings, most, held_out)
+
+
+def _packed(student: str, attn_implementation: str) -> str:
+    """See `leak`; what begins with NOT_TRIED is no verdict."""
+    from ray_distil.leaks import leak
+
+    try:
+        return leak(student, attn_implementation)
+    except Exception as error:  # noqa: BLE001  what the code of an architecture raises at unusual sizes has no list
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        return f"{NOT_TRIED} on a small copy of its architecture ({type(error).__name__}: {reason})"
 
 
 def _prompts(config: StagesConfig, problems: pa.Table | None, split: str) -> list[str]:

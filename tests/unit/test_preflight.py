@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError, engine, instructions, preflight
+from ray_distil import UserError, engine, instructions, leaks, preflight
 from ray_distil.config import DistillConfig, load
 from ray_distil.models import resolve_models
 from tests.chat_families import TEMPLATES, TINY, model_with
@@ -121,3 +121,40 @@ def test_a_plan_remarks_what_only_this_machine_lacks() -> None:
     told = preflight.check_plan(config, None)
     assert any("training.use_gpu" in line for line in told)
     assert told[-1] == "not on this machine, and not checked: org/far-away"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "attention", "says"),
+    [
+        ("qwen2", "sdpa", ""),
+        ("llama", "eager", ""),
+        ("gemma2", "sdpa", "has no attn_implementation=sdpa"),
+        ("gemma2", "eager", ""),
+        ("recurrent_gemma", "sdpa", "packed examples see each other"),
+        ("mamba", "eager", "packed examples see each other"),
+    ],
+)
+def test_an_architecture_in_which_packed_examples_see_each_other_is_found(
+    model_type: str, attention: str, says: str, tmp_path: Path
+) -> None:
+    from transformers import CONFIG_MAPPING
+
+    CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+    found = leaks.leak(str(tmp_path), attention)
+    assert says in found
+    assert bool(found) == bool(says)
+
+
+def test_a_student_that_cannot_be_packed_is_refused_where_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "leak", lambda model, attention: "packed examples see each other in its architecture")
+    with pytest.raises(
+        UserError, match=r"training.student: packed examples see each other .* set packing.enabled=false"
+    ):
+        check()
+    assert check("packing.enabled=false", "packing.max_length=null") == []
+
+    def cannot(model: str, attention: str) -> str:
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(leaks, "leak", cannot)
+    assert check()[0].startswith("training.student: whether packed examples see each other could not be tried")
