@@ -87,12 +87,16 @@ class Teller:
         """Until all rows are there; None where it is not known."""
         return None
 
+    def idle_seconds(self) -> float:
+        """Since something was finished."""
+        return 0.0
+
 
 class StageTeller(Teller):
     """Tells a display."""
 
     def __init__(self, display: "Display", stage: Stage) -> None:
-        self._display, self._stage = display, stage
+        self._display, self._stage, self._moved = display, stage, time.monotonic()
 
     def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
         self._stage.total, self._stage.done = total, done
@@ -100,8 +104,12 @@ class StageTeller(Teller):
         self._display.refresh(self._stage)
 
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        self._stage.advance(time.monotonic(), rows, tokens, note)
+        self._moved = time.monotonic()
+        self._stage.advance(self._moved, rows, tokens, note)
         self._display.refresh(self._stage)
+
+    def idle_seconds(self) -> float:
+        return time.monotonic() - self._moved
 
     def seconds_left(self) -> float | None:
         return self._stage.seconds_left()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import UserError, metrics
+from ray_distil import UserError, metrics, waiting
 from ray_distil.blocks import REJECTS_FOLDER, StageError
 from ray_distil.config import StagesConfig
 from ray_distil.engine import may_pass
@@ -95,7 +95,10 @@ class Run:
         self._check()
         started = time.monotonic()
         target.start(resume, may_pass if resume else None)
-        with self.display.stage(name, unit) as target.tell:
+        with (
+            self.display.stage(name, unit) as target.tell,
+            waiting.told(name, target.tell.idle_seconds, self.display.say),
+        ):
             rows_in, summary = make(target)
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
         most = self.config.run.max_shard_mb

@@ -40,7 +40,7 @@ LAYERS = [
     ["chat_templates", "tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "blocks", "shards", "watchdog", "suspects", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
-    ["leaks", "runs"],
+    ["leaks", "waiting", "runs"],
     ["preflight"],
     ["asking", "importing"],
     ["stages"],
