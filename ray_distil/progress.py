@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from rich.console import Console
@@ -88,7 +89,7 @@ class Teller:
         return None
 
     def idle_seconds(self) -> float:
-        """Since something was finished."""
+        """Since something was finished; infinite before that."""
         return 0.0
 
 
@@ -96,7 +97,7 @@ class StageTeller(Teller):
     """Tells a display."""
 
     def __init__(self, display: "Display", stage: Stage) -> None:
-        self._display, self._stage, self._moved = display, stage, time.monotonic()
+        self._display, self._stage, self._moved = display, stage, -inf
 
     def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
         self._stage.total, self._stage.done = total, done
