@@ -88,7 +88,8 @@ def environment(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             Folder.at(store.uri("")).write_text(name, "\n".join(map(json.dumps, rows)))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.port}", "AWS_REGION": "us-east-1"}
-        yield kept | endpoint | {"HF_ENDPOINT": hub, "DEEPSEEK_API_KEY": "k"}
+        # On a cluster, whose GPUs may come: a Ray of this machine would be refused for them. It is not reached here.
+        yield kept | endpoint | {"HF_ENDPOINT": hub, "DEEPSEEK_API_KEY": "k", "RAY_ADDRESS": "127.0.0.1:1"}
 
 
 @pytest.mark.parametrize("command", commands())

@@ -29,7 +29,7 @@ POISON = {
     "no_instruction": [{"instruction": ""}, {"instruction": None}, {"instruction": 7}, {"question": "?"}, {}],
     "not_an_object": [None, "Ann has 3 pens."],
     "not_unicode": [{"instruction": "Ann has 3 \ud800 pens."}],
-    "bad_answer": [{"instruction": "How many?", "answer": [3]}],
+    "bad_answer": [{"instruction": "How many?", "answer": [3, 4]}],
     "duplicate": [{"instruction": GOOD[0]}, {"instruction": f"  {GOOD[1]}\n"}],
 }
 ENGINE = "teachers.direct.engine"
