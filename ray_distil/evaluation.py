@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 2
+VERSION = 3
 STAGE = "evaluation"
 Z = 1.959964  # of the normal distribution, for 95 %
 

@@ -20,7 +20,7 @@ from ray_distil.conversations import BadRecord, instruction_of
 from ray_distil.schemas import INSTRUCTIONS, instruction_id, normalised, stable_id
 from ray_distil.sources import Source
 
-VERSION = 1
+VERSION = 2
 STAGE = "instructions"
 NUM_TINY = 2000
 TINY_SEED = 50_000
