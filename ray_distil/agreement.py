@@ -21,7 +21,7 @@ from ray_distil.quantities import exact_value, split_unit, units_agree
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
 MOST_ELEMENTS = 50
-CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s|$))")
+CHOICE = re.compile(r"\(?([A-J])(?:\)|:|\.(?=\s|$))")
 _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
@@ -48,7 +48,8 @@ _REWRITES = [
         (r"\\sqrt ?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])exp ?\(([^()]*)\)", r"e^{\1}"),
         (r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": r"\pi ", "infinity": r"\infty "}[m[1]]),
-        (r"\\(?:varnothing|O)(?![A-Za-z])", r"\\emptyset"),
+        (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
+        (r"(\\(?:begin|end))\{[bB]matrix\}", r"\1{pmatrix}"),
         (r"\\(leq|leqslant)(?![A-Za-z])", r"\\le"),
         (r"\\(geq|geqslant)(?![A-Za-z])", r"\\ge"),
         (r"(?<![A-Za-z\\])(?:>=)", r"\\ge "),
@@ -62,8 +63,9 @@ _BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(
 _IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _DATE = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?", re.I
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?", re.I
 )
+_RATIO = re.compile(r"\d+:\d+")
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
     "lcm", "mod", "det", "sqrt", "deg", "lim", "sinh", "cosh", "tanh",
@@ -154,6 +156,8 @@ def _same_choice(one: str, other: str) -> Verdict | None:
 def _same_values(one: str, other: str) -> Verdict:
     if _DATE.fullmatch(one) or _DATE.fullmatch(other):
         return "different"  # not the same text
+    if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((one, other), (other, one))):
+        return "different"  # 10:1 is not 10
     bases = [_in_base(text) for text in (one, other)]
     if any(bases):
         return _verdict(bases[0] == bases[1])
@@ -161,8 +165,9 @@ def _same_values(one: str, other: str) -> Verdict:
     if any(lists) and not any(_RELATION.search(text) for text in (one, other)):
         return _same_lists(*lists)
     names = [found and found[1] for found in (_NAMED.match(text) for text in (one, other))]
-    if None not in names and names[0] != names[1] and all(re.fullmatch(r"[A-Za-z]", str(n)) for n in names):
-        return "different"  # x = 5 and y = 5
+    single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
+    if single and names[0] != names[1] and str(names[0]) not in other and str(names[1]) not in one:
+        return "different"  # x = 5 and y = 5, but for a = b and b = a
     (value, unit), (expected, expected_unit) = (split_unit(_right_side(text)) for text in (one, other))
     numbers = exact_value(value), exact_value(expected)
     if numbers[0] is not None and numbers[1] is not None:

@@ -133,7 +133,7 @@ def _value(behind: str, heading: bool) -> str | None:
     before, mark, last = value.rpartition(": ")  # the answer must be negative: -5
     if mark and re.match(r"[A-Za-z]{2}", before) and re.search(r"\d", last):
         value = last
-    return value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_$ ").strip() or None
+    return value.strip().strip("*_`").strip().rstrip(".,;:。，").strip('*_$ "“”').strip() or None
 
 
 def _gsm8k(text: str) -> str | None:

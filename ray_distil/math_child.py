@@ -5,6 +5,7 @@ its processor time, whatever the process is doing: a power such as 10^{10^{10}} 
 """
 
 import json
+import re
 import resource
 import signal
 import sys
@@ -57,20 +58,43 @@ def same_formulas(one: Any, other: Any) -> bool | None:
     return True if compared >= 3 else None
 
 
+def is_whole(parsed: list[Any], text: str) -> bool:
+    """Whether all letters and digits of a text were read: of "2ab", which it does not know, math-verify takes the 2."""
+    return bool(parsed) and letters(str(parsed[-1])) == letters(text)
+
+
+def apart(text: str) -> str:
+    """The text with a blank between letters that stand together, which are factors: 2ab is 2 a b."""
+    return re.sub(r"\\[A-Za-z]+|[A-Za-z]{2,}", lambda run: run[0] if run[0][0] == "\\" else " ".join(run[0]), text)
+
+
+def letters(text: str) -> list[str]:
+    return sorted(re.sub(r"\\[A-Za-z]+|[^A-Za-z0-9]", "", text))
+
+
 def compare(answer: str, reference: str) -> str:
     import sympy
     from math_verify import parse, verify
 
     # The time is this process's own: math-verify's limit needs SIGALRM and does not reach into long arithmetic.
-    expected, given = (parse(f"${text}$", parsing_timeout=None) for text in (reference, answer))
-    if not expected or not given:
-        return "unreadable"
+    parsed = []
+    for text in (reference, answer):
+        read = next(
+            (made for form in (text, apart(text)) if is_whole(made := parse(f"${form}$", parsing_timeout=None), text)),
+            None,
+        )
+        if read is None:
+            return "unreadable"
+        parsed.append(read)
+    expected, given = parsed
     pair = (given[0], expected[0])
     if any(isinstance(side, sympy.Eq) for side in pair) and not all(isinstance(side, sympy.Eq) for side in pair):
         pair = tuple(side.rhs if isinstance(side, sympy.Eq) else side for side in pair)
     same = None
     if all(isinstance(side, sympy.Expr) for side in pair):
         same = same_formulas(*pair)
+    elif all(isinstance(side, sympy.MatrixBase) for side in pair):
+        same = pair[0].shape == pair[1].shape and all(map(same_formulas, *pair))
     if same is None:
         same = verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None)
     return "equal" if same else "different"
