@@ -17,7 +17,7 @@ from functools import lru_cache
 from ray_distil import math_process
 from ray_distil.answers import extract_answer
 from ray_distil.math_process import Verdict
-from ray_distil.quantities import exact_value, split_unit, units_agree
+from ray_distil.quantities import exact_value, parts_of, split_unit, units_agree
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
 MOST_ELEMENTS = 50
@@ -65,6 +65,7 @@ _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?", re.I
 )
+_PARTING = re.compile(r"\d \d|[A-Za-z]{2} |\d (?=\\frac)")  # blanks that mean something: 1 1/2, sin x, 1 \\frac{1}{2}
 _RATIO = re.compile(r"\d+:\d+")
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
@@ -116,16 +117,20 @@ def cleaned(text: str) -> str:
     for sign, spelling in _SIGNS.items():
         text = text.replace(sign, spelling)
     text = re.sub(r"\\begin\{(?:equation|align|gather)\*?\}|\\end\{(?:equation|align|gather)\*?\}", " ", text)
-    text = text.strip().removeprefix("$$").removesuffix("$$")
-    if text.count("$") > 1 and re.fullmatch(r"\$[^$]*\$[.,]?", text.strip()):
-        text = text.strip().rstrip(".,").strip("$")
-    elif text.count("$") > 1 or not re.match(r"\s*-?\s*\$\s*[\d.]", text):
-        text = re.sub(r"(?<!\\)\$(?!\s*\d[\d,.]*\s*$)", " ", text) if "\\$" in text else text.replace("$", " ")
+    text = _without_dollars(text.strip())
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
     text = re.sub(r" ?([-+*/=^_(){}\[\],;:<>|%!]) ?", _keep_blank, text)
     return text.strip().rstrip(".,;: ").strip()
+
+
+def _without_dollars(text: str) -> str:
+    """The text without the signs of LaTeX's mathematics; one in front of a number alone is a currency."""
+    text = text.removeprefix("$$").removesuffix("$$")
+    if text.count("$") < 2 and re.match(r"\s*-?\s*\$\s*[\d.]", text):
+        return text
+    return re.sub(r"(?<!\\)\$", " ", text)
 
 
 def _keep_blank(found: "re.Match[str]") -> str:
@@ -140,8 +145,14 @@ def _keep_blank(found: "re.Match[str]") -> str:
 
 def _same_text(one: str, other: str) -> bool:
     """Equal texts. The case of letters matters in formulas only: there M and m are two things."""
-    one, other = (text.replace(" ", "") if is_formula(text) and " " in text and not re.search(r"\d \d|[A-Za-z]{2} |\d (?=\\frac)", text) else text for text in (one, other))  # fmt: skip
-    return one == other or (not (is_formula(one) and is_formula(other)) and one.casefold() == other.casefold())
+    if _tight(one) == _tight(other):
+        return True
+    return not (is_formula(one) and is_formula(other)) and one.casefold() == other.casefold()
+
+
+def _tight(text: str) -> str:
+    """A formula without its blanks, where none of them parts two numbers or two words."""
+    return text if not is_formula(text) or _PARTING.search(text) else text.replace(" ", "")
 
 
 def _same_choice(one: str, other: str) -> Verdict | None:
@@ -220,14 +231,13 @@ def _in_base(text: str) -> tuple[str, str] | None:
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
     r"""`(brackets, elements)` of a list, pair, set or interval; brackets are "" for a bare list. None for no list."""
-    text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text)
     if found := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
         return "", [f"{found[1]}{sign}{found[2]}" for sign in "+-"]
     brackets, inner = "", text
     pair = re.fullmatch(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})", text, re.DOTALL)
     if pair and _closes_last(text):
         brackets, inner = pair[1] + pair[3], pair[2]
-    parts = _split(inner)
+    parts = parts_of(re.sub(r",? (?:and|or) ", ",", inner))
     return (brackets, parts) if len(parts) > 1 else None
 
 
@@ -238,18 +248,6 @@ def _closes_last(text: str) -> bool:
         if depth == 0 and sign in ")]}":
             return position == len(text) - 1
     return False
-
-
-def _split(text: str) -> list[str]:
-    """The parts of a text at commas, semicolons, "and" and "or" that stand in no bracket."""
-    text = re.sub(r",? (?:and|or) ", ",", text)
-    parts, depth, start = [], 0, 0
-    for position, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign in ",;" and depth == 0:
-            parts.append(text[start:position].strip())
-            start = position + 1
-    return [part for part in [*parts, text[start:].strip()] if part]
 
 
 def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] | None) -> Verdict:

@@ -1,4 +1,4 @@
-r"""Numbers read exactly, and the units behind them.
+r"""Numbers read exactly, the units behind them, and lists of them.
 
 exact_value("3 1/2")                 Fraction(7, 2)
 split_unit("15 cm^2")                ("15", "cm^2")
@@ -36,11 +36,28 @@ pascal pascals Pa|hertz Hz|kelvin K|mole moles mol|unit units|mile/hour mph|kilo
 UNITS = {name: group.split()[0] for group in _SPELLINGS.replace("\n", "").split("|") for name in group.split()}
 
 
+def ungrouped(text: str) -> str:
+    """The text with 1000 for 1,000; commas between other digits stay."""
+    return _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
+
+
+def parts_of(text: str) -> list[str]:
+    """The parts of a text at the commas and semicolons that stand in no bracket and within no number."""
+    text = ungrouped(text)
+    parts, depth, start = [], 0, 0
+    for position, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign in ",;" and depth <= 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [part for part in (p.strip() for p in [*parts, text[start:]]) if part]
+
+
 def exact_value(text: str) -> Fraction | None:
     r"""The rational number that a text writes: 12, -3.5, .5, 1,200, 3/4, \frac{3}{4}, 3 1/2, 1e3, 1.2x10^3; else None."""
     text = text.strip()
     negative = text.startswith("-")
-    text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text.lstrip("+-").strip())
+    text = ungrouped(text.lstrip("+-").strip())
     if len(text) > MOST_DIGITS:
         return None
     value = _unsigned(text)

@@ -40,7 +40,7 @@ OTHER_MARKS = [
     ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
 ]
 _MARK = re.compile(r"</?think>")
-_OWN_LINE_END = re.compile(r"(?:^|\n)[ \t]*</think>[ \t]*(?=\n|$)")
+_ON_A_LINE = re.compile(r"^[ \t]*</?think>[ \t]*$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -84,19 +84,20 @@ def _begin_on_a_line(text: str, start: int) -> int:
 
 
 def _closed(text: str, block: Block) -> Block:
-    """The block with its end: the first end mark alone on its line that leaves no inner block open, else any such."""
-    depth, first = 1, None
-    for found in _MARK.finditer(text, block.inside):
-        depth += 1 if found[0] == THINK_BEGIN else -1
-        own_line = _OWN_LINE_END.match(text, text.rfind("\n", 0, found.start()) if "\n" in text[: found.start()] else 0)
-        if found[0] == THINK_END and own_line:
-            return block._replace(mark=found.start(), end=found.end())
-        if depth == 0 and first is None:
-            first = found
-    if first is None:  # inner blocks that do not close leave the last end mark to this one
-        ends = [found for found in _MARK.finditer(text, block.inside) if found[0] == THINK_END]
-        first = ends[-1] if ends else None
-    return block if first is None else block._replace(mark=first.start(), end=first.end())
+    """The block with its end, inner blocks skipped: by the marks that are alone on a line, else by all of them."""
+    for pattern in (_ON_A_LINE, _MARK):
+        marks = list(pattern.finditer(text, block.inside))
+        ends = [found for found in marks if found[0].strip() == THINK_END]
+        if not ends:
+            continue
+        depth, end = 1, ends[-1]  # the last, where inner blocks leave none for this one
+        for found in marks:
+            depth += -1 if found[0].strip() == THINK_END else 1
+            if depth == 0:
+                end = found
+                break
+        return block._replace(mark=end.start(), end=end.end())
+    return block
 
 
 def split_reasoning(response: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ So the choice is (B).                   B
 import re
 
 from ray_distil.answers import extract_answer
-from ray_distil.quantities import UNITS
+from ray_distil.quantities import UNITS, parts_of
 
 LONGEST_LINE = 2000  # characters of a line, from its end, that are read
 _REMARK = re.compile(r"\s\([^()]*[A-Za-z]{2,}\s[^()]*\)\s*[.!]?$")
@@ -156,7 +156,7 @@ def _result(run: str) -> str | None:
     if re.search(r"[<>≤≥]|\\(?:le|ge|leq|geq|in|ne)(?![A-Za-z])", run):
         return run
     parts = re.split(r"\s+(?:or|and)\s+|\\text\{\s*(?:or|and)\s*\}", run)
-    listed = [element for part in parts for element in _at_commas(part)]
+    listed = [element for part in parts for element in parts_of(part)]
     if len(listed) > 1:
         assigned = [_ASSIGNMENT.fullmatch(element) for element in listed]
         if all(assigned) or not any("=" in element for element in listed):
@@ -164,17 +164,6 @@ def _result(run: str) -> str | None:
             return ", ".join(value.strip() for value in values)
         run = listed[-1]
     return _trimmed(_EQUALS.split(run)[-1]) or None
-
-
-def _at_commas(text: str) -> list[str]:
-    """The parts of a text at commas outside brackets, but for those within 1,000."""
-    parts, depth, start = [], 0, 0
-    for found in re.finditer(r"[(\[{]|[)\]}]|,(?!\d{3}(?!\d))|;", text):
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(found[0], 0)
-        if found[0] in ",;" and depth <= 0:
-            parts.append(text[start : found.start()])
-            start = found.end()
-    return [part for part in (p.strip() for p in [*parts, text[start:]]) if part]
 
 
 def _trimmed(text: str) -> str:

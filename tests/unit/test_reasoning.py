@@ -26,6 +26,8 @@ def test_split(response: str, parts: tuple[str, str]) -> None:
     ("response", "parts"),
     [
         ("<think>\na <think>b</think> c\n</think>\n\n5", ("a <think>b</think> c", "5")),  # a block in a block
+        ("<think>\na\n<think>\nb\n</think>\nc\n</think>\n\n5", ("a\n<think>\nb\n</think>\nc", "5")),
+        ("<think>\nThe mark <think> is quoted.\n</think>\n\n5", ("The mark <think> is quoted.", "5")),
         ("<think>\nThe mark </think> is quoted.\n</think>\n\n5", ("The mark </think> is quoted.", "5")),
         ("<think>\na\n</think>\n\n5\n\n<think>\nb\n</think>\n\n6", ("a\n\nb", "5\n\n6")),
         ("<think>\na\n</think>\n\nThe mark <think> begins a thought.", ("a", "The mark <think> begins a thought.")),
