@@ -14,7 +14,6 @@ from ray_distil.runs import Run
 def generate(run: Run, asked: Asked, model: str) -> Generate:
     """Generation by the engine or the endpoint of a section; `model`: folder or hub name, or the endpoint's name of it."""
     if asked.engine is not None:
-        engine.check(run.config.engines)  # all at the first: what is mistyped for the last would show after hours
         return engine.build(asked.engine, model, chat_settings(run, model, asked.engine.chat_template_kwargs))
     assert asked.endpoint is not None  # the configuration has seen to it
     return endpoint.build(asked.endpoint)

@@ -289,6 +289,27 @@ class StagesConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attention_keeps_examples_apart(self) -> "StagesConfig":
+        trained = self.training
+        if trained is None or trained.attn_implementation != "flash_attention_2" or not self.packing.enabled:
+            return self
+        if trained.train_micro_batch_size_per_gpu > 1:
+            raise ValueError(
+                "training.train_micro_batch_size_per_gpu: with flash_attention_2 the examples of more than one packed "
+                "sequence see each other; set it to 1 and raise gradient_accumulation_steps, or use sdpa"
+            )
+        return self
+
+    def asked_with(self, model: EvaluatedModel) -> tuple[str | None, dict[str, Any]]:
+        """`(system_prompt, chat_template_kwargs)` of an evaluated model; the student is asked as it was trained."""
+        settings = self.evaluation.engine
+        variables = dict(settings.chat_template_kwargs) if settings is not None else {}
+        if model.model_source != TRAINED or self.training is None:
+            return model.system_prompt, variables
+        own = self.training.system_prompt if model.system_prompt is None else model.system_prompt
+        return own, variables | self.training.chat_template_kwargs
+
     @property
     def engines(self) -> dict[str, EngineConfig]:
         """All engines of our own, by key."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil import UserError
 from ray_distil.chat_templates import PLAIN, ChatSettings
 from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
@@ -56,6 +57,8 @@ def may_pass(code: str) -> bool:
 
 def check(engines: dict[str, EngineConfig]) -> None:
     """Raises ConfigError with a line for each of their arguments that vLLM does not know. By the key of each engine."""
+    if not engines:
+        return
     from vllm import AsyncEngineArgs
 
     known = {field.name for field in fields(AsyncEngineArgs)}
@@ -124,10 +127,16 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
 
 @lru_cache(maxsize=4)
 def model_length(model: str) -> int:
-    """The longest sequence that the model's own configuration allows, in tokens."""
+    """The longest sequence that the model's own configuration allows, in tokens. Raises UserError where it names none."""
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(local_copy(model)).max_position_embeddings)
+    try:
+        config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()
+        return int(config.max_position_embeddings)
+    except (AttributeError, ValueError) as error:  # another name for it, or an architecture that transformers lacks
+        raise UserError(
+            f"{model!r} does not say how long its sequences are; set engine_kwargs.max_model_len"
+        ) from error
 
 
 def check_messages(messages: Any) -> str:

@@ -5,10 +5,11 @@ template adds, where nothing is checked for correctness.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 from ray_distil import UserError, engine, instructions
 from ray_distil.chat_templates import PLAIN, ChatSettings, default_system_prompt, takes_system_turn, writes_date
 from ray_distil.config import TRAINED, StagesConfig
-from ray_distil.engine_config import EngineConfig
+from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
+from ray_distil.prompts import LONG2SHORT, instruction_messages
 from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, template_difference
@@ -28,14 +30,15 @@ NUM_PROMPTS = 200  # whose lengths are looked at, evenly over all
 
 @dataclass
 class _Spoken:
-    """A model that is asked or trained: where it stands in the configuration, and with what."""
+    """A model that is asked or trained: its key and its engine's in the configuration, and with what it is asked."""
 
     key: str
+    engine_key: str
     model: str
     chat: ChatSettings = PLAIN
     system_prompt: str | None = None
     engine: EngineConfig | None = None
-    max_tokens: int | None = None
+    sampling: SamplingParams | None = None
     prompts: list[str] = field(default_factory=list)
 
 
@@ -55,6 +58,8 @@ def check(
         if not _at_hand(spoken.model):
             continue
         try:
+            if spoken.engine is None:  # trained: an example can be made of it
+                encode_example("question", "answer", spoken.model, None, spoken.system_prompt, spoken.chat)
             wrong += _too_long(spoken)
             remarks += _template_adds(spoken)
             wrong += _foreign_tokenizer(spoken)
@@ -96,31 +101,36 @@ def check_plan(config: StagesConfig, problems: pa.Table | None) -> list[str]:
 
 
 def _all_spoken(config: StagesConfig, models: dict[str, str], problems: pa.Table | None) -> Iterator[_Spoken]:
+    """The models of the configuration that are here, each once for each way in which it is asked."""
     train, held_out = (_prompts(config, problems, split) for split in ("train", "eval"))
-    for name in ("direct", "slow"):
-        asked = getattr(config.teachers, name) if config.teachers is not None else None
-        key = f"teachers.{name}"
-        if asked is not None and asked.engine is not None and key in models:
-            chat = ChatSettings.of(asked.engine.chat_template_kwargs)
-            most = asked.sampling_params.max_tokens
-            yield _Spoken(key, models[key], chat, asked.system_prompt, asked.engine, most, train)
+    asked: list[tuple[str, str, Asked | None, str | None, SamplingParams, list[str]]] = []
+    if config.teachers is not None:
+        for name, teacher in (("direct", config.teachers.direct), ("slow", config.teachers.slow)):
+            if teacher is not None:
+                key = f"teachers.{name}"
+                asked.append((key, key, teacher, teacher.system_prompt, teacher.sampling_params, train))
     rewriter = config.long2short
-    if rewriter.enabled and rewriter.engine is not None and "long2short" in models:
-        chat = ChatSettings.of(rewriter.engine.chat_template_kwargs)
-        most = rewriter.sampling_params.max_tokens
-        yield _Spoken("long2short", models["long2short"], chat, "given", rewriter.engine, most)
-    if config.training is not None and "training.student" in models:
-        chat = ChatSettings.of(config.training.chat_template_kwargs)
-        yield _Spoken("training.student", models["training.student"], chat, config.training.system_prompt)
+    if rewriter.enabled:
+        own = rewriter.engine or rewriter.endpoint
+        slow = config.teachers.slow if config.teachers is not None else None
+        prompt = rewriter.system_prompt or LONG2SHORT
+        by = ("long2short", rewriter) if own else ("teachers.slow", slow)
+        asked.append(("long2short", by[0], by[1], prompt, rewriter.sampling_params, []))
+    for section, key, who, system_prompt, sampling, prompts in asked:
+        if who is not None and who.engine is not None and key in models:
+            chat = ChatSettings.of(who.engine.chat_template_kwargs)
+            yield _Spoken(section, f"{key}.engine", models[key], chat, system_prompt, who.engine, sampling, prompts)
+    trained = config.training
+    if trained is not None and "training.student" in models:
+        chat = ChatSettings.of(trained.chat_template_kwargs)
+        yield _Spoken("training.student", "", models["training.student"], chat, trained.system_prompt)
     for index, evaluated in enumerate(config.evaluation.models):
-        settings = config.evaluation.engine
-        assert settings is not None  # the configuration has seen to it
         key = "training.student" if evaluated.model_source == TRAINED else f"evaluation.models.{index}.model_source"
         if key in models:
-            chat = ChatSettings.of(settings.chat_template_kwargs)
-            most = config.evaluation.sampling_params.max_tokens
-            where = f"evaluation.models.{index}"
-            yield _Spoken(where, models[key], chat, evaluated.system_prompt, settings, most, held_out)
+            system_prompt, variables = config.asked_with(evaluated)
+            chat, given = ChatSettings.of(variables), config.evaluation
+            where = ("evaluation", "evaluation.engine", models[key], chat, system_prompt)
+            yield _Spoken(*where, given.engine, given.sampling_params, held_out)
 
 
 def _packed(student: str, attn_implementation: str) -> str:
@@ -151,32 +161,44 @@ def _at_hand(model: str) -> bool:
     return isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)
 
 
-def _too_long(spoken: _Spoken) -> list[str]:
+def _too_long(spoken: _Spoken) -> Iterator[str]:
     """Where the engine's max_model_len leaves no room, or is more than the model reads."""
-    if spoken.engine is None:  # trained: an example can be made of it
-        encode_example("question", "answer", spoken.model, None, spoken.system_prompt, spoken.chat)
-        return []
-    kwargs = spoken.engine.engine_kwargs
-    most = engine.model_length(spoken.model)
-    given = kwargs.get("max_model_len")
-    section = "evaluation" if spoken.key.startswith("evaluation") else spoken.key
-    if isinstance(given, int) and given > most and not {"hf_overrides", "rope_scaling"} & kwargs.keys():
-        return [f"{section}.engine.engine_kwargs.max_model_len: {given:,}, and the model reads {most:,} tokens"]
-    length = given if isinstance(given, int) else most
-    system = [] if spoken.system_prompt is None else [{"role": "system", "content": spoken.system_prompt}]
+    if spoken.engine is None or spoken.sampling is None:
+        return
+    given = spoken.engine.engine_kwargs.get("max_model_len")
+    if not isinstance(given, int):
+        given = None
+    elif (most := _reads(spoken)) is not None and given > most:
+        yield f"{spoken.engine_key}.engine_kwargs.max_model_len: {given:,}, and the model reads {most:,} tokens"
+        return
+    length, most = given or engine.model_length(spoken.model), spoken.sampling.max_tokens
     shortest = min(
-        (
-            len(encode_prompt([*system, {"role": "user", "content": text}], spoken.model, spoken.chat))
-            for text in spoken.prompts or ["?"]
-        ),
+        len(encode_prompt(instruction_messages(text, "", spoken.system_prompt), spoken.model, spoken.chat))
+        for text in spoken.prompts or ["?"]
     )
-    if shortest + (spoken.max_tokens or 0) > length:
-        return [
-            f"{section}.sampling_params.max_tokens: {spoken.max_tokens:,} and a prompt of {shortest:,} tokens, the "
-            f"shortest, are more than the engine's {length:,}; lower it to {length - shortest:,} or less, or raise "
-            f"{section}.engine.engine_kwargs.max_model_len"
-        ]
-    return []
+    if shortest + most > length:
+        yield (
+            f"{spoken.key}.sampling_params.max_tokens: {most:,} and a prompt of {shortest:,} tokens, the shortest, are "
+            f"more than the engine's {length:,}; lower it to {length - shortest:,} or less, or raise "
+            f"{spoken.engine_key}.engine_kwargs.max_model_len"
+        )
+
+
+def _reads(spoken: _Spoken) -> int | None:
+    """The most tokens that vLLM will let the model read; None where that is for vLLM to say."""
+    from transformers import AutoConfig
+
+    assert spoken.engine is not None
+    changes = {"hf_overrides", "trust_remote_code"} & spoken.engine.engine_kwargs.keys()
+    if changes or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in {*os.environ, *spoken.engine.env_vars}:
+        return None
+    try:
+        most = engine.model_length(spoken.model)
+        config = AutoConfig.from_pretrained(local_copy(spoken.model)).get_text_config()
+    except (UserError, ValueError):
+        return None
+    scaled = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return None if "factor" in str(scaled) else most  # scaled positions read further than the configuration says
 
 
 def _template_adds(spoken: _Spoken) -> Iterator[str]:
@@ -194,20 +216,23 @@ def _foreign_tokenizer(spoken: _Spoken) -> Iterator[str]:
     """A tokenizer with ids for which the model has no embedding: it is another model's."""
     from transformers import AutoConfig
 
-    size = getattr(AutoConfig.from_pretrained(local_copy(spoken.model)).get_text_config(), "vocab_size", None)
+    try:
+        config = AutoConfig.from_pretrained(local_copy(spoken.model)).get_text_config()
+    except ValueError:  # an architecture that transformers lacks; vLLM may have it
+        return
+    size = getattr(config, "vocab_size", None)
     largest = max(load_tokenizer(spoken.model).get_vocab().values(), default=0)
     if size is not None and largest >= size:
-        yield f"{spoken.key}: its tokenizer has {largest + 1:,} tokens and the model {size:,}; it is another model's"
+        name = spoken.model.rstrip("/").rpartition("/")[2]
+        yield f"{spoken.key}: the tokenizer of {name} has {largest + 1:,} tokens and the model {size:,}; it is another's"
 
 
 def _what_cannot_come(config: StagesConfig) -> Iterator[str]:
     """What no engine or worker would ever get: the Ray of this machine does not grow."""
     cpus = config.ray.num_cpus or os.cpu_count() or 1
-    gpus = _lazily(_num_gpus)
     for key, asked in config.engines.items():
-        sizes = (asked.engine_kwargs.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
-        workers = max(1, _product(size for size in sizes if isinstance(size, int)))
-        yield from _missing(key, asked.num_gpus * workers, asked.num_cpus, asked.resources, cpus, gpus, "an engine")
+        workers = prod(int(asked.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
+        yield from _missing(key, asked.num_gpus * workers, asked.num_cpus, asked.resources, cpus, "an engine")
     trained = config.training
     if trained is not None:
         many = trained.num_workers
@@ -217,40 +242,21 @@ def _what_cannot_come(config: StagesConfig) -> Iterator[str]:
                 f"; lower it, or raise ray.num_cpus"
             )
         needed = many if trained.use_gpu else 0
-        yield from _missing("training", needed, 0, trained.resources_per_worker, cpus, gpus, f"{many} workers")
+        yield from _missing("training", needed, 0, trained.resources_per_worker, cpus, f"{many} workers")
 
 
-def _missing(
-    key: str, gpus: float, cpus: float, resources: dict[str, float], has: int, has_gpus: Callable[[], int], who: str
-) -> Iterator[str]:
+def _missing(key: str, gpus: float, cpus: float, resources: dict[str, float], has: int, who: str) -> Iterator[str]:
     if cpus > has:
         yield f"{key}.num_cpus: {who} reserves {cpus:g} CPUs, and this Ray has {has}; lower it, or raise ray.num_cpus"
-    if gpus > 0 and gpus > has_gpus():
+    if gpus > 0 and gpus > _num_gpus():
         name = "use_gpu" if key == "training" else "num_gpus"
-        yield f"{key}.{name}: {who} would need {gpus:g} GPUs, and this machine has {has_gpus() or 'none'}"
+        yield f"{key}.{name}: {who} would need {gpus:g} GPUs, and this machine has {_num_gpus() or 'none'}"
     for name in resources:
         yield f"{key}.resources: {name!r} is on no node; the Ray that a run starts has CPUs and GPUs only"
 
 
+@lru_cache(maxsize=1)
 def _num_gpus() -> int:
     import torch
 
     return int(torch.cuda.device_count())
-
-
-def _lazily(work: Callable[[], int]) -> Callable[[], int]:
-    known: list[int] = []
-
-    def value() -> int:
-        if not known:
-            known.append(work())
-        return known[0]
-
-    return value
-
-
-def _product(numbers: Any) -> int:
-    made = 1
-    for number in numbers:
-        made *= number
-    return made

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import UserError, curation, importing, sources, stages
+from ray_distil import UserError, curation, importing, preflight, sources, stages
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
@@ -215,7 +215,9 @@ def served_model(base_url: str, api_key: str) -> str:
 
 def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:
     config = validate(StagesConfig, apply_overrides(data, overrides))
-    return Run(config, resolve_models(config), display)
+    run = Run(config, resolve_models(config), display)
+    run.before_making = lambda: preflight.check(config, run.models)
+    return run
 
 
 @contextmanager

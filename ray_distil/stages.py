@@ -236,11 +236,8 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
 
 def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:
     """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
-    name, system_prompt, variables = evaluated.name, evaluated.system_prompt, {}
-    if evaluated.model_source == TRAINED:  # asked as it was trained
-        trained = _given(run.config.training)
-        variables = trained.chat_template_kwargs
-        system_prompt = trained.system_prompt if system_prompt is None else system_prompt
+    name = evaluated.name
+    system_prompt, variables = run.config.asked_with(evaluated)
     config, settings_of = run.config.evaluation, run.config.evaluation.engine
     if settings_of is None:
         raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
@@ -253,7 +250,6 @@ def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, mod
         "suffix": run.config.instructions.suffix,
         "system_prompt": system_prompt,
     }
-    variables = settings_of.chat_template_kwargs | variables
     chosen = settings_of.model_copy(update={"chat_template_kwargs": variables})
 
     def make(artifact: Artifact) -> Made:

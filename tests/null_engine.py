@@ -87,5 +87,4 @@ def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> eng
 def install(seconds: float, start: float = 0.0) -> None:
     """Let this process build null engines wherever the configuration has an engine; vLLM is not loaded."""
     engine.build = lambda config, model, chat=None: build(config, seconds, start)
-    engine.check = lambda engines: None
     engine.IMPORTS = ()

@@ -58,11 +58,28 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
     ],
 )
 def test_what_cannot_be_right_is_refused(overrides: list[str], says: str) -> None:
-    if overrides[0].startswith("long2short"):
-        overrides = [*overrides, "long2short.engine={model_source: tiny:teacher-r1}"]
     with pytest.raises(UserError) as told:
         check(*overrides)
     assert says in str(told.value)
+
+
+def test_flash_attention_takes_one_packed_sequence_at_a_time() -> None:
+    flash = "training.attn_implementation=flash_attention_2"
+    with pytest.raises(UserError, match="train_micro_batch_size_per_gpu: with flash_attention_2 the examples of more"):
+        load(None, [flash])
+    load(None, [flash, "training.train_micro_batch_size_per_gpu=1"])
+    load(None, [flash, "packing.enabled=false"])
+
+
+def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:
+    longer = "evaluation.engine.engine_kwargs.max_model_len=2048"
+    config = json.loads((Path(TINY) / "config.json").read_text())
+    scaled = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "rope_theta": 10000.0}
+    text = json.dumps(config | {"rope_parameters": scaled})
+    models = "evaluation.models=[{name: slow, model_source: student}]"
+    assert check(student(tmp_path / "a", config__json=text), longer, models) == []
+    with pytest.raises(UserError, match="the model reads 1,024 tokens"):
+        check(longer, models)
 
 
 def test_on_a_cluster_what_is_not_there_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +98,13 @@ def test_a_student_that_cannot_be_spoken_to_is_refused(tmp_path: Path) -> None:
     for name, changes, says in (
         ("a", {"chat_template__jinja": ""}, "has no chat template"),
         ("b", {"tokenizer__json": "", "tokenizer_config__json": ""}, "has no tokenizer that can be read"),
-        ("c", {"config__json": json.dumps(config | {"vocab_size": 100})}, "it is another model's"),
+        ("c", {"config__json": json.dumps(config | {"vocab_size": 100})}, "it is another's"),
         ("d", {"chat_template__jinja": "{{ raise_exception('never') }}"}, "never"),
     ):
         with pytest.raises(UserError) as told:
             check(student(tmp_path / name, **changes), "evaluation.models=[]")
         assert "training.student: " in str(told.value)
+        assert len(str(told.value).splitlines()) == 1
         assert says in str(told.value)
         assert "Traceback" not in str(told.value)
 
@@ -103,9 +121,7 @@ def test_what_a_template_adds_is_remarked(tmp_path: Path) -> None:
     assert check(f"training.student={tmp_path / 'Qwen2.5'}", 'training.system_prompt=""', "evaluation.models=[]") == []
     (dated,) = check(f"training.student={tmp_path / 'Llama-3.1'}")
     assert dated.startswith("Llama-3.1: its chat template writes a date")
-    (refused,) = check(
-        f"training.student={tmp_path / 'Gemma'}", "training.system_prompt=Be brief.", "evaluation.models=[]"
-    )
+    (refused,) = check(f"training.student={tmp_path / 'Gemma'}", "training.system_prompt=Be brief.")
     assert "has no system turn" in refused
 
 
