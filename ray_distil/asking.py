@@ -10,6 +10,9 @@ from ray_distil.engine_config import Asked, SamplingParams
 from ray_distil.manifest import model_fingerprint
 from ray_distil.runs import Run
 
+# Of an endpoint's request_params, those that change no text.
+SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+
 
 def generate(run: Run, asked: Asked, model: str) -> Generate:
     """Generation by the engine or the endpoint of a section; `model`: folder or hub name, or the endpoint's name of it."""
@@ -37,6 +40,8 @@ def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> Chat
 def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
     """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is."""
     if asked.engine is None:
-        return {"model": model}
+        assert asked.endpoint is not None
+        params = {k: v for k, v in asked.endpoint.request_params.items() if k not in SILENT_PARAMS}
+        return {"model": model} | ({"request_params": params} if params else {})
     chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
     return {"model": model_fingerprint(model), "engine_kwargs": asked.engine.engine_kwargs, "chat": asdict(chat)}

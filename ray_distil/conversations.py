@@ -13,8 +13,14 @@ from ray_distil.reasoning import joined
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 # finish_reason in the spellings of servers and datasets; one that is not here stays, and the response is incomplete.
-FINISHED = dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "completed"), "stop")
-FINISHED |= dict.fromkeys(("length", "max_tokens", "max_length", "max_new_tokens"), "length")
+FINISHED = dict.fromkeys(
+    ("stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "stop_token", "complete", "completed"),
+    "stop",
+)
+FINISHED |= dict.fromkeys(
+    ("length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "model_length", "token_limit"),
+    "length",
+)
 TURNS = (["user"], ["user", "assistant"])
 
 

@@ -2,17 +2,14 @@
 
 The contract is that of `engine.py`; the client is openai's, in an actor, since ray.data.llm's processor of HTTP requests
 knows neither Retry-After nor limits in tokens. What may pass is asked again: no connection, time-outs, 408, 409, 429
-and 5xx, a broken stream, what is no reply. Pauses grow and are jittered; where the server says Retry-After, it is kept
-to the letter, by all requests where it says 429. The marks of thinking decide, not the field in which a text comes:
-
-    reply                                      generated_text
-    content                                    content
-    reasoning apart (reasoning_content)        <think>\\nreasoning\\n</think>\\n\\ncontent
-    reasoning alone: cut, or never closed      <think>\\nreasoning
-    content with </think> and no <think>       <think>\\ncontent
+and 5xx, a broken stream, and a few times what cannot be read. Pauses grow and are jittered; where the server says
+Retry-After, it is kept to the letter, by all requests where it says 429; one of more than ten minutes is not waited for.
+Whatever comes, it ends in its row: as a text (`replies.py`), or as an error with the server's own words.
 """
 
 import asyncio
+import json
+import math
 import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -22,23 +19,23 @@ import pyarrow as pa
 from ray_distil.engine import ADDED, Generate, check_messages
 from ray_distil.engine_config import EndpointConfig
 from ray_distil.rate_limits import Pace, pause_s, retry_after_s
-from ray_distil.reasoning import joined, thinking_of
+from ray_distil.replies import FEW_TRIES, BadReply, Reply, words_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-FINISHED = {"stop": "stop", "length": "length"}
-REFUSED = {"content_filter"}  # finish reasons that another try would not change
 RETRIED = {408, 409, 429}  # and 5xx
+LONGEST_RETRY_AFTER_S = 600.0
 BATCH_SIZE = 16  # rows that are saved together
+BATCHES = 4  # in the actor for each that fits into max_concurrency: a batch waits for its slowest reply
+PATH = "/chat/completions"
 CHARACTERS_PER_TOKEN = 3  # of a prompt, before the first reply tells
 
 
 def build(config: EndpointConfig) -> Generate:
     """Generation by an endpoint."""
     settings = config.model_dump()
-    # Batches overlap in the actor, so that a slow reply holds up its own batch only.
-    in_flight = max(1, -(-config.max_concurrency // BATCH_SIZE)) + 1
+    in_flight = BATCHES * max(1, -(-config.max_concurrency // BATCH_SIZE))
 
     def generate(dataset: "Dataset") -> "Dataset":
         import ray.data
@@ -84,10 +81,7 @@ class Requests:
         yield kept
 
     async def reply(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row's reply in the columns ADDED; what goes wrong with this row alone is its error."""
-        import httpx2
-        import openai
-
+        """One row's reply in the columns ADDED; whatever goes wrong with this row is its error."""
         problem = check_messages(row["messages"])
         if problem:
             return failed(problem)
@@ -96,90 +90,90 @@ class Requests:
             while True:
                 try:
                     return await self.ask(row)
-                except (openai.APIError, httpx2.TransportError, TimeoutError, ValueError, LookupError) as error:
+                except Exception as error:  # noqa: BLE001  raised on, it would end the actor and the other rows' replies
                     failures += 1
-                    if failures > self.settings["max_retries"] or not is_worth_a_try(error):
-                        return failed(f"{_code(error)}: {self.first_line(error)}")
-                    await self.wait(error, failures)
-
-    async def wait(self, error: Exception, failures: int) -> None:
-        """The pause before the next try."""
-        response = getattr(error, "response", None)
-        asked = None if response is None else retry_after_s(response.headers)
-        if asked is not None and response is not None and response.status_code == 429:
-            self.pace.hold(asked)
-        await asyncio.sleep(pause_s(failures) if asked is None else asked)
+                    asked = _asked_to_wait_s(error)
+                    if failures > min(self.settings["max_retries"], tries_of(error) - 1):
+                        return failed(f"{_code(error)}: {self.told(error)}")
+                    if asked is not None and asked > LONGEST_RETRY_AFTER_S:
+                        told = f"the server asks to wait {asked:,.0f} s: {self.told(error)}"
+                        return failed(f"{_code(error)}: {told}")
+                    if asked is not None and getattr(error, "status_code", None) == 429:
+                        self.pace.hold(asked)
+                    await asyncio.sleep(pause_s(failures) if asked is None else asked)
 
     async def ask(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One try. Raises openai.APIError, TimeoutError, and ValueError or LookupError for a reply that is none."""
-        params = {name: value for name, value in row["sampling_params"].items() if value is not None}
+        """One try. Raises openai.APIError, TimeoutError, and BadReply for a reply that is none."""
+        params = row["sampling_params"]
         messages = [message for message in row["messages"] if message["content"]]  # an empty system turn is none
         asked = {"model": self.settings["model"], "messages": messages, **params}
+        if self.settings["stream"]:
+            asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        asked |= self.settings["request_params"]
         num_characters = sum(len(message["content"]) for message in messages)
-        reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + params.get("max_tokens", 0))
+        reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + (params.get("max_tokens") or 0))
         tokens = None
         try:
             async with asyncio.timeout(self.settings["total_timeout_s"]):
-                made = await (self.streamed(asked) if self.settings["stream"] else self.at_once(asked))
+                made = await self.sent({name: value for name, value in asked.items() if value is not None})
             tokens = made["num_prompt_tokens"] + made["num_generated_tokens"]
             return made
         finally:
             self.pace.settle(reserved, tokens)
 
-    async def at_once(self, asked: dict[str, Any]) -> dict[str, Any]:
-        made = await self.client.chat.completions.create(**asked)
-        choice = made.choices[0]
-        return reply_row(reasoning_of(choice.message), choice.message.content, choice.finish_reason, made.usage)
+    async def sent(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The row of what comes for this request. The client's own types of replies fail on what servers send."""
+        import openai
 
-    async def streamed(self, asked: dict[str, Any]) -> dict[str, Any]:
-        reasoning, content, finish_reason, usage = [], [], None, None
-        stream = await self.client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
-        async for chunk in stream:
-            usage = chunk.usage or usage
-            for choice in chunk.choices:
-                reasoning.append(reasoning_of(choice.delta) or "")
-                content.append(choice.delta.content or "")
-                finish_reason = choice.finish_reason or finish_reason
-        return reply_row("".join(reasoning), "".join(content), finish_reason, usage)
+        reply = Reply()
+        if not body.get("stream"):
+            reply.add(await self.client.post(PATH, cast_to=object, body=body))
+            return reply.row()
+        stream = await self.client.post(
+            PATH, cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
+        )
+        kind = stream.response.headers.get("content-type", "")
+        if "json" in kind or "html" in kind:  # the whole reply, or an error, at once
+            text = (await stream.response.aread()).decode(errors="replace")
+            reply.add(json.loads(text) if "json" in kind else text)
+            return reply.row()
+        try:
+            async for chunk in stream:
+                if chunk is not None:
+                    reply.add(chunk)
+        except openai.APIError as error:
+            if isinstance(error.body, dict):  # an error among the chunks
+                reply.add({"error": error.body})
+            raise
+        return reply.row()
 
-    def first_line(self, error: Exception) -> str:
-        """What a row's error says; a server may repeat the key in it."""
-        text = (str(getattr(error, "message", None) or error).strip().splitlines() or [type(error).__name__])[0]
+    def told(self, error: Exception) -> str:
+        """What a row's error says: the server's own words, without the key, which a server may repeat."""
+        response = getattr(error, "response", None)
+        text = words_of(error.body) if isinstance(getattr(error, "body", None), dict | list | str) else ""
+        if not text and response is not None:
+            text = words_of(response.text)
+        text = text or (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         return (text.replace(self.key, "***") if self.key else text)[:300]
 
 
-def reasoning_of(message: Any) -> str | None:
-    """The reasoning that a server gives apart from the content: DeepSeek and vLLM call it by two names."""
-    return getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+def tries_of(error: Exception) -> float:
+    """How often a request may be sent in all that ended with this error, the configuration's limit apart."""
+    import httpx2
+    import openai
 
-
-def reply_row(reasoning: str | None, content: str | None, finish_reason: str | None, usage: Any) -> dict[str, Any]:
-    """A reply in the columns ADDED. Raises ValueError where it has no end, no text or no token counts."""
-    if finish_reason is None:
-        raise ValueError("the reply ends without a finish_reason")
-    if usage is None:
-        raise ValueError("the reply has no token counts (usage)")
-    text = joined((reasoning or "").strip(), content or "")
-    details = getattr(usage, "completion_tokens_details", None)
-    share = len(thinking_of(text)) / max(1, len(text))
-    counts = {
-        "num_prompt_tokens": usage.prompt_tokens,
-        "num_generated_tokens": usage.completion_tokens,
-        "num_thinking_tokens": getattr(details, "reasoning_tokens", None) or round(usage.completion_tokens * share),
-    }
-    if finish_reason in REFUSED:
-        return failed(f"{finish_reason}: the endpoint did not finish this reply") | counts
-    if finish_reason not in FINISHED:  # insufficient_system_resource, abort, ...
-        raise ValueError(f"the endpoint broke off ({finish_reason})")
-    if not text.strip() and finish_reason == "stop":
-        raise ValueError("the reply is empty")
-    return {"generated_text": text, "finish_reason": FINISHED[finish_reason], "error": "", **counts}
-
-
-def is_worth_a_try(error: Exception) -> bool:
-    """Whether another try may end otherwise within minutes: all but a status that blames the request."""
+    if isinstance(error, BadReply):
+        return math.inf if error.tries is None else error.tries
     status = getattr(error, "status_code", None)
-    return status is None or status in RETRIED or status >= 500
+    if status is not None:
+        return math.inf if status in RETRIED or status >= 500 else 1
+    passing = openai.APIError | httpx2.TransportError | TimeoutError
+    return math.inf if isinstance(error, passing) else FEW_TRIES
+
+
+def _asked_to_wait_s(error: Exception) -> float | None:
+    response = getattr(error, "response", None)
+    return None if response is None else retry_after_s(response.headers)
 
 
 def failed(error: str) -> dict[str, Any]:
@@ -191,6 +185,8 @@ def failed(error: str) -> dict[str, Any]:
 def _code(error: Exception) -> str:
     import openai
 
+    if isinstance(error, BadReply):
+        return error.code
     if isinstance(error, openai.APIStatusError):
         return f"http_{error.status_code}"
     if isinstance(error, openai.APITimeoutError | TimeoutError):

@@ -5,7 +5,7 @@ A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kep
     columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
     columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
                     finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
-                    num_thinking_tokens (of these, up to </think>), error ("" or "code: what was wrong with this row")
+                    num_thinking_tokens (of these, up to </think>; counts are 0 where an endpoint has none), error ("" or "code: what was wrong with this row")
     all other columns are carried through; their values must have a form in JSON
 
 Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from ray_distil.section import Section
 
+OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
+
 
 class SamplingParams(Section):
     """The part of vLLM's SamplingParams that a run sets."""
@@ -70,7 +72,22 @@ class EndpointConfig(Section):
     timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
     total_timeout_s: float | None = Field(3600, gt=0, description="seconds of one try; null: no limit")
     stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")
+    request_params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="more of each request, e.g. {enable_thinking: false}; null leaves one out that is sent else, "
+        "e.g. {max_tokens: null, max_completion_tokens: 4096, seed: null, stream_options: null}",
+    )
     num_cpus: float = Field(0.1, ge=0, description="CPUs that the client reserves")
+
+    @field_validator("request_params")
+    @classmethod
+    def _not_ours(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "messages", "stream"):
+            if name in given:
+                raise ValueError(f"request_params: {name!r} is set by the run; " + OWN_KEYS[name])
+        if given.get("n") not in (None, 1):
+            raise ValueError("request_params: n is 1, each sample is a request of its own; set num_samples")
+        return given
 
 
 class Asked(Section):

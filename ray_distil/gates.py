@@ -35,14 +35,13 @@ def correct(row: Row) -> str | None:
 
 def reasoned(row: Row) -> str | None:
     """A rewrite holds a step, and not the answer alone: that was in its prompt. A row that is no rewrite passes."""
-    return None if row.get("rewritten_tokens") is None or has_steps(row["reasoning"]) else "no_steps"
+    return None if "rewritten_tokens" not in row or has_steps(row["reasoning"]) else "no_steps"
 
 
 def shorter(row: Row) -> str | None:
-    """A rewrite has fewer tokens than its source; a row that is no rewrite passes."""
-    if row.get("original_tokens") is None or row["rewritten_tokens"] < row["original_tokens"]:
-        return None
-    return "not_shorter"
+    """A rewrite has fewer tokens than its source; a row that is no rewrite, or whose tokens are not counted, passes."""
+    before, after = row.get("original_tokens"), row.get("rewritten_tokens")
+    return None if before is None or after is None or after < before else "not_shorter"
 
 
 GATES: dict[str, Callable[[Row], str | None]] = {

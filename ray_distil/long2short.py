@@ -59,12 +59,15 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
     text = row["generated_text"]
     if not thinking_is_open(text):  # what the rewriter thought is no part of the rewrite
         text = split_reasoning(text)[1]
-    length = row["num_generated_tokens"] - (row["num_thinking_tokens"] or 0)
+    generated, before = row["num_generated_tokens"] or None, row["original_tokens"]  # 0: not counted
+    length = None if generated is None else generated - row["num_thinking_tokens"]
     rewrite = known | {
         "reasoning": text,
         "answer": final_result(text),
+        "num_prompt_tokens": row["num_prompt_tokens"] or None,
+        "num_generated_tokens": generated,
         "rewritten_tokens": length,
-        "compression_ratio": length / row["original_tokens"] if row["original_tokens"] else None,
+        "compression_ratio": length / before if before and length is not None else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}

@@ -24,6 +24,7 @@ from ray_distil.export import write_records
 from ray_distil.models import resolve_model, resolve_models
 from ray_distil.pipeline import log_folder
 from ray_distil.progress import Display
+from ray_distil.replies import words_of
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.session import messages_to, start_ray
@@ -207,10 +208,20 @@ def served_model(base_url: str, api_key: str) -> str:
 
     try:
         client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=30, max_retries=2)
-        return client.models.list().data[0].id
-    except (openai.OpenAIError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"inference.base_url: {base_url!r} does not say which models it has ({reason})") from error
+        listed = client.get("/models", cast_to=object)
+    except openai.OpenAIError as error:
+        body = getattr(error, "body", None)
+        reason = words_of(body) if body else (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(_no_models(base_url, reason.replace(api_key, "***"))) from error
+    models = listed.get("data") if isinstance(listed, dict) else None
+    first = models[0] if isinstance(models, list) and models else None
+    if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+        raise UserError(_no_models(base_url, words_of(listed).replace(api_key, "***")))
+    return str(first["id"])
+
+
+def _no_models(base_url: str, reason: str) -> str:
+    return f"inference.base_url: {base_url!r} does not say which models it has ({reason})"
 
 
 def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:

@@ -1,6 +1,7 @@
 """How fast an endpoint may be asked: requests and tokens a minute, and the pauses that it asks for itself."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -80,15 +81,19 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a reply asks to wait, by Retry-After (seconds or a date) or retry-after-ms; None: it does not."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+            return _seconds(float(headers["retry-after-ms"]) / 1000)
         text = headers["retry-after"]
     except (KeyError, ValueError):
         return None
     try:
-        return max(0.0, float(text))
+        return _seconds(float(text))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+        return _seconds((parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _seconds(given: float) -> float | None:
+    return max(0.0, given) if math.isfinite(given) else None

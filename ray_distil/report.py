@@ -195,7 +195,7 @@ def _why_uncounted(num_rewrites: int) -> str:
 def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture."""
     rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    counted = [row for row in rewrites if row["original_tokens"] is not None]  # not of responses that were imported
+    counted = [row for row in rewrites if None not in (row["original_tokens"], row["rewritten_tokens"])]
     before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
     points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
     student = report.student

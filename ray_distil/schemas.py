@@ -38,7 +38,7 @@ RESPONSES = _schema(
     ("reasoning", pa.string()),  # what stands in the think block, else the response without its closing answer
     ("answer", pa.string(), NULLABLE),  # extracted; null where none is stated
     ("finish_reason", pa.string()),  # "stop" | "length"
-    ("num_prompt_tokens", pa.int32(), NULLABLE),  # null in a response that was imported
+    ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count, and in an imported response
     ("num_generated_tokens", pa.int32(), NULLABLE),
     ("model", pa.string()),
     ("sampling_params", pa.string()),  # JSON, with the row's own seed
@@ -54,10 +54,10 @@ REWRITES = _schema(
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
-    ("rewritten_tokens", pa.int32()),  # generated, without what the rewriter thought
+    ("rewritten_tokens", pa.int32(), NULLABLE),  # generated, without what the rewriter thought
     ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),  # what the rewrite cost, thinking included
+    ("num_prompt_tokens", pa.int32(), NULLABLE),
+    ("num_generated_tokens", pa.int32(), NULLABLE),  # what the rewrite cost, thinking included
     ("finish_reason", pa.string()),
     ("verdict", pa.string()),  # "accepted", or the reason of the first gate that it fails
     ("model", pa.string()),

@@ -83,6 +83,8 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
         "response": row["generated_text"],
         "reasoning": reasoning,
         "answer": extract_answer(conclusion),
+        "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
+        "num_generated_tokens": row["num_generated_tokens"] or None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
 

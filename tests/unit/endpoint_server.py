@@ -4,10 +4,12 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+MODELS = {"object": "list", "data": [{"id": "served", "object": "model"}]}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
@@ -26,10 +28,14 @@ class EndpointServer:
         finish_reason: str = "stop",
         meet: int = 1,
         retry_after: str = "0.2",
+        body: Any = None,
+        odd: Sequence[tuple[bytes, str]] = (),
+        models: Any = MODELS,
     ) -> None:
+        """`body`: of each reply. `odd`: bytes and type of the first replies. `models`: what /models says."""
         self.faults, self.requests, self.times = deque(faults), [], []
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
-        self.retry_after = retry_after
+        self.retry_after, self.body, self.odd = retry_after, body, deque(odd)
         self.most_at_once = self.now = 0
         self.lock = threading.Lock()
         self.met = threading.Event()  # set once `meet` requests are here together; until then none is answered
@@ -38,7 +44,7 @@ class EndpointServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.here = False
-                self.answer(200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
+                self.answer(200, models, {"Content-Type": "text/html"} if isinstance(models, str) else {})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -64,6 +70,12 @@ class EndpointServer:
 
             def reply(self, fault: str, body: dict[str, Any]) -> None:
                 choice = {"index": 0, "finish_reason": server.finish_reason}
+                with server.lock:
+                    odd = server.odd.popleft() if server.odd else None
+                if odd is not None:
+                    return self.answer(200, odd[0], {"Content-Type": odd[1]})
+                if server.body is not None:
+                    return self.answer(200, server.body)
                 if fault == "429":
                     self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
                 elif fault in ("500", "400"):
@@ -115,7 +127,9 @@ class EndpointServer:
 
             def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 self.leave()
-                data = (body if isinstance(body, str) else json.dumps(body)).encode()
+                data = (
+                    body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+                )
                 self.send_response(status)
                 headers = {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
                 for name, value in headers.items():

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import rate_limits
-from ray_distil.endpoint import Requests, reply_row
+from ray_distil.endpoint import Requests
 from ray_distil.engine_config import EndpointConfig
 from ray_distil.reasoning import split_reasoning
 from tests.unit.endpoint_server import EndpointServer
@@ -21,11 +21,6 @@ GOOD = {
     "num_thinking_tokens": 0,
     "error": "",
 }
-ENDS_THE_STAGE = pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="a 200 without choices is no error of its row: it ends the actor, and the stage",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +77,7 @@ def test_a_stream_that_breaks_is_asked_for_again(fault: str) -> None:
         (["trickle"] * 3, "timeout: ", 3),
         (["json"] * 3, "bad_reply: ", 3),
         (["empty"] * 3, "bad_reply: ", 3),
-        pytest.param(["error in 200"] * 3, "bad_reply: ", 3, marks=ENDS_THE_STAGE),
+        (["error in 200"] * 3, "bad_reply: upstream failed", 3),
     ],
 )
 def test_what_does_not_pass_is_that_rows_error(faults: list[str], error: str, requests: int) -> None:
@@ -141,12 +136,6 @@ def test_the_marks_of_thinking_are_in_the_text(
     assert bool(row["num_thinking_tokens"]) == ("<think>" in text)
 
 
-def test_tokens_of_thinking_are_those_that_the_server_counts() -> None:
-    details = type("Details", (), {"reasoning_tokens": 3})
-    usage = type("Usage", (), {"prompt_tokens": 2, "completion_tokens": 5, "completion_tokens_details": details})
-    assert reply_row("2 + 3", "5", "stop", usage)["num_thinking_tokens"] == 3
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_empty_reply_is_asked_again(stream: bool) -> None:
     with EndpointServer(message={"content": ""}) as server:
@@ -199,3 +188,33 @@ def test_the_key_is_not_in_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert server.requests[0][0]["Authorization"] == "Bearer sk-secret"
     assert row["error"].startswith("http_401: ")
     assert row["error"].endswith("no such key: Bearer ***")
+    assert "sk-secret" not in row["error"]
+
+
+def test_a_retry_after_that_is_no_time_is_none_and_a_very_long_one_is_told() -> None:
+    for asked in ("inf", "nan", "-inf"):
+        with EndpointServer("429", retry_after=asked) as server:
+            assert ask(server, "2 + 3?") == [{"id": "0", **GOOD}]
+    with EndpointServer("429", retry_after="86400") as server:
+        (row,) = ask(server, "2 + 3?")
+    assert row["error"] == "http_429: the server asks to wait 86,400 s: slow down"
+    assert len(server.requests) == 1
+
+
+def test_requests_can_be_changed() -> None:
+    changed = {"max_tokens": None, "max_completion_tokens": 7, "seed": None, "stream_options": None, "top_k": 1}
+    with EndpointServer() as server:
+        ask(server, "2 + 3?", stream=True, request_params=changed)
+        ask(server, "2 + 3?")
+    asked = [body for _, body in server.requests]
+    messages = [{"role": "user", "content": "2 + 3?"}]
+    assert asked[0] == {
+        "model": "m", "messages": messages, "stream": True, "max_completion_tokens": 7, "top_k": 1
+    }  # fmt: skip
+    assert asked[1] == {"model": "m", "messages": messages, "max_tokens": 9, "seed": 0}
+
+
+@pytest.mark.parametrize("wrong", [{"model": "x"}, {"messages": []}, {"stream": False}, {"n": 2}])
+def test_what_the_run_sets_is_not_set_twice(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="request_params: "):
+        EndpointConfig(base_url="http://x/v1", model="m", request_params=wrong)

@@ -37,7 +37,7 @@ LAYERS = [
         "rate_limits",
         "tiny.muon",
     ],
-    ["chat_templates", "tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
+    ["chat_templates", "replies", "tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     ["gates", "blocks", "shards", "watchdog", "suspects", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["leaks", "waiting", "runs"],

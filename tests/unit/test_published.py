@@ -107,6 +107,24 @@ def test_an_endpoint_says_which_model_it_has(monkeypatch: pytest.MonkeyPatch) ->
         published.served_model(server.url, "k")
 
 
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ({"data": None}, r"\{\"data\": null\}"),
+        ({"data": [{"name": "x"}]}, "name"),
+        ([], r"\[\]"),
+        ({"error": "no such key: secret"}, r"no such key: \*\*\*"),
+        ("<html><title>Welcome</title></html>", "a page, 'Welcome'; does the base_url end in /v1"),
+    ],
+)
+def test_an_endpoint_whose_models_are_none_is_told(models: Any, said: str) -> None:
+    with (
+        EndpointServer(models=models) as server,
+        pytest.raises(UserError, match=rf"inference.base_url: .* does not say which models it has \(.*{said}"),
+    ):
+        published.served_model(server.url, "secret")
+
+
 def test_the_prompt_of_the_file_is_the_system_prompt() -> None:
     assert long2short_messages("q", "a", "r", "Be brief.")[0] == {"role": "system", "content": "Be brief."}
     assert long2short_messages("q", "a", "r")[0]["content"] == LONG2SHORT

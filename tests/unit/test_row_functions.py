@@ -57,7 +57,8 @@ def test_a_fraction_is_asked_and_counted() -> None:
 def generated(**changes: Any) -> dict[str, Any]:
     text = "<think>\n2 + 3 = 5\n</think>\n\n\\boxed{5}"
     row = ask(PROBLEM)[0] | {"generated_text": text, "finish_reason": "stop", "num_prompt_tokens": 9}
-    return row | {"num_generated_tokens": 20, "num_thinking_tokens": 0, "error": ""} | changes
+    counts = {"num_prompt_tokens": 3, "num_generated_tokens": 20, "num_thinking_tokens": 0}
+    return row | counts | {"error": ""} | changes
 
 
 def response(**changes: Any) -> dict[str, Any]:
@@ -75,11 +76,21 @@ def test_an_error_becomes_a_reject_with_its_code() -> None:
     assert (row[REASON], row["reject_detail"]) == ("prompt_too_long", "9 tokens")
 
 
+def test_tokens_that_an_endpoint_does_not_count_are_null() -> None:
+    row = response(num_prompt_tokens=0, num_generated_tokens=0)
+    assert (row["num_prompt_tokens"], row["num_generated_tokens"]) == (None, None)
+    row = rewrite("2 + 3 = 5", num_prompt_tokens=0, num_generated_tokens=0)
+    assert {row[name] for name in ("num_prompt_tokens", "num_generated_tokens", "rewritten_tokens")} == {None}
+    assert (row["compression_ratio"], row["verdict"]) == (None, "accepted")
+    assert rewrite("5", num_generated_tokens=0)["verdict"] == "no_steps"
+
+
 def rewrite(text: str, **changes: Any) -> dict[str, Any]:
     request = long2short.request(response() | changes, ALL, PARAMS, 0)
-    thought = changes.pop("num_thinking_tokens", 0)
-    row = request | {"generated_text": text, "finish_reason": "stop", "num_generated_tokens": 8, "error": ""}
-    return long2short.rewrite_row(row | {"num_thinking_tokens": thought}, "m", PARAMS)
+    counts = {"num_prompt_tokens": 3, "num_generated_tokens": 8, "num_thinking_tokens": 0}
+    counts |= {name: changes.pop(name) for name in [*counts] if name in changes}
+    row = request | {"generated_text": text, "finish_reason": "stop", "error": ""}
+    return long2short.rewrite_row(row | counts, "m", PARAMS)
 
 
 def test_rewrite_request_is_the_recipes() -> None:
