@@ -28,7 +28,7 @@ from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.section import ConfigError
 from ray_distil.session import is_local
-from ray_distil.suspects import deaths_actor, watched
+from ray_distil.suspects import KillsEngine, deaths_actor, watched
 from ray_distil.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
@@ -212,7 +212,9 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
     rows = []
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""
-        if error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
+        if KillsEngine.__name__ in error:
+            error = f"kills_engine: {error.partition(f'{KillsEngine.__name__}: ')[2] or error}"
+        elif error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
             error = f"engine_error: {error}"
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])

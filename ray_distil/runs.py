@@ -4,6 +4,7 @@ import fcntl
 import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -82,19 +83,20 @@ class Run:
 
         `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
 
-        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`); those that it
-        rejected for what may have passed meanwhile, such as an endpoint that was away, are made again.
+        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`). Rows that a run
+        rejected for what may have passed meanwhile, such as an endpoint that was away, are then made again, also where
+        the artifact is whole.
         """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
         target = Artifact(self.folder, artifact, schema, made_of, counted)
         name = "/".join([module.STAGE, *artifact.split("/")[1:]])
         manifest = target.manifest()
-        if manifest is not None:
+        if manifest is not None and not (resume and any(map(may_pass, manifest.rejects))):
             self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
         self._check()
         started = time.monotonic()
-        target.start(resume, may_pass if resume else None)
+        target.start(resume)
         with (
             self.display.stage(name, unit) as target.tell,
             waiting.told(name, target.tell.idle_seconds, self.display.say),
@@ -106,6 +108,9 @@ class Run:
             name, unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
         )
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
+        left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and may_pass(reason)})
+        if left:
+            self.display.say(f"{name}: {_told(left)}: the same command tries them again")
         return target
 
     def _check(self) -> None:
@@ -133,18 +138,37 @@ class Run:
         What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
         own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
+
+        Rows that failed for what may pass are tried once more when all others are there.
         """
+        failed = artifact.forget_rejects(may_pass)  # of a run before this one
+        self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
+        if failed := artifact.forget_rejects(may_pass):
+            self.display.say(f"{stage}: {_told(failed)}, for what may have passed: they are tried once more")
+            self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
+
+    def _generate_missing(
+        self,
+        artifact: Artifact,
+        rows_in: int,
+        stage: str,
+        parts: Callable[[IdSet], list["Dataset"]],
+        parallel: bool,
+        imports: tuple[str, ...],
+        num_failed: int,
+    ) -> None:
+        """`num_failed` of the rows that are not there have failed before; where all have, they may fail again."""
         failed_at = -1
+        limits = self.config.run
         while True:
             done = artifact.done_ids()
             artifact.tell.expect(rows_in, len(done))
-            if len(done) >= rows_in:
+            num_missing = rows_in - len(done)
+            if num_missing <= 0:
                 return
             self.start_ray(imports)
-            limits = self.config.run
-            failures = FailureLimit(
-                limits.max_reject_fraction, rows_in - len(done), stage, f"{artifact.folder}/{REJECTS_FOLDER}"
-            )
+            most = limits.max_reject_fraction if num_missing > num_failed else 1.0
+            failures = FailureLimit(most, num_missing, stage, f"{artifact.folder}/{REJECTS_FOLDER}")
             try:
                 for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
                     failures.add(shard)
@@ -219,3 +243,9 @@ def _counts(manifest: Manifest) -> str:
     )
     dropped = manifest.summary.get(DROPPED)
     return f"{counts}; of {dropped:,} that a stopped run wrote twice, one is kept" if dropped else counts
+
+
+def _told(failed: Counter[str]) -> str:
+    """As "38 rows failed (http_503 30, timeout 8)"."""
+    why = ", ".join(f"{reason} {number:,}" for reason, number in failed.most_common())
+    return f"{failed.total():,} rows failed ({why})"

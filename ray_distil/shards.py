@@ -83,15 +83,19 @@ class Artifact:
     def is_complete(self) -> bool:
         return self.manifest() is not None
 
+    def content(self) -> str:
+        """What stages behind this one depend on, once it is whole: rows that failed at first may be accepted later."""
+        manifest = self.manifest()
+        return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
+
     def done_ids(self) -> IdSet:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
         return IdSet(self._ids() if self._is_ours() else ())
 
-    def start(self, resume: bool = True, again: Callable[[str], bool] | None = None) -> None:
+    def start(self, resume: bool = True) -> None:
         """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
 
-        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again. Rows that
-        were rejected for a reason of which `again` is true are rejected no more, so that they are made again.
+        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again.
         """
         if self.folder.exists() and not self._is_ours():
             old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
@@ -104,11 +108,16 @@ class Artifact:
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         self.attempt = secrets.token_hex(8)
         self.folder.write_text(ATTEMPT, self.attempt)
-        if again is not None:
-            for file in self._files(REJECTS_FOLDER):
-                table = self.folder.read_table(file)
-                keep = [not again(reason) for reason in table["reason"].to_pylist()]
-                self._replace(file, table, keep)
+
+    def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
+        """Rows that were rejected for a reason of which `again` is true are to be made again; how many, by reason."""
+        forgotten: Counter[str] = Counter()
+        for file in self._files(REJECTS_FOLDER):
+            table = self.folder.read_table(file)
+            reasons = table["reason"].to_pylist()
+            forgotten.update(reason for reason in reasons if again(reason))
+            self._replace(file, table, [not again(reason) for reason in reasons])
+        return forgotten
 
     def is_taken(self) -> bool:
         """Whether another attempt has begun since this one."""

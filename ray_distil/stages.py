@@ -106,7 +106,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
 
     return run.stage(
-        teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.fingerprint], make, resume=True
+        teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.content()], make, resume=True
     )
 
 
@@ -133,14 +133,14 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     settings = {"sampling_params": params, "gates": gates, "seed": seed, **asking.texts_of(run, asked, model)}
     settings["system_prompt"] = config.system_prompt
     return run.stage(
-        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.fingerprint], make, resume=True
+        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.content()], make, resume=True
     )
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
     gates, suffix = enabled_gates(run.config), run.config.instructions.suffix
     thoughts = run.config.teachers.direct_thoughts if run.config.teachers is not None else "drop"
-    inputs = [responses.fingerprint] + ([rewrites.fingerprint] if rewrites else [])
+    inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
@@ -197,7 +197,7 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
         filled = round(packing.fill(lengths, max_length), 4) if config.enabled else 1.0
         return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
 
-    inputs = [examples.fingerprint]
+    inputs = [examples.content()]
     return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")
 
 
@@ -231,7 +231,7 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         return num_sequences, {"num_steps": result.num_steps, **losses}
 
     settings = trained | {"student": model_fingerprint(student)}
-    return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.fingerprint], make)
+    return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.content()], make)
 
 
 def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:
@@ -266,7 +266,7 @@ def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, mod
         run, model if evaluated.model_source != TRAINED else run.models["training.student"], variables
     )
     settings = asked | {"engine_kwargs": settings_of.engine_kwargs, "chat": asdict(chat)}
-    inputs = [problems.fingerprint, model_mark]
+    inputs = [problems.content(), model_mark]
     return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", settings, inputs, make, resume=True)
 
 

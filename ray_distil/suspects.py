@@ -3,8 +3,7 @@
 Ray begins a dead engine again and gives it the same rows, without end, so that one row on which the engine dies each
 time would keep a stage from ever finishing. Most deaths are no row's fault, and no row may be rejected for its
 neighbour's: what was in an engine when it died once goes on as before; after each further death a sixteenth as many may
-be in it at once, down to one; and a row that is alone among suspects at two deaths is rejected (`engine_error`, so that
-the same command tries it again).
+be in it at once, down to one; and a row that is alone among suspects at two deaths is rejected (`kills_engine`).
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ray_distil.manifest import MANIFEST, Manifest, read_manifest
+from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.storage import Folder
 from tests.integration.cluster import PATIENCE
 from tests.integration.respond import __file__ as RESPOND
@@ -26,7 +26,8 @@ FAULTS = {
     "timeout": ["hang"],
     "bad_reply": ["cut", "told", "json", "empty"],
 }
-NEVER_PASS = {"http_400", "http_401"}
+NEVER_PASS = {"http_400", "http_401"}  # whoever asks how often
+FAULTS_AGAIN = len(FAULTS["http_401"])  # the key may be a good one by then
 
 
 def respond(folder: Path, server: EndpointServer, *overrides: str) -> tuple[Manifest, str]:
@@ -59,26 +60,44 @@ def respond(folder: Path, server: EndpointServer, *overrides: str) -> tuple[Mani
 
 
 def test_rows_end_right_or_rejected_and_the_key_is_nowhere(tmp_path: Path) -> None:
+    passing = [fault for reason, some in FAULTS.items() if reason not in NEVER_PASS for fault in some]
     with EndpointServer(*itertools.chain(*FAULTS.values())) as server:
+        server.fault_of = lambda body: "error in 200" if body["seed"] % 10 == 0 else ""
         manifest, said = respond(tmp_path, server, "teachers.direct.endpoint.max_retries=0")
-        assert manifest.rejects == {reason: len(faults) for reason, faults in sorted(FAULTS.items())}
-        assert len(server.requests) == NUM_TRAIN
-        assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
+        broken = [body for _, body in server.requests if body["seed"] % 10 == 0]
+        seeds = {body["seed"] for body in broken}
+        assert len(broken) == 2 * len(seeds) > 0
 
+        # What failed for what may pass is tried once more before the stage is whole; what is left is said.
+        assert manifest.rejects == {"bad_reply": len(seeds), "http_400": 2}
+        num_again = len(seeds) + len(passing) + FAULTS_AGAIN
+        assert len(server.requests) == NUM_TRAIN + num_again
+        assert f"{num_again} rows failed (" in said
+        assert f"{len(seeds)} rows failed (bad_reply {len(seeds)}): the same command tries them again" in said
+        rejects = pd.read_parquet(tmp_path / "faults" / "responses" / "_rejects").query("reason == 'bad_reply'")
+        assert set(rejects.detail) == {"upstream failed"}  # the server's own words
+
+        assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
         logs = re.findall(r"messages of engines and workers: (\S+)", said)
         assert logs
         assert KEY not in said
         for file in [file for folder in (*logs, tmp_path) for file in Path(folder).rglob("*") if file.is_file()]:
             assert KEY.encode() not in file.read_bytes(), file
 
-        # Stopped before its end, the stage asks again for what may have passed, and for nothing else; with further
-        # tries the faults that pass cost no row.
-        (tmp_path / "faults" / "responses" / MANIFEST).unlink()
-        passing = [fault for reason, some in FAULTS.items() if reason not in NEVER_PASS for fault in some]
+        # The same command asks for what may have passed, and for nothing else; with further tries the faults that pass
+        # cost no row.
+        server.fault_of = lambda body: ""
+        server.requests.clear()
         server.faults.extend(passing)
         manifest, _ = respond(tmp_path, server)
         assert manifest.rejects == {"http_400": 2}
-        assert len(server.requests) == NUM_TRAIN + 11 + len(passing)
+        assert {body["seed"] for _, body in server.requests} == seeds
+        assert len(server.requests) == len(seeds) + len(passing)
+
+        # Whole, it asks for nothing.
+        server.requests.clear()
+        respond(tmp_path, server)
+        assert not server.requests
     made = pd.read_parquet(tmp_path / "faults" / "responses")
     assert set(made.response) == {"It is 5."}
     assert set(made.num_prompt_tokens) == {3}

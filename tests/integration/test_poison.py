@@ -99,16 +99,16 @@ def test_all_others_finish(poisoned: Poisoned) -> None:
 
 
 def test_a_prompt_that_does_not_fit_and_a_row_that_kills_its_engine_each_time_are_rejected(poisoned: Poisoned) -> None:
-    assert poisoned.responses.rejects == {"engine_error": 1, "prompt_too_long": 2}
+    assert poisoned.responses.rejects == {"kills_engine": 1, "prompt_too_long": 2}
     rejects = {
         poisoned.asked[json.loads(row["row"])["instruction_id"]]: row for row in poisoned.rejects.to_dict("records")
     }
     assert {text: row["reason"] for text, row in rejects.items()} == {
         LONG: "prompt_too_long",
         HUGE: "prompt_too_long",
-        DEADLY: "engine_error",
+        DEADLY: "kills_engine",
     }
-    assert "died 4 times with this row" in rejects[DEADLY]["detail"]
+    assert rejects[DEADLY]["detail"].startswith("the engine died 4 times with this row")
 
 
 def test_a_run_whose_answers_are_all_cut_off_ends(tmp_path: Path) -> None:

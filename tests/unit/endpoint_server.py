@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,6 +34,7 @@ class EndpointServer:
     ) -> None:
         """`body`: of each reply. `odd`: bytes and type of the first replies. `models`: what /models says."""
         self.faults, self.requests, self.times = deque(faults), [], []
+        self.fault_of: Callable[[dict[str, Any]], str] = lambda body: ""  # of a request, whatever `faults` say
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
         self.retry_after, self.body, self.odd = retry_after, body, deque(odd)
         self.most_at_once = self.now = 0
@@ -56,7 +57,7 @@ class EndpointServer:
                     server.most_at_once = max(server.most_at_once, server.now)
                     if server.now >= meet:
                         server.met.set()
-                    fault = server.faults.popleft() if server.faults else ""
+                    fault = server.fault_of(body) or (server.faults.popleft() if server.faults else "")
                 try:
                     self.reply(fault, body)
                 finally:

@@ -212,7 +212,7 @@ def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, e
     ("code", "passes"),
     [("timeout", True), ("no_connection", True), ("engine_error", True), ("http_401", True), ("http_503", True),
      ("bad_reply", True), ("http_400", False), ("content_filter", False), ("prompt_too_long", False),
-     ("source_wrong_answer", False)],
+     ("kills_engine", False), ("tool_calls", False), ("source_wrong_answer", False)],
 )  # fmt: skip
 def test_what_may_pass_is_no_fault_of_the_row(code: str, passes: bool) -> None:
     assert engine.may_pass(code) == passes

@@ -108,12 +108,16 @@ def test_rows_that_failed_for_what_may_pass_are_made_again(tmp_path: Path) -> No
     target.start()
     write(target, row("a"), reject(row("b"), "timeout"), reject(row("c"), "empty"))
     write(target, reject(row("d"), "timeout"))
-    target.start(again=lambda reason: reason == "timeout")
+    assert target.finish("instructions", "rows", 4, 1.0).rows_out == 1
+    before = target.content()
+    target.start()
+    assert target.forget_rejects(lambda reason: reason == "timeout") == {"timeout": 2}
     done = target.done_ids()
     assert [name for name in "abcd" if stable_id(name) in done] == ["a", "c"]
     write(target, row("b"), reject(row("d"), "timeout"))
     manifest = target.finish("instructions", "rows", 4, 1.0)
     assert (manifest.rows_out, manifest.rejects) == (2, {"empty": 1, "timeout": 1})
+    assert target.content() != before  # what is made of it is made anew
 
 
 def test_a_stage_that_does_not_resume_starts_with_no_shard(tmp_path: Path) -> None:
