@@ -8,10 +8,17 @@ from ray_distil.chat_templates import ChatSettings, writes_date
 from ray_distil.engine import Generate
 from ray_distil.engine_config import Asked, SamplingParams
 from ray_distil.manifest import model_fingerprint
+from ray_distil.models import local_copy
 from ray_distil.runs import Run
 
-# Of an endpoint's request_params, those that change no text.
+# What changes no text: of an endpoint's request_params, and of vLLM's engine arguments (where, how fast, how many at once).
 SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+SILENT_KWARGS = {
+    "block_size", "compilation_config", "cpu_offload_gb", "disable_log_stats", "distributed_executor_backend",
+    "download_dir", "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization",
+    "kv_cache_memory_bytes", "load_format", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
+    "max_parallel_loading_workers", "pipeline_parallel_size", "swap_space", "tensor_parallel_size",
+}  # fmt: skip
 
 
 def generate(run: Run, asked: Asked, model: str) -> Generate:
@@ -27,9 +34,22 @@ def imports(*asked: Asked) -> tuple[str, ...]:
     return engine.IMPORTS if any(one.engine is not None for one in asked) else ()
 
 
-def params(sampling: SamplingParams) -> dict[str, Any]:
-    """Sampling parameters for a request: those that are set."""
-    return sampling.model_dump(exclude_none=True)
+def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]:
+    """Sampling parameters for a request. What is null is the model's own: an endpoint knows it, an engine is told."""
+    given = sampling.model_dump()
+    if asked.engine is not None:
+        own = _generation_config(model) if None in given.values() else {}
+        given |= {name: own.get(name) for name, value in given.items() if value is None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _generation_config(model: str) -> dict[str, Any]:
+    from transformers import GenerationConfig
+
+    try:
+        return dict(GenerationConfig.from_pretrained(local_copy(model)).to_diff_dict())
+    except OSError:  # it has none
+        return {}
 
 
 def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> ChatSettings:
@@ -38,10 +58,14 @@ def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> Chat
 
 
 def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
-    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is."""
+    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is.
+
+    Nor `max_model_len`: a text that ends in time is the same under any, as under any max_tokens.
+    """
     if asked.engine is None:
         assert asked.endpoint is not None
         params = {k: v for k, v in asked.endpoint.request_params.items() if k not in SILENT_PARAMS}
         return {"model": model} | ({"request_params": params} if params else {})
     chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
-    return {"model": model_fingerprint(model), "engine_kwargs": asked.engine.engine_kwargs, "chat": asdict(chat)}
+    kwargs = {name: value for name, value in asked.engine.engine_kwargs.items() if name not in SILENT_KWARGS}
+    return {"model": model_fingerprint(model), "engine_kwargs": kwargs, "chat": asdict(chat)}

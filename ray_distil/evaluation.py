@@ -14,6 +14,7 @@ from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning
+from ray_distil.reuse import still_fits
 from ray_distil.schemas import EVAL, stable_id
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 3
+VERSION = 4
+ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
 Z = 1.959964  # of the normal distribution, for 95 %
 
@@ -65,15 +67,22 @@ def answer_row(row: dict[str, Any]) -> dict[str, Any]:
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
         return reject(known, code, detail)
-    answer = extract_answer(split_reasoning(row["generated_text"])[1])
-    complete = row["finish_reason"] == "stop"
-    reference = row["reference_answer"]
-    return known | {
-        "response": row["generated_text"],
-        "answer": answer,
-        "complete": complete,
-        "correct": None if reference is None else complete and answers_agree(answer, reference),
-    }
+    return _judged(known | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"})
+
+
+def renewed(
+    row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
+) -> dict[str, Any] | None:
+    """An EVAL row of an earlier making as it is now; None where its text would be another one."""
+    if has_same_limits or still_fits(row["complete"], row["num_generated_tokens"], max_tokens):
+        return _judged(row | {"reference_answer": reference})
+    return None
+
+
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    answer, reference = extract_answer(split_reasoning(row["response"])[1]), row["reference_answer"]
+    is_correct = None if reference is None else row["complete"] and answers_agree(answer, reference)
+    return row | {"answer": answer, "correct": is_correct}
 
 
 def answer_batch(table: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """Stage 3: slow responses rewritten into short reasoning, and a verdict on each."""
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
+from ray_distil.reuse import still_fits
 from ray_distil.schemas import REWRITES, stable_id
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 3
+VERSION = 4
+ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "long2short"
 ACCEPTED = "accepted"
 
@@ -43,6 +45,7 @@ def request(
         "reference_answer": row["reference_answer"],
         "source_answer": row["answer"],
         "original_tokens": row["num_generated_tokens"],
+        "source_mark": stable_id(row["instruction"], row["answer"] or "", reasoning),
         "source_reason": SOURCE + reason if reason else "",
         "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
         "sampling_params": sampling_params | {"seed": row_seed},
@@ -63,13 +66,33 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
     length = None if generated is None else generated - row["num_thinking_tokens"]
     rewrite = known | {
         "reasoning": text,
-        "answer": final_result(text),
         "num_prompt_tokens": row["num_prompt_tokens"] or None,
         "num_generated_tokens": generated,
         "rewritten_tokens": length,
         "compression_ratio": length / before if before and length is not None else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
+    return _judged(rewrite)
+
+
+def renewed(
+    row: dict[str, Any], source: dict[str, Any], max_tokens: int, has_same_limits: bool
+) -> dict[str, Any] | None:
+    """A REWRITES row of an earlier making as it is now; None where its text would be another one.
+
+    `source`: of its `request` today, the columns of `sources`.
+    """
+    if source["source_reason"] or source["source_mark"] != row["source_mark"]:
+        return None
+    asked_with, finished = json.loads(row["sampling_params"]).get("max_tokens"), row["finish_reason"] == "stop"
+    if has_same_limits or still_fits(finished, row["num_generated_tokens"], max_tokens, asked_with):
+        return _judged(row | {name: source[name] for name in ("reference_answer", "source_answer")})
+    return None
+
+
+def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
+    """A rewrite with its result and its verdict."""
+    rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
 
 
@@ -88,8 +111,8 @@ def rewrites(
     `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
     """
     how = {"gates": gates, "sampling_params": sampling_params, "seed": seed, "system_prompt": system_prompt}
-    asked = responses.map(request, fn_kwargs=how)
-    asked = asked.filter(lambda row: row["id"] not in done).materialize()
+    # Each of the two makes the requests for itself: kept for both, each reasoning would lie twice in the object store.
+    asked = responses.map(request, fn_kwargs=how).filter(lambda row: row["id"] not in done)
     unfit = asked.filter(lambda row: row["source_reason"] != "")
     fit = asked.filter(lambda row: row["source_reason"] == "")
     rewritten = generate(fit).map_batches(
@@ -99,6 +122,16 @@ def rewrites(
         fn_kwargs={"model": model, "sampling_params": sampling_params},
     )
     return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
+
+
+def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
+    """Of each slow response what `renewed` needs, by rewrite_id, a table for each table of RESPONSES."""
+    columns = ["reference_answer", "source_answer", "source_mark", "source_reason"]
+    schema = pa.schema([(name, pa.string()) for name in ("rewrite_id", *columns)])
+    for table in responses:
+        asked = [request(row, gates, {}, 0) for row in table.to_pylist() if row["teacher"] == "slow"]
+        rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]
+        yield pa.Table.from_pylist(rows, schema=schema)
 
 
 def unfit_batch(table: pa.Table) -> pa.Table:

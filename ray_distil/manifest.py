@@ -1,18 +1,26 @@
 """What a finished artifact holds, and what it depends on.
 
 A fingerprint is a hash over everything that an artifact is made of: its part of the configuration, the fingerprints of
-its inputs, the version of its stage's code. Equal fingerprints mean equal rows.
+its inputs, the version of its stage's code. Equal fingerprints mean rows that may be used; what could have changed them
+besides, the versions of libraries, stands in the manifest.
 """
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ray_distil.schemas import stable_id
 from ray_distil.storage import Folder
 
 MANIFEST = "_manifest.json"
+LIBRARIES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "openai")
+SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Manifest:
     seconds: float
     files: list[str]
     summary: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
 
 
 def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:
@@ -47,16 +56,60 @@ def digest(rows: list[dict[str, Any]]) -> str:
 
 
 def model_fingerprint(model: str) -> str:
-    """What a model is, for `fingerprint`: a hub name as it is; a folder by its small files and the sizes of the large."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
+    """What a model is, for `fingerprint`: a folder by its files, here or in an object store; a hub name by its revision.
+
+    Of a file of 64 MiB and more the size and 1,024 samples are read, which no other weights have. In an object store
+    size and time of change stand for the content.
+    """
+    if "://" in model:
+        return stable_id(*(str(part) for part in Folder(model).state()))
+    if Path(model).is_dir():
+        return _of_files(tuple(Folder(model).state()))
+    return _with_revision(model)
+
+
+@lru_cache(maxsize=64)
+def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
+    """Digest over files (path, size, time of change); of the folder they have in common the name does not count."""
+    common = os.path.commonpath([os.path.dirname(path) for path, _, _ in state]) if state else ""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        digest.update(file.read_bytes() if size < 2**26 else b"")
+    for path, size, _ in state:
+        inside = os.path.relpath(path, common)
+        if any(part.startswith(".") for part in Path(inside).parts):
+            continue  # a hub's own bookkeeping
+        digest.update(f"{inside} {size} ".encode())
+        with open(path, "rb") as file:
+            if size < SAMPLED_FROM:
+                digest.update(file.read())
+                continue
+            for k in range(SAMPLES):
+                file.seek(k * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=64)
+def _with_revision(name: str) -> str:
+    """NAME@COMMIT: of the copy in the hub's cache, else of the hub; the name alone where neither says it."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    here = try_to_load_from_cache(name, "config.json")
+    if isinstance(here, str):
+        return f"{name}@{Path(here).parent.name}"  # .../snapshots/COMMIT/config.json
+    try:
+        return f"{name}@{HfApi().model_info(name, timeout=20).sha}"
+    except Exception:  # noqa: BLE001  its types are many; a model that is not there is told where it is loaded
+        return name
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that make texts and scores."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def read_manifest(folder: Folder) -> Manifest | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ray_distil import UserError, sources
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
 from ray_distil.engine_config import Asked, EndpointConfig
+from ray_distil.manifest import model_fingerprint
 from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
 from ray_distil.storage import Folder
@@ -14,6 +15,7 @@ from ray_distil.storage import Folder
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
 HUBS = ("huggingface", "modelscope")
+COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
 
 
 def resolve_models(config: StagesConfig) -> dict[str, str]:
@@ -88,9 +90,11 @@ def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
     for key, source in models.items():
         folder = Path(source)
         if folder.is_relative_to(TINY_MODELS):
-            target = run / "models" / folder.name
-            if set(target.files()) != {file.name for file in folder.iterdir()}:
+            target, mark = run / "models" / folder.name, model_fingerprint(source)
+            if not target.exists(COPY_OF) or target.read_text(COPY_OF) != mark:
+                target.remove_all()
                 target.upload(folder)
+                target.write_text(COPY_OF, mark)
             shared[key] = target.uri
     return shared
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 from rich.table import Table
 
 from ray_distil import instructions, sources, teacher
-from ray_distil.config import Expected, PackingConfig, StagesConfig, TrainingConfig
+from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked, EngineConfig
+from ray_distil.plan_config import Expected
 from ray_distil.prompts import LONG2SHORT
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token

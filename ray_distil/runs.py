@@ -21,6 +21,7 @@ from ray_distil.engine import may_pass
 from ray_distil.ids import IdSet
 from ray_distil.manifest import Manifest, fingerprint
 from ray_distil.progress import Display
+from ray_distil.reuse import Reuse, carry
 from ray_distil.session import in_background, last_line, nodes_without, start_ray, user_error_in
 from ray_distil.shards import DROPPED, Artifact
 from ray_distil.storage import Folder
@@ -78,6 +79,7 @@ class Run:
         make: Make,
         counted: str | None = None,
         resume: bool = False,
+        reuse: Reuse | None = None,
     ) -> Artifact:
         """One stage: skipped if its artifact is complete, else made and its manifest written.
 
@@ -85,7 +87,7 @@ class Run:
 
         With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`). Rows that a run
         rejected for what may have passed meanwhile, such as an endpoint that was away, are then made again, also where
-        the artifact is whole.
+        the artifact is whole. `reuse`: which rows of an earlier making are good for this one.
         """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
         target = Artifact(self.folder, artifact, schema, made_of, counted)
@@ -96,11 +98,13 @@ class Run:
             return target
         self._check()
         started = time.monotonic()
-        target.start(resume)
+        target.start(resume, reuse.asked if reuse is not None else None)
         with (
             self.display.stage(name, unit) as target.tell,
             waiting.told(name, target.tell.idle_seconds, self.display.say),
         ):
+            if reuse is not None and (num_carried := carry(target, reuse, module.STAGE)):
+                self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = make(target)
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
         most = self.config.run.max_shard_mb

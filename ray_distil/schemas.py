@@ -51,6 +51,7 @@ REWRITES = _schema(
     ("instruction", pa.string()),
     ("reference_answer", pa.string(), NULLABLE),
     ("source_answer", pa.string(), NULLABLE),  # of the slow response
+    ("source_mark", pa.string()),  # of what the rewriter was asked: problem, answer and reasoning
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported

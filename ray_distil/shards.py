@@ -3,6 +3,7 @@
     ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
     ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
     ARTIFACT/_fingerprint                   what the shards are made of, written first
+    ARTIFACT/_asked.json                    of texts: what each part of them was asked with (`reuse.py`)
     ARTIFACT/_attempt                       which attempt may write here
     ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
 
@@ -42,7 +43,7 @@ from ray_distil.blocks import (
     write_shard,
 )
 from ray_distil.ids import IdSet, Keys, count_ids, keys_of
-from ray_distil.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from ray_distil.manifest import MANIFEST, Manifest, read_manifest, versions, write_manifest
 from ray_distil.progress import Teller
 from ray_distil.session import ray_is_there
 from ray_distil.storage import TEMPORARY, Folder
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 FINGERPRINT = "_fingerprint"
+ASKED = "_asked.json"
 SUPERSEDED = "superseded"
 ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
@@ -92,10 +94,11 @@ class Artifact:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
         return IdSet(self._ids() if self._is_ours() else ())
 
-    def start(self, resume: bool = True) -> None:
+    def start(self, resume: bool = True, asked: dict[str, tuple[str, str]] | None = None) -> None:
         """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
 
-        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again.
+        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again. `asked`: part
+        of the artifact -> what changes its texts (`reuse.Reuse`).
         """
         if self.folder.exists() and not self._is_ours():
             old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
@@ -106,6 +109,8 @@ class Artifact:
         for leftover in self.folder.files(suffix=TEMPORARY, recursive=True):
             self.folder.remove(leftover)
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
+        if asked is not None:
+            self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
         self.attempt = secrets.token_hex(8)
         self.folder.write_text(ATTEMPT, self.attempt)
 
@@ -197,6 +202,7 @@ class Artifact:
             seconds=round(seconds, 2),
             files=[*self._files(), *self._files(REJECTS_FOLDER)],
             summary=(summary or {}) | ({DROPPED: num_dropped} if num_dropped else {}),
+            versions=versions(),
         )
         return write_manifest(self.folder, manifest)
 

@@ -4,7 +4,7 @@ Configuration stops here: the stages themselves take plain values.
 """
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,21 @@ from ray_distil import (
     importing,
     instructions,
     long2short,
+    made_of,
     packing,
     schemas,
     sft,
-    sources,
     teacher,
 )
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
+from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
+from ray_distil.made_of import enabled_gates
 from ray_distil.manifest import model_fingerprint
+from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact
@@ -41,35 +43,24 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Made = tuple[int, dict[str, Any]]
-ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
+Row = dict[str, Any]
 BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
 def make_instructions(run: Run, records: pa.Table) -> Artifact:
-    config = run.config.instructions
-    settings = config.model_dump(mode="json", exclude={"suffix"}) | {"seed": run.config.run.seed}
-
     def make(artifact: Artifact) -> Made:
         artifact.write_table(records, instructions.STAGE)
         return records.num_rows, {}
 
-    inputs = instructions.source_fingerprint(config)
+    settings = made_of.of_instructions(run.config).settings
+    inputs = instructions.source_fingerprint(run.config.instructions)
     return run.stage(instructions, "instructions", schemas.INSTRUCTIONS, "instructions", settings, inputs, make)
 
 
 def make_responses(run: Run, problems: Artifact) -> Artifact:
-    config, seed, suffix = _given(run.config.teachers), run.config.run.seed, run.config.instructions.suffix
-    teachers = {name: asked for name, asked in (("direct", config.direct), ("slow", config.slow)) if asked is not None}
+    teachers, seed, suffix = _given(run.config.teachers).given, run.config.run.seed, run.config.instructions.suffix
     given = {name: responses_of(a, f"teachers.{name}") for name, a in teachers.items() if a.responses is not None}
     model_of = {name: run.models[f"teachers.{name}"] for name in teachers.keys() - given.keys()}
-    settings: dict[str, Any] = {"seed": seed, "suffix": suffix}
-    for name, asked in teachers.items():
-        settings[name] = asked.model_dump(mode="json", include={"fraction", "num_samples"})
-        if name in given:
-            settings[name] |= {"responses": sources.fingerprint(given[name]), "columns": asked.columns}
-        else:
-            settings[name] |= {"sampling_params": asked.sampling_params.model_dump(mode="json")}
-            settings[name] |= asking.texts_of(run, asked, model_of[name]) | {"system_prompt": asked.system_prompt}
 
     def make(artifact: Artifact) -> Made:
         rows_in = 0
@@ -86,7 +77,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
                     model_of[name],
                     fraction=asked.fraction,
                     num_samples=asked.num_samples,
-                    sampling_params=asking.params(asked.sampling_params),
+                    sampling_params=asking.params(asked.sampling_params, asked, model_of[name]),
                     seed=seed,
                     suffix=suffix,
                     system_prompt=asked.system_prompt,
@@ -105,9 +96,22 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
         unused = left.pop(teacher.UNUSED, 0)
         return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
 
-    return run.stage(
-        teacher, "responses", schemas.RESPONSES, "responses", settings, [problems.content()], make, resume=True
-    )
+    def renewer() -> Renew:
+        known = Known(_of_split(problems, "train", ["instruction_id", "reference_answer"]), "instruction_id")
+
+        def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
+            asked = teachers[row["teacher"]]
+            is_asked = teacher.is_asked(row["instruction_id"], row["teacher"], asked.fraction)
+            if problem is None or not is_asked or row["sample_index"] >= asked.num_samples:
+                return None
+            return teacher.renewed(row, problem["reference_answer"], asked.sampling_params.max_tokens, alike)
+
+        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
+
+    made = made_of.of_responses(run)
+    how = {"reuse": Reuse(made.asked, "teacher", renewer), "resume": True}
+    inputs = [problems.content()]
+    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", made.settings, inputs, make, **how)
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
@@ -117,7 +121,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     if not config.enabled or asked is None:
         return None
     model = run.models["teachers.slow" if asked is slow else "long2short"]
-    gates, params = enabled_gates(run.config), asking.params(config.sampling_params)
+    gates, params = enabled_gates(run.config), asking.params(config.sampling_params, asked, model)
 
     def make(artifact: Artifact) -> Made:
         rows_in = responses.count("teacher", "slow")
@@ -130,16 +134,22 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
         run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=asking.imports(asked))
         return rows_in, {}
 
-    settings = {"sampling_params": params, "gates": gates, "seed": seed, **asking.texts_of(run, asked, model)}
-    settings["system_prompt"] = config.system_prompt
-    return run.stage(
-        long2short, "rewrites", schemas.REWRITES, "slow responses", settings, [responses.content()], make, resume=True
-    )
+    def renewer() -> Renew:
+        known = Known(long2short.sources(responses.tables(schemas.RESPONSES.names), gates), "rewrite_id")
+
+        def renew(row: Row, alike: bool, source: Row | None) -> Row | None:
+            most = config.sampling_params.max_tokens
+            return None if source is None else long2short.renewed(row, source, most, alike)
+
+        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["rewrite_id"] for row in rows])))
+
+    made, inputs = made_of.of_rewrites(run, asked, model), [responses.content()]
+    how = {"reuse": Reuse(made.asked, None, renewer), "resume": True}
+    return run.stage(long2short, "rewrites", schemas.REWRITES, "slow responses", made.settings, inputs, make, **how)
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
-    gates, suffix = enabled_gates(run.config), run.config.instructions.suffix
-    thoughts = run.config.teachers.direct_thoughts if run.config.teachers is not None else "drop"
+    settings = made_of.of_examples(run.config).settings
     inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
 
     def make(artifact: Artifact) -> Made:
@@ -147,14 +157,11 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
         rows_in = responses.count("teacher")
         if rewrites is not None:  # they stand for the slow responses
             rows_in += rewrites.count("rewrite_id") - responses.count("teacher", "slow")
-        parts = curation.curate(
-            responses.read(), rewrites.read() if rewrites is not None else None, gates, suffix, thoughts
-        )
+        parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, **settings)
         artifact.tell.expect(rows_in)
         artifact.write(parts, curation.STAGE)
         return rows_in, {}
 
-    settings = {"gates": gates, "suffix": suffix, "direct_thoughts": thoughts}
     made = run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
     manifest = made.manifest()
     if manifest is not None and manifest.rows_out < manifest.rows_in / 10:
@@ -173,8 +180,6 @@ def _rejects_of(artifact: Artifact) -> str:
 def make_packed(run: Run, examples: Artifact) -> Artifact:
     student, config, trained = run.models["training.student"], run.config.packing, _given(run.config.training)
     chat = asking.chat_settings(run, student, trained.chat_template_kwargs)
-    settings = {"tokenizer": model_fingerprint(student), **config.model_dump(), "system_prompt": trained.system_prompt}
-    settings |= {"chat": asdict(chat)}
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
@@ -197,15 +202,14 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
         filled = round(packing.fill(lengths, max_length), 4) if config.enabled else 1.0
         return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
 
-    inputs = [examples.content()]
+    settings, inputs = made_of.of_packed(run, student, trained).settings, [examples.content()]
     return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")
 
 
 def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     config, student = _given(run.config.training), run.models["training.student"]
-    trained = config.model_dump(mode="json", exclude={"student", "resources_per_worker", *ASKED_WITH}) | {
-        "seed": run.config.run.seed
-    }
+    read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
+    trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
@@ -230,7 +234,7 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, **losses}
 
-    settings = trained | {"student": model_fingerprint(student)}
+    settings = made_of.of_checkpoint(run, student, config).settings
     return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.content()], make)
 
 
@@ -241,33 +245,39 @@ def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, mod
     config, settings_of = run.config.evaluation, run.config.evaluation.engine
     if settings_of is None:
         raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
-    asked = {
-        "name": name,
-        "benchmark": config.benchmark,
-        "num_samples": config.num_samples,
-        "sampling_params": asking.params(config.sampling_params),
-        "seed": run.config.run.seed,
-        "suffix": run.config.instructions.suffix,
-        "system_prompt": system_prompt,
-    }
-    chosen = settings_of.model_copy(update={"chat_template_kwargs": variables})
+    engine_asked = Asked(engine=settings_of.model_copy(update={"chat_template_kwargs": variables}))
+    most = config.sampling_params.max_tokens
 
     def make(artifact: Artifact) -> Made:
         rows_in = problems.count("split", "eval") * config.num_samples
+        asked = {
+            "name": name,
+            "benchmark": config.benchmark,
+            "num_samples": config.num_samples,
+            "sampling_params": asking.params(config.sampling_params, engine_asked, model),
+            "seed": run.config.run.seed,
+            "suffix": run.config.instructions.suffix,
+            "system_prompt": system_prompt,
+        }
 
         def parts(done: IdSet) -> list["Dataset"]:
-            generate = asking.generate(run, Asked(engine=chosen), model)
-            return [evaluation.evaluate(problems.read(), generate, done=done, **asked)]
+            return [evaluation.evaluate(problems.read(), asking.generate(run, engine_asked, model), done=done, **asked)]
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
         return rows_in, evaluation.summarise(artifact.read_table(), artifact.rejected(), name, config.benchmark)
 
-    chat = asking.chat_settings(
-        run, model if evaluated.model_source != TRAINED else run.models["training.student"], variables
-    )
-    settings = asked | {"engine_kwargs": settings_of.engine_kwargs, "chat": asdict(chat)}
-    inputs = [problems.content(), model_mark]
-    return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", settings, inputs, make, resume=True)
+    def renewer() -> Renew:
+        known = Known(_of_split(problems, "eval", ["instruction_id", "reference_answer"]), "instruction_id")
+
+        def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
+            is_wanted = problem is not None and row["sample_index"] < config.num_samples
+            return evaluation.renewed(row, problem["reference_answer"], most, alike) if problem and is_wanted else None
+
+        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
+
+    made, inputs = made_of.of_evaluation(run, evaluated, model, model_mark), [problems.content(), model_mark]
+    how = {"reuse": Reuse(made.asked, None, renewer), "resume": True}
+    return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", made.settings, inputs, make, **how)
 
 
 def make_given_evaluations(run: Run, problems: Artifact) -> None:
@@ -285,11 +295,6 @@ def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact)
             make_evaluation(run, problems, model, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
 
 
-def enabled_gates(config: StagesConfig) -> list[str]:
-    """The names of the gates that are on, in their order."""
-    return [name for name, on in config.gates.model_dump().items() if on]
-
-
 def _given(section: SectionT | None) -> SectionT:
     if section is None:
         raise StageError("the configuration has no section for this stage")
@@ -298,3 +303,8 @@ def _given(section: SectionT | None) -> SectionT:
 
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:
     return table.filter(pc.equal(table[column], value))
+
+
+def _of_split(problems: Artifact, split: str, columns: list[str]) -> Iterator[pa.Table]:
+    for table in problems.tables([*columns, "split"]):
+        yield _where(table, "split", split).select(columns)

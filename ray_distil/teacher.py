@@ -13,6 +13,7 @@ from ray_distil.conversations import BadRecord, finish_reason_of, instruction_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
+from ray_distil.reuse import still_fits
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 3
+VERSION = 4
+ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "teacher"
 TEACHERS = ("direct", "slow")
 MATCHED, UNUSED = "matched", "unused"
@@ -78,15 +80,31 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
         return reject(known, code, detail)
-    reasoning, conclusion = split_reasoning(row["generated_text"])
-    return known | {
-        "response": row["generated_text"],
-        "reasoning": reasoning,
-        "answer": extract_answer(conclusion),
-        "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
-        "num_generated_tokens": row["num_generated_tokens"] or None,
-        "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
-    }
+    return (
+        known
+        | _read(row["generated_text"])
+        | {
+            "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
+            "num_generated_tokens": row["num_generated_tokens"] or None,
+            "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
+        }
+    )
+
+
+def renewed(
+    row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
+) -> dict[str, Any] | None:
+    """A generated RESPONSES row of an earlier making as it is now; None where its text would be another one."""
+    asked_with, finished = json.loads(row["sampling_params"]).get("max_tokens"), row["finish_reason"] == "stop"
+    if has_same_limits or still_fits(finished, row["num_generated_tokens"], max_tokens, asked_with):
+        return row | _read(row["response"]) | {"reference_answer": reference}
+    return None
+
+
+def _read(text: str) -> dict[str, Any]:
+    """The columns of a RESPONSES row that are read from a generated text."""
+    reasoning, conclusion = split_reasoning(text)
+    return {"response": text, "reasoning": reasoning, "answer": extract_answer(conclusion)}
 
 
 def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Models in a run's folder, for the nodes of a cluster."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ray_distil.manifest import model_fingerprint
-from ray_distil.models import TINY_MODELS, local_copy, share_tiny_models
+from ray_distil.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
+from ray_distil.models import COPY_OF, TINY_MODELS, local_copy, share_tiny_models
 from ray_distil.storage import Folder
 
 
@@ -15,9 +17,48 @@ def test_models_of_the_package_are_shared_by_the_run(tmp_path: Path) -> None:
     shared = share_tiny_models({"training.student": base, "teachers.slow": own}, run)
     assert shared == {"training.student": f"{tmp_path}/run/models/student-base", "teachers.slow": own}
     assert model_fingerprint(shared["training.student"]) == model_fingerprint(base)
-    (tmp_path / "run" / "models" / "student-base" / "config.json").unlink()  # as a copy that was stopped leaves it
+    copy = tmp_path / "run" / "models" / "student-base"
+    for file in ("config.json", COPY_OF):  # as a copy that was stopped leaves it
+        (copy / file).unlink()
     assert share_tiny_models({"training.student": base}, run) == {"training.student": shared["training.student"]}
     assert model_fingerprint(shared["training.student"]) == model_fingerprint(base)
+    (copy / COPY_OF).write_text("of weights of before")  # in a package of before
+    (copy / "model.safetensors").write_bytes(b"weights of before")
+    share_tiny_models({"training.student": base}, run)
+    assert model_fingerprint(shared["training.student"]) == model_fingerprint(base)
+
+
+def test_a_model_is_told_by_its_weights_and_not_by_their_size_or_its_name(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).integers(0, 256, SAMPLED_FROM + 5, np.uint8)
+    folder = tmp_path / "a"
+    (folder / "below").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "below" / "merges.txt").write_text("a b")
+
+    def mark() -> str:
+        weights.tofile(folder / "model.safetensors")
+        return model_fingerprint(str(folder))
+
+    before = mark()
+    weights[len(weights) // 2 :: 3] ^= 1
+    after = mark()
+    assert after != before  # half of the weights moved by a bit
+    shutil.copytree(folder, tmp_path / "b")
+    (tmp_path / "b" / ".cache").mkdir()
+    (tmp_path / "b" / ".cache" / "download").write_text("bookkeeping")
+    assert model_fingerprint(str(tmp_path / "b")) == after
+    (folder / "below" / "merges.txt").write_text("b a")
+    assert model_fingerprint(str(folder)) != after
+
+
+def test_a_hub_model_is_told_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [str(tmp_path / "snapshots" / name / "config.json") for name in ("abc", "def")]
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: found[0])
+    assert model_fingerprint("org/of-the-hub") == "org/of-the-hub@abc"
+    _with_revision.cache_clear()
+    found.pop(0)
+    assert model_fingerprint("org/of-the-hub") == "org/of-the-hub@def"
+    _with_revision.cache_clear()
 
 
 def test_a_model_in_an_object_store_is_copied_once_until_it_changes(

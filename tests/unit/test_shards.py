@@ -10,7 +10,7 @@ import pytest
 
 from ray_distil import shards
 from ray_distil.blocks import StageError, reject, table_of
-from ray_distil.manifest import fingerprint, model_fingerprint
+from ray_distil.manifest import fingerprint
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.shards import DROPPED, Artifact, small_groups
 from ray_distil.storage import Folder
@@ -190,14 +190,6 @@ def test_fingerprint_depends_on_everything_and_refuses_what_is_not_stable() -> N
         fingerprint("s", 1, {"a": {1, 2}}, [])
     with pytest.raises(ValueError, match="JSON"):
         fingerprint("s", 1, {"a": float("nan")}, [])
-
-
-def test_model_fingerprint_sees_changed_weights(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"a")
-    one = model_fingerprint(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(b"b")
-    assert model_fingerprint(str(tmp_path)) != one
-    assert model_fingerprint("org/name") == "org/name"
 
 
 def test_small_shards_become_shards_of_a_set_size(tmp_path: Path) -> None:

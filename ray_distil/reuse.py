@@ -1,0 +1,114 @@
+"""Rows of an earlier making of an artifact, used again: what was paid for once is not bought twice.
+
+An artifact whose configuration or input has changed is made anew, and its old shards move to RUN/superseded/. Of those,
+rows stay good whose text would be the same: a part of the artifact (a teacher's rows) with the same mark in
+`_asked.json`, and a row that this making has too. What lies around the text, the reference and the verdicts, is read
+anew.
+
+    one problem more       the other problems' rows are used again
+    a larger max_tokens    those that ended by themselves
+    back to old settings   all of them
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_distil.blocks import table_of
+from ray_distil.ids import keys_of
+from ray_distil.shards import ASKED, SUPERSEDED, Artifact
+from ray_distil.storage import Folder
+
+Row = dict[str, Any]
+Renew = Callable[[list[Row], list[bool]], list[Row | None]]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What of an earlier making may be used.
+
+    asked: part -> marks of all that changes its texts, and of the limits to their length. part_of: the column that names
+    a row's part; None: there is one, "". renewer: called where there is something to use; gives a function of rows, and
+    of whether each had the same limits, that returns the rows as they are now, None for one that is of no use.
+    """
+
+    asked: dict[str, tuple[str, str]]
+    part_of: str | None
+    renewer: Callable[[], Renew]
+
+
+class Known:
+    """Rows by id, at about the bytes of their columns."""
+
+    def __init__(self, tables: Iterable[pa.Table], key: str) -> None:
+        given = [table for table in tables if table.num_rows]
+        whole = pa.concat_tables(given) if given else pa.table({key: pa.array([], pa.string())})
+        keys = keys_of(whole[key].to_pylist())
+        self.order = np.argsort(keys, kind="stable")
+        self.keys, self.table = keys[self.order], whole.drop_columns([key])
+
+    def rows(self, ids: list[str]) -> list[dict[str, Any] | None]:
+        """The row of each id, None where there is none."""
+        wanted = keys_of(ids)
+        place = np.minimum(np.searchsorted(self.keys, wanted), max(0, len(self.keys) - 1))
+        is_there = self.keys[place] == wanted if len(self.keys) else np.zeros(len(ids), np.bool_)
+        taken = iter(self.table.take(pa.array(self.order[place[is_there]])).to_pylist())
+        return [next(taken) if found else None for found in is_there]
+
+
+def still_fits(
+    finished: bool, num_generated_tokens: int | None, max_tokens: int, asked_with: int | None = None
+) -> bool:
+    """Whether a text would be the same under another `max_tokens`: one that ended in time, or was cut at this number.
+
+    Where tokens are not counted, `asked_with` is the number that it was asked with.
+    """
+    if num_generated_tokens is None:
+        return asked_with is not None and finished and asked_with <= max_tokens
+    return num_generated_tokens <= max_tokens if finished else num_generated_tokens == max_tokens
+
+
+def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
+    """Write the rows that are used again into a started artifact; returns how many. Stopped in between, it goes on."""
+    renew: Renew | None = None
+    num_carried = 0
+    for old in _superseded(artifact):
+        marks = _asked(old)
+        parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
+        alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
+        done = artifact.done_ids() if parts else ()
+        for file in old.files("part-", ".parquet") if parts else ():
+            table = old.read_table(file)
+            if set(artifact.schema.names) - set(table.column_names):
+                continue  # of another version
+            part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
+            ids = table.column(0).to_pylist()
+            keep = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
+            if not any(keep):
+                continue
+            renew = renew or reuse.renewer()
+            has_same_limits = [part in alike for part, kept in zip(part_of, keep, strict=True) if kept]
+            rows = [row for row in renew(table.filter(pa.array(keep)).to_pylist(), has_same_limits) if row is not None]
+            artifact.write_table(table_of(rows, artifact.schema), stage)
+            num_carried += len(rows)
+    return num_carried
+
+
+def _superseded(artifact: Artifact) -> list[Folder]:
+    """Earlier makings of the artifact, the newest first: PLACE-FINGERPRINT-SECONDS."""
+    place, name = artifact.run / SUPERSEDED, artifact.name.replace("/", "-")
+    folders = {file.partition("/")[0] for file in place.files(recursive=True)}
+    own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
+    return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]
+
+
+def _asked(folder: Folder) -> dict[str, list[str]]:
+    try:
+        marks = json.loads(folder.read_text(ASKED))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return marks if isinstance(marks, dict) else {}
