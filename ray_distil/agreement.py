@@ -12,12 +12,13 @@ math-verify, which has wrong acceptances of its own (huggingface/Math-Verify iss
 
 import re
 import unicodedata
+from fractions import Fraction
 from functools import lru_cache
 
 from ray_distil import math_process
 from ray_distil.answers import extract_answer
 from ray_distil.math_process import Verdict
-from ray_distil.quantities import exact_value, parts_of, split_unit, units_agree
+from ray_distil.quantities import SUPERSCRIPTS, UNITS, exact_value, parts_of, split_unit, units_agree
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
 MOST_ELEMENTS = 50
@@ -26,9 +27,9 @@ _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "±": r"\pm ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "°": r"^\circ ", "√": r"\sqrt", "，": ",",
-    "（": "(", "）": ")", "。": ".", "’": "'",
+    "（": "(", "）": ")", "。": ".", "’": "'", "‑": "-", "‐": "-", "、": ",", "≈": r"\approx ",
 }  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -37,19 +38,34 @@ _REWRITES = [
         (r"\\(?:displaystyle|left|right|bigl?|bigr?|limits|,(?!\d{3})|;|:|quad|qquad)(?![A-Za-z])", " "),
         (r"\\!", ""),
         (r"(?<=\d)(?:\{,\}|\\,|[\u2009\u202f\u00a0],?|,\\ )(?=\d{3}(?!\d))", ","),
-        (r"\\,|\\ |~|\u00a0|\u2009|\u202f", " "),
+        (r"(?<!\\)\\[, ]|~|\u00a0|\u2009|\u202f", " "),
+        (r"(?<![\d.,(\[])\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d*,)|(?<=[(\[])\d{1,3}(?:,\d{3})+(?=,\s|;)", lambda m: m[0].replace(",", "")),
+        (r"(?<![\d.,])(\d{1,3})([ .])(\d{3})\2(\d{3})(?![\d.])", r"\1\3\4"),  # 1.000.000
+        (r"\s*(\\\\|&)\s*", r"\1"),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac ?(\d)(\d)", r"\\frac{\1}{\2}"),
         (r"\\(?:text|textbf|textit|textrm|texttt|mbox|mathbf|mathrm|mathit|operatorname|rm|bf)\s*\{([^{}]*)\}", r" \1 "),
         (r"\\(?:mathrm|mathbf|mathit|rm|bf)(?![A-Za-z]) ?", " "),
         (r"\\([%$#&_])", r"\1"),
+        (rf"\\?({_TRIGONOMETRIC})\s*\(?\s*(\d+(?:\.\d+)?)\s*\^\{{? ?\\circ ?\}}?\)?", r"\\\1(\\frac{\2\\pi}{180})"),
+        (r"(?:\^\{? ?\\circ(?![A-Za-z]) ?\}?|degrees?) ?C(?:elsius)?(?![A-Za-z])", " celsius"),
+        (r"(?:\^\{? ?\\circ(?![A-Za-z]) ?\}?|degrees?) ?F(?:ahrenheit)?(?![A-Za-z])", " fahrenheit"),
         (r"\^\{? ?\\(?:circ|degree)(?![A-Za-z]) ?\}?|\\degree(?![A-Za-z])", " degrees "),
+        (r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1"),
+        (r"\^ ?(-\d+|-[A-Za-z]|\d{2,})(?![\d}])", r"^{\1}"),
+        (r"\\(?:bar|dot)(?=\{\d)", r"\\overline"),
         (r"\\?sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\sqrt ?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])exp ?\(([^()]*)\)", r"e^{\1}"),
         (r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": r"\pi ", "infinity": r"\infty "}[m[1]]),
         (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
-        (r"(\\(?:begin|end))\{[bB]matrix\}", r"\1{pmatrix}"),
+        (r"(\\(?:begin|end))\{[bB]?matrix\}", r"\1{pmatrix}"),
+        (r"^(\d+) to (\d+)$", r"\1:\2"),
+        (r"\\approx(?:eq)?(?![A-Za-z])", "="),
+        (r"^\s*=", ""),
+        (r"\bper ?cent(?:age points?)?\b|\bpercentage points?\b", "percent"),
+        (r"^—(?=\d)", "-"),
+        (r"(?<=\d)'(?=\d{3}(?!\d))", ""),
         (r"\\(leq|leqslant)(?![A-Za-z])", r"\\le"),
         (r"\\(geq|geqslant)(?![A-Za-z])", r"\\ge"),
         (r"(?<![A-Za-z\\])(?:>=)", r"\\ge "),
@@ -59,18 +75,30 @@ _REWRITES = [
     ]
 ]  # fmt: skip
 _NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
+ONE_LETTER = [name for name in UNITS if len(name) == 1 and name.isalpha()]
 _BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(?(\d{1,2}|[a-z]+)\)? ?\}?")
 _IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
+_TIME = re.compile(r"(\d{1,2}(?::\d{2})*) ?([ap])\.? ?m\.?", re.I)
+_NAMES = re.compile(
+    r"\\(?:angle|triangle|overline\{[A-Z]|overrightarrow|widehat|vec|parallel|perp)"
+)  # of points, not products
+_OPEN = re.compile(r"\.\.\.|\\[lcd]?dots|…")  # a list that goes on
+_SYMBOL = re.compile(rf"(-?(?:\d+(?:\.\d*)?|\.\d+))([{''.join(ONE_LETTER)}])")
+_DECIMAL = re.compile(r"(?<![\w.])(?<!_\{)(\d*\.\d+)(?![\w.]*\.)")
 _DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?", re.I
+    r"\d+(?:\.\d+){2,}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?",
+    re.I,
 )
-_PARTING = re.compile(r"\d \d|[A-Za-z]{2} |\d (?=\\frac)")  # blanks that mean something: 1 1/2, sin x, 1 \\frac{1}{2}
+_PARTING = re.compile(r"\d \d|[A-Za-z]{2} ")  # blanks that mean something: 1 1/2, sin x, 1 \\frac{1}{2}
 _RATIO = re.compile(r"\d+:\d+")
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
     "lcm", "mod", "det", "sqrt", "deg", "lim", "sinh", "cosh", "tanh",
 }  # fmt: skip
+_LEADING_RELATION = re.compile(r"\\(?:le|ge|neq?|lt|gt|sim|not)(?![A-Za-z])|[<>]")
+_MODULO = re.compile(r"\\[pb]?mod(?![A-Za-z])|(?<![A-Za-z])mod(?![A-Za-z])")
 _RELATION = re.compile(r"\\(?:le|ge|in|ne|lt|gt)(?![A-Za-z])|[<>]")
 
 
@@ -90,6 +118,8 @@ def _compare(answer: str, reference: str) -> Verdict:
         answer, reference = (stated(text) for text in (answer, reference))
         if max(len(answer), len(reference)) > MOST_CHARACTERS:
             return _verdict(" ".join(answer.split()) == " ".join(reference.split()) != "")
+    if len({bool(_OPEN.search(text)) for text in (answer, reference)}) == 2:
+        return "different"  # 1, 2, 3, ... and 1, 2, 3
     one, other = cleaned(stated(answer)), cleaned(stated(reference))
     if not one or not other:
         return "different"
@@ -112,7 +142,7 @@ def stated(text: str) -> str:
 def cleaned(text: str) -> str:
     r"""An answer in one spelling: no mathematics marks, no bold, \frac for \dfrac, ^ for **, ASCII for other digits."""
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # 1½ is not 11/2
-    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^{" + found[0].translate(SUPERSCRIPTS) + "}", text)
     text = unicodedata.normalize("NFKC", text)
     for sign, spelling in _SIGNS.items():
         text = text.replace(sign, spelling)
@@ -152,37 +182,49 @@ def _same_text(one: str, other: str) -> bool:
 
 def _tight(text: str) -> str:
     """A formula without its blanks, where none of them parts two numbers or two words."""
-    return text if not is_formula(text) or _PARTING.search(text) else text.replace(" ", "")
+    bare = re.sub(r"\\[A-Za-z]+ ?", r"\\", text)  # the blank behind a command parts nothing
+    parts = _PARTING.search(bare) or re.search(r"\d (?=\\frac)", text)
+    return text if not is_formula(text) or parts else text.replace(" ", "")
 
 
 def _same_choice(one: str, other: str) -> Verdict | None:
-    """A verdict where one side is a letter of a multiple choice and the other begins with one: C and "C) 12"."""
-    letters = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (one, other)]
-    if not any(letters):
-        return None
-    found = [letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(letters, (one, other), strict=True)]
-    return _verdict(found[0] == found[1]) if all(found) else None
+    """A verdict where a side is, or both begin with, a letter of a multiple choice: C and "C) 12", "A. 5" and "B. 5"."""
+    bare = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (one, other)]
+    letters = [letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(bare, (one, other), strict=True)]
+    if all(letters) and (any(bare) or letters[0] != letters[1]):
+        return _verdict(letters[0] == letters[1])
+    return None
 
 
 def _same_values(one: str, other: str) -> Verdict:
-    if _DATE.fullmatch(one) or _DATE.fullmatch(other):
+    times = [_TIME.fullmatch(text) for text in (one, other)]
+    if any(times):
+        return _verdict(len({found and (found[1], found[2].lower()) for found in times}) == 1)
+    if any(_NAMES.search(text) for text in (one, other)) or len({bool(_MODULO.search(t)) for t in (one, other)}) == 2:
         return "different"  # not the same text
+    if _DATE.fullmatch(one) or _DATE.fullmatch(other):
+        return "different"
     if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((one, other), (other, one))):
         return "different"  # 10:1 is not 10
+    matrices = [_MATRIX.fullmatch(text) for text in (one, other)]
+    if all(matrices):
+        return _same_matrices(*(found[1] for found in matrices if found))
     bases = [_in_base(text) for text in (one, other)]
     if any(bases):
         return _verdict(bases[0] == bases[1])
     lists = [_elements(text) for text in (one, other)]
     if any(lists) and not any(_RELATION.search(text) for text in (one, other)):
         return _same_lists(*lists)
+    if any(_LEADING_RELATION.match(text) for text in (one, other)):
+        return "different"  # at least 5, and 5
     names = [found and found[1] for found in (_NAMED.match(text) for text in (one, other))]
     single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
     if single and names[0] != names[1] and str(names[0]) not in other and str(names[1]) not in one:
         return "different"  # x = 5 and y = 5, but for a = b and b = a
-    (value, unit), (expected, expected_unit) = (split_unit(_right_side(text)) for text in (one, other))
+    (value, unit), (expected, expected_unit) = _with_symbols(*(split_unit(_right_side(text)) for text in (one, other)))
     numbers = exact_value(value), exact_value(expected)
     if numbers[0] is not None and numbers[1] is not None:
-        if [unit, expected_unit].count("percent") == 1:
+        if {unit, expected_unit} == {"percent", ""}:
             larger, smaller = numbers if unit == "percent" else numbers[::-1]
             return _verdict(larger / 100 == smaller or (larger == smaller and abs(larger) > 1))
         return _verdict(numbers[0] == numbers[1] and units_agree(unit, expected_unit))
@@ -192,9 +234,35 @@ def _same_values(one: str, other: str) -> Verdict:
         one, other = value, expected
         if _same_text(one, other):
             return "equal"
+    if one.casefold() == other.casefold():  # R and r are two things in a formula; alone, M and m are one
+        return _verdict(bool(re.fullmatch(r"[A-Za-z]\)?|0x[0-9A-Fa-f]+", one)))
     if not all(is_formula(text) or exact_value(text) is not None for text in (one, other)):
         return "different"
-    return math_process.compare(one, other)
+    return math_process.compare(*(_DECIMAL.sub(_as_fraction, text) for text in (one, other)))
+
+
+def _as_fraction(found: "re.Match[str]") -> str:
+    """A decimal number as an exact fraction, which sympy's floating point numbers are not."""
+    value = Fraction(found[1])
+    return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})"
+
+
+def _with_symbols(one: tuple[str, str], other: tuple[str, str]) -> list[tuple[str, str]]:
+    """Values and units, where a unit of one letter (5g) is one only beside its like on the other side."""
+    made = []
+    for (value, unit), (_, expected) in ((one, other), (other, one)):
+        found = _SYMBOL.fullmatch(value) if not unit and expected else None
+        is_unit = found is not None and UNITS[found[2]] == expected
+        made.append((found[1], expected) if found is not None and is_unit else (value, unit))
+    return made
+
+
+def _same_matrices(one: str, other: str) -> Verdict:
+    rows = [[row.split("&") for row in re.split(r"\\\\", inner.strip().removesuffix("\\\\"))] for inner in (one, other)]
+    if [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
+        return "different"
+    pairs = zip((cell for row in rows[0] for cell in row), (cell for row in rows[1] for cell in row), strict=True)
+    return next((verdict for a, b in pairs if (verdict := _element(a.strip(), b.strip())) != "equal"), "equal")
 
 
 def is_formula(text: str) -> bool:
@@ -234,10 +302,11 @@ def _elements(text: str) -> tuple[str, list[str]] | None:
     if found := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
         return "", [f"{found[1]}{sign}{found[2]}" for sign in "+-"]
     brackets, inner = "", text
-    pair = re.fullmatch(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})", text, re.DOTALL)
+    pair = re.fullmatch(r"(\(|\[|\\?\{)(.*?)(\)|\]|\\?\})", text, re.DOTALL)
     if pair and _closes_last(text):
-        brackets, inner = pair[1] + pair[3], pair[2]
-    parts = parts_of(re.sub(r",? (?:and|or) ", ",", inner))
+        # A set is written with or without the backslash.
+        brackets, inner = {"{": "\\{"}.get(pair[1], pair[1]) + {"}": "\\}"}.get(pair[3], pair[3]), pair[2]
+    parts = parts_of(re.sub(r"(?:, ?| )(?:and|or) ", ",", inner))
     return (brackets, parts) if len(parts) > 1 else None
 
 
@@ -255,6 +324,15 @@ def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] 
     if one is None or other is None or len(one[1]) != len(other[1]) or len(one[1]) > MOST_ELEMENTS:
         return "different"
     free = {"", "\\{\\}"}
+    for bare, tuple_ in ((one, other), (other, one)):  # x=3,y=4 and (3,4)
+        named = [_NAMED.match(element) for element in bare[1]]
+        if (
+            bare[0] == ""
+            and tuple_[0] == "()"
+            and all(named)
+            and len({found[1] for found in named if found}) == len(named)
+        ):
+            one, other = ("()", [e[f.end() :] for e, f in zip(bare[1], named, strict=True) if f]), tuple_
     if one[0] != other[0] and not {one[0], other[0]} <= free:
         return "different"
     if not (one[0] in free and all(is_formula(e) or exact_value(e) is not None for e in other[1])):

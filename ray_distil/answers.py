@@ -9,27 +9,38 @@ The answer is 12, since ...    12
 
 import re
 
-_BOX = re.compile(r"\\f?box(?:ed)?\s{0,3}(?:(\{)|([^\s{}\\$.,;]+))")
+# A box with braces, or around a number, a letter or a command: \boxed{5}, \boxed 1,200, \boxed\frac{1}{2}.
+_BOX = re.compile(
+    r"\\(?:boxed|f?box)(?![A-Za-z])\s{0,3}\$?(?:(\{)|(-?\d+(?:,\d{3})*(?:\.\d+)?%?|-?\\[A-Za-z]+(?:\s?\{[^{}]*\}|\d)*|[A-Za-z](?![A-Za-z])))"
+)
 # Between two boxes that are one answer: \boxed{5} and \boxed{6}, x = \boxed{5}, y = \boxed{6}.
 _BETWEEN = re.compile(
-    r"[\s$]*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?[\s$]*(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?[\s$]*"
+    r"(?:[\s$]|\\[()\[\]])*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?(?:[\s$]|\\[()\[\]])*"
+    r"(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?(?:[\s$]|\\[()\[\]])*"
 )
 _KEY = re.compile(
     r"""
-    (?: \b(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?
+    (?: (?<![A-Za-z])(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?
       | \bcorrect\s(?:answer|option|choice) | \b(?:right|correct)\sanswer
       | 答案 | (?P<chosen>故选) )
     (?P<bold>[*_\s]{0,6})
-    (?: (?P<colon>[:：=]) | (?P<is>\b(?:is|are|was|(?:should|would|must|will)\sbe|equals)\b|是|为|應為|应为) | (?P<end>(?=\n)) | (?(chosen)|(?!)) )
+    (?: (?P<colon>[:：=】\]]|(?<=[Aa]ns)\.(?=\s)|(?<=answer)\s*[-–—]\s)
+      | (?P<is>\b(?:is|are|was|(?:should|would|must|will)\sbe|equals)\b|(?:应该|應該|就|即)?[是为為]|應為|应为|选|選)
+      | (?P<end>(?=\n)) | (?(chosen)|(?!)) )
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+# What may stand before "answer:" in its line, where it corrects a box.
+_LEADS = re.compile(
+    r"(?:.*[.!?]\s+)?[\s*_#>-]*(?:(?:so|thus|hence|therefore),?\s)?(?:(?:the|my)\s)?(?:final|correct|right)?\s?[\s*_]*",
+    re.I,
 )
 _CHOSEN = re.compile(r"\b(?:option|choice)\s\(?([A-J])\)?\sis\s(?:the\s)?(?:correct|right)", re.IGNORECASE)
 _FILLER = re.compile(
     r"(?:[\s*_:：]|\b(?:therefore|thus|then|simply|just|indeed|clearly|option|choice|equal to|given by)\b,?)+", re.I
 )
 _SENTENCE_ENDS = re.compile(
-    r"\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|\.\*\*|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
+    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|，(?!\d)|\.\*\*|\s[-–—]\s(?=[A-Za-z]{2})|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
 )
 _MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 WINDOW = 2000  # characters behind "answer is" that are read
@@ -106,7 +117,7 @@ def _stated(text: str, start: int, explicit: bool) -> str | None:
     """What the last statement behind `start` says. `explicit`: only "Answer: X", which corrects a box before it."""
     found = list(_KEY.finditer(text, start))
     for key in reversed(found[-50:]):
-        if explicit and not key["colon"]:
+        if explicit and not (key["colon"] and _LEADS.fullmatch(_line_before(text, key.start()))):
             continue
         value = _value(text[key.end() : key.end() + WINDOW], heading=key["end"] is not None)
         if value:
@@ -115,12 +126,18 @@ def _stated(text: str, start: int, explicit: bool) -> str | None:
     return chosen[1] if chosen else None
 
 
+def _line_before(text: str, position: int) -> str:
+    """The last 100 characters of a line up to a position."""
+    start = max(0, position - 100)
+    return text[start:position].rpartition("\n")[2]
+
+
 def _value(behind: str, heading: bool) -> str | None:
     if heading and not re.match(r"[*_:#\s]*\n", behind):
         return None
     if filler := _FILLER.match(behind):
         behind = behind[filler.end() :]
-    behind = behind.lstrip()
+    behind = re.sub(r"^```\w*\n", "", behind.lstrip())
     if mathematics := _MATHEMATICS.match(behind):
         rest = behind[mathematics.end() :]
         if re.match(r"\s*(?:[.,;。，]|and\b|or\b|$|\n|[*_]|[A-Za-z])", rest) and not re.match(
@@ -133,7 +150,10 @@ def _value(behind: str, heading: bool) -> str | None:
     before, mark, last = value.rpartition(": ")  # the answer must be negative: -5
     if mark and re.match(r"[A-Za-z]{2}", before) and re.search(r"\d", last):
         value = last
-    return value.strip().strip("*_`").strip().rstrip(".,;:。，").strip('*_$ "“”').strip() or None
+    value = value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_ \"“”'‘’").strip()
+    if re.search(r"\d!$", value):  # of the sentence: a factorial would stand in mathematics
+        value = value[:-1]
+    return (value if re.fullmatch(r"\$[\d.,]+( \w+)?", value) else value.strip("$ ")) or None
 
 
 def _gsm8k(text: str) -> str | None:

@@ -20,6 +20,10 @@ def same_numbers(one: Any, other: Any) -> bool | None:
     """Whether two numbers are equal; None where one of them has no value."""
     import sympy
 
+    # Sums to a limit that is no whole number have no end.
+    exact = [side if side.has(sympy.Sum, sympy.Product) else side.doit() for side in (one, other)]
+    if all(value.is_Rational for value in exact):
+        return bool(exact[0] == exact[1])
     values = [sympy.N(expression, DIGITS, maxn=4 * DIGITS) for expression in (one, other)]
     if not all(value.is_number and value.is_finite for value in values):
         return None
@@ -38,8 +42,6 @@ def same_formulas(one: Any, other: Any) -> bool | None:
         symbols = set()
     if not symbols:
         return same_numbers(one, other)
-    if one.free_symbols != other.free_symbols:
-        return None
     compared = 0
     for shift in range(len(POINTS)):
         at = {
@@ -59,8 +61,32 @@ def same_formulas(one: Any, other: Any) -> bool | None:
 
 
 def is_whole(parsed: list[Any], text: str) -> bool:
-    """Whether all letters and digits of a text were read: of "2ab", which it does not know, math-verify takes the 2."""
-    return bool(parsed) and letters(str(parsed[-1])) == letters(text)
+    """Whether all letters and digits of a text were read: of "2ab", which it does not know, math-verify takes the 2.
+
+    Its own text of what it read says which part that was, and the letters of its symbols which were understood.
+    """
+    import sympy
+
+    if not parsed or letters(str(parsed[-1])) != letters(text) or "'" in text:
+        return False
+    if not isinstance(parsed[0], sympy.Expr | sympy.Eq) or re.search(r"\\(?:sum|int|prod|lim)", text):
+        return True
+    read = set(re.sub(r"[^A-Za-z]", "", "".join(map(str, getattr(parsed[0], "free_symbols", ())))))
+    read |= set(re.sub(r"[^A-Za-z]", "", str(parsed[0])))  # functions, constants, sets
+    written = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", text)
+    return set(written.lower()) - {"e", "i"} <= set("".join(read).lower())
+
+
+def is_multiple(one: Any, other: Any) -> bool:
+    """Whether one expression is the other times a number that is not 0, as x - y = 1 and 2x - 2y = 2 are one equation."""
+    import sympy
+
+    symbols = one.free_symbols | other.free_symbols
+    at = {symbol: sympy.Rational(7 + 4 * k, 3 + k) for k, symbol in enumerate(sorted(symbols, key=str))}
+    values = [side.subs(at) for side in (one, other)]
+    if any(same_numbers(value, sympy.Integer(0)) is not False for value in values):
+        return same_formulas(one, other) is True
+    return same_formulas(one * values[1], other * values[0]) is True
 
 
 def apart(text: str) -> str:
@@ -88,8 +114,15 @@ def compare(answer: str, reference: str) -> str:
         parsed.append(read)
     expected, given = parsed
     pair = (given[0], expected[0])
-    if any(isinstance(side, sympy.Eq) for side in pair) and not all(isinstance(side, sympy.Eq) for side in pair):
-        pair = tuple(side.rhs if isinstance(side, sympy.Eq) else side for side in pair)
+    equations = [side for side in pair if isinstance(side, sympy.Eq)]
+    if len(equations) == 1:
+        (equation,) = equations
+        if not isinstance(equation.lhs, sympy.Symbol | sympy.core.function.AppliedUndef):
+            return "different"  # 2x + 3y = 6, and 6
+        pair = tuple(side.rhs if side is equation else side for side in pair)
+    elif len(equations) == 2:
+        sides = [side.lhs - side.rhs for side in equations]
+        return "equal" if is_multiple(*sides) else "different"
     same = None
     if all(isinstance(side, sympy.Expr) for side in pair):
         same = same_formulas(*pair)

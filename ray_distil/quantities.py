@@ -15,6 +15,10 @@ _RATIO = re.compile(rf"({_PLAIN})/({_PLAIN})")
 _LATEX_RATIO = re.compile(rf"\\frac\{{(-?{_PLAIN})\}}\{{(-?{_PLAIN})\}}")
 _MIXED = re.compile(r"(\d+) ?(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+MULTIPLIERS = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12
+}  # fmt: skip
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d{1,50})\}")
 _POWER = re.compile(r"\^\{?(-?\d)\}?$")
 _CURRENCY = re.compile(r"^(-?)(US\$|\$|€|£|¥|₹|(?:USD|EUR|GBP|Rs\.?)(?= ?\d)) ?")
@@ -31,7 +35,7 @@ kilometer kilometers kilometre kilometres km|inch inches in|foot feet ft|yard ya
 gram grams g|kilogram kilograms kg|milligram milligrams mg|ounce ounces oz|ton tons tonne tonnes|
 liter liters litre litres L l|milliliter milliliters millilitre millilitres mL ml|gallon gallons gal|
 newton newtons N|joule joules J|watt watts W|kilowatt kilowatts kW|volt volts V|ampere amperes amp amps|
-pascal pascals Pa|hertz Hz|kelvin K|mole moles mol|unit units|mile/hour mph|kilometer/hour kmh kph
+pascal pascals Pa|hertz Hz|kelvin K|celsius|fahrenheit|mole moles mol|unit units|mile/hour mph|kilometer/hour kmh kph
 """
 UNITS = {name: group.split()[0] for group in _SPELLINGS.replace("\n", "").split("|") for name in group.split()}
 
@@ -47,7 +51,7 @@ def parts_of(text: str) -> list[str]:
     parts, depth, start = [], 0, 0
     for position, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")
-        if sign in ",;" and depth <= 0:
+        if sign in ",;" and depth <= 0 and text[max(0, position - 1)] != "\\":
             parts.append(text[start:position])
             start = position + 1
     return [part for part in (p.strip() for p in [*parts, text[start:]]) if part]
@@ -88,12 +92,17 @@ def split_unit(text: str) -> tuple[str, str]:
     Behind a formula only a known unit is taken for one, behind a plain number any words: "12 red apples".
     """
     if found := _CURRENCY.match(text):
-        return found[1] + split_unit(text[found.end() :])[0], UNITS[found[2].lower().rstrip(".")]
+        value, noun = split_unit(text[found.end() :])
+        currency = UNITS[found[2].lower().rstrip(".")]
+        return found[1] + value, currency if noun in ("", currency) else f"{currency} {noun}"
     if text.endswith("%") and len(text) > 1:
         return text[:-1].strip(), "percent"
     if (found := _GLUED.match(text)) and _POWER.sub("", found[2]) in UNITS:
         return found[1], _unit(found[2])
     words = text.split(" ")
+    if len(words) > 1 and words[1] in MULTIPLIERS and (number := exact_value(words[0])) is not None:
+        number *= MULTIPLIERS[words[1]]
+        return split_unit(" ".join([str(number), *words[2:]]))
     for start in range(1, len(words)):
         value, behind = " ".join(words[:start]), words[start:]
         known = _are_known(behind)
@@ -117,7 +126,10 @@ def _unit(text: str) -> str:
     text = re.sub(r" (?:per|an?) ", "/", text.replace("{", "").replace("}", ""))
 
     def name(found: "re.Match[str]") -> str:
-        return UNITS.get(found[0]) or UNITS.get(found[0].lower()) or found[0].lower()
+        # mW is not MW: of a short symbol the case says something; Km and KM do not.
+        symbol = found[0]
+        is_plain = len(symbol) > 3 or symbol.isupper() or symbol[0] == "K"
+        return UNITS.get(symbol) or (UNITS.get(symbol.lower()) or symbol.lower() if is_plain else symbol)
 
     return re.sub(r"[A-Za-z$%€£¥₹]+", name, text).strip(" .,")
 
@@ -126,9 +138,16 @@ def units_agree(one: str, other: str) -> bool:
     """Whether two units may be the same; one that is not there agrees with all. Of plain nouns the last one decides."""
     if not one or not other or one == other:
         return True
+    if "percent" in (one, other):
+        return False
+    (currency, _, noun), (other_currency, _, other_noun) = one.partition(" "), other.partition(" ")
+    if currency == other_currency and currency in UNITS.values():  # $12 and $12 profit
+        return not (noun and other_noun) or _singular(noun.split()[-1]) == _singular(other_noun.split()[-1])
     if {_POWER.sub("", part) for unit in (one, other) for part in unit.split("/")} & set(UNITS.values()):
         return False
-    return _singular(one.split()[-1]) == _singular(other.split()[-1])
+    words = [{_singular(word) for word in unit.split()} for unit in (one, other)]
+    same_last = _singular(one.split()[-1]) == _singular(other.split()[-1])
+    return same_last and (words[0] <= words[1] or words[1] <= words[0])  # red apples are apples, and no green ones
 
 
 def _singular(word: str) -> str:

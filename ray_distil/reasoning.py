@@ -8,6 +8,7 @@ is no better one. Blocks inside a block belong to it; a second block behind the 
 """
 
 import re
+from bisect import bisect_left
 from typing import NamedTuple
 
 from ray_distil.agreement import answers_agree
@@ -67,8 +68,12 @@ def _blocks(text: str) -> list[Block]:
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     else:
         return []
+    marks = [list(pattern.finditer(text)) for pattern in (_ON_A_LINE, _MARK)]
+    for found in marks:  # up to the last that ends a block
+        while found and found[-1][0].strip() != THINK_END:
+            found.pop()
     while True:
-        closed = _closed(text, first)
+        closed = _closed(first, marks)
         blocks.append(closed)
         if closed.end is None or (begin := _begin_on_a_line(text, closed.end)) < 0:
             return blocks
@@ -77,26 +82,19 @@ def _blocks(text: str) -> list[Block]:
 
 def _begin_on_a_line(text: str, start: int) -> int:
     """Where a begin mark stands first in its line, or right behind the block before; -1 if nowhere."""
-    found = re.compile(r"\n[ \t]*<think>").search(text, start)
-    behind = re.compile(r"\s*<think>").match(text, start) if start else None
-    found = behind or found
+    found = re.compile(r"\s*<think>").match(text, start) if start else None
+    found = found or re.compile(r"\n[ \t]*<think>").search(text, start)
     return found.end() - len(THINK_BEGIN) if found else -1
 
 
-def _closed(text: str, block: Block) -> Block:
+def _closed(block: Block, marks: "list[list[re.Match[str]]]") -> Block:
     """The block with its end, inner blocks skipped: by the marks that are alone on a line, else by all of them."""
-    for pattern in (_ON_A_LINE, _MARK):
-        marks = list(pattern.finditer(text, block.inside))
-        ends = [found for found in marks if found[0].strip() == THINK_END]
-        if not ends:
-            continue
-        depth, end = 1, ends[-1]  # the last, where inner blocks leave none for this one
-        for found in marks:
-            depth += -1 if found[0].strip() == THINK_END else 1
-            if depth == 0:
-                end = found
-                break
-        return block._replace(mark=end.start(), end=end.end())
+    for found in marks:
+        depth = 1
+        for k in range(bisect_left(found, block.inside, key=lambda mark: mark.start()), len(found)):
+            depth += -1 if found[k][0].strip() == THINK_END else 1
+            if depth == 0 or k == len(found) - 1:  # the last, where inner blocks leave none for this one
+                return block._replace(mark=found[k].start(), end=found[k].end())
     return block
 
 

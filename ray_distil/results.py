@@ -10,7 +10,7 @@ So the choice is (B).                   B
 import re
 
 from ray_distil.answers import extract_answer
-from ray_distil.quantities import UNITS, parts_of
+from ray_distil.quantities import MULTIPLIERS, SUPERSCRIPTS, UNITS, parts_of
 
 LONGEST_LINE = 2000  # characters of a line, from its end, that are read
 _REMARK = re.compile(r"\s\([^()]*[A-Za-z]{2,}\s[^()]*\)\s*[.!]?$")
@@ -29,13 +29,27 @@ _TOKEN = re.compile(
 )
 _WORDS_OF_MATH = {"sin", "cos", "tan", "log", "ln", "exp", "sqrt", "pi", "mod", "gcd", "lcm", "min", "max"}
 _ASSIGNMENT = re.compile(r"\s*(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?\s*=\s*([^=]+)")
+_TIMES = "(?:hours?|minutes?|seconds?|days?|weeks?|months?|years?|foot|feet|inch(?:es)?|pounds?|ounces?)"
+_TIMES_OF = rf"(?:{'|'.join(MULTIPLIERS)})(?!\w)"  # 5 million
 _UNIT = re.compile(
-    rf"(?:{'|'.join(re.escape(u) for u in sorted(UNITS, key=len, reverse=True))})(?:\^\{{?\d\}}?|/\w+)*(?!\w)"
+    rf"(?:{_TIMES_OF}\s)?(?:{'|'.join(re.escape(u) for u in sorted(UNITS, key=len, reverse=True))})(?:\^\{{?\d\}}?|/\w+)*(?!\w)|{_TIMES_OF}"
 )
 _CALCULATION = re.compile(
     r"[\w)}]\s?(?:[-+*/×·÷^]|\\(?:times|cdot|div|pm)(?![A-Za-z]))\s?[\w(\\{][^=\n]{0,200}=|\d\s*\}?\s*=\s*-?[\d\\]"
 )
-_EQUALS = re.compile(r"(?<![<>!\\])=|\\approx(?![A-Za-z])|≈")
+_EQUALS = re.compile(r"(?<![<>!\\])=")
+_NEARLY = re.compile(r"\\approx(?:eq)?(?![A-Za-z])|≈")
+_NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\s?\([A-Za-z\d]\))?")
+# Results of several words: the choice, times of two units, a ratio, a base.
+_WHOLE = re.compile(
+    rf"""
+      ^(?:(?:so|thus|hence|therefore),?\s)?(?:it(?:'s|\sis)\s|(?:the\s)?(?:choice|option)\s)?\(?([B-HJ])\)?(?:\sis\s(?:correct|right))?\.?$
+    | \b(\d+\s{_TIMES}\s(?:and\s)?\d+\s{_TIMES}(?:\s(?:and\s)?\d+\s{_TIMES})?)\.?$
+    | \bratio\b.*?\s(\d+\sto\s\d+)\.?$
+    | \b([0-9A-F]+\sin\sbase\s\w+)\.?$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def final_result(text: str) -> str | None:
@@ -54,11 +68,13 @@ def has_steps(text: str) -> bool:
 
     "The answer is 13." and "So Ann has 13 pens." have none; "5 + 8 = 13" has one.
     """
-    sentences = [s for s in re.split(r"\n+|(?<=[.!?])\s+(?=[A-Z$\\])", text.strip()) if re.search(r"\w", s)]
+    text = plain_signs(text).strip()
+    sentences = [s for s in re.split(r"\n+|(?<=[.!?])\s+(?=[A-Z$\\])|(?<=[。！？])", text) if re.search(r"\w", s)]
     for position, sentence in enumerate(sentences, 1):
         if _CALCULATION.search(sentence):
             return True
-        words = len(re.findall(r"[^\W\d_]{2,}", sentence))
+        chinese = len(re.findall(r"[\u3040-\u9fff]", sentence))  # two characters a word, and no blanks between
+        words = len(re.findall(r"[^\W\d_\u3040-\u9fff]{2,}", sentence)) + chinese / 2
         if words > (8 if position == len(sentences) else 3) and extract_answer(sentence) is None:
             return True
     return False
@@ -66,8 +82,15 @@ def has_steps(text: str) -> bool:
 
 def last_expression(line: str) -> str | None:
     """The last number or formula of a line as a whole, with a known unit behind it; None where there is none."""
-    line = re.sub(r"(?<=[\w)])\*\*(?=[\w(])", "^", line.strip())
+    line = re.sub(r"(?<=[\w)])\*\*(?=[\w(])", "^", plain_signs(line).strip())
     line = re.sub(r"\*\*|`|^\s*(?:[-*•]|#+)\s+", "", line)
+    if not re.search(r"matrix|cases|array", line):
+        line = re.sub(r"\\(?:begin|end)\{[a-z]+\*?\}|&", " ", line)
+    line = re.sub(r"(?<=[A-Za-z])\$\^\{?(\d)\}?\$", r"^\1", line)  # cm$^2$
+    line = re.sub(r"(?<=[\d}])(?:\\[,;])+(?=\\(?:text|math))", " ", line)  # 5\,\mathrm{m/s}
+    line = re.sub(r"(?<=\d)\s\(\d[\d.]*\s?\\?%\)(?=\s?\.?$)", "", line)  # 0.5 (50%)
+    if found := _WHOLE.search(line):
+        return next(group for group in found.groups() if group)
     while shorter := _REMARK.sub("", line) if _REMARK.search(line) else "":
         line = shorter
     segments: list[str] = []
@@ -76,13 +99,16 @@ def last_expression(line: str) -> str | None:
         segments.append(next(group for group in found.groups() if group is not None).strip())
         return chr(0xE000 + len(segments) - 1) if len(segments) < 6000 else found[0]
 
-    runs = _runs(_SEGMENT.sub(mask, line))
-    chosen = [_unmask(run, segments) for run in runs]
-    while chosen:
-        if result := _result(chosen[-1]):
+    for run in reversed(_runs(_SEGMENT.sub(mask, line))):
+        if result := _result(_unmask(run, segments), is_prose=run[:1] < "\ue000"):
             return result
-        chosen.pop()
     return None
+
+
+def plain_signs(text: str) -> str:
+    """The text with - for the other signs of minus, and ^2 for ²."""
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^" + found[0].translate(SUPERSCRIPTS), text)
+    return re.sub(r"[−‑]|(?<!\d)–(?=[\d\\$(.])", "-", text)
 
 
 def _unmask(text: str, segments: list[str]) -> str:
@@ -118,11 +144,9 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     if token.lastgroup in ("segment", "number", "command", "sign"):
         return True
     if token.lastgroup == "comma":  # a list goes on, a clause does not
-        return (
-            position + 1 < len(tokens)
-            and tokens[position + 1].lastgroup != "comma"
-            and _is_mathematics(tokens, position + 1)
-        )
+        behind = position + 1
+        behind += behind < len(tokens) and tokens[behind][0] in ("and", "or")
+        return behind < len(tokens) and tokens[behind].lastgroup != "comma" and _is_mathematics(tokens, behind)
     if token.lastgroup != "word":
         return False
     if token[0] in _WORDS_OF_MATH:
@@ -146,30 +170,41 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     )
 
 
-def _result(run: str) -> str | None:
-    """What a stretch of mathematics comes to: the right side of its last equation, or the list that it is."""
-    run = _trimmed(run)
+def _result(run: str, is_prose: bool) -> str | None:
+    """What a stretch of mathematics comes to: the right side of its last equation, or the list that it is.
+
+    `is_prose`: it does not begin with a formula between marks, so that a dash in front may belong to the sentence.
+    """
+    run = _trimmed(run, is_prose)
     if re.fullmatch(r"\(?[A-J]\)?", run):
         return run.strip("()")
     if not re.search(r"\d|\\[A-Za-z]|[π∞½¼¾√]", run) and not re.search(r"[A-Za-z]\s*[-+*/^=]|[-+*/^=]\s*[A-Za-z]", run):
         return run if re.fullmatch(r"[A-Za-z]", run) and len(run) == 1 and run not in "aAI" else None
     if re.search(r"[<>≤≥]|\\(?:le|ge|leq|geq|in|ne)(?![A-Za-z])", run):
         return run
-    parts = re.split(r"\s+(?:or|and)\s+|\\text\{\s*(?:or|and)\s*\}", run)
+    exact, *nearly = _NEARLY.split(run)
+    if nearly:  # what stands before it is the exact value, if it is one
+        side = _EQUALS.split(exact)[-1].strip()
+        run = nearly[-1] if _NAME.fullmatch(side) or not side else exact
+    parts = re.split(r",?\s+(?:or|and)\s+|\\text\{\s*(?:or|and)\s*\}", run)
     listed = [element for part in parts for element in parts_of(part)]
+    if len(listed) == 2 and listed[1].endswith("%") and re.search(r",\s+or\s", run):  # 1/2, or 50%
+        listed = listed[:1]
+        run = listed[0]
     if len(listed) > 1:
         assigned = [_ASSIGNMENT.fullmatch(element) for element in listed]
-        if all(assigned) or not any("=" in element for element in listed):
+        if all(assigned) or not any("=" in element for element in listed[1:]):  # x = 3, y = 4; n = 5 or -5
             values = [found[1] if found else element for found, element in zip(assigned, listed, strict=True)]
-            return ", ".join(value.strip() for value in values)
+            if "=" not in "".join(values):
+                return ", ".join(_trimmed(value, False) for value in values)
         run = listed[-1]
-    return _trimmed(_EQUALS.split(run)[-1]) or None
+    return _trimmed(_EQUALS.split(run)[-1], False) or None
 
 
-def _trimmed(text: str) -> str:
+def _trimmed(text: str, is_prose: bool) -> str:
     """Without signs at its ends that belong to the sentence: a dash, a bracket whose other half is elsewhere."""
     text = text.strip().rstrip("=<>+*/^_,;-: ").lstrip("=<>*/^_,;:)]}%! ").strip()
-    text = re.sub(r"^[-+]\s+", "", text)
+    text = re.sub(r"^[-+]\s+", "", text) if is_prose else re.sub(r"^([-+])\s+", r"\1", text)
     for opening, closing in ("([", ")]"), ("{", "}"):
         opened, closed = sum(text.count(c) for c in opening), sum(text.count(c) for c in closing)
         if opened > closed:
