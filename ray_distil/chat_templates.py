@@ -72,8 +72,11 @@ def encode_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN
 
 def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages:
     """The messages, a system turn that the template does not write put before the user's."""
-    if not messages or messages[0]["role"] != "system" or takes_system_turn(model, settings):
+    if not messages or messages[0]["role"] != "system":
         return messages
+    if takes_system_turn(model, settings):  # an empty one is for templates that would write their own
+        is_idle = not messages[0]["content"] and not default_system_prompt(model, settings)
+        return messages[1:] if is_idle else messages
     system, user, *others = messages
     if not system["content"]:
         return [user, *others]
@@ -91,7 +94,7 @@ def _apply(messages: Messages, model: str, settings: ChatSettings, **how: bool) 
     try:
         given = json.loads(settings.template_kwargs)
         return tokenizer.apply_chat_template(messages, chat_template=template, **given, **how)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{model!r}: its chat template refuses the conversation: {error}") from error
 
 
@@ -115,6 +118,7 @@ def takes_system_turn(model: str, settings: ChatSettings = PLAIN) -> bool:
         return False
 
 
+@lru_cache(maxsize=32)
 def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
     """The system prompt that the template writes where none is given; "" where it writes none."""
     if not takes_system_turn(model, settings):
@@ -136,3 +140,8 @@ def writes_date(model: str) -> bool:
         return JINJA_CLOCK in str(load_tokenizer(model).chat_template)
     files = (folder / name for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"))
     return any(JINJA_CLOCK in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+def writes_today(model: str) -> bool:
+    """Whether it writes the day in a form that is not read here, so that the date of a run does not reach it."""
+    return f"{JINJA_CLOCK}(" in CLOCK.sub("", str(load_tokenizer(model).chat_template))

@@ -6,13 +6,14 @@ saved as `config.yaml` in the run's folder.
 
 import os
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.engine_config import Asked, EngineConfig, SamplingParams, check_template_kwargs
 from ray_distil.plan_config import PlanConfig
 from ray_distil.section import Section, apply_overrides, read_mapping, validate
 from ray_distil.storage import Folder
@@ -36,9 +37,20 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, description="of samples, packing order and training")
     date: str | None = Field(
         None,
-        pattern=r"^\d{4}-\d{2}-\d{2}$",
         description="YYYY-MM-DD, for chat templates that write it; null: the day on which the run began",
     )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _day(cls, given: Any) -> Any:
+        """YAML reads 2026-11-27 as a date."""
+        if isinstance(given, date):
+            return given.isoformat()
+        try:
+            return given if given is None else date.fromisoformat(str(given)).isoformat()
+        except ValueError:
+            raise ValueError(f"run.date: {given!r} is no day; give YYYY-MM-DD") from None
+
     parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
     max_reject_fraction: float = Field(
         0.5, ge=0, le=1, description="a generating stage stops when more of its rows fail or are cut at max_tokens"
@@ -186,6 +198,12 @@ class TrainingConfig(Section):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="variables of its chat template, in training and where it is evaluated"
     )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return check_template_kwargs(given)
+
     num_workers: int = Field(1, ge=1, description="Ray Train workers, one process each")
     use_gpu: bool = Field(False, description="one GPU a worker and NCCL; else CPU and gloo")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs a worker reserves")
@@ -197,7 +215,9 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: int = Field(8, ge=1, description="micro-steps an optimiser step")
     learning_rate: float = Field(2e-5, gt=0, description="peak")
     weight_decay: float = Field(0.05, ge=0, description="of matrices; norms and biases have none")
-    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas")
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="AdamW's betas"
+    )
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps")
     lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = Field(
         "cosine", description="after warm-up"

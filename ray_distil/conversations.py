@@ -14,7 +14,18 @@ from ray_distil.reasoning import joined
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 # finish_reason in the spellings of servers and datasets; one that is not here stays, and the response is incomplete.
 FINISHED = dict.fromkeys(
-    ("stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "stop_token", "complete", "completed"),
+    (
+        "stop",
+        "eos",
+        "eos_token",
+        "end_turn",
+        "end_of_turn",
+        "stop_sequence",
+        "stop_token",
+        "complete",
+        "completed",
+        "finished",
+    ),
     "stop",
 )
 FINISHED |= dict.fromkeys(
@@ -46,10 +57,10 @@ def responses_in(record: dict[str, Any]) -> list[str]:
         if not answered:
             raise BadRecord("bad_record", "`output` is an empty list")
         return [text for one in answered for text in responses_in({**record, "output": one})]
-    reasoning = record.get("reasoning_content")
+    reasoning = _reasoning(record)
     if answered is None and (turns := _turns(record)[1:]):
         answered = turns[0]["content"]
-        reasoning = reasoning or turns[0].get("reasoning_content")
+        reasoning = reasoning or _reasoning(turns[0])
     texts = ["" if text is None else text for text in (reasoning, answered)]
     if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
         raise BadRecord("bad_record", "no text in 'output'")
@@ -58,7 +69,12 @@ def responses_in(record: dict[str, Any]) -> list[str]:
 
 def finish_reason_of(given: Any) -> str:
     """A finish_reason in the spelling that is used here."""
-    return FINISHED.get(str(given).strip().lower(), str(given))
+    return FINISHED.get(str(given).strip().lower().removeprefix("finish_reason_"), str(given))
+
+
+def _reasoning(holder: dict[str, Any]) -> Any:
+    """The reasoning that stands apart from the answer, under the names that servers and datasets give it."""
+    return next((holder[key] for key in ("reasoning_content", "reasoning", "thinking") if holder.get(key)), None)
 
 
 def _text(content: Any) -> Any:

@@ -116,13 +116,19 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
             encode_batch,
             batch_size=config.batch_size,
             batch_format="pyarrow",
-            fn_kwargs={"model": model, "max_model_len": engine_kwargs.get("max_model_len"), "chat": chat},
+            fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
         )
         stops = stop_token_ids(model) | {end_of_turn(model, chat)}
         how = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
+
+
+def context_of(config: EngineConfig) -> int | None:
+    """max_model_len of an engine; None where it is the model's own, which vLLM calls -1 as well."""
+    given = config.engine_kwargs.get("max_model_len")
+    return given if given != -1 else None
 
 
 @lru_cache(maxsize=4)

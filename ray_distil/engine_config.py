@@ -9,6 +9,21 @@ from ray_distil.section import Section
 OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
 
 
+# Arguments of `apply_chat_template` that are no variables of a template.
+RESERVED = {
+    "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message",
+    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+}  # fmt: skip
+
+
+def check_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError where a variable of a chat template has the name of an argument that the run sets."""
+    if taken := sorted(RESERVED & given.keys()):
+        raise ValueError(f"chat_template_kwargs: {taken[0]!r} is set by the run; give variables of the template only")
+    return given
+
+
 class SamplingParams(Section):
     """The part of vLLM's SamplingParams that a run sets."""
 
@@ -45,6 +60,21 @@ class EngineConfig(Section):
     )
     env_vars: dict[str, str] = Field(default_factory=dict, description="environment of the engine's processes")
     log_engine_metrics: bool | None = Field(None, description="vLLM's metrics among Ray's; null: on a cluster")
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return check_template_kwargs(given)
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_model_len"):
+            value = given.get(name, 1)
+            is_auto = name == "max_model_len" and value in (None, -1)
+            if not is_auto and (type(value) is not int or value < 1):
+                raise ValueError(f"engine_kwargs.{name}: {value!r} is no number of 1 or more")
+        return given
 
     @field_validator("concurrency", mode="before")
     @classmethod

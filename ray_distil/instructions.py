@@ -93,7 +93,10 @@ def reference_of(answer: Any) -> str | None:
             return None
         digits = format(Decimal(repr(answer)), "f")
         answer = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    text = "" if answer is None else str(answer).strip()
+    try:
+        text = "" if answer is None else str(answer).strip()
+    except ValueError:  # Python's limit
+        raise BadRecord("bad_answer", "`answer` is a number of thousands of digits") from None
     try:
         text.encode()
     except UnicodeEncodeError:

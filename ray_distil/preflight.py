@@ -4,22 +4,32 @@
 template adds, where nothing is checked for correctness.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from math import prod
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil import UserError, engine, instructions
-from ray_distil.chat_templates import PLAIN, ChatSettings, default_system_prompt, takes_system_turn, writes_date
+from ray_distil.chat_templates import (
+    PLAIN,
+    ChatSettings,
+    default_system_prompt,
+    render_prompt,
+    takes_system_turn,
+    writes_date,
+    writes_today,
+)
 from ray_distil.config import TRAINED, StagesConfig
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
 from ray_distil.prompts import LONG2SHORT, instruction_messages
+from ray_distil.reasoning import THINK_END
+from ray_distil.resources import what_cannot_come
 from ray_distil.section import ConfigError
 from ray_distil.session import is_local
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, template_difference
@@ -52,7 +62,7 @@ def check(
     wrong: list[str] = []
     remarks: list[str] = []
     if is_local():
-        (remarks if planned else wrong).extend(_what_cannot_come(config))
+        (remarks if planned else wrong).extend(what_cannot_come(config))
     student = models.get("training.student")
     for spoken in _all_spoken(config, models, problems):
         if not _at_hand(spoken.model):
@@ -63,10 +73,16 @@ def check(
             wrong += _too_long(spoken)
             remarks += _template_adds(spoken)
             wrong += _foreign_tokenizer(spoken)
-        except UserError as error:
+            wrong += _no_weights(spoken)
+        except (UserError, OSError) as error:
             wrong.append(f"{spoken.key}: {error}")
     if wrong:
         raise ConfigError("\n".join(dict.fromkeys(wrong)))
+    if config.training is not None and student and _at_hand(student):
+        remarks += _thinks_twice(config, student)
+        if told := "\n".join(_cannot_be_learnt(config, student, _prompts(config, problems, "train"))):
+            raise ConfigError(told)
+    remarks += _short_for_chains(config)
     if config.training is not None and config.packing.enabled and student and _at_hand(student):
         found = _packed(student, config.training.attn_implementation)
         if found.startswith(NOT_TRIED):
@@ -165,10 +181,8 @@ def _too_long(spoken: _Spoken) -> Iterator[str]:
     """Where the engine's max_model_len leaves no room, or is more than the model reads."""
     if spoken.engine is None or spoken.sampling is None:
         return
-    given = spoken.engine.engine_kwargs.get("max_model_len")
-    if not isinstance(given, int):
-        given = None
-    elif (most := _reads(spoken)) is not None and given > most:
+    given = engine.context_of(spoken.engine)
+    if given is not None and (most := _reads(spoken)) is not None and given > most:
         yield f"{spoken.engine_key}.engine_kwargs.max_model_len: {given:,}, and the model reads {most:,} tokens"
         return
     length, most = given or engine.model_length(spoken.model), spoken.sampling.max_tokens
@@ -176,11 +190,86 @@ def _too_long(spoken: _Spoken) -> Iterator[str]:
         len(encode_prompt(instruction_messages(text, "", spoken.system_prompt), spoken.model, spoken.chat))
         for text in spoken.prompts or ["?"]
     )
-    if shortest + most > length:
+    if shortest >= length:
+        yield f"{spoken.key}: the shortest prompt has {shortest:,} tokens, and the engine reads {length:,} in all"
+    elif shortest + most > length:
         yield (
             f"{spoken.key}.sampling_params.max_tokens: {most:,} and a prompt of {shortest:,} tokens, the shortest, are "
             f"more than the engine's {length:,}; lower it to {length - shortest:,} or less, or raise "
             f"{spoken.engine_key}.engine_kwargs.max_model_len"
+        )
+
+
+def _no_weights(spoken: _Spoken) -> Iterator[str]:
+    """A folder without the model's weights, or with a file of them that was cut."""
+    folder = Path(spoken.model)
+    given = spoken.engine.engine_kwargs.get("load_format") if spoken.engine is not None else None
+    if not folder.is_dir() or given is not None:
+        return
+    files = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".gguf")]
+    if not files:
+        yield f"{spoken.key}: {spoken.model!r} has no weights (*.safetensors); copy the whole model"
+    for file in files:
+        if file.suffix == ".safetensors":
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(file, "pt") as opened:
+                    opened.keys()
+            except SafetensorError as error:
+                yield f"{spoken.key}: {str(file)!r} is no whole file of weights ({error}); copy it again"
+
+
+def _cannot_be_learnt(config: StagesConfig, student: str, prompts: list[str]) -> Iterator[str]:
+    """Settings of training under which no worker would start, or no example would be left."""
+    trained = config.training
+    assert trained is not None
+    if trained.attn_implementation == "flash_attention_2":
+        if not trained.use_gpu:
+            yield "training.attn_implementation: flash_attention_2 needs a GPU; use sdpa, or set training.use_gpu=true"
+        elif is_local() and find_spec("flash_attn") is None:
+            yield "training.attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"
+    most = config.packing.max_length
+    if most is None or not prompts or config.packing.template is not None:
+        return
+    chat = ChatSettings.of(trained.chat_template_kwargs)
+    turns = (instruction_messages(text, "", trained.system_prompt) for text in prompts)
+    shortest = min(len(encode_prompt(turn, student, chat)) for turn in turns)
+    if shortest >= most:
+        yield f"packing.max_length: {most:,}, and the shortest prompt has {shortest:,} tokens; no example would be left"
+
+
+def _thinks_twice(config: StagesConfig, student: str) -> Iterator[str]:
+    """Chains of thought as completions, behind a prompt in which an empty think block is closed already."""
+    slow = config.teachers.slow if config.teachers is not None else None
+    if slow is None or config.long2short.enabled or config.training is None or config.packing.template is not None:
+        return
+    chat = ChatSettings.of(config.training.chat_template_kwargs)
+    if (
+        render_prompt(instruction_messages("question", "", config.training.system_prompt), student, chat)
+        .rstrip()
+        .endswith(THINK_END)
+    ):
+        yield (
+            "training.student: its prompt holds an empty think block, and the slow teacher's completions think behind "
+            "it; set training.chat_template_kwargs so that the prompt leaves thinking open"
+        )
+
+
+def _short_for_chains(config: StagesConfig) -> Iterator[str]:
+    """A rewriter whose engine cannot read the longest chain that the slow teacher may write."""
+    slow = config.teachers.slow if config.teachers is not None else None
+    rewriter = config.long2short
+    asked = rewriter.engine or (None if rewriter.endpoint or slow is None else slow.engine)
+    length = engine.context_of(asked) if asked is not None else None
+    if slow is None or slow.responses is not None or not rewriter.enabled or length is None:
+        return
+    needed = slow.sampling_params.max_tokens + rewriter.sampling_params.max_tokens
+    if needed > length:
+        yield (
+            f"long2short: a chain of {slow.sampling_params.max_tokens:,} tokens and a rewrite of "
+            f"{rewriter.sampling_params.max_tokens:,} are more than its engine reads ({length:,}); longer ones are "
+            "rejected as prompt_too_long"
         )
 
 
@@ -208,7 +297,13 @@ def _template_adds(spoken: _Spoken) -> Iterator[str]:
         yield f"{name}: its chat template adds the system prompt {own[:150]!r}; system_prompt decides"
     if spoken.system_prompt and not takes_system_turn(spoken.model, spoken.chat):
         yield f"{name}: its chat template has no system turn; the system prompt goes before the user's text"
-    if writes_date(spoken.model):
+    template = str(load_tokenizer(spoken.model).chat_template)
+    for variable in json.loads(spoken.chat.template_kwargs):
+        if variable not in template:
+            yield f"{spoken.key}: the chat template of {name} does not look at {variable!r} of chat_template_kwargs"
+    if writes_today(spoken.model):
+        yield f"{name}: its chat template writes the day on which it is used, in a form that run.date does not reach"
+    elif writes_date(spoken.model):
         yield f"{name}: its chat template writes a date; it is that of run.date, or of the day on which the run began"
 
 
@@ -218,45 +313,13 @@ def _foreign_tokenizer(spoken: _Spoken) -> Iterator[str]:
 
     try:
         config = AutoConfig.from_pretrained(local_copy(spoken.model)).get_text_config()
-    except ValueError:  # an architecture that transformers lacks; vLLM may have it
+    except ValueError as error:  # an architecture that transformers lacks; vLLM may have it
+        if spoken.engine is None:
+            told = (str(error).strip().splitlines() or [""])[0][:200]
+            yield f"{spoken.key}: transformers cannot read its config.json ({told}); train another student"
         return
     size = getattr(config, "vocab_size", None)
     largest = max(load_tokenizer(spoken.model).get_vocab().values(), default=0)
     if size is not None and largest >= size:
         name = spoken.model.rstrip("/").rpartition("/")[2]
         yield f"{spoken.key}: the tokenizer of {name} has {largest + 1:,} tokens and the model {size:,}; it is another's"
-
-
-def _what_cannot_come(config: StagesConfig) -> Iterator[str]:
-    """What no engine or worker would ever get: the Ray of this machine does not grow."""
-    cpus = config.ray.num_cpus or os.cpu_count() or 1
-    for key, asked in config.engines.items():
-        workers = prod(int(asked.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
-        yield from _missing(key, asked.num_gpus * workers, asked.num_cpus, asked.resources, cpus, "an engine")
-    trained = config.training
-    if trained is not None:
-        many = trained.num_workers
-        if many * trained.cpus_per_worker > cpus:
-            yield (
-                f"training.num_workers: {many} workers of {trained.cpus_per_worker:g} CPU, and this Ray has {cpus}"
-                f"; lower it, or raise ray.num_cpus"
-            )
-        needed = many if trained.use_gpu else 0
-        yield from _missing("training", needed, 0, trained.resources_per_worker, cpus, f"{many} workers")
-
-
-def _missing(key: str, gpus: float, cpus: float, resources: dict[str, float], has: int, who: str) -> Iterator[str]:
-    if cpus > has:
-        yield f"{key}.num_cpus: {who} reserves {cpus:g} CPUs, and this Ray has {has}; lower it, or raise ray.num_cpus"
-    if gpus > 0 and gpus > _num_gpus():
-        name = "use_gpu" if key == "training" else "num_gpus"
-        yield f"{key}.{name}: {who} would need {gpus:g} GPUs, and this machine has {_num_gpus() or 'none'}"
-    for name in resources:
-        yield f"{key}.resources: {name!r} is on no node; the Ray that a run starts has CPUs and GPUs only"
-
-
-@lru_cache(maxsize=1)
-def _num_gpus() -> int:
-    import torch
-
-    return int(torch.cuda.device_count())

@@ -22,7 +22,9 @@ def instruction_messages(instruction: str, suffix: str = "", system_prompt: str 
     Without one, a chat template may still write its own; an empty one asks the template for none.
     """
     user = {"role": "user", "content": instruction + suffix}
-    return [user] if system_prompt is None else [{"role": "system", "content": system_prompt}, user]
+    if system_prompt is None:
+        return [user]
+    return [{"role": "system", "content": system_prompt if system_prompt.strip() else ""}, user]
 
 
 def long2short_messages(instruction: str, answer: str, reasoning: str, system_prompt: str | None = None) -> Messages:

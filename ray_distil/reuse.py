@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_distil.blocks import table_of
+from ray_distil.blocks import REJECTS_FOLDER, SOURCE, table_of
 from ray_distil.ids import keys_of
 from ray_distil.shards import ASKED, SUPERSEDED, Artifact
 from ray_distil.storage import Folder
@@ -73,7 +73,10 @@ def still_fits(
 
 
 def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
-    """Write the rows that are used again into a started artifact; returns how many. Stopped in between, it goes on."""
+    """Write the rows that are used again into a started artifact; returns how many. Stopped in between, it goes on.
+
+    Those that failed there, or were cut, are told by `artifact.num_failed_before`: they may fail again.
+    """
     renew: Renew | None = None
     num_carried = 0
     for old in _superseded(artifact):
@@ -92,9 +95,16 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
                 continue
             renew = renew or reuse.renewer()
             has_same_limits = [part in alike for part, kept in zip(part_of, keep, strict=True) if kept]
-            rows = [row for row in renew(table.filter(pa.array(keep)).to_pylist(), has_same_limits) if row is not None]
+            renewed = renew(table.filter(pa.array(keep)).to_pylist(), has_same_limits)
+            rows = [row for row in renewed if row is not None]
             artifact.write_table(table_of(rows, artifact.schema), stage)
             num_carried += len(rows)
+            artifact.num_failed_before += len(renewed) - len(rows)
+        if parts:
+            rejects = old / REJECTS_FOLDER
+            for file in rejects.files("part-", ".parquet"):
+                reasons = rejects.read_table(file, ["reason"])["reason"].to_pylist()
+                artifact.num_failed_before += sum(not reason.startswith(SOURCE) for reason in reasons)
     return num_carried
 
 

@@ -145,8 +145,8 @@ class Run:
 
         Rows that failed for what may pass are tried once more when all others are there.
         """
-        failed = artifact.forget_rejects(may_pass)  # of a run before this one
-        self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
+        num_failed = artifact.forget_rejects(may_pass).total() + artifact.num_failed_before
+        self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, num_failed)
         if failed := artifact.forget_rejects(may_pass):
             self.display.say(f"{stage}: {_told(failed)}, for what may have passed: they are tried once more")
             self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
@@ -161,7 +161,7 @@ class Run:
         imports: tuple[str, ...],
         num_failed: int,
     ) -> None:
-        """`num_failed` of the rows that are not there have failed before; where all have, they may fail again."""
+        """`num_failed` of the rows that are not there have failed before, and may fail again."""
         failed_at = -1
         limits = self.config.run
         while True:
@@ -171,8 +171,8 @@ class Run:
             if num_missing <= 0:
                 return
             self.start_ray(imports)
-            most = limits.max_reject_fraction if num_missing > num_failed else 1.0
-            failures = FailureLimit(most, num_missing, stage, f"{artifact.folder}/{REJECTS_FOLDER}")
+            rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
+            failures = FailureLimit(limits.max_reject_fraction, num_missing, stage, rejects, num_failed)
             try:
                 for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
                     failures.add(shard)

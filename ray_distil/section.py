@@ -32,7 +32,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a date to YAML, and none
         raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"--config {file}: expected sections such as `training:`, got {type(data).__name__}")
@@ -60,8 +60,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key.path=value, e.g. training.num_train_epochs=2")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is not YAML; quote it") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"override {override!r}: {text!r} is not YAML ({str(error).splitlines()[0]}); quote it"
+        ) from error
     *parents, leaf = key.split(".")
     node: Any = data
     for parent in parents:

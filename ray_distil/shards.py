@@ -70,6 +70,7 @@ class Artifact:
         """
         self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
         self.attempt = ""
+        self.num_failed_before = 0  # rows of an earlier making that could not be used
         self.tell = Teller()
         self.schema = schema if schema is not None else pa.schema([])
         self.counted = counted or next(iter(self.schema.names), "")

@@ -57,9 +57,13 @@ def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterato
 class FailureLimit:
     """Counts the rows of a stage. Raises StoppedError when more than a share `most` of them failed."""
 
-    def __init__(self, most: float, rows: int, stage: str, rejects: str) -> None:
-        """`rows`: so many will come. `rejects`: where the failed ones can be looked at."""
+    def __init__(self, most: float, rows: int, stage: str, rejects: str, known: int = 0) -> None:
+        """`rows`: so many will come; `known` of them have failed before, and may again.
+
+        `rejects`: where the failed ones can be looked at.
+        """
         self.most, self.least, self.stage, self.rejects = most, min(LEAST_ROWS, rows), stage, rejects
+        self.known = known
         self.num_rows = self.num_failed = 0
         self.reasons: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -70,7 +74,7 @@ class FailureLimit:
         for reason, number, detail in json.loads(shard["why"]):
             self.reasons[reason] += number
             self.details.setdefault(reason, detail)
-        if self.num_rows >= self.least and self.num_failed > self.most * self.num_rows:
+        if self.num_rows >= self.least and self.num_failed > self.known + self.most * self.num_rows:
             (reason, number), *_ = self.reasons.most_common(1)
             example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
             raise StoppedError(

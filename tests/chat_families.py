@@ -47,7 +47,7 @@ TEMPLATES = {
 
 
 def model_with(template: str, folder: Path) -> str:
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         shutil.copy(Path(TINY) / file, folder)
     (folder / "chat_template.jinja").write_text(template)
     return str(folder)

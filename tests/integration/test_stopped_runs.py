@@ -126,9 +126,19 @@ def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> No
     assert len(set(ids)) == len(ids) == NUM_TRAIN
 
     # Another configuration makes all rows anew, and keeps those of the first elsewhere.
-    Job(tmp_path, "teachers.direct.sampling_params.max_tokens=100").finish()
+    Job(tmp_path, "teachers.direct.sampling_params.temperature=0.5").finish()
     second = pd.read_parquet(folder)
     assert set(second.response_id) == set(first.response_id)
-    assert {json.loads(text)["max_tokens"] for text in second.sampling_params} == {100}
+    assert {json.loads(text)["temperature"] for text in second.sampling_params} == {0.5}
     (superseded,) = (folder.parent / "superseded").iterdir()
     assert pd.read_parquet(superseded).sort_values("response_id").equals(first.sort_values("response_id"))
+
+    # And back: what was answered is used again, and only what failed is asked for again.
+    back = Job(tmp_path)
+    output, _ = back.process.communicate(timeout=PATIENCE)
+    assert f"teacher: {len(first)} rows of an earlier making are used again" in output
+    assert (
+        pd.read_parquet(folder)
+        .sort_values("response_id", ignore_index=True)
+        .equals(first.sort_values("response_id", ignore_index=True))
+    )

@@ -42,7 +42,7 @@ LAYERS = [
     ["gates", "blocks", "shards", "reuse", "watchdog", "suspects", "engine", "endpoint", "checkpoint", "follow"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["leaks", "waiting", "runs"],
-    ["preflight"],
+    ["resources", "preflight"],
     ["asking", "importing", "made_of"],
     ["stages"],
     ["figures", "plan", "excerpts", "export"],

@@ -55,6 +55,17 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
         ),
         (["evaluation.sampling_params.max_tokens=1000"], "lower it to 979 or less"),
         (["long2short.sampling_params.max_tokens=1024"], "long2short.sampling_params.max_tokens: 1,024"),
+        (
+            ["teachers.slow.engine.num_cpus=3", "teachers.slow.engine.engine_kwargs.tensor_parallel_size=2"],
+            "teachers.slow.engine.num_cpus: an engine reserves 6 CPUs",
+        ),
+        (["teachers.direct.engine.accelerator_type=H100"], "accelerator_type: 'H100' is on no node"),
+        (
+            ["training.attn_implementation=flash_attention_2", "training.train_micro_batch_size_per_gpu=1"],
+            "flash_attention_2 needs a GPU",
+        ),
+        (["packing.max_length=16"], "packing.max_length: 16, and the shortest prompt has"),
+        (["teachers.direct.engine.engine_kwargs.max_model_len=20"], "the shortest prompt has"),
     ],
 )
 def test_what_cannot_be_right_is_refused(overrides: list[str], says: str) -> None:
@@ -174,3 +185,63 @@ def test_a_student_that_cannot_be_packed_is_refused_where_it_would_be(monkeypatc
 
     monkeypatch.setattr(leaks, "leak", cannot)
     assert check()[0].startswith("training.student: whether packed examples see each other could not be tried")
+
+
+def test_a_model_without_its_weights_or_with_half_of_them_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training.student: .* has no weights"):
+        check(student(tmp_path / "none", model__safetensors=""), "evaluation.models=[]")
+    chosen = student(tmp_path / "half")
+    file = tmp_path / "half" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"half/model.safetensors' is no whole file of weights"):
+        check(chosen, "evaluation.models=[]")
+
+
+def test_a_student_whose_architecture_is_not_known_is_refused(tmp_path: Path) -> None:
+    settings = json.loads((Path(TINY) / "config.json").read_text()) | {
+        "model_type": "of_tomorrow",
+        "architectures": ["X"],
+    }
+    chosen = student(tmp_path / "x", config__json=json.dumps(settings))
+    with pytest.raises(UserError, match=r"training.student: transformers cannot read its config.json .*of_tomorrow"):
+        check(chosen, "evaluation.models=[]")
+
+
+def test_what_may_be_right_is_remarked(tmp_path: Path) -> None:
+    (unseen,) = check("evaluation.models=[]", "training.chat_template_kwargs={enable_thinkin: false}")
+    assert unseen.endswith("does not look at 'enable_thinkin' of chat_template_kwargs")
+    (short,) = check("long2short.engine={model_source: tiny:teacher-v3, engine_kwargs: {max_model_len: 256}}")
+    assert short.startswith(
+        "long2short: a chain of 600 tokens and a rewrite of 120 are more than its engine reads (256)"
+    )
+    clock = "{% set f = '%d %b' %}{{ strftime_now(f) }}" + (Path(TINY) / "chat_template.jinja").read_text()
+    (today,) = check(student(tmp_path / "clock", chat_template__jinja=clock), "evaluation.models=[]")
+    assert "in a form that run.date does not reach" in today
+    closed = (
+        Path(TINY) / "chat_template.jinja"
+    ).read_text() + "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
+    told = check(
+        student(tmp_path / "closed", chat_template__jinja=closed), "evaluation.models=[]", "long2short.enabled=false"
+    )
+    assert any("its prompt holds an empty think block" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("run.date=2026-13-45", "run.date=2026-13-45.*is not YAML"),
+        ("run.date='2026-13-45'", "run.date: '2026-13-45' is no day"),
+        ("training.adam_betas=[2,3]", "training.adam_betas.0: input should be less than 1"),
+        ("teachers.slow.engine.engine_kwargs.tensor_parallel_size=two", "tensor_parallel_size: 'two' is no number"),
+        ("teachers.slow.engine.engine_kwargs.max_model_len=1k", "max_model_len: '1k' is no number"),
+        ("training.chat_template_kwargs={tokenize: false}", "chat_template_kwargs: 'tokenize' is set by the run"),
+    ],
+)
+def test_values_that_are_none_are_told_by_their_key(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load(None, [override])
+
+
+def test_a_date_is_taken_as_yaml_reads_it() -> None:
+    assert load(None, ["run.date=2026-11-27"]).run.date == "2026-11-27"
+    assert check("teachers.direct.engine.engine_kwargs.max_model_len=-1") == []
