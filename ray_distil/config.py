@@ -70,10 +70,11 @@ class RayConfig(Section):
 
 
 class DatasetConfig(Section):
-    """Which part of a Hugging Face dataset is meant, where a path is one."""
+    """Which part of a Hugging Face dataset, or of a folder, is meant, where a path is one."""
 
-    dataset_split: str = Field("train", min_length=1, description="split")
+    dataset_split: str = Field("train", min_length=1, description="split; of a folder by the names of its files")
     dataset_name: str | None = Field(None, description="the hub's name of the configuration, e.g. main")
+    drop_system: bool = Field(False, description="leave the system turns of records out; else those are rejected")
 
 
 class InstructionsConfig(DatasetConfig):
@@ -102,7 +103,8 @@ class TeacherConfig(Asked, DatasetConfig):
         None, min_length=1, description="what it has answered already, as `instructions.path`; matched by instruction"
     )
     columns: dict[
-        Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason"], str
+        Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason", "correctness"],
+        str,
     ] = Field(default_factory=dict, description="our name of a column -> that in `responses`, where it is another")
     system_prompt: str | None = Field(
         None, description='null: the chat template\'s own, if it has one; "": none, where the template can'

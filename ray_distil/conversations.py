@@ -44,10 +44,35 @@ class BadRecord(ValueError):
 
 
 def instruction_of(record: dict[str, Any]) -> Any:
-    """What was asked, as it is given; None where nothing is. Raises BadRecord for a conversation that is not one turn."""
+    """What was asked, as it is given; None where nothing is. Raises BadRecord for what is more than one turn.
+
+    Alpaca's `input` belongs to its `instruction`, behind a line break.
+    """
     asked = record.get("instruction")
-    turns = _turns(record) if asked is None else []
-    return turns[0]["content"] if turns else asked
+    if asked is None:
+        turns = _turns(record)
+        return turns[0]["content"] if turns else None
+    if record.get("history"):
+        raise BadRecord("several_turns", "`history` holds turns before this one")
+    system = record.get("system")
+    if isinstance(system, str) and system.strip():
+        raise BadRecord("system_turn", f"the system prompt {system[:100]!r}; see drop_system")
+    data = record.get("input")
+    if not isinstance(asked, str) or data in (None, "", asked):
+        return asked
+    if not isinstance(data, str):
+        raise BadRecord("bad_input", f"`input` is a {type(data).__name__}; expected text")
+    return f"{asked}\n{data}" if data.strip() else asked
+
+
+def without_system(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without its system turns."""
+    kept = {name: value for name, value in record.items() if name != "system"}
+    for name in ("messages", "conversations"):
+        turns = record.get(name)
+        if isinstance(turns, list):
+            kept[name] = [turn for turn in turns if not (isinstance(turn, dict) and _role(turn) == "system")]
+    return kept
 
 
 def responses_in(record: dict[str, Any]) -> list[str]:
@@ -56,7 +81,7 @@ def responses_in(record: dict[str, Any]) -> list[str]:
     if isinstance(answered, list):
         if not answered:
             raise BadRecord("bad_record", "`output` is an empty list")
-        return [text for one in answered for text in responses_in({**record, "output": one})]
+        return [text for one in _right_ones(answered, record) for text in responses_in({**record, "output": one})]
     reasoning = _reasoning(record)
     if answered is None and (turns := _turns(record)[1:]):
         answered = turns[0]["content"]
@@ -65,6 +90,17 @@ def responses_in(record: dict[str, Any]) -> list[str]:
     if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
         raise BadRecord("bad_record", "no text in 'output'")
     return [joined(texts[0].strip(), texts[1])]
+
+
+def _right_ones(answered: list[Any], record: dict[str, Any]) -> list[Any]:
+    """Of several responses those that the record calls correct, where it says so of each. Raises BadRecord for none."""
+    told = record.get("correctness")
+    if not isinstance(told, list) or len(told) != len(answered):
+        return answered
+    right = [one for one, is_right in zip(answered, told, strict=True) if is_right is True]
+    if not right:
+        raise BadRecord("not_correct", f"none of {len(answered)} responses is correct, as the record says")
+    return right
 
 
 def finish_reason_of(given: Any) -> str:
@@ -87,6 +123,11 @@ def _text(content: Any) -> Any:
     return "".join(parts) if all(isinstance(part, str) for part in parts) else content
 
 
+def _role(turn: dict[str, Any]) -> Any:
+    role = turn.get("role") or turn.get("from")
+    return role.strip().lower() if isinstance(role, str) else role
+
+
 def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The user's turn, and the assistant's if it is there; [] for a record without a conversation."""
     given = next((record[key] for key in ("messages", "conversations") if record.get(key) is not None), None)
@@ -96,15 +137,16 @@ def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
         raise BadRecord("bad_messages", "expected a list of objects with role and content")
     turns = []
     for turn in given:
-        role = turn.get("role") or turn.get("from")
-        role = role.strip().lower() if isinstance(role, str) else role
+        role = _role(turn)
         content = _text(next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None))
         if not isinstance(role, str) or not isinstance(content, str | None):
             raise BadRecord("bad_messages", f"the turn {str(turn)[:100]!r} has no role, or a content that is not text")
         if role != "system":
             turns.append(turn | {"role": ROLES.get(role, role), "content": content})
         elif content and content.strip():
-            raise BadRecord("system_turn", f"the system prompt {content[:100]!r}; students are trained without one")
+            raise BadRecord(
+                "system_turn", f"the system prompt {content[:100]!r}; students are trained without one; see drop_system"
+            )
     roles = [turn["role"] for turn in turns]
     if roles.count("user") > 1:
         raise BadRecord("several_turns", f"{roles.count('user')} turns of the user; expected one")

@@ -8,6 +8,7 @@ import pyarrow as pa
 from ray_distil.agreement import answers_agree
 from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
+from ray_distil.conversations import BadRecord, instruction_of
 from ray_distil.gates import against_source, first_reason
 from ray_distil.reasoning import split_reasoning, thinking_of
 from ray_distil.schemas import SFT_EXAMPLES, stable_id
@@ -50,7 +51,11 @@ def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[
 def imported_row(record: Any, example_id: str) -> dict[str, Any]:
     """A record of `instruction` and `output` as an SFT_EXAMPLES row, as it is."""
     known = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
-    texts = record if isinstance(record, dict) else {}
+    texts = dict(record) if isinstance(record, dict) else {}
+    try:
+        texts["instruction"] = instruction_of(texts)
+    except BadRecord as error:
+        return reject(known, error.reason, str(error))
     for key in ("instruction", "output"):
         if not isinstance(texts.get(key), str) or not texts[key].strip():
             return reject(known, "bad_record", f"the row has no text in {key!r}")

@@ -31,10 +31,13 @@ def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None
     given, columns = config.dataset_name, dict(config.columns)
     train = eval_ = None
     if config.path != TINY:
-        train = Source(config.path, "instructions.path", config.dataset_split, name=given, columns=columns)
+        split = config.dataset_split
+        train = Source(config.path, "instructions.path", split, "dataset_split", given, columns, config.drop_system)
     if config.eval_path is not None:
         split = config.eval_split or config.dataset_split
-        eval_ = Source(config.eval_path, "instructions.eval_path", split, "eval_split", given, columns)
+        eval_ = Source(
+            config.eval_path, "instructions.eval_path", split, "eval_split", given, columns, config.drop_system
+        )
     return train, eval_
 
 
@@ -203,6 +206,17 @@ def unchecked(config: InstructionsConfig, table: pa.Table) -> str:
         f"none of {usable.num_rows:,} instructions has `answer`, so nothing is checked for correctness; there are: "
         f"{names}; see instructions.columns"
     )
+
+
+def left_out(config: InstructionsConfig) -> list[str]:
+    """A remark for each source that is a folder of which some files are not read."""
+    remarks = []
+    for source in sources_of(config):
+        names = sources.left_out(source) if source is not None else []
+        if source is not None and names:
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            remarks.append(f"{source.key}: of {source.path!r} the split {source.split!r} is read, without {shown}")
+    return remarks
 
 
 def source_fingerprint(config: InstructionsConfig) -> list[str]:

@@ -46,6 +46,7 @@ def of_responses(run: Run) -> MadeOf:
         if one.responses is not None:
             source = responses_of(one, f"teachers.{name}")
             settings[name] |= {"responses": sources.fingerprint(source), "columns": one.columns}
+            settings[name] |= {"drop_system": one.drop_system}
             continue
         texts = _texts(run, one, run.models[f"teachers.{name}"], one.sampling_params, one.system_prompt)
         asked[name] = _marks(teacher, texts, one, one.sampling_params)

@@ -94,6 +94,8 @@ def check(
         chat = ChatSettings.of(config.training.chat_template_kwargs)
         if other := template_difference(config.packing.template, student, config.training.system_prompt, chat):
             remarks.append(f"packing.template writes {other}; the exported student has its own chat template")
+    if problems is not None:
+        remarks += instructions.left_out(config.instructions)
     if problems is not None and (unchecked := instructions.unchecked(config.instructions, problems)):
         remarks.append(unchecked)
     return list(dict.fromkeys(remarks))

@@ -1,10 +1,11 @@
 """Records from wherever they lie, one after the other, as values of JSON.
 
-    problems.json, problems.jsonl    a JSON list, or one JSON object a line
+    problems.json, problems.jsonl    a JSON list, or one JSON object a line; these and the others compressed too (.gz ...)
     problems.csv                     a header row; every value is text, an empty one is null
     problems.parquet
-    FOLDER                           such files in the order of their names, without those that begin with _ or a dot;
-                                     or what `Dataset.save_to_disk` of Hugging Face's datasets wrote
+    FOLDER                           such files in it and below, in the order of their names, of one split where their
+                                     names tell it (`files.py`); or what `Dataset.save_to_disk` of Hugging Face's
+                                     datasets wrote
     s3://BUCKET/...                  all of these in an object store (gs://, abfs:// too)
     hf://datasets/OWNER/NAME         a dataset of the hub; @REVISION may follow
 
@@ -13,23 +14,21 @@ What cannot be read is a UserError that names the key of the configuration.
 
 import difflib
 import hashlib
-import io
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv, fs
+from pyarrow import fs
 
 from ray_distil import UserError
 from ray_distil.config import TeacherConfig
+from ray_distil.conversations import without_system
+from ray_distil.files import BATCH_ROWS, FORMATS, choose, plain, reason, records_of
 from ray_distil.manifest import MANIFEST
 from ray_distil.schemas import stable_id
 from ray_distil.storage import Folder, describe
@@ -38,17 +37,16 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 HUB = "hf://datasets/"
-ENDINGS = (".parquet", ".csv", ".jsonl", ".json")
 KINDS = "a JSON list, JSONL, CSV or Parquet file, a folder of them, or hf://datasets/OWNER/NAME"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BATCH_ROWS = 1000
 UNFINISHED = "_attempt"  # lies in an artifact of ours from its first shard on
-CSV_BLOCK_BYTES = 2**26  # no row may be longer
 
 
 @dataclass(frozen=True)
 class Source:
-    """`key`: where the configuration has the path. `columns`: our name of a column -> the source's."""
+    """`key`: where the configuration has the path. `columns`: our name of a column -> the source's.
+
+    `drop_system`: system turns are left out of the records.
+    """
 
     path: str
     key: str
@@ -56,6 +54,7 @@ class Source:
     split_key: str = "dataset_split"
     name: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    drop_system: bool = False
 
     @property
     def is_on_hub(self) -> bool:
@@ -78,6 +77,7 @@ def responses_of(teacher: TeacherConfig, key: str) -> Source:
         teacher.dataset_split,
         name=teacher.dataset_name,
         columns=dict(teacher.columns),
+        drop_system=teacher.drop_system,
     )
 
 
@@ -92,7 +92,7 @@ def records(source: Source) -> Iterator[Any]:
             found = {ours: _look_up(record, theirs) for ours, theirs in source.columns.items()}
             seen |= {source.columns[ours]: None for ours, value in found.items() if value is not None}
             record = record | found
-        yield record
+        yield without_system(record) if source.drop_system and isinstance(record, dict) else record
     if is_empty:
         raise UserError(f"{source.key}: {source.path!r} is empty; it needs at least one record")
     for ours, theirs in source.columns.items():
@@ -177,16 +177,30 @@ def _place(source: Source) -> tuple[Folder, bool]:
 
 
 def _files(source: Source, folder: Folder) -> list[str]:
-    """The files of a folder that hold records. Raises UserError without any."""
+    """The files of a folder that hold records of the split. Raises UserError without any."""
     with _told(source):
         found = folder.files()
-    files = [name for name in found if name.endswith(ENDINGS) and not name.startswith(("_", "."))]
-    if not files:
-        what = f"{', '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else "nothing"
-        raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(ENDINGS)}; there is {what} in it")
+        chosen = choose(folder, source.split)
     if UNFINISHED in found and MANIFEST not in found:
         raise UserError(f"{source.key}: {source.path!r} is an artifact of a run that is not complete; let that run end")
-    return files
+    if not chosen.files and chosen.splits:
+        section, splits = source.key.rpartition(".")[0], ", ".join(map(repr, chosen.splits))
+        raise UserError(
+            f"{section}.{source.split_key}: {source.path!r} has no file of the split {source.split!r}; it has {splits}"
+        )
+    if not chosen.files:
+        names = chosen.left_out
+        what = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "nothing"
+        raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(FORMATS)}; there is {what} in it")
+    return chosen.files
+
+
+def left_out(source: Source) -> list[str]:
+    """The files of a folder that are not read: those of another split, and what holds no records."""
+    if source.is_on_hub:
+        return []
+    place, is_folder = _place(source)
+    return choose(place, source.split).left_out if is_folder and not _is_saved(place) else []
 
 
 @contextmanager
@@ -206,65 +220,8 @@ def _shown(source: Source, file: str) -> str:
 
 
 def _records_of(source: Source, place: Folder, file: str = "") -> Iterator[Any]:
-    """The records of one file, which is in the folder `place`, or `place` itself."""
-    filesystem, path = place.filesystem_and_path(file)
-    shown = _shown(source, file)
-    with _told(source, file), filesystem.open_input_file(path) as stream:
-        if path.endswith(".parquet"):
-            for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
-                yield from map(_plain, batch.to_pylist())
-        elif path.endswith(".csv"):
-            reader = csv.open_csv(
-                stream,
-                csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-                csv.ParseOptions(newlines_in_values=True),
-                csv.ConvertOptions(default_column_type=pa.string(), null_values=[""], strings_can_be_null=True),
-            )
-            names = reader.schema.names
-            if len(set(names)) < len(names):
-                raise UserError(f"{source.key}: {shown}: two columns have one name in {names}; give each its own")
-            for batch in reader:
-                yield from batch.to_pylist()
-        else:
-            yield from _json(io.BufferedReader(stream), source.key, shown)
-
-
-def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
-    """The records of a JSON list, or of JSON lines, of which one is in memory at a time."""
-    first = next((line for line in stream if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
-    stream.seek(0)
-    if first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
-        try:
-            yield from json.loads(_text(stream.read(), 0, key, path))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{key}: {path}: {_reason(error)}") from error
-        return
-    start = 0
-    for number, line in enumerate(stream, 1):
-        text = _text(line, start, key, path)
-        start += len(line)
-        if text.strip():
-            try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
-                ) from error
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-                raise UserError(f"{key}: {path}, line {number}: {_reason(error)}") from error
-            yield record
-
-
-def _text(data: bytes, start: int, key: str, path: str) -> str:
-    """Bytes that begin at byte `start` of a file."""
-    try:
-        return data.decode("utf-8-sig" if start == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key}: {path!r} is not UTF-8 at byte {start + error.start}; save it as UTF-8") from error
+    with _told(source, file):
+        yield from records_of(place, file, source.key, _shown(source, file))
 
 
 def _is_saved(folder: Folder) -> bool:
@@ -281,7 +238,7 @@ def _from_disk(source: Source, folder: Folder, scratch: Path) -> "Dataset | Data
     try:
         return load_from_disk(str(folder.local or scratch))
     except Exception as error:  # its types are many: a file is not there, not JSON, not Arrow, of another version
-        raise UserError(f"{source.key}: datasets cannot load {source.path!r}: {_reason(error)}") from error
+        raise UserError(f"{source.key}: datasets cannot load {source.path!r}: {reason(error)}") from error
 
 
 def _from_hub(source: Source) -> "Dataset | DatasetDict":
@@ -293,7 +250,7 @@ def _from_hub(source: Source) -> "Dataset | DatasetDict":
     except Exception as error:  # its types are many: not found, gated, no network, another configuration is needed
         raise UserError(
             f"{source.key}: Hugging Face does not give {source.path!r}"
-            f"{f' with dataset_name {source.name!r}' if source.name else ''}: {_reason(error)}"
+            f"{f' with dataset_name {source.name!r}' if source.name else ''}: {reason(error)}"
         ) from error
 
 
@@ -319,22 +276,7 @@ def _split_of(loaded: "Dataset | DatasetDict", source: Source) -> "Dataset":
 
 def _rows(dataset: "Dataset") -> Iterator[dict[str, Any]]:
     for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield from map(_plain, table.to_pylist())
-
-
-def _plain(value: Any) -> Any:
-    """A value of Arrow as one of JSON."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if value == value else None  # what is missing in a column of numbers is often NaN
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        yield from map(plain, table.to_pylist())
 
 
 def _digest(place: Folder, file: str = "") -> str:
@@ -344,7 +286,3 @@ def _digest(place: Folder, file: str = "") -> str:
         while chunk := stream.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()[:16]
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

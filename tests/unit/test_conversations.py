@@ -95,3 +95,38 @@ def test_a_list_is_several_responses() -> None:
 )  # fmt: skip
 def test_finish_reasons_of_others(given: str, ours: str) -> None:
     assert finish_reason_of(given) == ours
+
+
+@pytest.mark.parametrize(
+    ("record", "asked"),
+    [
+        ({"instruction": "Add one.", "input": "3"}, "Add one.\n3"),
+        ({"instruction": "Add one.", "input": " "}, "Add one."),
+        ({"instruction": "Add one.", "input": None}, "Add one."),
+        ({"instruction": "3?", "input": "3?"}, "3?"),  # columns: {instruction: input}
+        ({"instruction": "Add one.", "input": "3", "history": []}, "Add one.\n3"),
+    ],
+)
+def test_the_input_of_alpaca_belongs_to_its_instruction(record: dict[str, Any], asked: str) -> None:
+    assert instruction_of(record) == asked
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"instruction": "Add one.", "input": [3]}, "bad_input"),
+        ({"instruction": "And now?", "history": [["1", "2"]]}, "several_turns"),
+        ({"instruction": "Add one.", "system": "Be brief."}, "system_turn"),
+    ],
+)
+def test_what_is_more_than_one_turn_is_rejected(record: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRecord) as raised:
+        instruction_of(record)
+    assert raised.value.reason == reason
+
+
+def test_of_several_responses_the_correct_ones_are_taken() -> None:
+    assert responses_in({"output": ["a", "b", "c"], "correctness": [True, False, True]}) == ["a", "c"]
+    assert responses_in({"output": ["a", "b"], "correctness": None}) == ["a", "b"]
+    with pytest.raises(BadRecord, match="none of 2 responses is correct"):
+        responses_in({"output": ["a", "b"], "correctness": [False, None]})

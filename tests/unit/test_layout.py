@@ -29,6 +29,7 @@ LAYERS = [
         "prompts",
         "reasoning",
         "conversations",
+        "files",
         "sources",
         "deepspeed_config",
         "session",

@@ -24,6 +24,7 @@ REMAKES: dict[str, list[str]] = {
     "instructions.columns": ["instructions"],
     "instructions.dataset_split": ["instructions"],
     "instructions.dataset_name": ["instructions"],
+    "instructions.drop_system": ["instructions"],
     "instructions.num_train": ["instructions"],
     "instructions.eval_split": ["instructions"],
     "instructions.num_eval": ["instructions"],
@@ -81,7 +82,7 @@ NOTHING = {
 }  # fmt: skip
 # Told by tests of their own: what is asked by an endpoint, or was answered already; a date (chat templates that write it).
 ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "endpoint", "responses", "long2short.enabled",
-             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "evaluation.models",
+             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models",
              "plan.")  # fmt: skip
 OTHERS: dict[str, Any] = {
     "columns": {"answer": "a"}, "engine_kwargs": {"max_model_len": 512, "dtype": "bfloat16"}, "date": "2026-01-02",

@@ -1,5 +1,6 @@
 """Each kind of source gives the same records, and what cannot be read is told by key, file and remedy."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from datetime import date
@@ -191,7 +192,7 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, says:
 
 
 def test_a_folder_without_records_and_a_broken_dataset_are_named(tmp_path: Path) -> None:
-    assert "has no file in .parquet, .csv, .jsonl, .json; there is nothing in it" in told(tmp_path)
+    assert "has no file in .parquet, .csv, .tsv, .jsonl, .ndjson, .json; there is nothing in it" in told(tmp_path)
     (tmp_path / "notes.txt").write_text("")
     assert "there is notes.txt in it" in told(tmp_path)
     (tmp_path / "dataset_dict.json").write_text("{")
@@ -226,3 +227,85 @@ def test_nothing_there_and_no_place() -> None:
 )
 def test_a_source_has_a_short_name(path: str, label: str) -> None:
     assert Source(path, "k").label == label
+
+
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.jsonl.gz", "gzip"), ("a.json.zst", "zstd"), ("a.ndjson.bz2", "bz2"), ("a.jsonl", "gzip"), ("a.JSONL", None),
+     ("a.NDJSON", None), ("a.lz4.jsonl", "lz4"), ("records", None)],
+)  # fmt: skip
+def test_a_file_is_read_by_what_it_is(tmp_path: Path, name: str, codec: str | None) -> None:
+    sink = pa.BufferOutputStream()
+    if codec:
+        with pa.CompressedOutputStream(sink, codec) as packed:
+            packed.write(LINES)
+    else:
+        sink.write(LINES)
+    (tmp_path / name).write_bytes(sink.getvalue().to_pybytes())
+    assert read(tmp_path / name) == RECORDS
+
+
+def test_parquet_and_csv_by_another_spelling_of_their_ending(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.PARQUET")
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.data")
+    (tmp_path / "a.CSV").write_text(CSV)
+    (tmp_path / "a.tsv").write_text(CSV.replace(",", "\t"))
+    (tmp_path / "semicolons.csv").write_text(CSV.replace(",", ";"))
+    (tmp_path / "blanks.csv").write_text(CSV.replace("problem,solution,note", "problem, solution ,note"))
+    for name in ("a.PARQUET", "a.data", "a.CSV", "a.tsv", "semicolons.csv", "blanks.csv"):
+        assert read(tmp_path / name) == RECORDS, name
+
+
+def test_quotes_of_both_dialects_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "doubled.csv").write_text('a,b\n"What is ""0""?","x\\y"\n')
+    (tmp_path / "escaped.csv").write_text('a,b\n"What is \\"0\\"?",""\n')
+    assert read(tmp_path / "doubled.csv") == [{"a": 'What is "0"?', "b": "x\\y"}]
+    assert read(tmp_path / "escaped.csv") == [{"a": 'What is "0"?', "b": None}]
+
+
+def test_a_folder_is_read_with_those_below_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "_logs").mkdir()
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "data" / "b.jsonl.gz").write_bytes(gzip.compress(LINES))
+    for other in ("dataset_infos.json", "README.md", ".hidden.jsonl", "_logs/x.jsonl"):
+        (tmp_path / other).write_text("{}")
+    assert read(tmp_path) == RECORDS * 2
+    assert sources.left_out(Source(str(tmp_path), "k")) == ["README.md", "dataset_infos.json"]
+
+
+def test_the_names_of_files_tell_their_split(tmp_path: Path) -> None:
+    for place, name in enumerate(
+        ("train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "test.jsonl", "dev/x.jsonl")
+    ):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"k": place}) + "\n")
+    assert [row["k"] for row in read(tmp_path)] == [1, 0]
+    assert [row["k"] for row in read(tmp_path, split="test")] == [2]
+    assert [row["k"] for row in read(tmp_path, split="validation")] == [3]
+    assert mark(tmp_path) != mark(tmp_path, split="test")
+    message = told(tmp_path, split="tset", split_key="eval_split")
+    assert message.endswith("has no file of the split 'tset'; it has 'test', 'train', 'validation'")
+    assert read(tmp_path / "test.jsonl") == [{"k": 2}]  # a file by its path is read whatever its name
+    (tmp_path / "contest.jsonl").write_text('{"k": 9}\n')  # no word of its own
+    assert [row["k"] for row in read(tmp_path)] == [9, 1, 0]
+
+
+def test_folders_of_hive_are_columns(tmp_path: Path) -> None:
+    for level in ("easy", "very%20hard"):
+        (tmp_path / f"level={level}").mkdir()
+        (tmp_path / f"level={level}" / "a.jsonl").write_text('{"k": 1}\n')
+    assert read(tmp_path) == [{"level": "easy", "k": 1}, {"level": "very hard", "k": 1}]
+
+
+def test_system_turns_can_be_left_out(tmp_path: Path) -> None:
+    record = {
+        "system": "Be brief.",
+        "conversations": [{"from": "System", "value": "x"}, {"from": "human", "value": "2?"}],
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    assert read(tmp_path / "a.jsonl", drop_system=True) == [{"conversations": [{"from": "human", "value": "2?"}]}]
