@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams, check_template_kwargs
 from ray_distil.plan_config import PlanConfig
-from ray_distil.section import Section, apply_overrides, read_mapping, validate
+from ray_distil.section import Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.storage import Folder
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
@@ -327,7 +327,8 @@ class StagesConfig(Section):
         return Folder.at(self.run.storage_path, base) / self.run.name
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """Without secrets: a key in a URI, and values of environment variables whose names say that they are one."""
+        return yaml.safe_dump(without_secrets(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 class DistillConfig(StagesConfig):

@@ -24,6 +24,33 @@ def rows(folder: Folder, columns: list[str], inside: str = "") -> list[dict[str,
     return [row for shard in shards for row in folder.read_table(shard, columns).to_pylist()]
 
 
+def first_rows(
+    folder: Folder, columns: list[str], number: int, inside: str = "", by: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The first rows by the first column, so many of each kind that the columns `by` tell.
+
+    Of other columns than these only the chosen rows are read into memory.
+    """
+    key, place = columns[0], folder / inside if inside else folder
+    manifest = read_manifest(folder)
+    start = f"{inside}/" if inside else ""
+    chosen: dict[tuple[Any, ...], list[tuple[str, str, int]]] = {}  # kind -> (key, shard, row), the smallest keys
+    for shard in manifest.files if manifest else ():
+        if not shard.startswith(f"{start}part-"):
+            continue
+        table = place.read_table(shard.removeprefix(start), [key, *by])
+        kinds = zip(*(table[name].to_pylist() for name in by), strict=True) if by else [()] * table.num_rows
+        for position, (value, kind) in enumerate(zip(table[key].to_pylist(), kinds, strict=True)):
+            found = chosen.setdefault(kind, [])
+            if len(found) < number or value < found[-1][0]:
+                chosen[kind] = sorted([*found, (value, shard.removeprefix(start), position)])[:number]
+    made = []
+    for kind in sorted(chosen):
+        for _, shard, position in chosen[kind]:
+            made += place.read_table(shard, columns).slice(position, 1).to_pylist()
+    return made
+
+
 def side_by_side(run: Folder, models: list[str]) -> list[dict[str, Any]]:
     """The first held-out problems that all `models` have answered: `problem`, and `answers` in the models' order."""
     by_problem: dict[str, dict[str, Any]] = {}
@@ -38,20 +65,28 @@ def side_by_side(run: Folder, models: list[str]) -> list[dict[str, Any]]:
 def rewritten(run: Folder) -> list[dict[str, Any]]:
     """The first rewrites: `instruction`, `before` and `after`, and the tokens of each."""
     columns = ["rewrite_id", "response_id", "instruction", "reasoning", "original_tokens", "rewritten_tokens"]
-    first = sorted(rows(run / "rewrites", columns), key=lambda row: row["rewrite_id"])[:NUM_SHOWN]
-    wanted = {row["response_id"] for row in first}
-    sources = rows(run / "responses", ["response_id", "reasoning"]) if first else []
-    before = {row["response_id"]: row["reasoning"] for row in sources if row["response_id"] in wanted}
+    first = first_rows(run / "rewrites", columns, NUM_SHOWN)
+    before = _reasonings(run / "responses", {row["response_id"] for row in first})
     return [row | {"before": before.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
+
+
+def _reasonings(responses: Folder, wanted: set[str]) -> dict[str, str]:
+    """The reasonings of these responses, by id; no other is kept in memory."""
+    manifest = read_manifest(responses)
+    found: dict[str, str] = {}
+    for shard in manifest.files if manifest and wanted else ():
+        if shard.startswith("part-"):
+            ids = responses.read_table(shard, ["response_id"])["response_id"].to_pylist()
+            here = [position for position, row_id in enumerate(ids) if row_id in wanted]
+            texts = responses.read_table(shard, ["reasoning"])["reasoning"] if here else []
+            found |= {ids[position]: texts[position].as_py() for position in here}
+    return found
 
 
 def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:
     """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`."""
     found = []
     for artifact in artifacts:
-        first: dict[tuple[str, str], dict[str, Any]] = {}
-        all_rows = rows(run / artifact, ["id", "stage", "reason", "detail", "row"], REJECTS_FOLDER)
-        for row in sorted(all_rows, key=lambda row: row["id"]):
-            first.setdefault((row["stage"], row["reason"]), row)
-        found += [first[key] for key in sorted(first)]
+        columns = ["id", "stage", "reason", "detail", "row"]
+        found += first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("stage", "reason"))
     return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in found]

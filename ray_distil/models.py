@@ -1,7 +1,10 @@
 """The models that a configuration names, found before anything starts."""
 
 import os
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from ray_distil import UserError, sources
@@ -10,11 +13,12 @@ from ray_distil.engine_config import Asked, EndpointConfig
 from ray_distil.manifest import model_fingerprint
 from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
-from ray_distil.storage import Folder
+from ray_distil.storage import Folder, describe, redacted
 
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
 HUBS = ("huggingface", "modelscope")
+UNUSED_S = 86_400.0
 COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
 
 
@@ -78,7 +82,17 @@ def local_copy(model: str, weights: bool = False) -> str:
             except OSError:  # another process was faster
                 if not target.is_dir():
                     raise
+        _remove_unused(target.parent)
+    os.utime(target)
     return str(target)
+
+
+def _remove_unused(copies: Path) -> None:
+    """Remove the copies that no process has asked for in a day: each student is another."""
+    for copy in copies.iterdir():
+        with suppress(OSError):  # another process was faster
+            if time.time() - copy.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(copy)
 
 
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
@@ -122,6 +136,18 @@ def resolve_model(model_source: str, key: str) -> str:
             known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
             raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
         return str(folder)
+    if "://" in model_source:
+        try:
+            there = Folder.at(model_source).exists("config.json")
+        except UserError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{key}: cannot read {redacted(model_source)!r}: {describe(error)}") from error
+        if not there:
+            raise ConfigError(
+                f"{key}: {redacted(model_source)!r} has no config.json; give a folder in Hugging Face format"
+            )
+        return model_source
     path = Path(model_source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ class Run:
     def __init__(self, config: StagesConfig, models: dict[str, str], display: Display | None = None) -> None:
         self.config, self.models, self.folder = config, models, config.run_folder
         self.display = display or Display()
-        self._seen = False
+        self._seen: set[tuple[str, str]] = set()  # places, and nodes that have them; nodes may come later
         self.before_making: Callable[[], list[str]] | None = None  # checks, once before a stage is made; gives remarks
 
     @cached_property
@@ -59,14 +60,15 @@ class Run:
         logs = start_ray(self.config.ray.num_cpus, imports)
         if logs is not None:
             self.display.say(f"messages of engines and workers: {logs}")
-        if not self._seen and self.folder.local is not None:
-            blind = nodes_without(self.folder.local)
-            if blind:
+        places = {"run.storage_path": self.folder.local} | {
+            key: Path(model) for key, model in self.models.items() if Path(model).is_dir()
+        }
+        for key, place in places.items():
+            if place is not None and (blind := nodes_without(place, self._seen)):
                 raise UserError(
-                    f"run.storage_path: the nodes {', '.join(blind)} do not see {self.folder}; "
+                    f"{key}: the nodes {', '.join(blind)} do not see {place}; "
                     "give a path on a disk that all nodes share, or s3://BUCKET/PATH"
                 )
-        self._seen = True
 
     def stage(
         self,

@@ -10,10 +10,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_distil import UserError
+from ray_distil.storage import redacted
 
 
 class ConfigError(UserError):
     """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
+
+
+SECRET = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)")  # environment variables
 
 
 class Section(BaseModel):
@@ -118,3 +122,14 @@ def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(model.model_fields)
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """A configuration without keys: those in URIs, and values under names such as HF_TOKEN."""
+    if isinstance(value, dict):
+        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(inner, name) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if SECRET.search(name) else redacted(value)

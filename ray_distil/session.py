@@ -64,6 +64,7 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
             context = ray.init(
+                address="local" if local else None,  # and not a cluster that `ray start` left on this machine
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
                 runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": SETUP_HOOK},
@@ -96,14 +97,18 @@ def worker_env() -> dict[str, str]:
     return {name: value for name, value in WORKER_ENV.items() if name not in given}
 
 
-def nodes_without(folder: Path) -> list[str]:
-    """Addresses of the nodes, of those that are there now, on which there is no such folder."""
+def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
+    """Addresses of the nodes, of those that are there now, on which there is no such folder.
+
+    `seen`: folders, and ids of nodes that have them, which are not asked again; it is added to.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:  # the driver's own
         return []
+    nodes = [node for node in nodes if (str(folder), node["NodeID"]) not in seen]
     sees = ray.remote(num_cpus=0)(os.path.isdir)
     asked = [
         sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(folder))
@@ -112,7 +117,9 @@ def nodes_without(folder: Path) -> list[str]:
     blind = []
     for node, answer in zip(nodes, asked, strict=True):
         with suppress(ray.exceptions.RayError):  # the node has gone since
-            if not ray.get(answer):
+            if ray.get(answer):
+                seen.add((str(folder), node["NodeID"]))
+            else:
                 blind.append(node["NodeManagerAddress"])
     return blind
 

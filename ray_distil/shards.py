@@ -42,6 +42,7 @@ from ray_distil.blocks import (
     write_block,
     write_shard,
 )
+from ray_distil.checkpoint import STUDENT
 from ray_distil.ids import IdSet, Keys, count_ids, keys_of
 from ray_distil.manifest import MANIFEST, Manifest, read_manifest, versions, write_manifest
 from ray_distil.progress import Teller
@@ -201,7 +202,7 @@ class Artifact:
             rows_rejected=rejects.total(),
             rejects=dict(sorted(rejects.items())),
             seconds=round(seconds, 2),
-            files=[*self._files(), *self._files(REJECTS_FOLDER)],
+            files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
             summary=(summary or {}) | ({DROPPED: num_dropped} if num_dropped else {}),
             versions=versions(),
         )
@@ -245,8 +246,7 @@ class Artifact:
 
     def rejected(self) -> list[dict[str, Any]]:
         """What is known of the rejected rows, in the columns of the schema."""
-        folder = self.folder / REJECTS_FOLDER
-        tables = (folder.read_table(file, ["row"]) for file in folder.files("part-", ".parquet"))
+        tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
         return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
     def _drop(self, doubled: Keys) -> int:
@@ -306,8 +306,19 @@ class Artifact:
         return self._mark() == self.fingerprint
 
     def _files(self, inside: str = "") -> list[str]:
+        """The shards: of a whole artifact those that its manifest lists, so that one that comes late is not read."""
+        manifest = read_manifest(self.folder)
+        if manifest is not None and manifest.fingerprint == self.fingerprint:
+            start = f"{inside}/part-" if inside else "part-"
+            return [name for name in manifest.files if name.startswith(start)]
         names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
         return [f"{inside}/{name}" if inside else name for name in names]
+
+    def _others(self) -> list[str]:
+        """What an artifact without a schema is there for: the files of the student."""
+        if self.schema.names:
+            return []
+        return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
 
     def _ids(self) -> Iterator[list[str]]:
         for file in self._files():

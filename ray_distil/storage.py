@@ -6,6 +6,7 @@ object when its upload is complete.
 
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,11 +51,14 @@ class Folder:
             made.filesystem_and_path()
         except (pa.ArrowException, ValueError, OSError) as error:
             known = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT/PATH or a path"
-            raise UserError(f"{text!r} is no place that pyarrow can open ({error}); give {known}") from error
+            raise UserError(
+                f"{redacted(text)!r} is no place that pyarrow can open ({redacted(str(error))}); give {known}"
+            ) from error
         return made
 
     def __str__(self) -> str:
-        return self.uri
+        """The URI as it may be shown: without a key in it."""
+        return redacted(self.uri)
 
     def __truediv__(self, name: str) -> "Folder":
         place, mark, options = self.uri.partition("?")  # the options of a URI stand behind its path
@@ -150,7 +154,7 @@ class Folder:
             filesystem.delete_dir(path)
 
     def move_to(self, target: "Folder") -> None:
-        """Give this folder another name on the same filesystem; an object store copies it, object by object."""
+        """Give this folder another name on the same filesystem; an object store copies it by itself, object by object."""
         filesystem, path = self.filesystem_and_path()
         new = target.filesystem_and_path()[1]
         if filesystem.type_name in RENAMING:
@@ -158,7 +162,7 @@ class Folder:
             filesystem.move(path, new)
             return
         for name in self.files(recursive=True):
-            target.write_bytes(name, self.read_bytes(name))
+            filesystem.copy_file(f"{path}/{name}", f"{new}/{name}")
         self.remove_all()
 
     @contextmanager
@@ -205,6 +209,12 @@ class Folder:
         return filesystem, f"{path}/{file}" if file else path
 
 
+def redacted(text: str) -> str:
+    """A text without the keys in its URIs: s3://***@BUCKET, and ***, where their options have secrets."""
+    text = re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)
+    return re.sub(r"(?i)([?&](?:secret_key|access_key|session_token|token|sig|password)=)[^&\s'\"]+", r"\1***", text)
+
+
 def describe(error: OSError) -> str:
     """An object store's error in one line."""
-    return " ".join(str(error).split())
+    return redacted(" ".join(str(error).split()))

@@ -125,3 +125,16 @@ def test_hub_names_are_looked_up_before_anything_runs(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="k: there is no model folder 'models/absent', and Hugging Face .*Offline"):
         resolve_model("models/absent", "k")
     assert asked == ["org/name", "models/absent"]
+
+
+def test_no_secret_is_written() -> None:
+    config = load(
+        None,
+        ["run.storage_path=s3://AKIA:sEcReT@bucket/runs?endpoint_override=x&secret_key=hidden",
+         "teachers.slow.engine.env_vars={HF_TOKEN: hf_abc, OMP_NUM_THREADS: '1', MY_API_KEY: k-1}"],
+    )  # fmt: skip
+    text = config.to_yaml()
+    assert not [secret for secret in ("sEcReT", "AKIA", "hidden", "hf_abc", "k-1") if secret in text]
+    assert "s3://***@bucket/runs?endpoint_override=x&secret_key=***" in text
+    assert "OMP_NUM_THREADS: '1'" in text
+    assert "max_tokens: 600" in text  # no secret, whatever its name ends with

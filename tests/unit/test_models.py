@@ -1,5 +1,6 @@
 """Models in a run's folder, for the nodes of a cluster."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from ray_distil.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
-from ray_distil.models import COPY_OF, TINY_MODELS, local_copy, share_tiny_models
+from ray_distil.models import COPY_OF, TINY_MODELS, local_copy, resolve_model, share_tiny_models
+from ray_distil.section import ConfigError
 from ray_distil.storage import Folder
 
 
@@ -75,3 +77,28 @@ def test_a_model_in_an_object_store_is_copied_once_until_it_changes(
     store.write_text("config.json", "another")
     assert (Path(local_copy(store.uri)) / "config.json").read_text() == "another"
     assert local_copy("org/name") == "org/name"
+
+
+def test_a_model_in_an_object_store_is_taken_wherever_one_is_named() -> None:
+    store = Folder.at("mock://named-models/student")
+    store.write_text("config.json", "{}")
+    assert resolve_model(store.uri, "training.student") == store.uri
+    with pytest.raises(ConfigError, match=r"training.student: 'mock://named-models/none' has no config.json"):
+        resolve_model("mock://named-models/none", "training.student")
+    with pytest.raises(ConfigError, match=r"training.student: 'nowhere://x' is no place"):
+        resolve_model("nowhere://x", "training.student")
+
+
+def test_copies_that_nobody_asked_for_in_a_day_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = Folder.at("mock://old-models/student")
+    store.write_text("config.json", "1")
+    old = Path(local_copy(store.uri))
+    store.write_text("config.json", "22")
+    new = Path(local_copy(store.uri))
+    assert old.is_dir()
+    os.utime(old, (0, 0))
+    store.write_text("config.json", "333")
+    local_copy(store.uri)
+    assert not old.is_dir()
+    assert new.is_dir()

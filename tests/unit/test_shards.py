@@ -266,3 +266,30 @@ def test_a_large_table_becomes_shards_that_are_counted_one_by_one(
     assert sorted(table.num_rows for table in target.tables(["split"])) == [1, 3, 3, 3]
     assert target.count("split") == 10
     assert target.count("split", "eval") == 3
+
+
+def test_a_shard_that_comes_late_is_not_read(tmp_path: Path) -> None:
+    """As a task of a stopped run writes it, whose upload ends behind the manifest."""
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "empty"))
+    target.finish("instructions", "rows", 2, 1.0)
+    late = artifact(tmp_path)
+    late.attempt = target.attempt
+    write(late, row("c"), reject(row("d"), "empty"))
+    assert target.read_table()["instruction"].to_pylist() == ["do a"]
+    assert target.count("instruction_id") == 1
+    assert [r["instruction"] for r in target.rejected()] == ["do b"]
+    assert [table.num_rows for table in target.tables(["instruction_id"])] == [1]
+
+
+def test_a_checkpoint_without_its_student_is_not_whole(tmp_path: Path) -> None:
+    target = Artifact(Folder.at(tmp_path), "checkpoint", None, "mark")
+    target.start()
+    target.folder.write_text("student/config.json", "{}")
+    target.folder.write_text("deepspeed/step-1/state", "x")
+    assert target.finish("sft", "sequences", 3, 1.0).files == ["student/config.json"]
+    (tmp_path / "checkpoint" / "deepspeed" / "step-1" / "state").unlink()
+    assert target.is_complete()
+    (tmp_path / "checkpoint" / "student" / "config.json").unlink()
+    assert not target.is_complete()

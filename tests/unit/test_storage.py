@@ -104,3 +104,10 @@ def test_options_of_a_uri_stay_behind_its_path() -> None:
 def test_a_place_that_nothing_opens_is_told() -> None:
     with pytest.raises(UserError, match=r"'ftp://host/runs' is no place .* s3://BUCKET/PATH"):
         Folder.at("ftp://host/runs")
+
+
+def test_a_folder_is_shown_without_its_keys() -> None:
+    folder = Folder("s3://AKIA:sEcReT@bucket/runs?scheme=http") / "tiny"
+    assert str(folder) == f"{folder}" == "s3://***@bucket/runs/tiny?scheme=http"
+    assert folder.uri == "s3://AKIA:sEcReT@bucket/runs/tiny?scheme=http"
+    assert str(Folder("/a/b@c")) == "/a/b@c"
