@@ -232,7 +232,18 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     gradient_checkpointing: bool = Field(False, description="activations are computed again in the backward pass")
     bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Transformers' name")
+    attn_implementation: Literal["varlen", "sdpa", "eager", "flash_attention_2"] = Field(
+        "varlen", description="varlen: by segments, no padding and no mask (`attention.py`); else Transformers' name"
+    )
+
+    @model_validator(mode="after")
+    def _first_step_is_whole(self) -> "TrainingConfig":
+        if self.zero_stage == 0 and self.bf16:
+            raise ValueError(
+                "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first, "
+                "which shrinks that to three quarters; set it to 1, which is the same on one worker, or bf16=false"
+            )
+        return self
 
 
 class EvaluatedModel(Section):
@@ -286,18 +297,6 @@ class StagesConfig(Section):
             raise ValueError(
                 "long2short: the slow teacher's responses are imported, so it rewrites none; give long2short an "
                 "`engine` or an `endpoint`, or set long2short.enabled=false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _attention_keeps_examples_apart(self) -> "StagesConfig":
-        trained = self.training
-        if trained is None or trained.attn_implementation != "flash_attention_2" or not self.packing.enabled:
-            return self
-        if trained.train_micro_batch_size_per_gpu > 1:
-            raise ValueError(
-                "training.train_micro_batch_size_per_gpu: with flash_attention_2 the examples of more than one packed "
-                "sequence see each other; set it to 1 and raise gradient_accumulation_steps, or use sdpa"
             )
         return self
 

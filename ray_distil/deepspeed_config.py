@@ -42,7 +42,10 @@ class BatchArithmetic:
 
 
 def deepspeed_config(batch: BatchArithmetic, zero_stage: int, bf16: bool, gradient_clipping: float) -> dict[str, Any]:
-    """The `config` of `deepspeed.initialize`; optimiser and schedule are given to it as objects."""
+    """The `config` of `deepspeed.initialize`; optimiser and schedule are given to it as objects.
+
+    With bf16 weights the gradients of micro-steps and ranks are summed in float32; DeepSpeed's own choice is bf16.
+    """
     return {
         "train_batch_size": batch.train_batch_size,
         "train_micro_batch_size_per_gpu": batch.train_micro_batch_size_per_gpu,
@@ -51,5 +54,7 @@ def deepspeed_config(batch: BatchArithmetic, zero_stage: int, bf16: bool, gradie
         "zero_optimization": {"stage": zero_stage},
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "steps_per_print": 10**9,  # metrics.jsonl has the steps
     }

@@ -1,108 +1,96 @@
-"""Whether packed examples see each other, tried on the student's own architecture with small random weights.
+"""Whether the examples of a micro-batch see each other, tried on the student's own architecture with small random weights.
 
-Attention is kept apart by position_ids that start again. An architecture with a state that runs on, a convolution, a
-recurrence, has borders of other kinds, and some take no position_ids at all: none of them says a word.
+Attention is kept apart by borders, or by position_ids that start again. An architecture with a state that runs on, a
+convolution, a recurrence, has borders of other kinds, and some take no position_ids at all: none of them says a word.
 """
 
-from contextlib import suppress
 from typing import Any
 
+from ray_distil import attention
+from ray_distil.attention import FLAT, VARLEN
+from ray_distil.batches import tensors_of
 from ray_distil.models import local_copy
 from ray_distil.packing import pack_group
-from ray_distil.sft import packed_logits
+from ray_distil.small_copies import VOCABULARY, small_copy
 
 LENGTHS = (7, 5, 9)  # of the examples, in tokens
-VOCABULARY = 128
-# Sizes of the small copy, of those that a configuration has. All divide one another.
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-    "conv_dim": 64,
-    "block_dim": 64,
-    "block_ff_dim": 128,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-MOST_LAYERS = 8
 
 
-def leak(model: str, attn_implementation: str = "sdpa") -> str:
-    """What is wrong with packing for this model's architecture; "" if nothing.
+def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -> str:
+    """What is wrong with packing for this model's architecture and attention, and what to do; "" if nothing.
 
-    Flash attention needs a GPU; `sdpa` stands for it. Raises whatever transformers raises where the small copy cannot
-    be built.
+    `together` false: each example is alone in its row, and only what `varlen` makes of it is looked at. Flash attention
+    needs a GPU; `sdpa` stands for it. Raises whatever transformers raises where the small copy cannot be built.
     """
-    import torch
+    if not together and attn_implementation != VARLEN:
+        return ""
+    found = _found(model, attn_implementation, together)
+    if not found:
+        return ""
+    if attn_implementation == VARLEN:
+        for other in ("sdpa", "eager"):
+            if not _found(model, other, together):
+                return f"{found}; set training.attn_implementation={other}"
+    if "attn_implementation" in found or not together:
+        return found
+    rows = " and training.train_micro_batch_size_per_gpu=1" if attn_implementation in FLAT else ""
+    return f"{found}; set packing.enabled=false{rows}, or train another student"
 
-    chosen = "eager" if attn_implementation == "eager" else "sdpa"
+
+def _found(model: str, attn_implementation: str, together: bool) -> str:
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(local_copy(model))
+    chosen = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
+    no_such = f"its architecture has no attn_implementation={chosen}"
+    attention.register()
     try:
-        small = small_copy(model, chosen)
+        tried = small_copy(config, chosen)
     except ValueError as error:
         if "attention implementation" in str(error):
-            return f"its architecture has no attn_implementation={chosen}; set training.attn_implementation=eager"
+            return f"{no_such}; set training.attn_implementation=eager"
         raise
+    except KeyError as error:
+        if error.args != (VARLEN,):
+            raise
+        return no_such
+    if not together and chosen != VARLEN:
+        return ""
+    # What the mask of a row would have kept apart must be what the borders keep apart: hence the plainest attention.
+    reference = tried if chosen != VARLEN else small_copy(config, "eager")
+    if chosen == VARLEN and getattr(tried.config, "attention_dropout", 0):
+        return f"{no_such} with attention_dropout"
     draw = torch.Generator().manual_seed(0)
     examples = [
         (str(k), torch.randint(VOCABULARY, (length,), generator=draw).tolist(), [0] * length)
-        for k, length in enumerate(LENGTHS)
+        for k, length in enumerate(LENGTHS if together else LENGTHS[-1:])
     ]
     try:
         with torch.no_grad():
-            together = packed_logits(small, _sequence(examples))
-            alone = [packed_logits(small, _sequence([example])) for example in examples]
+            packed = _logits(tried, examples, flat=chosen == VARLEN)
+            alone = torch.cat([_logits(reference, [example], flat=False) for example in examples], 1)
     except TypeError as error:  # its forward takes no position_ids
         return f"its architecture cannot be packed ({error})"
-    apart = float((together - torch.cat(alone, 1)).abs().max())
-    size = float(together.abs().max())
+    except ValueError as error:
+        if chosen == VARLEN and str(error).startswith("attention by segments"):
+            return f"{no_such} ({error})"
+        raise
+    apart = float((packed - alone).abs().max())
+    size = float(alone.abs().max())
     if apart <= 1e-4 * max(1.0, size):
         return ""
-    return f"packed examples see each other in its architecture (logits {apart:.2g} apart)"
+    what = (
+        "packed examples see each other in its architecture" if together else "its architecture's attention is another"
+    )
+    return f"{what} (logits {apart:.2g} apart)"
 
 
-def small_copy(model: str, attn_implementation: str) -> Any:
-    """A model of the same architecture with few layers, each kind of them once, small and of random weights."""
+def _logits(model: Any, examples: list[tuple[str, list[int], list[int]]], flat: bool) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()
-    for name, size in SMALL.items():
-        # Latent attention: head_dim is that of a part, and there are as many heads of keys as of queries.
-        is_part = hasattr(config, "qk_rope_head_dim") and name in (
-            "head_dim",
-            "num_attention_heads",
-            "num_key_value_heads",
-        )
-        if getattr(config, name, None) is not None and not is_part:
-            setattr(config, name, size)
-    kinds = list(getattr(config, "layer_types", None) or [])
-    layers = max((kinds.index(kind) + 1 for kind in set(kinds)), default=2)
-    if layers > MOST_LAYERS:
-        raise ValueError(f"its kinds of layers come together in {layers} layers only")
-    if kinds:
-        with suppress(AttributeError):  # some work it out from the number of layers
-            config.layer_types = kinds[:layers]
-    config.num_hidden_layers = layers
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation).eval()
-
-
-def _sequence(examples: list[tuple[str, list[int], list[int]]]) -> dict[str, Any]:
-    import torch
+    from ray_distil.loss import packed_logits
 
     packed = pack_group(examples, sum(len(ids) for _, ids, _ in examples), 0)
-    return {name: torch.tensor([packed[name]]) for name in ("input_ids", "labels", "position_ids")}
+    row = {name: [torch.tensor(packed[name])] for name in ("input_ids", "labels", "position_ids")}
+    return packed_logits(model, tensors_of(row, [0], flat))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil import UserError, engine, instructions
+from ray_distil.attention import FLAT
 from ray_distil.chat_templates import (
     PLAIN,
     ChatSettings,
@@ -24,7 +25,7 @@ from ray_distil.chat_templates import (
     writes_date,
     writes_today,
 )
-from ray_distil.config import TRAINED, StagesConfig
+from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
 from ray_distil.prompts import LONG2SHORT, instruction_messages
@@ -83,12 +84,12 @@ def check(
         if told := "\n".join(_cannot_be_learnt(config, student, _prompts(config, problems, "train"))):
             raise ConfigError(told)
     remarks += _short_for_chains(config)
-    if config.training is not None and config.packing.enabled and student and _at_hand(student):
-        found = _packed(student, config.training.attn_implementation)
+    if config.training is not None and student and _at_hand(student):
+        found = _packed(student, config.training, config.packing.enabled)
         if found.startswith(NOT_TRIED):
             remarks.append(f"training.student: {found}")
         elif found:
-            raise ConfigError(f"training.student: {found}; set packing.enabled=false, or train another student")
+            raise ConfigError(f"training.student: {found}")
     engine.check(config.engines)  # the last: it loads vLLM, for seconds
     if config.packing.template is not None and config.training is not None and student and _at_hand(student):
         chat = ChatSettings.of(config.training.chat_template_kwargs)
@@ -151,12 +152,14 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: pa.Table
             yield _Spoken(*where, given.engine, given.sampling_params, held_out)
 
 
-def _packed(student: str, attn_implementation: str) -> str:
+def _packed(student: str, training: TrainingConfig, packing: bool) -> str:
     """See `leak`; what begins with NOT_TRIED is no verdict."""
     from ray_distil.leaks import leak
 
+    chosen = training.attn_implementation
+    together = packing or (chosen in FLAT and training.train_micro_batch_size_per_gpu > 1)
     try:
-        return leak(student, attn_implementation)
+        return leak(student, chosen, together)
     except Exception as error:  # noqa: BLE001  what the code of an architecture raises at unusual sizes has no list
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         return f"{NOT_TRIED} on a small copy of its architecture ({type(error).__name__}: {reason})"

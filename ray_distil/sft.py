@@ -1,6 +1,5 @@
 """Stage 6: supervised fine-tuning with Ray Train and DeepSpeed.
 
-Order: which sequences a step holds is a function of (seed, epoch, step) alone.
 Loss: the sum over the learnt tokens of the whole global batch, divided by their number. The mean of the workers' or
 micro-steps' means would weigh tokens by the company they keep, and change with packing and world size.
 """
@@ -8,14 +7,15 @@ micro-steps' means would weigh tokens by the company they keep, and change with 
 import json
 import math
 import os
-import random
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_distil import metrics
+from ray_distil import attention, metrics
+from ray_distil.attention import FLAT
+from ray_distil.batches import epoch_order, load_sequences, micro_batches, tensors_of
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT, export_student, save_state
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
@@ -24,12 +24,10 @@ from ray_distil.models import local_copy
 from ray_distil.progress import Teller
 from ray_distil.session import in_background, last_line
 from ray_distil.storage import Folder
-from ray_distil.tokenization import IGNORE_INDEX
 
-VERSION = 1
+VERSION = 2
 STAGE = "sft"
 METRICS = "metrics.jsonl"
-PADDING = {"input_ids": 0, "labels": IGNORE_INDEX, "position_ids": 0}  # position 0: an example of its own
 
 
 @dataclass(frozen=True)
@@ -40,66 +38,6 @@ class SftResult:
     num_steps: int
     first_loss: float
     last_loss: float
-
-
-def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of the sequences, drawn from (seed, epoch) alone."""
-    order = list(range(num_sequences))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
-
-
-def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
-    """One rank's sequences in one step of the epoch: a list for each micro-step, those of a last step perhaps short.
-
-    Sequences are dealt out to the ranks in turn, so that a short last step leaves them nearly the same work.
-    """
-    first = step * batch.train_batch_size
-    mine = order[first : first + batch.train_batch_size][rank :: batch.num_workers]
-    size = batch.train_micro_batch_size_per_gpu
-    return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
-
-
-def load_sequences(folder: Folder) -> dict[str, list[Any]]:
-    """The packed sequences in the order of their ids: a tensor (length,) each of input_ids, labels, position_ids."""
-    import pyarrow as pa
-    import torch
-
-    columns = list(PADDING)
-    files = folder.files("part-")
-    table = pa.concat_tables(folder.read_table(file, ["sequence_id", *columns]) for file in files)
-    table = table.sort_by("sequence_id").combine_chunks()
-
-    return {name: [torch.from_numpy(row.values.to_numpy()).long() for row in table[name]] for name in columns}
-
-
-def take(sequences: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
-    """The sequences of a micro-batch, (B, T) each, padded to the longest; no index: one in which nothing is learnt."""
-    from torch.nn.utils.rnn import pad_sequence
-
-    chosen = {
-        name: pad_sequence([rows[i] for i in indices or [0]], batch_first=True, padding_value=PADDING[name])
-        for name, rows in sequences.items()
-    }
-    return chosen if indices else chosen | {"labels": chosen["labels"].fill_(IGNORE_INDEX)}
-
-
-def token_loss(logits: Any, labels: Any) -> Any:
-    """Cross-entropy summed over the learnt tokens. logits (B, T, V); labels (B, T), shifted here."""
-    import torch
-
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
-    )
-
-
-def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:
-    """Logits (B, T, V) of packed sequences, examples kept apart.
-
-    Transformers finds the borders in position_ids only if there is no attention_mask and no cache; with either of
-    them it lets the examples see each other without a word.
-    """
-    return model(input_ids=tensors["input_ids"], position_ids=tensors["position_ids"], use_cache=False).logits
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
@@ -116,16 +54,22 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) -> Any:
-    """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there."""
+    """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there.
+
+    The engine takes a micro-batch (see `tensors_of`) and returns its summed loss.
+    """
     import deepspeed
     import torch
     from transformers import AutoModelForCausalLM, get_scheduler
     from transformers.integrations import HfDeepSpeedConfig
 
+    from ray_distil import loss
+
     settings = deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"])
     # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    attention.register()
     # While it lives, ZeRO-3's workers load a share of the weights each; else each would hold the whole model.
     sharded = HfDeepSpeedConfig(settings)
     model = AutoModelForCausalLM.from_pretrained(
@@ -134,11 +78,11 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
         attn_implementation=config["attn_implementation"],
     )
     del sharded
+    loss.prepare(model)
     if config["gradient_checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, config["weight_decay"]), lr=config["learning_rate"], betas=tuple(config["adam_betas"])
-    )
+    groups = decay_groups(model, config["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, lr=config["learning_rate"], betas=tuple(config["adam_betas"]), fused=True)
     schedule = get_scheduler(
         config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
     )
@@ -153,20 +97,31 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     return engine
 
 
+def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
+    """A micro-batch on the device; the copy to a GPU goes on while the host does."""
+    import torch
+
+    def moved(tensor: Any) -> Any:
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    return {name: moved(value) if torch.is_tensor(value) else value for name, value in tensors.items()}
+
+
 def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
     """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
 
-    Raises RuntimeError for a loss that is not finite, before it reaches the weights.
+    Raises RuntimeError for a loss that is not finite, before it reaches the weights, and for a gradient that is not:
+    DeepSpeed would leave out that step in bf16, and put it into the weights in float32, both without a word.
     """
     import torch
     import torch.distributed as dist
 
-    num_learnt = torch.tensor(float(sum((m["labels"][:, 1:] != -100).sum() for m in micro)), device=device)
+    num_learnt = torch.tensor(float(sum(len(m["targets"]) for m in micro)), device=device)
     dist.all_reduce(num_learnt)
     loss_sum = torch.zeros((), device=device)
+    num_skipped = engine.skipped_steps
     for k, tensors in enumerate(micro, 1):
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        loss = token_loss(packed_logits(engine, tensors), tensors["labels"])
+        loss = engine(**to_device(tensors, device))
         loss_sum += loss.detach()
         # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
         engine.backward(loss * (dist.get_world_size() * len(micro) / num_learnt))
@@ -175,6 +130,9 @@ def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[f
             if not math.isfinite(loss_sum.item()):
                 raise RuntimeError(f"the loss is {loss_sum.item()}; lower training.learning_rate")
         engine.step()
+    norm = float(engine.get_global_grad_norm() or 0.0)
+    if engine.skipped_steps != num_skipped or not math.isfinite(norm):
+        raise RuntimeError(f"the gradient is not finite (its norm is {norm}); lower training.learning_rate")
     return (loss_sum / num_learnt).item(), int(num_learnt.item())
 
 
@@ -218,13 +176,16 @@ def train_steps(
     folder: Path,
 ) -> None:
     """All optimiser steps; rank 0 writes metrics.jsonl, a line each `logging_steps`."""
+    flat = config["attn_implementation"] in FLAT
     with open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as file:
         for step in range(batch.num_steps):
             epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
             started = time.monotonic()
             if step_in_epoch == 0:
                 order = epoch_order(batch.num_sequences, config["seed"], epoch)
-            micro = [take(sequences, indices) for indices in micro_batches(order, step_in_epoch, rank, batch)]
+            micro = [
+                tensors_of(sequences, indices, flat) for indices in micro_batches(order, step_in_epoch, rank, batch)
+            ]
             learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
             loss, num_learnt_tokens = train_step(engine, micro, device)
             grad_norm = float(engine.get_global_grad_norm() or 0.0)

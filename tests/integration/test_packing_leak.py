@@ -1,15 +1,21 @@
 """Packed examples do not see each other, and packing does not change the loss, on each attention that can be chosen."""
 
+import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ray_distil import attention
+from ray_distil.attention import FLAT
+from ray_distil.batches import tensors_of
+from ray_distil.loss import packed_logits, prepare
 from ray_distil.models import resolve_model
 from ray_distil.packing import pack_group
-from ray_distil.sft import packed_logits, token_loss
 from ray_distil.tokenization import encode_example, padding_token
+from tests.reference import token_loss
 
 STUDENT = resolve_model("tiny:student-base", "k")
 EXAMPLES = [
@@ -19,13 +25,15 @@ EXAMPLES = [
 ]
 
 
-def sequence(examples: list[tuple[str, list[int], list[int]]], length: int) -> dict[str, torch.Tensor]:
-    packed = pack_group(examples, length, padding_token(STUDENT))
-    return {name: torch.tensor([packed[name]]) for name in ("input_ids", "labels", "position_ids")}
+def sequences(groups: list[list[tuple[str, list[int], list[int]]]]) -> dict[str, list[torch.Tensor]]:
+    """A packed sequence a group, with padding behind it."""
+    packed = [pack_group(group, sum(len(ids) for _, ids, _ in group) + 9, padding_token(STUDENT)) for group in groups]
+    return {name: [torch.tensor(row[name]) for row in packed] for name in ("input_ids", "labels", "position_ids")}
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
+@pytest.fixture(scope="module", params=["varlen", "sdpa", "eager"])
 def model(request: pytest.FixtureRequest) -> Any:
+    attention.register()
     return AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32, attn_implementation=request.param)
 
 
@@ -34,39 +42,51 @@ def encoded() -> list[tuple[str, list[int], list[int]]]:
     return [(str(k), *encode_example(*example, STUDENT)) for k, example in enumerate(EXAMPLES)]
 
 
+def is_flat(model: Any) -> bool:
+    return model.config._attn_implementation in FLAT
+
+
 def test_changing_a_token_of_one_changes_no_logit_of_its_neighbours(model: Any, encoded: Any) -> None:
-    lengths = [len(ids) for _, ids, _ in encoded]
-    batch = sequence(encoded, sum(lengths) + 9)
+    """Neighbours in its sequence, and in the other sequence of the micro-batch."""
+    batch = tensors_of(sequences([encoded, encoded[:2]]), [0, 1], is_flat(model))
+    shape = batch["input_ids"].shape
+    assert (shape[0] == 1) == is_flat(model)
+    starts = (batch["position_ids"].flatten() == 0).nonzero().flatten().tolist()
     with torch.no_grad():
-        before = packed_logits(model, batch)
-        for k, length in enumerate(lengths):
-            start = sum(lengths[:k])
-            changed = {name: tensor.clone() for name, tensor in batch.items()}
-            changed["input_ids"][0, start : start + length] = 7
-            after = packed_logits(model, changed)
-            same = torch.ones(batch["input_ids"].shape[1], dtype=torch.bool)
-            same[start : start + length] = False
-            assert torch.equal(before[0, same], after[0, same])
-            assert not torch.equal(before[0, ~same], after[0, ~same])
+        before = packed_logits(model, batch).flatten(0, 1)
+        for start, end in pairwise([*starts, shape.numel()]):
+            changed = batch["input_ids"].flatten().clone()
+            changed[start:end] = 7
+            after = packed_logits(model, batch | {"input_ids": changed.view(shape)}).flatten(0, 1)
+            same = torch.ones(shape.numel(), dtype=torch.bool)
+            same[start:end] = False
+            assert torch.equal(before[same], after[same])
+            assert not torch.equal(before[~same], after[~same])
 
 
 def test_packed_loss_and_gradient_are_those_of_the_examples_alone(model: Any, encoded: Any) -> None:
-    def gradient(batches: list[dict[str, torch.Tensor]]) -> tuple[float, torch.Tensor]:
-        model.zero_grad()
-        loss = sum((token_loss(packed_logits(model, b), b["labels"]) for b in batches), torch.zeros(()))
-        loss.backward()
-        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    trained = copy.deepcopy(model)
+    prepare(trained)
+    packed_loss = trained(**tensors_of(sequences([encoded[:2], encoded[2:]]), [0, 1], is_flat(model)))
+    packed_loss.backward()
+    alone_loss = torch.zeros(())
+    for _, ids, labels in encoded:
+        row = {name: [torch.tensor(values)] for name, values in (("input_ids", ids), ("labels", labels))}
+        row["position_ids"] = [torch.arange(len(ids))]
+        logits = packed_logits(model, tensors_of(row, [0], is_flat(model)))
+        alone_loss = alone_loss + token_loss(logits, torch.tensor([labels]))
+    alone_loss.backward()
+    assert packed_loss.item() == pytest.approx(alone_loss.item(), rel=1e-6)
+    for made, wanted in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(made.grad, wanted.grad, rtol=1e-3, atol=1e-4)
 
-    packed_loss, packed = gradient([sequence(encoded, 256)])
-    alone_loss, alone = gradient([sequence([example], len(example[1])) for example in encoded])
-    assert packed_loss == pytest.approx(alone_loss, rel=1e-5)
-    assert torch.allclose(packed, alone, rtol=1e-3, atol=1e-4)
 
-
-def test_loss_depends_on_the_completion_only(model: Any, encoded: Any) -> None:
-    batch = sequence(encoded[:1], 128)
-    logits = packed_logits(model, batch).detach()
-    learnt = (batch["labels"][0, 1:] != -100).nonzero().flatten()
+def test_loss_depends_on_the_completion_only(encoded: Any) -> None:
+    _, ids, labels = encoded[0]
+    logits = torch.randn(1, len(ids), 832, generator=torch.Generator().manual_seed(0))
+    learnt = tensors_of(sequences([encoded[:1]]), [0], True)["learnt"]
     noisy = logits.clone()
-    noisy[0, [i for i in range(127) if i not in set(learnt.tolist())]] += torch.randn(832)
-    assert token_loss(noisy, batch["labels"]) == token_loss(logits, batch["labels"])
+    noisy[0, [i for i in range(len(ids)) if i not in set(learnt.tolist())]] += 1
+    assert token_loss(noisy, torch.tensor([labels])) == token_loss(logits, torch.tensor([labels]))
+    assert [ids[i + 1] for i in learnt.tolist()] == [label for label in labels if label != -100]

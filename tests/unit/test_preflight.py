@@ -74,14 +74,6 @@ def test_what_cannot_be_right_is_refused(overrides: list[str], says: str) -> Non
     assert says in str(told.value)
 
 
-def test_flash_attention_takes_one_packed_sequence_at_a_time() -> None:
-    flash = "training.attn_implementation=flash_attention_2"
-    with pytest.raises(UserError, match="train_micro_batch_size_per_gpu: with flash_attention_2 the examples of more"):
-        load(None, [flash])
-    load(None, [flash, "training.train_micro_batch_size_per_gpu=1"])
-    load(None, [flash, "packing.enabled=false"])
-
-
 def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:
     longer = "evaluation.engine.engine_kwargs.max_model_len=2048"
     config = json.loads((Path(TINY) / "config.json").read_text())
@@ -157,6 +149,11 @@ def test_a_plan_remarks_what_only_this_machine_lacks() -> None:
         ("llama", "eager", ""),
         ("gemma2", "sdpa", "has no attn_implementation=sdpa"),
         ("gemma2", "eager", ""),
+        ("gemma2", "varlen", "(attention by segments was given softcap); set training.attn_implementation=eager"),
+        ("qwen2", "varlen", ""),
+        ("mistral", "varlen", ""),
+        ("bloom", "varlen", "packed examples see each other"),
+        ("mamba", "varlen", "set packing.enabled=false and training.train_micro_batch_size_per_gpu=1"),
         ("recurrent_gemma", "sdpa", "packed examples see each other"),
         ("mamba", "eager", "packed examples see each other"),
     ],
@@ -172,15 +169,40 @@ def test_an_architecture_in_which_packed_examples_see_each_other_is_found(
     assert bool(found) == bool(says)
 
 
-def test_a_student_that_cannot_be_packed_is_refused_where_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "leak", lambda model, attention: "packed examples see each other in its architecture")
-    with pytest.raises(
-        UserError, match=r"training.student: packed examples see each other .* set packing.enabled=false"
-    ):
-        check()
-    assert check("packing.enabled=false", "packing.max_length=null") == []
+@pytest.mark.parametrize(
+    ("model_type", "says"),
+    [
+        ("mamba", ""),
+        ("qwen2", ""),
+        ("gemma2", "softcap); set training.attn_implementation=eager"),
+        ("bloom", "apart); set training.attn_implementation=eager"),
+    ],
+)
+def test_an_attention_that_an_architecture_does_not_take_is_found_without_packing(
+    model_type: str, says: str, tmp_path: Path
+) -> None:
+    from transformers import CONFIG_MAPPING
 
-    def cannot(model: str, attention: str) -> str:
+    CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+    found = leaks.leak(str(tmp_path), "varlen", together=False)
+    assert says in found
+    assert bool(found) == bool(says)
+
+
+def test_a_student_that_cannot_be_packed_is_refused_where_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(model: str, attention: str, together: bool) -> str:
+        return "packed examples see each other in its architecture" if together else ""
+
+    monkeypatch.setattr(leaks, "leak", told)
+    alone = ["packing.enabled=false", "packing.max_length=null"]
+    with pytest.raises(UserError, match=r"training.student: packed examples see each other"):
+        check()
+    with pytest.raises(UserError, match=r"training.student: packed examples see each other"):
+        check(*alone)  # four of them in a flat row
+    assert check(*alone, "training.train_micro_batch_size_per_gpu=1") == []
+    assert check(*alone, "training.attn_implementation=sdpa") == []
+
+    def cannot(model: str, attention: str, together: bool) -> str:
         raise RuntimeError("sizes do not match")
 
     monkeypatch.setattr(leaks, "leak", cannot)

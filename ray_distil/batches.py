@@ -1,0 +1,101 @@
+"""Micro-batches of packed sequences: which sequences each holds, and the tensors of it.
+
+Which sequences a step holds is a function of (seed, epoch, step) alone.
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
+from ray_distil.deepspeed_config import BatchArithmetic
+from ray_distil.storage import Folder
+from ray_distil.tokenization import IGNORE_INDEX
+
+COLUMNS = ("input_ids", "labels", "position_ids")
+
+
+def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the sequences, drawn from (seed, epoch) alone."""
+    order = list(range(num_sequences))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
+    """One rank's sequences in one step of the epoch: a list for each micro-step, those of a last step perhaps short.
+
+    Sequences are dealt out to the ranks in turn, so that a short last step leaves them nearly the same work.
+    """
+    first = step * batch.train_batch_size
+    mine = order[first : first + batch.train_batch_size][rank :: batch.num_workers]
+    size = batch.train_micro_batch_size_per_gpu
+    return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
+
+
+def load_sequences(folder: Folder) -> dict[str, list[Any]]:
+    """The packed sequences in the order of their ids: a tensor (length,) each of input_ids, labels, position_ids."""
+    import pyarrow as pa
+    import torch
+
+    files = folder.files("part-")
+    table = pa.concat_tables(folder.read_table(file, ["sequence_id", *COLUMNS]) for file in files)
+    table = table.sort_by("sequence_id").combine_chunks()
+
+    return {name: [torch.from_numpy(row.values.to_numpy()).long() for row in table[name]] for name in COLUMNS}
+
+
+def examples_of(sequences: dict[str, list[Any]], index: int) -> Iterator[tuple[Any, Any, Any]]:
+    """`(input_ids, position_ids, targets)`, a tensor (length,) each, of a sequence's examples.
+
+    `targets` are the labels of the next token. Padding, and an example in which nothing is learnt, is left out: no
+    other depends on it.
+    """
+    from torch.nn.functional import pad
+
+    ids, labels, positions = (sequences[name][index] for name in COLUMNS)
+    starts = (positions == 0).nonzero().flatten().tolist()
+    for start, end in pairwise([*starts, len(ids)]):
+        targets = pad(labels[start + 1 : end], (0, 1), value=IGNORE_INDEX)
+        if (targets != IGNORE_INDEX).any():
+            yield ids[start:end], positions[start:end], targets
+
+
+def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool) -> dict[str, Any]:
+    """A micro-batch of these sequences; no index: one token, of which nothing is learnt, so that every rank takes part.
+
+        input_ids, position_ids  (B, T)    the examples of a sequence after each other
+        learnt                   (K,)      positions whose next token is learnt, counted through all rows
+        targets                  (K,)      that token
+        cu_seq_lens_q, _k        (N + 1,)  int32, the borders of the examples; with `flat` only
+        max_length_q, _k         int       tokens of the longest; with `flat` only
+
+    `flat`: all sequences in one row (B is 1) without padding, for attention that is told the borders. Else a row a
+    sequence, padded at its end to the longest; padding has position 0 throughout, each token an example of its own.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [row for index in indices if (row := list(examples_of(sequences, index)))]
+    if not rows:
+        nothing = torch.full((1,), IGNORE_INDEX)
+        rows = [[(sequences["input_ids"][0][:1], torch.zeros(1, dtype=torch.long), nothing)]]
+    if flat:
+        rows = [[example for row in rows for example in row]]
+    ids, positions, targets = (
+        pad_sequence([torch.cat([example[part] for example in row]) for row in rows], True, padding)
+        for part, padding in enumerate((0, 0, IGNORE_INDEX))
+    )
+    learnt = (targets.flatten() != IGNORE_INDEX).nonzero().flatten()
+    made = {
+        "input_ids": ids,
+        "position_ids": positions,
+        "learnt": learnt,
+        "targets": targets.flatten()[learnt],
+    }
+    if flat:
+        lengths = [len(example[0]) for example in rows[0]]
+        borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        made |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
+        made |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return made
