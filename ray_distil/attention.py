@@ -9,7 +9,6 @@ FlashAttentionKwargs there). On a GPU it is torch's varlen_attn in bf16 and fp16
 """
 
 import inspect
-from functools import cache
 from typing import Any
 
 VARLEN = "varlen"
@@ -18,11 +17,20 @@ FLAT = (VARLEN, "flash_attention_2")
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
+# What this process has, found by `register`: code that is compiled may not ask.
+_kernel: dict[str, Any] = {"there": False, "more": {}}
+
+
 def register() -> None:
     """Make `attn_implementation="varlen"` known to Transformers in this process."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
     from transformers import AttentionInterface
 
     AttentionInterface.register(VARLEN, varlen_attention)
+    _kernel["there"] = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    # torch 2.13 wants to be told that there are fewer heads of keys; 2.11 takes them without a word.
+    _kernel["more"] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def varlen_attention(
@@ -67,22 +75,7 @@ def _has_kernel(query: Any, value: Any) -> bool:
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
         return False
     size = query.shape[-1]
-    return size == value.shape[-1] and size <= 256 and size % 8 == 0 and _capability(query.device) >= (8, 0)
-
-
-@cache
-def _capability(device: Any) -> tuple[int, int]:
-    import torch
-
-    return torch.cuda.get_device_capability(device)
-
-
-@cache
-def _gqa() -> dict[str, bool]:
-    """torch 2.13 wants to be told that there are fewer heads of keys; 2.11 takes them without a word."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    return _kernel["there"] and size == value.shape[-1] and size <= 256 and size % 8 == 0
 
 
 def _on_gpu(query: Any, key: Any, value: Any, scaling: Any, window: Any, borders: Any, longest: Any) -> Any:
@@ -90,7 +83,7 @@ def _on_gpu(query: Any, key: Any, value: Any, scaling: Any, window: Any, borders
 
     rows = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, D)
     seen = (-1, 0) if window is None else (window - 1, 0)  # tokens before itself, and after
-    return varlen_attn(*rows, borders, borders, longest, longest, scale=scaling, window_size=seen, **_gqa())
+    return varlen_attn(*rows, borders, borders, longest, longest, scale=scaling, window_size=seen, **_kernel["more"])
 
 
 def _by_segment(query: Any, key: Any, value: Any, scaling: Any, window: Any, lengths: list[int]) -> Any:

@@ -61,7 +61,14 @@ def examples_of(sequences: dict[str, list[Any]], index: int) -> Iterator[tuple[A
             yield ids[start:end], positions[start:end], targets
 
 
-def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool) -> dict[str, Any]:
+def _padding(length: int) -> tuple[Any, Any, Any]:
+    """An example in which nothing is learnt."""
+    import torch
+
+    return torch.zeros(length, dtype=torch.long), torch.arange(length), torch.full((length,), IGNORE_INDEX)
+
+
+def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool, multiple: int = 1) -> dict[str, Any]:
     """A micro-batch of these sequences; no index: one token, of which nothing is learnt, so that every rank takes part.
 
         input_ids, position_ids  (B, T)    the examples of a sequence after each other
@@ -70,7 +77,8 @@ def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool) 
         cu_seq_lens_q, _k        (N + 1,)  int32, the borders of the examples; with `flat` only
         max_length_q, _k         int       tokens of the longest; with `flat` only
 
-    `flat`: all sequences in one row (B is 1) without padding, for attention that is told the borders. Else a row a
+    `flat`: all sequences in one row (B is 1), for attention that is told the borders; without padding, but for an
+    example of it that makes T a multiple of `multiple`. Else a row a
     sequence, padded at its end to the longest; padding has position 0 throughout, each token an example of its own.
     """
     import torch
@@ -78,10 +86,11 @@ def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool) 
 
     rows = [row for index in indices if (row := list(examples_of(sequences, index)))]
     if not rows:
-        nothing = torch.full((1,), IGNORE_INDEX)
-        rows = [[(sequences["input_ids"][0][:1], torch.zeros(1, dtype=torch.long), nothing)]]
+        rows = [[_padding(1)]]
     if flat:
         rows = [[example for row in rows for example in row]]
+        if missing := -sum(len(example[0]) for example in rows[0]) % multiple:
+            rows[0].append(_padding(missing))
     ids, positions, targets = (
         pad_sequence([torch.cat([example[part] for example in row]) for row in rows], True, padding)
         for part, padding in enumerate((0, 0, IGNORE_INDEX))

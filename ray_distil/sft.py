@@ -110,8 +110,8 @@ def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
 def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
     """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
 
-    Raises RuntimeError for a loss that is not finite, before it reaches the weights, and for a gradient that is not:
-    DeepSpeed would leave out that step in bf16, and put it into the weights in float32, both without a word.
+    Raises RuntimeError for a loss that is not finite, before it reaches the weights, and for a gradient that is not, or
+    for a step that DeepSpeed left out: it says neither.
     """
     import torch
     import torch.distributed as dist

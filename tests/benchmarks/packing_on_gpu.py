@@ -1,31 +1,39 @@
-"""What packing brings on one GPU: a student of 0.5B parameters in DeepSpeed, its own training step, three inputs.
+"""Training on one GPU: a Qwen2.5 of random weights in DeepSpeed, its own training step, packed rows; one change at a time.
 
-python -m tests.benchmarks.packing_on_gpu
+python -m tests.benchmarks.packing_on_gpu --shapes 2x4096 1x8192 1x16384 --ways learnt varlen head fused float32
 
-padded   one example a row, padded to the longest of the micro-batch
-packed   the same examples in rows of --length, kept apart
-one      rows of --length that are one example each: what keeping apart costs at most
+A shape is ROWSxLENGTH: the sequences of a micro-batch. A way is a change on top of those before it in WAYS.
+MFU counts 6 FLOPs a parameter and token, and 6 x layers x width x length^2 of each example for causal attention,
+recompute not counted. "made": without the output layer's work at positions of which nothing is learnt, which is left out.
 """
 
 import argparse
+import cProfile
 import os
+import pstats
 import random
 import tempfile
 import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.multiprocessing import start_processes
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ray_distil import loss, sft
+from ray_distil.attention import FLAT
+from ray_distil.batches import tensors_of
 from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.sft import build_engine, take, train_step
+from ray_distil.sft import build_engine, train_step
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12}  # dense bf16, from NVIDIA's data sheets
-WARM_UP = 3
+WARM_UP = 4
 SETTINGS = {
-    "zero_stage": 2,
     "bf16": True,
-    "gradient_checkpointing": False,
     "weight_decay": 0.05,
     "learning_rate": 2e-5,
     "adam_betas": [0.9, 0.95],
@@ -33,23 +41,40 @@ SETTINGS = {
     "warmup_ratio": 0.0,
     "gradient_clipping": 1.0,
 }
+SHAPES = {
+    "0.5B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},
+    "1.5B": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960},
+}
+# attention, loss head, fused AdamW, no search for what is not finite, float32 sums, layers compiled, recompute
+WAYS = {
+    "learnt": ("sdpa", False, False, False, False, False, False),
+    "varlen": ("varlen", False, False, False, False, False, False),
+    "head": ("varlen", True, False, False, False, False, False),
+    "fused": ("varlen", True, True, False, False, False, False),
+    "unsearched": ("varlen", True, True, True, False, False, False),
+    "float32": ("varlen", True, True, True, True, False, False),
+    "compiled": ("varlen", True, True, True, True, True, False),
+    "recompute": ("varlen", True, True, True, True, False, True),
+    "both": ("varlen", True, True, True, True, True, True),
+}
 
 
-def student(folder: str, vocabulary: int) -> int:
-    """A Qwen2.5-0.5B of random weights in a folder; the number of its parameters."""
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=896,
-            num_hidden_layers=24,
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            intermediate_size=4864,
-            tie_word_embeddings=True,
-            max_position_embeddings=32768,
-        )
-    ).to(torch.bfloat16)
+def student(folder: str, shape: str, vocabulary: int) -> int:
+    """A Qwen2.5 of random weights in a folder; the number of its parameters."""
+    sizes: dict[str, Any] = dict(SHAPES[shape])
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=32768,
+        **sizes,
+    )
+    with torch.device("cuda"):  # random numbers take long on a CPU
+        torch.set_default_dtype(torch.bfloat16)
+        model = Qwen2ForCausalLM(config)
+        torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
+    torch.cuda.empty_cache()
     return sum(p.numel() for p in model.parameters())
 
 
@@ -85,65 +110,149 @@ def packed(examples: list[int], length: int) -> list[list[int]]:
     return parts
 
 
-def steps_of(
-    parts: list[list[int]], length: int | None, rows: int, vocabulary: int
-) -> list[tuple[dict[str, Any], int]]:
-    """Micro-batches of so many rows each, with the tokens of their examples; no length: that of the longest row."""
-    made = []
-    for first in range(0, len(parts) - rows + 1, rows):
-        held = parts[first : first + rows]
-        tensors = rows_of(held, length or max(map(sum, held)), vocabulary)
-        made.append((take(tensors, list(range(rows))), sum(map(sum, held))))
-    return made
+def compiled(prepare: Any, model: Any) -> bool:
+    for layer in model.base_model.layers:
+        layer.compile(dynamic=True)
+    return bool(prepare(model))
 
 
-def measure(folder: str, attention: str, micro: list[tuple[dict[str, Any], int]]) -> tuple[float, float]:
-    """Tokens of examples a second over the micro-batches, and the peak of memory in GiB."""
-    batch = BatchArithmetic(len(micro), 1, 1, 1, 1)
-    engine = build_engine(SETTINGS | {"student": folder, "attn_implementation": attention}, batch, torch.device("cuda"))
-    torch.cuda.reset_peak_memory_stats()
-    tokens = 0
-    for k, (tensors, num_tokens) in enumerate(micro):
-        if k == WARM_UP:
-            torch.cuda.synchronize()
-            started, tokens = time.monotonic(), 0
-        train_step(engine, [tensors], engine.device)
-        tokens += num_tokens
-    torch.cuda.synchronize()
-    return tokens / (time.monotonic() - started), torch.cuda.max_memory_allocated() / 2**30
+def changed(way: str) -> ExitStack:
+    """The training of that way, while it is open: what the way has not is taken out."""
+    _, head, fused, unsearched, float32, layers, _ = WAYS[way]
+    stack = ExitStack()
+    if layers:
+        stack.enter_context(patch.object(loss, "prepare", partial(compiled, loss.prepare)))
+    if not head:
+        stack.enter_context(patch.object(loss, "_has_plain_logits", lambda model: False))
+    if not fused:
+        slow = torch.optim.AdamW
+        stack.enter_context(patch("torch.optim.AdamW", lambda *args, fused, **more: slow(*args, **more)))
+    made = sft.deepspeed_config
+
+    def configured(*args: Any) -> dict[str, Any]:
+        config = made(*args)
+        if not unsearched:
+            config["bf16"].pop("check_grad_overflow")
+        if not float32:
+            del config["data_types"], config["communication_data_type"]
+        return config
+
+    stack.enter_context(patch.object(sft, "deepspeed_config", configured))
+    return stack
+
+
+def measure(_: int, chosen: argparse.Namespace, folder: str, way: str, shape: str, answer: Any) -> None:
+    """Puts seconds a micro-step after the first ones, and the peak of memory in GiB. A process of its own."""
+    parts, groups = inputs(chosen, shape)
+    sequences = rows_of(parts, int(shape.split("x")[1]), chosen.vocabulary)
+    micro = [tensors_of(sequences, group, WAYS[way][0] in FLAT, chosen.multiple) for group in groups]
+    accumulation = chosen.accumulation
+    batch = BatchArithmetic(len(micro), 1, 1, accumulation, 1)
+    settings = SETTINGS | {"student": folder, "zero_stage": chosen.stage, "gradient_checkpointing": WAYS[way][-1]}
+    with changed(way):
+        engine = build_engine(settings | {"attn_implementation": WAYS[way][0]}, batch, torch.device("cuda"))
+        started = 0.0
+        steps = [micro[k : k + accumulation] for k in range(0, len(micro), accumulation)]
+        for k, some in enumerate(steps):
+            if k == WARM_UP:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                started = time.monotonic()
+            try:
+                train_step(engine, some, engine.device)
+            except torch.OutOfMemoryError:
+                return
+        torch.cuda.synchronize()
+        seconds = (time.monotonic() - started) / ((len(steps) - WARM_UP) * accumulation)
+        answer.put((seconds, torch.cuda.max_memory_allocated() / 2**30))
+        if chosen.profile:
+            profiled(engine, steps, Path(chosen.profile), f"{way}-{shape}")
+
+
+def inputs(chosen: argparse.Namespace, shape: str) -> tuple[list[list[int]], list[list[int]]]:
+    """The examples' lengths of each row, and the rows of each micro-batch."""
+    rows, length = map(int, shape.split("x"))
+    num_rows = chosen.steps * chosen.accumulation * rows
+    parts = packed(lengths(num_rows * length // 400), length)[:num_rows]
+    parts = [[length]] * len(parts) if chosen.one else parts
+    return parts, [list(range(k, k + rows)) for k in range(0, len(parts) - rows + 1, rows)]
+
+
+def profiled(engine: Any, steps: list[list[dict[str, Any]]], folder: Path, name: str) -> None:
+    """What kernels, and what functions of Python, took in three steps each."""
+    with torch.profiler.profile() as found:
+        started = time.monotonic()
+        for some in steps[:3]:
+            train_step(engine, some, engine.device)
+        torch.cuda.synchronize()
+        seconds = time.monotonic() - started
+    averages = found.key_averages()
+    text = f"{seconds:.3f} s with the profiler, 3 steps\n"
+    for key in ("self_cuda_time_total", "self_cpu_time_total"):
+        text += averages.table(sort_by=key, row_limit=45, max_name_column_width=70)
+    (folder / f"{name}-kernels.txt").write_text(text)
+    functions = cProfile.Profile()
+    functions.enable()
+    for some in steps[:3]:
+        train_step(engine, some, engine.device)
+    functions.disable()
+    with open(folder / f"{name}-python.txt", "w") as file:
+        for key in ("tottime", "cumtime"):
+            pstats.Stats(functions, stream=file).sort_stats(key).print_stats(40)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--rows", type=int, default=4, help="packed rows in a step")
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--attention", nargs="+", default=["sdpa"])
+    parser.add_argument("--model", choices=SHAPES, default="0.5B")
+    parser.add_argument("--shapes", nargs="+", default=["2x4096"], help="ROWSxLENGTH")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["float32"])
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--stage", type=int, default=2)
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-steps a step")
+    parser.add_argument("--multiple", type=int, default=1, help="of this many tokens is a flat row")
     parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--one", action="store_true", help="rows that are one example each")
+    parser.add_argument("--profile", default="", help="a folder for what a profiler saw in three steps")
     chosen = parser.parse_args()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29518", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     card = torch.cuda.get_device_name()
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in card), None)
-    print(f"{card}; torch {torch.__version__}; rows of {chosen.length}, {chosen.rows} a step, {chosen.steps} steps")
+    peak_flops = next((flops for name, flops in PEAK_FLOPS.items() if name in card), None)
+    print(f"{card}; torch {torch.__version__}; ZeRO-{chosen.stage}, {chosen.accumulation} micro-steps a step")
     with tempfile.TemporaryDirectory() as folder:
-        num_parameters = student(folder, chosen.vocabulary)
-        examples = lengths(chosen.steps * chosen.rows * chosen.length // 400)
-        parts = packed(examples, chosen.length)[: chosen.steps * chosen.rows]
-        # As many padded examples in a step as packed rows hold, eight at a time: memory is that of the longest.
-        alone = [[n] for part in parts for n in part]
-        inputs = {"padded": steps_of(alone, None, 8 * chosen.rows, chosen.vocabulary)[: chosen.steps]}
-        for name, held in (("packed", parts), ("one", [[chosen.length]] * len(parts))):
-            inputs[name] = steps_of(held, chosen.length, chosen.rows, chosen.vocabulary)
-        fill = sum(map(sum, parts)) / (len(parts) * chosen.length)
-        print(f"{num_parameters / 1e6:.0f} M parameters; rows are full to {100 * fill:.1f} %")
-        for attention in chosen.attention:
-            rates = {}
-            for name in ("padded", "packed", "one"):
-                rates[name], memory = measure(folder, attention, inputs[name])
-                share = f", {100 * 6 * num_parameters * rates[name] / peak:.1f} % of the card's peak" if peak else ""
-                print(f"{attention} {name:<7} {rates[name]:>9,.0f} tokens/s  {memory:5.1f} GiB{share}", flush=True)
-            over = ", ".join(f"packed / {name} {rates['packed'] / rates[name]:.2f}" for name in ("padded", "one"))
-            print(f"{attention}: {over}")
+        num_parameters = student(folder, chosen.model, chosen.vocabulary)
+        sizes = SHAPES[chosen.model]
+        head = chosen.vocabulary * sizes["hidden_size"]
+        for shape in chosen.shapes:
+            parts, groups = inputs(chosen, shape)
+            after = groups[WARM_UP * chosen.accumulation :]
+            measured = [n for group in after for row in group for n in parts[row]]
+            tokens, learnt = sum(measured) / len(after), sum(n - n // 2 for n in measured) / len(after)
+            attention = (
+                6 * sizes["num_hidden_layers"] * sizes["hidden_size"] * sum(n * n for n in measured) / len(after)
+            )
+            flops = 6 * num_parameters * tokens + attention
+            print(
+                f"{chosen.model} ({num_parameters / 1e6:.0f} M), {shape}: {tokens:,.0f} tokens a micro-step, "
+                f"{100 * learnt / tokens:.0f} % of them learnt, attention {100 * attention / flops:.1f} % of the work",
+                flush=True,
+            )
+            for way in chosen.ways:
+                answer = torch.multiprocessing.get_context("spawn").SimpleQueue()
+                start_processes(measure, (chosen, folder, way, shape, answer), nprocs=1, start_method="spawn")
+                if answer.empty():
+                    print(f"{shape} {way:<10} out of memory", flush=True)
+                    continue
+                seconds, memory = answer.get()
+                share = ""
+                if peak_flops:
+                    made = flops - 6 * head * (tokens - learnt)
+                    used = [100 * work / (seconds * peak_flops) for work in (flops, made)]
+                    share = f"  MFU {used[0]:4.1f} % (made {used[1]:4.1f} %)"
+                print(
+                    f"{shape} {way:<10} {tokens / seconds:>9,.0f} tokens/s  {1000 * seconds:6.1f} ms  "
+                    f"{memory:5.1f} GiB{share}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -11,20 +11,25 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from ray_distil import attention
+from ray_distil.attention import FLAT
+from ray_distil.batches import tensors_of
 from ray_distil.deepspeed_config import BatchArithmetic
+from ray_distil.loss import LossHead, packed_logits
 from ray_distil.models import resolve_model
 from ray_distil.packing import pack_group
-from ray_distil.sft import build_engine, packed_logits, take, token_loss, train_step
+from ray_distil.sft import build_engine, to_device, train_step
 from ray_distil.tokenization import encode_example, padding_token
+from tests.reference import token_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 STUDENT = resolve_model("tiny:student-base", "k")
 NUM_STEPS = 30
 SETTINGS = {
     "student": STUDENT,
-    "attn_implementation": "sdpa",
+    "attn_implementation": "varlen",
     "gradient_checkpointing": False,
     "weight_decay": 0.01,
     "learning_rate": 1e-3,
@@ -59,27 +64,85 @@ def sequences() -> dict[str, list[Any]]:
     return {name: [torch.tensor(row[name]) for row in packed] for name in ("input_ids", "labels", "position_ids")}
 
 
-def micro_batches(step: int) -> list[dict[str, Any]]:
-    all_of_them = sequences()
-    return [take(all_of_them, [4 * step + 2 * k, 4 * step + 2 * k + 1]) for k in range(2)]
+def micro_batches(step: int, flat: bool = True) -> list[dict[str, Any]]:
+    return [tensors_of(sequences(), [4 * step + 2 * k, 4 * step + 2 * k + 1], flat) for k in range(2)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_changing_one_example_changes_no_logit_of_its_neighbours(attention: str, dtype: Any) -> None:
-    model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=dtype, attn_implementation=attention).cuda()
-    batch = {name: rows[0][None].cuda() for name, rows in sequences().items()}
-    starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+@pytest.mark.parametrize("attn_implementation", ["varlen", "sdpa", "eager"])
+def test_changing_one_example_changes_no_logit_of_its_neighbours(attn_implementation: str, dtype: Any) -> None:
+    attention.register()
+    model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=dtype, attn_implementation=attn_implementation).cuda()
+    batch = to_device(tensors_of(sequences(), [0, 1], attn_implementation in FLAT), torch.device("cuda"))
+    shape = batch["input_ids"].shape
+    starts = (batch["position_ids"].flatten() == 0).nonzero().flatten().tolist()
     with torch.no_grad():
-        before = packed_logits(model, batch)
-        for start, end in pairwise(starts[:4]):
-            changed = {name: tensor.clone() for name, tensor in batch.items()}
-            changed["input_ids"][0, start:end] = 7
-            after = packed_logits(model, changed)
-            neighbours = torch.ones(batch["input_ids"].shape[1], dtype=torch.bool, device="cuda")
-            neighbours[start:end] = False
-            assert torch.equal(before[0, neighbours], after[0, neighbours])
-            assert not torch.equal(before[0, ~neighbours], after[0, ~neighbours])
+        before = packed_logits(model, batch).flatten(0, 1)
+        for start, end in pairwise([*starts, shape.numel()]):
+            changed = batch["input_ids"].flatten().clone()
+            changed[start:end] = 7
+            after = packed_logits(model, batch | {"input_ids": changed.view(shape)}).flatten(0, 1)
+            same = torch.ones(shape.numel(), dtype=torch.bool, device="cuda")
+            same[start:end] = False
+            assert torch.equal(before[same], after[same])
+            assert not torch.equal(before[~same], after[~same])
+
+
+def small_qwen(attn_implementation: str, dtype: Any, **sizes: Any) -> Any:
+    """Two layers of Qwen2.5-0.5B: 14 heads of 64 on 2 of keys."""
+    attention.register()
+    torch.manual_seed(0)
+    shape = {"hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 512}
+    config = Qwen2Config(**(shape | {"vocab_size": 832, "num_hidden_layers": 2} | sizes))
+    config._attn_implementation = attn_implementation
+    return Qwen2ForCausalLM(config).to("cuda", dtype)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}],
+    ids=["14 heads on 2", "window"],
+)
+def test_varlen_is_the_block_mask_in_logits_and_gradients(sizes: dict[str, Any]) -> None:
+    """bf16 kernels differ in rounding: both are compared with float32 under the block mask."""
+
+    def made(attn_implementation: str, dtype: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        model = small_qwen(attn_implementation, dtype, **sizes)
+        batch = to_device(tensors_of(sequences(), [0, 1], flat=True), torch.device("cuda"))
+        if attn_implementation not in FLAT:  # the same row, its borders left to position_ids
+            batch = {name: batch[name] for name in ("input_ids", "position_ids")}
+        logits = packed_logits(model, batch).float()
+        logits.square().mean().backward()
+        return logits.detach(), torch.cat([p.grad.float().flatten() for p in model.parameters()])
+
+    exact = made("sdpa", torch.float32)
+    for ours, mask, wanted in zip(made("varlen", torch.bfloat16), made("sdpa", torch.bfloat16), exact, strict=True):
+        apart, known = ((x - wanted).norm() / wanted.norm() for x in (ours, mask))
+        assert apart < 1.3 * known + 1e-4
+    for ours, wanted in zip(made("varlen", torch.float32), exact, strict=True):
+        assert (ours - wanted).norm() / wanted.norm() < 1e-3
+
+
+@pytest.mark.parametrize("vocabulary", [832, 151_936])
+def test_loss_head_is_the_loss_of_all_logits(vocabulary: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    num = 9000 if vocabulary > 10_000 else 1000
+    hidden = torch.randn(num, 64, generator=draw).to("cuda", torch.bfloat16).requires_grad_()
+    targets = torch.randint(vocabulary, (num,), generator=draw).cuda()
+    head = LossHead(64, vocabulary, bias=False).to("cuda", torch.bfloat16)
+    loss = head(hidden, targets)
+    (loss / num).backward()
+    made = loss.item(), hidden.grad.float(), head.weight.grad.float()
+    states, weight = (x.detach().float().requires_grad_() for x in (hidden, head.weight))
+    total = torch.zeros((), device="cuda")
+    for part in range(0, num, 1000):
+        some = slice(part, part + 1000)
+        piece = torch.nn.functional.cross_entropy(states[some] @ weight.T, targets[some], reduction="sum")
+        (piece / num).backward()
+        total += piece.detach()
+    assert made[0] == pytest.approx(total.item(), rel=1e-4)
+    for ours, wanted in zip(made[1:], (states.grad, weight.grad), strict=True):
+        assert (ours - wanted).norm() / wanted.norm() < 1e-2
 
 
 @cache
@@ -92,9 +155,9 @@ def plain_losses() -> list[float]:
     optimizer = torch.optim.AdamW(groups, lr=SETTINGS["learning_rate"], betas=tuple(SETTINGS["adam_betas"]))
     losses = []
     for step in range(NUM_STEPS):
-        micro = micro_batches(step)
-        num_learnt = sum(int((m["labels"][:, 1:] != -100).sum()) for m in micro)
-        loss = sum((token_loss(packed_logits(model, m), m["labels"]) for m in micro), torch.zeros(())) / num_learnt
+        rows = {name: torch.stack(some[4 * step : 4 * step + 4]) for name, some in sequences().items()}
+        num_learnt = int((rows["labels"][:, 1:] != -100).sum())
+        loss = token_loss(packed_logits(model, rows), rows["labels"]) / num_learnt
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS["gradient_clipping"])
@@ -120,8 +183,11 @@ def test_losses_on_the_gpu_are_those_of_plain_training(one_rank: None, zero_stag
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_bf16_learns_as_float32_does(one_rank: None) -> None:
-    engine = build_engine(SETTINGS | {"bf16": True, "zero_stage": 2}, BATCH, torch.device("cuda"))
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bf16_learns_as_float32_does(one_rank: None, zero_stage: int, checkpointing: bool) -> None:
+    settings = SETTINGS | {"bf16": True, "zero_stage": zero_stage, "gradient_checkpointing": checkpointing}
+    engine = build_engine(settings, BATCH, torch.device("cuda"))
     losses = [train_step(engine, micro_batches(step), engine.device)[0] for step in range(NUM_STEPS)]
     expected = plain_losses()
     assert losses[0] == pytest.approx(expected[0], rel=0.02)
