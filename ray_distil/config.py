@@ -232,17 +232,20 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     gradient_checkpointing: bool = Field(False, description="activations are computed again in the backward pass")
     bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
+    torch_compile: bool = Field(False, description="layers compiled by torch, for a GPU and stages below 3")
     attn_implementation: Literal["varlen", "sdpa", "eager", "flash_attention_2"] = Field(
         "varlen", description="varlen: by segments, no padding and no mask (`attention.py`); else Transformers' name"
     )
 
     @model_validator(mode="after")
-    def _first_step_is_whole(self) -> "TrainingConfig":
+    def _stage_is_right(self) -> "TrainingConfig":
         if self.zero_stage == 0 and self.bf16:
             raise ValueError(
                 "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first, "
                 "which shrinks that to three quarters; set it to 1, which is the same on one worker, or bf16=false"
             )
+        if self.zero_stage == 3 and self.torch_compile:
+            raise ValueError("training.torch_compile: stage 3 gathers weights within layers; set it to false")
         return self
 
 

@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -45,18 +45,43 @@ SHAPES = {
     "0.5B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},
     "1.5B": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960},
 }
-# attention, loss head, fused AdamW, no search for what is not finite, float32 sums, layers compiled, recompute
-WAYS = {
-    "learnt": ("sdpa", False, False, False, False, False, False),
-    "varlen": ("varlen", False, False, False, False, False, False),
-    "head": ("varlen", True, False, False, False, False, False),
-    "fused": ("varlen", True, True, False, False, False, False),
-    "unsearched": ("varlen", True, True, True, False, False, False),
-    "float32": ("varlen", True, True, True, True, False, False),
-    "compiled": ("varlen", True, True, True, True, True, False),
-    "recompute": ("varlen", True, True, True, True, False, True),
-    "both": ("varlen", True, True, True, True, True, True),
-}
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a training has."""
+
+    attention: str = "varlen"
+    loss_head: bool = False
+    fused: bool = False
+    searched: bool = True  # each gradient, for what is not finite
+    float32: bool = False  # sums of gradients
+    stage: int = 2
+    multiple: int = 1  # of so many tokens are the rows
+    torch_compile: bool = False
+    recompute: bool = False
+
+
+def _ways() -> dict[str, Way]:
+    """Each is the one before it and a change; the last two are changes of their own on top of `aligned`."""
+    ways = {"learnt": Way("sdpa"), "varlen": Way()}
+    for name, change in (
+        ("head", {"loss_head": True}),
+        ("fused", {"fused": True}),
+        ("unsearched", {"searched": False}),
+        ("float32", {"float32": True}),
+        ("zero1", {"stage": 1}),
+        ("aligned", {"multiple": sft.ALIGNED}),
+        ("compiled", {"torch_compile": True}),
+        ("both", {"recompute": True}),
+    ):
+        ways[name] = replace(list(ways.values())[-1], **change)
+    ways["recompute"] = replace(ways["aligned"], recompute=True)
+    ways["compiled2"] = replace(ways["compiled"], stage=2)
+    return ways
+
+
+WAYS = _ways()
 
 
 def student(folder: str, shape: str, vocabulary: int) -> int:
@@ -110,30 +135,21 @@ def packed(examples: list[int], length: int) -> list[list[int]]:
     return parts
 
 
-def compiled(prepare: Any, model: Any) -> bool:
-    for layer in model.base_model.layers:
-        layer.compile(dynamic=True)
-    return bool(prepare(model))
-
-
-def changed(way: str) -> ExitStack:
+def changed(way: Way) -> ExitStack:
     """The training of that way, while it is open: what the way has not is taken out."""
-    _, head, fused, unsearched, float32, layers, _ = WAYS[way]
     stack = ExitStack()
-    if layers:
-        stack.enter_context(patch.object(loss, "prepare", partial(compiled, loss.prepare)))
-    if not head:
+    if not way.loss_head:
         stack.enter_context(patch.object(loss, "_has_plain_logits", lambda model: False))
-    if not fused:
+    if not way.fused:
         slow = torch.optim.AdamW
         stack.enter_context(patch("torch.optim.AdamW", lambda *args, fused, **more: slow(*args, **more)))
     made = sft.deepspeed_config
 
     def configured(*args: Any) -> dict[str, Any]:
         config = made(*args)
-        if not unsearched:
+        if way.searched:
             config["bf16"].pop("check_grad_overflow")
-        if not float32:
+        if not way.float32:
             del config["data_types"], config["communication_data_type"]
         return config
 
@@ -141,32 +157,42 @@ def changed(way: str) -> ExitStack:
     return stack
 
 
-def measure(_: int, chosen: argparse.Namespace, folder: str, way: str, shape: str, answer: Any) -> None:
-    """Puts seconds a micro-step after the first ones, and the peak of memory in GiB. A process of its own."""
-    parts, groups = inputs(chosen, shape)
-    sequences = rows_of(parts, int(shape.split("x")[1]), chosen.vocabulary)
-    micro = [tensors_of(sequences, group, WAYS[way][0] in FLAT, chosen.multiple) for group in groups]
-    accumulation = chosen.accumulation
-    batch = BatchArithmetic(len(micro), 1, 1, accumulation, 1)
-    settings = SETTINGS | {"student": folder, "zero_stage": chosen.stage, "gradient_checkpointing": WAYS[way][-1]}
+def measure(_: int, chosen: argparse.Namespace, folder: str, name: str, answer: Any) -> None:
+    """Puts for each shape seconds a micro-step after the first ones, and the peak of memory in GiB.
+
+    In a process of its own: what an engine holds stays until that ends.
+    """
+    way, accumulation = WAYS[name], chosen.accumulation
+    settings = SETTINGS | {
+        "student": folder,
+        "zero_stage": way.stage,
+        "gradient_checkpointing": way.recompute,
+        "torch_compile": way.torch_compile,
+        "attn_implementation": way.attention,
+    }
     with changed(way):
-        engine = build_engine(settings | {"attn_implementation": WAYS[way][0]}, batch, torch.device("cuda"))
-        started = 0.0
+        engine = build_engine(settings, BatchArithmetic(1000, 1, 1, accumulation, 1), torch.device("cuda"))
+    for shape in chosen.shapes:
+        parts, groups = inputs(chosen, shape)
+        sequences = rows_of(parts, int(shape.split("x")[1]), chosen.vocabulary)
+        micro = [tensors_of(sequences, group, way.attention in FLAT, way.multiple) for group in groups]
         steps = [micro[k : k + accumulation] for k in range(0, len(micro), accumulation)]
-        for k, some in enumerate(steps):
-            if k == WARM_UP:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                started = time.monotonic()
-            try:
+        started = 0.0
+        try:
+            for k, some in enumerate(steps):
+                if k == WARM_UP:
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                    started = time.monotonic()
                 train_step(engine, some, engine.device)
-            except torch.OutOfMemoryError:
-                return
+        except torch.OutOfMemoryError:
+            answer.put((shape, 0.0, 0.0))
+            return
         torch.cuda.synchronize()
         seconds = (time.monotonic() - started) / ((len(steps) - WARM_UP) * accumulation)
-        answer.put((seconds, torch.cuda.max_memory_allocated() / 2**30))
+        answer.put((shape, seconds, torch.cuda.max_memory_allocated() / 2**30))
         if chosen.profile:
-            profiled(engine, steps, Path(chosen.profile), f"{way}-{shape}")
+            profiled(engine, steps, Path(chosen.profile), f"{name}-{shape}")
 
 
 def inputs(chosen: argparse.Namespace, shape: str) -> tuple[list[list[int]], list[list[int]]]:
@@ -205,54 +231,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SHAPES, default="0.5B")
     parser.add_argument("--shapes", nargs="+", default=["2x4096"], help="ROWSxLENGTH")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["float32"])
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--stage", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["aligned", "compiled"])
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-steps a step")
-    parser.add_argument("--multiple", type=int, default=1, help="of this many tokens is a flat row")
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--one", action="store_true", help="rows that are one example each")
     parser.add_argument("--profile", default="", help="a folder for what a profiler saw in three steps")
     chosen = parser.parse_args()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29518", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     card = torch.cuda.get_device_name()
-    peak_flops = next((flops for name, flops in PEAK_FLOPS.items() if name in card), None)
-    print(f"{card}; torch {torch.__version__}; ZeRO-{chosen.stage}, {chosen.accumulation} micro-steps a step")
+    print(f"{card}; torch {torch.__version__}; {chosen.accumulation} micro-steps a step")
     with tempfile.TemporaryDirectory() as folder:
         num_parameters = student(folder, chosen.model, chosen.vocabulary)
-        sizes = SHAPES[chosen.model]
-        head = chosen.vocabulary * sizes["hidden_size"]
-        for shape in chosen.shapes:
-            parts, groups = inputs(chosen, shape)
-            after = groups[WARM_UP * chosen.accumulation :]
-            measured = [n for group in after for row in group for n in parts[row]]
-            tokens, learnt = sum(measured) / len(after), sum(n - n // 2 for n in measured) / len(after)
-            attention = (
-                6 * sizes["num_hidden_layers"] * sizes["hidden_size"] * sum(n * n for n in measured) / len(after)
-            )
-            flops = 6 * num_parameters * tokens + attention
-            print(
-                f"{chosen.model} ({num_parameters / 1e6:.0f} M), {shape}: {tokens:,.0f} tokens a micro-step, "
-                f"{100 * learnt / tokens:.0f} % of them learnt, attention {100 * attention / flops:.1f} % of the work",
-                flush=True,
-            )
-            for way in chosen.ways:
-                answer = torch.multiprocessing.get_context("spawn").SimpleQueue()
-                start_processes(measure, (chosen, folder, way, shape, answer), nprocs=1, start_method="spawn")
-                if answer.empty():
-                    print(f"{shape} {way:<10} out of memory", flush=True)
-                    continue
-                seconds, memory = answer.get()
-                share = ""
-                if peak_flops:
-                    made = flops - 6 * head * (tokens - learnt)
-                    used = [100 * work / (seconds * peak_flops) for work in (flops, made)]
-                    share = f"  MFU {used[0]:4.1f} % (made {used[1]:4.1f} %)"
+        for name in chosen.ways:
+            answer = torch.multiprocessing.get_context("spawn").SimpleQueue()
+            start_processes(measure, (chosen, folder, name, answer), nprocs=1, start_method="spawn")
+            while not answer.empty():
+                shape, seconds, memory = answer.get()
                 print(
-                    f"{shape} {way:<10} {tokens / seconds:>9,.0f} tokens/s  {1000 * seconds:6.1f} ms  "
-                    f"{memory:5.1f} GiB{share}",
+                    f"{chosen.model} {name:<10} {told(chosen, shape, num_parameters, seconds, memory, card)}",
                     flush=True,
                 )
+
+
+def told(chosen: argparse.Namespace, shape: str, num_parameters: int, seconds: float, memory: float, card: str) -> str:
+    """A line on a shape."""
+    if not seconds:
+        return f"{shape} out of memory"
+    parts, groups = inputs(chosen, shape)
+    after = groups[WARM_UP * chosen.accumulation :]
+    measured = [n for group in after for row in group for n in parts[row]]
+    tokens, learnt = sum(measured) / len(after), sum(n - n // 2 for n in measured) / len(after)
+    sizes = SHAPES[chosen.model]
+    width = sizes["num_hidden_layers"] * sizes["hidden_size"]
+    flops = 6 * num_parameters * tokens + 6 * width * sum(n * n for n in measured) / len(after)
+    made = flops - 6 * chosen.vocabulary * sizes["hidden_size"] * (tokens - learnt)
+    line = f"{shape}: {tokens / seconds:,.0f} tokens/s, {1000 * seconds:.1f} ms for {tokens:,.0f}, {memory:.1f} GiB"
+    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
+    if peak is None:
+        return line
+    used = [100 * work / (seconds * peak) for work in (flops, made)]
+    return f"{line}, MFU {used[0]:.1f} % (made {used[1]:.1f} %, {100 * learnt / tokens:.0f} % learnt)"
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ CONFIG = {
     "adam_betas": (0.9, 0.999),
     "lr_scheduler_type": "constant",
     "warmup_ratio": 0.0,
+    "torch_compile": False,
 }
 NUM_SEQUENCES = 9
 

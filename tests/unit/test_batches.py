@@ -74,6 +74,15 @@ def test_a_flat_row_drawn() -> None:
     }
 
 
+def test_a_row_of_a_multiple_ends_with_an_example_of_padding() -> None:
+    made = tensors_of(sequences(), [1, 0], flat=True, multiple=8)
+    assert made["input_ids"].shape == (1, 16)
+    assert made["cu_seq_lens_q"].tolist() == [0, 5, 9, 12, 16]
+    assert made["position_ids"][0, 12:].tolist() == [0, 1, 2, 3]
+    assert torch.equal(made["learnt"], tensors_of(sequences(), [1, 0], flat=True)["learnt"])
+    assert tensors_of(sequences(), [1, 0], flat=True, multiple=4)["input_ids"].shape == (1, 12)
+
+
 def test_rows_of_their_own_drawn() -> None:
     assert listed(tensors_of(sequences(), [1, 0], flat=False)) == {
         "input_ids": [[41, 42, 43, 44, 45, 0, 0], [11, 12, 13, 14, 21, 22, 23]],
