@@ -162,6 +162,8 @@ def measure(_: int, chosen: argparse.Namespace, folder: str, name: str, answer: 
 
     In a process of its own: what an engine holds stays until that ends.
     """
+    import deepspeed  # noqa: F401  before AdamW is replaced: it derives classes from it
+
     way, accumulation = WAYS[name], chosen.accumulation
     settings = SETTINGS | {
         "student": folder,
