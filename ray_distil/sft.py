@@ -54,6 +54,14 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def compile_layers(model: Any) -> None:
+    """Compile each layer by itself, at its first call: all share one graph, and hooks between them stay as they are."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
+        layer.compile(dynamic=True)  # rows differ in length
+
+
 def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) -> Any:
     """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there.
 
@@ -63,7 +71,6 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     import torch
     from transformers import AutoModelForCausalLM, get_scheduler
     from transformers.integrations import HfDeepSpeedConfig
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
     from ray_distil import loss
 
@@ -82,8 +89,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     del sharded
     loss.prepare(model)
     if config["torch_compile"]:
-        for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
-            layer.compile(dynamic=True)  # rows differ in length
+        compile_layers(model)
     if config["gradient_checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     groups = decay_groups(model, config["weight_decay"])

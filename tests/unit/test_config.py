@@ -60,6 +60,11 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ("training.learning_rate=-1", "training.learning_rate: input should be greater than 0, but it is -1"),
         ("training.num_train_epochs=many", "training.num_train_epochs: input should be a valid integer"),
         ("training.zero_stage=5", "training.zero_stage: 5 is not known; known: 0, 1, 2 or 3"),
+        (
+            "training={student: s, zero_stage: 0}",
+            "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first",
+        ),
+        ("training={student: s, zero_stage: 3, torch_compile: true}", "training.torch_compile: stage 3 gathers"),
         ("training", "override 'training': expected key.path=value"),
         ("run.name.x=1", "'name' holds 'tiny', which has no keys"),
         ("evaluation.models.9.name=x", "'9' is no position in a list of 3"),
