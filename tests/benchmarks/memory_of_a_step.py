@@ -4,7 +4,7 @@ python -m tests.benchmarks.memory_of_a_step [--lengths 4096 16384] [--ways plain
 
 plain   the model's own logits of all positions, a float32 loss on them, sdpa under a block mask
 now     attention by segments, and the loss head
-Each length and way is a process of its own. `plain` at 16,384 tokens takes 37 GB.
+Each length and way is a process of its own. `plain` at 16,384 tokens takes more than 28 GiB.
 """
 
 import argparse
