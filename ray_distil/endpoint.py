@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RETRIED = {408, 409, 429}  # and 5xx
 LONGEST_RETRY_AFTER_S = 600.0
 BATCH_SIZE = 16  # rows that are saved together
-BATCHES = 4  # in the actor for each that fits into max_concurrency: a batch waits for its slowest reply
+BATCHES = 8  # in the actor for each that fits into max_concurrency: a batch waits for its slowest reply
 PATH = "/chat/completions"
 CHARACTERS_PER_TOKEN = 3  # of a prompt, before the first reply tells
 

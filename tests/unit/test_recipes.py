@@ -61,3 +61,11 @@ def test_each_stage_asks_for_its_role(path: Path) -> None:
         assert (teacher.engine.resources if teacher.engine else {"teacher": 1}) == {"teacher": 1}
     assert config.evaluation.engine is not None
     assert config.evaluation.engine.resources == {"student": 1}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_engine_is_started_that_gets_no_rows(path: Path) -> None:
+    evaluation = load(str(path)).evaluation
+    assert evaluation.engine is not None
+    problems = 30 if evaluation.benchmark == "AIME2024" else load(str(path)).instructions.num_eval
+    assert -(-problems * evaluation.num_samples // evaluation.engine.batch_size) >= evaluation.engine.concurrency[0]
