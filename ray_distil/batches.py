@@ -78,8 +78,8 @@ def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool, 
         max_length_q, _k         int       tokens of the longest; with `flat` only
 
     `flat`: all sequences in one row (B is 1), for attention that is told the borders; without padding, but for an
-    example of it that makes T a multiple of `multiple`. Else a row a
-    sequence, padded at its end to the longest; padding has position 0 throughout, each token an example of its own.
+    example of it that makes T a multiple of `multiple`. Else a row a sequence, padded at its end to the longest;
+    padding has position 0 throughout, each token an example of its own.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence

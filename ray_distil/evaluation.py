@@ -14,7 +14,7 @@ from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning
-from ray_distil.reuse import still_fits
+from ray_distil.reuse import is_the_same
 from ray_distil.schemas import EVAL, stable_id
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def renewed(
     row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
     """An EVAL row of an earlier making as it is now; None where its text would be another one."""
-    if has_same_limits or still_fits(row["complete"], row["num_generated_tokens"], max_tokens):
+    if is_the_same(row, row["complete"], max_tokens, has_same_limits):
         return _judged(row | {"reference_answer": reference})
     return None
 

@@ -11,7 +11,7 @@ from ray_distil.gates import GATES, against_source, first_reason
 from ray_distil.prompts import long2short_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
-from ray_distil.reuse import still_fits
+from ray_distil.reuse import is_the_same
 from ray_distil.schemas import REWRITES, stable_id
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def renewed(
     """
     if source["source_reason"] or source["source_mark"] != row["source_mark"]:
         return None
-    asked_with, finished = json.loads(row["sampling_params"]).get("max_tokens"), row["finish_reason"] == "stop"
-    if has_same_limits or still_fits(finished, row["num_generated_tokens"], max_tokens, asked_with):
+    if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
         return _judged(row | {name: source[name] for name in ("reference_answer", "source_answer")})
     return None
 

@@ -71,10 +71,8 @@ def is_whole(parsed: list[Any], text: str) -> bool:
         return False
     if not isinstance(parsed[0], sympy.Expr | sympy.Eq) or re.search(r"\\(?:sum|int|prod|lim)", text):
         return True
-    read = set(re.sub(r"[^A-Za-z]", "", "".join(map(str, getattr(parsed[0], "free_symbols", ())))))
-    read |= set(re.sub(r"[^A-Za-z]", "", str(parsed[0])))  # functions, constants, sets
-    written = re.sub(r"\\[A-Za-z]+|[^A-Za-z]", "", text)
-    return set(written.lower()) - {"e", "i"} <= set("".join(read).lower())
+    written = re.sub(r"\\[A-Za-z]+", "", text)
+    return {sign for sign in written.lower() if sign.isalpha()} - {"e", "i"} <= set(str(parsed[0]).lower())
 
 
 def is_multiple(one: Any, other: Any) -> bool:

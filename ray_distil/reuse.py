@@ -60,16 +60,18 @@ class Known:
         return [next(taken) if found else None for found in is_there]
 
 
-def still_fits(
-    finished: bool, num_generated_tokens: int | None, max_tokens: int, asked_with: int | None = None
-) -> bool:
-    """Whether a text would be the same under another `max_tokens`: one that ended in time, or was cut at this number.
+def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool) -> bool:
+    """Whether a row's text would be the same under these limits to its length.
 
-    Where tokens are not counted, `asked_with` is the number that it was asked with.
+    Under others those of texts that ended in time, or were cut at just this `max_tokens`. Where tokens are not counted,
+    the number that the row was asked with stands for them.
     """
-    if num_generated_tokens is None:
-        return asked_with is not None and finished and asked_with <= max_tokens
-    return num_generated_tokens <= max_tokens if finished else num_generated_tokens == max_tokens
+    if has_same_limits:
+        return True
+    if row["num_generated_tokens"] is None:
+        asked_with = json.loads(row.get("sampling_params") or "{}").get("max_tokens")
+        return finished and asked_with is not None and asked_with <= max_tokens
+    return row["num_generated_tokens"] <= max_tokens if finished else row["num_generated_tokens"] == max_tokens
 
 
 def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
@@ -100,11 +102,11 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
             artifact.write_table(table_of(rows, artifact.schema), stage)
             num_carried += len(rows)
             artifact.num_failed_before += len(renewed) - len(rows)
-        if parts:
-            rejects = old / REJECTS_FOLDER
-            for file in rejects.files("part-", ".parquet"):
-                reasons = rejects.read_table(file, ["reason"])["reason"].to_pylist()
-                artifact.num_failed_before += sum(not reason.startswith(SOURCE) for reason in reasons)
+        rejects = old / REJECTS_FOLDER
+        for file in rejects.files("part-", ".parquet") if parts else ():
+            table = rejects.read_table(file, ["id", "reason"])
+            failed = zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+            artifact.num_failed_before += sum(i not in done and not reason.startswith(SOURCE) for i, reason in failed)
     return num_carried
 
 

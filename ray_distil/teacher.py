@@ -13,7 +13,7 @@ from ray_distil.conversations import BadRecord, finish_reason_of, instruction_of
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
-from ray_distil.reuse import still_fits
+from ray_distil.reuse import is_the_same
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def renewed(
     row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
     """A generated RESPONSES row of an earlier making as it is now; None where its text would be another one."""
-    asked_with, finished = json.loads(row["sampling_params"]).get("max_tokens"), row["finish_reason"] == "stop"
-    if has_same_limits or still_fits(finished, row["num_generated_tokens"], max_tokens, asked_with):
+    if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
         return row | _read(row["response"]) | {"reference_answer": reference}
     return None
 

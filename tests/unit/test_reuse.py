@@ -13,7 +13,7 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.engine import Generate
 from ray_distil.instructions import instruction_row
 from ray_distil.models import resolve_models
-from ray_distil.reuse import Known, still_fits
+from ray_distil.reuse import Known, is_the_same
 from ray_distil.runs import Run
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.shards import Artifact
@@ -40,7 +40,12 @@ PROBLEMS = [f"What is {k} + 3?" for k in range(40)]
 def test_a_text_is_the_same_under_another_limit_if_it_ended_in_time(
     finished: bool, generated: int | None, max_tokens: int, asked_with: int | None, fits: bool
 ) -> None:
-    assert still_fits(finished, generated, max_tokens, asked_with) is fits
+    row = {
+        "num_generated_tokens": generated,
+        "sampling_params": f'{{"max_tokens": {asked_with}}}' if asked_with else None,
+    }
+    assert is_the_same(row, finished, max_tokens, has_same_limits=False) is fits
+    assert is_the_same(row, finished, max_tokens, has_same_limits=True)
 
 
 def test_rows_are_known_by_id() -> None:
@@ -262,3 +267,13 @@ def test_a_carry_that_was_stopped_goes_on(asked: Asked, monkeypatch: pytest.Monk
     after = rows_of(asked.run("teachers.slow.fraction=0.1")[0])
     assert not before.keys() & set(asked.ids)
     assert after.items() <= before.items()
+
+
+def test_what_failed_in_an_earlier_making_may_fail_again(asked: Asked) -> None:
+    """The rows that are left are those that failed; that all of them fail again must not end the stage."""
+    before = asked.run()[0]
+    num_rejected = before.manifest().rows_rejected  # type: ignore[union-attr]
+    asked.texts, asked.references = [*PROBLEMS, "What is 99 + 3?"], asked.references | {"What is 99 + 3?": "7"}
+    responses = asked.run()[0]
+    assert responses.num_failed_before == num_rejected > 0
+    assert asked.run()[0].num_failed_before == 0  # whole, it is not made again

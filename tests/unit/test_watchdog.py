@@ -67,6 +67,16 @@ def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
         limit.add(shard(1, 1))
 
 
+def test_rows_that_failed_before_may_fail_again() -> None:
+    limit = FailureLimit(0.5, 30, "teacher", "R", known=20)
+    limit.add(shard(20, 20))
+    limit.add(shard(9, 9))
+    limit.add(shard(1, 1))  # 30 are no more than 20 and half of 30
+    limit = FailureLimit(0.5, 60, "teacher", "R", known=20)
+    with pytest.raises(StoppedError, match="60 of the first 60"):
+        limit.add(shard(60, 60))
+
+
 def test_sources_that_were_not_tried_are_no_failures() -> None:
     limit = FailureLimit(0.0, 200, "long2short", "R")
     limit.add(shard(0, 0, rows_rejected=150))
