@@ -16,8 +16,7 @@ from ray_distil.storage import Folder
 
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"
-GENERATED = "distil_generated_tokens"
-TOKEN_COLUMNS = {"distil_prompt_tokens": "num_prompt_tokens", GENERATED: "num_generated_tokens"}
+TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
 REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON, COMPLETE = "finish_reason", "complete"
 CUT = "cut off at max_tokens"
@@ -35,7 +34,9 @@ class Written(TypedDict):
     rows_rejected: int
     num_tried: int  # all but those whose source was unfit
     num_failed: int  # of these, rejected or cut off at max_tokens
+    num_prompt_tokens: int
     num_generated_tokens: int
+    rejects: str  # JSON of reason -> rows, of all rejected rows
     why: str  # JSON of [reason, rows, an example's detail] for the failed rows
 
 
@@ -60,8 +61,8 @@ def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None)
     return folder.read_table(str(batch["item"][0]), columns)
 
 
-def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, stage: str, attempt: str) -> pa.Table:
-    """Write a block's accepted and rejected rows as one shard each, and count them; returns one row of counts.
+def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each; returns one row of counts, a `Written`.
 
     Raises StageError where another attempt has begun.
     """
@@ -74,16 +75,12 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         rejects = pa.Table.from_pylist(rows, schema=REJECTS)
         write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
-    metrics.count("distil_rows_written", accepted.num_rows, run=run, stage=stage)
-    for reason, number in Counter(rejected.column(REASON).to_pylist()).items():
-        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
     spent = {
-        metric: (pa.compute.sum(table.column(column)).as_py() or 0) if column in table.column_names else 0
-        for metric, column in TOKEN_COLUMNS.items()
+        column: (pa.compute.sum(table[column]).as_py() or 0) if column in table.column_names else 0
+        for column in TOKEN_COLUMNS
     }
-    for metric, tokens in spent.items():
-        metrics.count(metric, tokens, run=run, stage=stage)
-    num_unfit = sum(1 for reason in rejected.column(REASON).to_pylist() if reason.startswith(SOURCE))
+    reasons = Counter(rejected[REASON].to_pylist())
+    num_unfit = sum(number for reason, number in reasons.items() if reason.startswith(SOURCE))
     num_cut = 0
     if FINISH_REASON in accepted.column_names:
         num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
@@ -94,10 +91,23 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, run: str, st
         "rows_rejected": rejected.num_rows,
         "num_tried": table.num_rows - num_unfit,
         "num_failed": rejected.num_rows - num_unfit + num_cut,
-        "num_generated_tokens": spent[GENERATED],
+        "num_prompt_tokens": spent["num_prompt_tokens"],
+        "num_generated_tokens": spent["num_generated_tokens"],
+        "rejects": json.dumps(reasons),
         "why": json.dumps(_why(rejected, num_cut)),
     }
     return pa.Table.from_pylist([counts])
+
+
+def count(shard: Written, run: str, stage: str) -> None:
+    """Add what a shard holds to the run's metrics. In the driver: the process that wrote it may end, and its node go,
+    before Prometheus has asked it once.
+    """
+    metrics.count("distil_rows_written", shard["rows_out"], run=run, stage=stage)
+    for reason, number in json.loads(shard["rejects"]).items():
+        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
+    for column in TOKEN_COLUMNS:
+        metrics.count(column.replace("num_", "distil_"), shard[column], run=run, stage=stage)
 
 
 def _why(rejected: pa.Table, num_cut: int) -> list[tuple[str, int, str]]:

@@ -12,7 +12,8 @@
     distil_train_grad_norm    norm of the gradient before clipping         run
     distil_train_tokens       learnt tokens                                run
 
-vLLM's engines show their own beside them, as ray_vllm_NAME. Rows are counted where a shard is written, so that a row counts once it cannot be lost. Prometheus adds `_total` to
+vLLM's engines show their own beside them, as ray_vllm_NAME. Rows are counted by the run's driver once their shard is
+written: a row counts when it cannot be lost, and the counts outlive the node that made it. Prometheus adds `_total` to
 the names of counters.
 """
 

@@ -35,6 +35,7 @@ from ray_distil.blocks import (
     REJECTS_FOLDER,
     StageError,
     Written,
+    count,
     merge_batch,
     merge_shards,
     read_shard,
@@ -145,8 +146,7 @@ class Artifact:
         All at once, or one after the other, so that an engine of one is gone before the next one starts. Yields what
         each shard holds.
         """
-        how = {"folder": self.folder, "schema": self.schema, "run": self.run.name, "stage": stage}
-        how["attempt"] = self.attempt
+        how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
             part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
         ]
@@ -154,6 +154,7 @@ class Artifact:
             written = [written[0].union(*written[1:])]
         for shards in written:
             for shard in shards.iter_rows():
+                count(shard, self.run.name, stage)
                 self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
                 yield shard
 
@@ -161,7 +162,8 @@ class Artifact:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
         for start in range(0, table.num_rows, ROWS_PER_SHARD):
             rows = table.slice(start, ROWS_PER_SHARD)
-            write_block(rows, self.folder, self.schema, self.run.name, stage, self.attempt)
+            counts = write_block(rows, self.folder, self.schema, stage, self.attempt)
+            count(counts.to_pylist()[0], self.run.name, stage)
 
     def finish(
         self,

@@ -108,7 +108,7 @@ class Failing(Artifact):
         if rows:
             self.write_table(table_of(rows, INSTRUCTIONS), stage)
             counts = {"rows_out": number, "rows_rejected": 0, "num_tried": number, "num_failed": 0, "why": "[]"}
-            yield {**counts, "num_generated_tokens": 0}
+            yield {**counts, "num_prompt_tokens": 0, "num_generated_tokens": 0, "rejects": "{}"}
         if number < len(left):
             raise RuntimeError(f"lost\n{number} written")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import shards
+from ray_distil import blocks, metrics, shards
 from ray_distil.blocks import StageError, reject, table_of
 from ray_distil.manifest import fingerprint
 from ray_distil.schemas import INSTRUCTIONS, stable_id
@@ -49,6 +49,29 @@ def test_rows_and_rejects_add_up(tmp_path: Path) -> None:
         (stable_id("b"), "instructions", "empty", "no text")
     ]
     assert json.loads(rejects[0]["row"])["instruction"] == "do b"
+
+
+def test_the_driver_counts_what_lies_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the worker that wrote them: its node may go before Prometheus has asked it once."""
+    seen: list[Any] = []
+    monkeypatch.setattr(metrics, "count", lambda name, number, **tags: seen.append((name, number, tags)))
+    target = artifact(tmp_path)
+    target.start()
+    table = table_of([row("a"), reject(row("b"), "empty"), reject(row("c"), "source_lost")], INSTRUCTIONS)
+    counts = blocks.write_block(table, target.folder, INSTRUCTIONS, "instructions", target.attempt).to_pylist()
+    assert seen == []
+    blocks.count(counts[0], "r", "instructions")
+    tags = {"run": "r", "stage": "instructions"}
+    assert seen[:3] == [
+        ("distil_rows_written", 1, tags),
+        ("distil_rows_rejected", 1, {**tags, "reason": "empty"}),
+        ("distil_rows_rejected", 1, {**tags, "reason": "source_lost"}),
+    ]
+    assert [(name, number) for name, number, _ in seen[3:]] == [
+        ("distil_prompt_tokens", 0),
+        ("distil_generated_tokens", 0),
+    ]
+    assert set(name for name, *_ in seen) <= set(metrics.COUNTERS)
 
 
 def test_folder_reads_as_one_table(tmp_path: Path) -> None:

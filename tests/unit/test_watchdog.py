@@ -45,7 +45,9 @@ def shard(tried: int, failed: int, **more: Any) -> Written:
         "rows_rejected": failed,
         "num_tried": tried,
         "num_failed": failed,
+        "num_prompt_tokens": 0,
         "num_generated_tokens": 0,
+        "rejects": json.dumps({"http_404": failed} if failed else {}),
         "why": json.dumps([["http_404", failed, "The model `nothere` does not exist."]] if failed else []),
         **more,
     }
