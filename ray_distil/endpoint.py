@@ -151,6 +151,8 @@ class Requests:
         """What a row's error says: the server's own words, without the key, which a server may repeat."""
         response = getattr(error, "response", None)
         text = words_of(error.body) if isinstance(getattr(error, "body", None), dict | list | str) else ""
+        if isinstance(error, json.JSONDecodeError):
+            text = f"not JSON: {words_of(error.doc)}"
         if not text and response is not None:
             text = words_of(response.text)
         text = text or (str(error).strip().splitlines() or [""])[0] or type(error).__name__

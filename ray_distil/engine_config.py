@@ -1,13 +1,15 @@
 """Who generates text, and how: vLLM engines or an endpoint, and sampling. The part of `config.py` that engines read."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from ray_distil.section import Section
 
 OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
 
+_NUMBER = {"type": "integer", "minimum": 1}
+NUMBER_OR_RANGE = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}]}
 
 # Arguments of `apply_chat_template` that are no variables of a template.
 RESERVED = {
@@ -40,7 +42,7 @@ class EngineConfig(Section):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="variables of the model's chat template, e.g. {enable_thinking: false}"
     )
-    concurrency: tuple[int, int] = Field(
+    concurrency: Annotated[tuple[int, int], WithJsonSchema(NUMBER_OR_RANGE)] = Field(
         (1, 1), description="engines; a number, or [MIN, MAX]: as many as there is work and room for"
     )
     batch_size: int = Field(64, ge=1, description="rows a Ray Data batch, saved together")

@@ -141,6 +141,7 @@ class EndpointServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
+        self.handler = Handler
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
@@ -151,3 +152,10 @@ class EndpointServer:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+    def away(self, seconds: float) -> None:
+        """Answer nobody for so long: no connection is taken."""
+        self.__exit__()
+        time.sleep(seconds)
+        self.server = Server(("127.0.0.1", self.server.server_port), self.handler)
+        self.__enter__()

@@ -75,7 +75,7 @@ def test_a_stream_that_breaks_is_asked_for_again(fault: str) -> None:
         (["401"], "http_401: ", 1),
         (["hang"] * 3, "timeout: ", 3),
         (["trickle"] * 3, "timeout: ", 3),
-        (["json"] * 3, "bad_reply: ", 3),
+        (["json"] * 3, "bad_reply: not JSON: {not json", 3),
         (["empty"] * 3, "bad_reply: ", 3),
         (["error in 200"] * 3, "bad_reply: upstream failed", 3),
     ],

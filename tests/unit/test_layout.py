@@ -51,7 +51,7 @@ LAYERS = [
     ["stages"],
     ["figures", "plan", "excerpts", "export"],
     ["report"],
-    ["pipeline", "published", "cli", "tiny.answers", "tiny.train"],
+    ["pipeline", "published", "cli", "config_reference", "tiny.answers", "tiny.train"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = next({*names} for names in LAYERS if "teacher" in names)
