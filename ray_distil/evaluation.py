@@ -4,11 +4,11 @@ Each model's answers are an artifact of their own, so another student leaves tho
 """
 
 from collections.abc import Container
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil import scores
 from ray_distil.agreement import answers_agree
 from ray_distil.answers import extract_answer
 from ray_distil.blocks import reject, table_of
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 4
+VERSION = 5
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
-Z = 1.959964  # of the normal distribution, for 95 %
 
 
 def requests(
@@ -96,75 +95,6 @@ def evaluate(problems: "Dataset", generate: "Generate", **asked: Any) -> "Datase
 
 
 def summarise(answers: pa.Table, rejected: list[dict[str, Any]], name: str, benchmark: str) -> dict[str, Any]:
-    """What one model's answers come to. `rejected`: the rows that have no answer; they count as wrong and not complete.
-
-    accuracy: share of correct answers among those with a reference; null where there is none.
-    mean_tokens: generated tokens an answer, reasoning and end token included, cut answers too.
-    completion_rate: share of answers that ended by themselves.
-    accuracy_interval: see there.
-    """
-    rows = answers.select(["instruction_id", "correct", "complete", "num_generated_tokens"]).to_pylist()
-    tokens = [row["num_generated_tokens"] for row in rows]
-    for row in rejected:
-        correct = None if row.get("reference_answer") is None else False
-        rows.append({"instruction_id": row["instruction_id"], "correct": correct, "complete": False})
-    return {
-        "name": name,
-        "benchmark": benchmark,
-        "num_problems": len({row["instruction_id"] for row in rows}),
-        "num_rejected": len(rejected),
-        "accuracy": _mean([row["correct"] for row in rows if row["correct"] is not None]),
-        "mean_tokens": _mean(tokens),
-        "completion_rate": _mean([row["complete"] for row in rows]),
-        "accuracy_interval": accuracy_interval(rows),
-    }
-
-
-def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it."""
-    reference = next((model["mean_tokens"] for model in models if model["name"] == baseline), None)
-    return [
-        model | {"speed_gain": reference / model["mean_tokens"] if reference and model["mean_tokens"] else None}
-        for model in models
-    ]
-
-
-def accuracy_interval(rows: list[dict[str, Any]]) -> list[float] | None:
-    """The 95 % interval of accuracy, [low, high]; None without a reference.
-
-    Wilson's score interval (1927) on an effective number of answers: that with which independent answers would have
-    the standard error that is clustered by problem (Miller, 2411.00640). Samples of one problem that agree say no more
-    than one of them. It has a width at 0 and at 100 % too. Coverage: tests/benchmarks/intervals.py.
-    """
-    by_problem: dict[str, list[bool]] = {}
-    for row in rows:
-        if row["correct"] is not None:
-            by_problem.setdefault(row["instruction_id"], []).append(row["correct"])
-    if not by_problem:
-        return None
-    shares = [sum(samples) / len(samples) for samples in by_problem.values()]
-    return [round(bound, 6) for bound in clustered_wilson(shares, sum(map(len, by_problem.values())))]
-
-
-def clustered_wilson(shares: list[float], num_answers: int) -> tuple[float, float]:
-    """Wilson's interval for the mean of the problems' shares of correct answers, of `num_answers` answers in all."""
-    n, mean = len(shares), sum(shares) / len(shares)
-    variance = sum((share - mean) ** 2 for share in shares) / max(1, n - 1) / n  # of the mean
-    effective = min(max(mean * (1 - mean) / variance, n), num_answers) if variance else n
-    middle, spread = mean + Z**2 / (2 * effective), Z * sqrt(mean * (1 - mean) / effective + (Z / (2 * effective)) ** 2)
-    scale = 1 + Z**2 / effective
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def pareto_front(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The models that no other one beats, by tokens: none is as accurate with fewer, or more accurate with as many."""
-    measured = [m for m in models if m["accuracy"] is not None and m["mean_tokens"] is not None]
-    front: list[dict[str, Any]] = []
-    for model in sorted(measured, key=lambda m: (m["mean_tokens"], -m["accuracy"])):
-        if not front or model["accuracy"] > front[-1]["accuracy"]:
-            front.append(model)
-    return front
-
-
-def _mean(values: list[Any]) -> float | None:
-    return sum(values) / len(values) if values else None
+    """What one model's answers come to; see `scores.summary`. `rejected`: the rows that have no answer."""
+    figures = scores.summary(scores.with_rejected(answers, rejected))
+    return {"name": name, "benchmark": benchmark, "num_rejected": len(rejected), **figures}

@@ -6,8 +6,12 @@ Which rows is decided by their ids, never by how they came out.
 import json
 from typing import Any
 
+import pyarrow as pa
+
 from ray_distil.blocks import REJECTS_FOLDER
 from ray_distil.manifest import read_manifest
+from ray_distil.schemas import EVAL
+from ray_distil.scores import with_rejected
 from ray_distil.storage import Folder
 
 NUM_SHOWN = 3
@@ -22,6 +26,16 @@ def rows(folder: Folder, columns: list[str], inside: str = "") -> list[dict[str,
     start = f"{inside}/part-" if inside else "part-"
     shards = [name for name in manifest.files if name.startswith(start)] if manifest else []
     return [row for shard in shards for row in folder.read_table(shard, columns).to_pylist()]
+
+
+def answers(folder: Folder, columns: list[str]) -> pa.Table:
+    """These columns of a model's answers, with a wrong one for each that was rejected."""
+    manifest = read_manifest(folder)
+    shards = [name for name in manifest.files if name.startswith("part-")] if manifest else []
+    tables = [folder.read_table(shard, columns) for shard in shards]
+    known = pa.concat_tables(tables) if tables else EVAL.empty_table().select(columns)
+    rejected = [json.loads(row["row"]) for row in rows(folder, ["row"], REJECTS_FOLDER)]
+    return with_rejected(known, rejected)
 
 
 def first_rows(

@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from ray_distil import UserError, excerpts, figures
+from ray_distil import UserError, excerpts, pictures, scores
 from ray_distil.config import TRAINED
-from ray_distil.evaluation import compare, pareto_front
 from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.runs import NOTES
 from ray_distil.storage import Folder
@@ -25,6 +24,10 @@ from ray_distil.storage import Folder
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
 MODEL_HEADER = ("Model", "Accuracy", "95% interval", "Tokens", "Completed", "Speed gain", "Problems")
+SAMPLE_HEADER = (
+    "Model", "Median", "90%", "Thinking", "Right", "Wrong", "Cut", "A right answer", "Without answer", "Samples",
+    "Majority", "One of all",
+)  # fmt: skip
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
 DASH = "–"
 
@@ -54,6 +57,27 @@ class Report:
             for model in self.models
         ]
 
+    def sample_rows(self) -> list[list[str]]:
+        """Of each model: its tokens in more detail, and what several samples of a problem tell."""
+        tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
+        rows = []
+        for model in self.models:
+            spent = [_shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
+            most = str(model.get("num_samples") or 0)
+            rows.append([
+                model["name"],
+                *spent,
+                _shown(model.get("no_answer_rate"), "{:.1%}"),
+                most,
+                _shown(model.get("majority"), "{:.1%}"),
+                _shown(model.get("pass_at", {}).get(most), "{:.1%}"),
+            ])  # fmt: skip
+        return rows
+
+    def comparisons(self) -> list[str]:
+        """Each other model beside the baseline, in a sentence."""
+        return [_compared_sentence(m["name"], self.baseline, m["against"]) for m in self.models if m.get("against")]
+
     def stage_rows(self) -> list[list[str]]:
         rows = []
         for stage, unit in zip(self.stages, self.units, strict=True):
@@ -75,9 +99,10 @@ def read(run_folder: Folder) -> Report:
     artifacts = [*ARTIFACTS, *(f"eval/{name}" for name in compared["names"])]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
     models = [m.summary for m in found if m.artifact.startswith("eval/")]
+    models = _beside_baseline(run_folder, models, compared["baseline"])
     return Report(
         run=run_folder.name,
-        models=compare(models, compared["baseline"]),
+        models=scores.compare(models, compared["baseline"]),
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
         baseline=compared["baseline"],
@@ -143,6 +168,36 @@ def _compared(run_folder: Folder) -> dict[str, Any]:
     }
 
 
+def _beside_baseline(run_folder: Folder, models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """The models with `against`: accuracy and tokens beside the baseline's, problem by problem; None of itself."""
+    if baseline not in [model["name"] for model in models]:
+        return models
+    columns = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
+    base = excerpts.answers(run_folder / "eval" / baseline, columns)
+    made = []
+    for model in models:
+        own = None if model["name"] == baseline else excerpts.answers(run_folder / "eval" / model["name"], columns)
+        pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)} if own is not None else None
+        made.append(model | {"against": pair})
+    return made
+
+
+def _compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
+    """As "fast beside slow on 300 problems: accuracy +0.7 points (-1.2 to +2.6), no difference seen; ..."."""
+    said = []
+    if apart := against["accuracy"]:
+        low, high = (100 * bound for bound in apart["interval"])
+        seen = ", no difference seen" if low <= 0 <= high else ""
+        points = f"accuracy {100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
+        said.append(f"{points}, on {apart['problems']:,} problems")
+    if gained := against["tokens"]:
+        low, high = gained["interval"]
+        said.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
+    return (
+        f"{name} beside {baseline}: {'; '.join(said)}" if said else f"{name} and {baseline} have no problem in common"
+    )
+
+
 def _of_them(num_rejected: int) -> str:
     return f" ({num_rejected:,} answers rejected)" if num_rejected else ""
 
@@ -173,79 +228,20 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
         "student": report.student,
         "model_header": MODEL_HEADER,
         "models": report.model_rows(),
+        "comparisons": report.comparisons(),
+        "sample_header": SAMPLE_HEADER,
+        "samples": report.sample_rows(),
         "benchmark": report.models[0]["benchmark"] if report.models else "",
         "stage_header": STAGE_HEADER,
         "stages": report.stage_rows(),
         "notes": json.loads(_text(run_folder, NOTES) or "[]"),
-        "pictures": _pictures(run_folder, report),
+        "pictures": pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student),
         "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)]),
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *(f"eval/{m['name']}" for m in report.models)]),
         "versions": _versions(),
         "config": _text(run_folder, "config.yaml"),
     }
-
-
-def _why_uncounted(num_rewrites: int) -> str:
-    if not num_rewrites:
-        return "This run holds no rewrites."
-    return f"The slow responses were imported: their tokens are not known, before {num_rewrites:,} rewrites."
-
-
-def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
-    """Title, SVG ("" without data) and caption of each picture."""
-    rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    counted = [row for row in rewrites if None not in (row["original_tokens"], row["rewritten_tokens"])]
-    before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
-    points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
-    student = report.student
-    answers = [
-        (
-            name,
-            [
-                row["num_generated_tokens"]
-                for row in excerpts.rows(run_folder / "eval" / name, ["num_generated_tokens"])
-            ],
-        )
-        for name in (report.baseline, student)
-        if name is not None
-    ]
-    answers = [(name, tokens) for name, tokens in answers if tokens]
-    losses = [json.loads(line) for line in _text(run_folder / "checkpoint", "metrics.jsonl").splitlines()]
-    rejects = [(f"{s['name']}: {reason}", n) for s in report.stages for reason, n in s["rejects"].items()]
-    return [
-        {
-            "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if counted else "",
-            "caption": f"{len(counted):,} rewrites." if counted else _why_uncounted(len(rewrites)),
-        },
-        {
-            "title": "Answers before and after the distillation",
-            "svg": figures.token_histogram("answers", answers) if len(answers) == 2 else "",
-            "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
-            if len(answers) == 2
-            else "This run compares no student with its baseline.",
-        },
-        {
-            "title": "Accuracy against tokens",
-            "svg": figures.accuracy_scatter(points, pareto_front(points), report.baseline, student) if points else "",
-            "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
-            if points
-            else "This run holds no measured accuracy.",
-        },
-        {
-            "title": "Training loss",
-            "svg": figures.loss_curve([m["step"] for m in losses], [m["loss"] for m in losses]) if losses else "",
-            "caption": f"{len(losses):,} steps, the last at {losses[-1]['loss']:.3g}."
-            if losses
-            else "This run holds no training metrics.",
-        },
-        {
-            "title": "Rejected rows by stage and reason",
-            "svg": figures.reject_bars(rejects) if rejects else "",
-            "caption": f"{sum(n for _, n in rejects):,} rows in all." if rejects else "No row was rejected.",
-        },
-    ]
 
 
 def _text(folder: Folder, file: str) -> str:
@@ -285,6 +281,8 @@ def _markdown(page: dict[str, Any]) -> str:
     parts = [f"# {escape(page['headline'], quote=False)}", f"Run {page['run']}."]
     if page["models"]:
         parts += [f"## Models on {page['benchmark']}", table(MODEL_HEADER, page["models"])]
+        parts += ["\n".join(f"- {escape(said, quote=False)}" for said in page["comparisons"])]
+        parts += ["## Tokens and samples", table(SAMPLE_HEADER, page["samples"])]
     if page["notes"]:
         parts += ["## Notes", "\n".join(f"- {escape(note, quote=False)}" for note in page["notes"])]
     parts += ["## Stages", table(STAGE_HEADER, page["stages"]), "## How to reproduce"]

@@ -88,7 +88,7 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
         done = artifact.done_ids() if parts else ()
         for file in old.files("part-", ".parquet") if parts else ():
             table = old.read_table(file)
-            if set(artifact.schema.names) - set(table.column_names):
+            if {field.name for field in artifact.schema if not field.nullable} - set(table.column_names):
                 continue  # of another version
             part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
             ids = table.column(0).to_pylist()

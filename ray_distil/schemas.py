@@ -97,6 +97,7 @@ EVAL = _schema(
     ("complete", pa.bool_()),  # the model stopped by itself
     ("num_prompt_tokens", pa.int32()),
     ("num_generated_tokens", pa.int32()),
+    ("num_thinking_tokens", pa.int32(), NULLABLE),  # of the generated ones
 )
 
 REJECTS = _schema(

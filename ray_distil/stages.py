@@ -35,6 +35,7 @@ from ray_distil.made_of import enabled_gates
 from ray_distil.manifest import model_fingerprint
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
+from ray_distil.scores import COLUMNS
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact
 from ray_distil.sources import responses_of
@@ -264,7 +265,8 @@ def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, mod
             return [evaluation.evaluate(problems.read(), asking.generate(run, engine_asked, model), done=done, **asked)]
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
-        return rows_in, evaluation.summarise(artifact.read_table(), artifact.rejected(), name, config.benchmark)
+        answers = artifact.read_table(["eval_id", *COLUMNS])
+        return rows_in, evaluation.summarise(answers, artifact.rejected(), name, config.benchmark)
 
     def renewer() -> Renew:
         known = Known(_of_split(problems, "eval", ["instruction_id", "reference_answer"]), "instruction_id")

@@ -1,4 +1,4 @@
-"""Coverage of the 95 % interval of accuracy, by simulation.
+"""Coverage of the 95 % intervals of accuracy and of a difference of two accuracies, by simulation.
 
     python -m tests.benchmarks.intervals
 
@@ -7,8 +7,9 @@ drawn from that. Printed: how often the interval holds the truth, and its mean w
 """
 
 import numpy as np
+import pyarrow as pa
 
-from ray_distil.evaluation import clustered_wilson
+from ray_distil.scores import clustered_wilson, difference
 
 TRUTHS = (0.01, 0.02, 0.05, 0.2, 0.5, 0.8, 0.95, 0.98, 0.99)
 PROBLEMS, SAMPLES = (30, 300), (1, 8, 64)
@@ -28,11 +29,35 @@ def coverage(truth: float, problems: int, samples: int, draws: int = 3000, seed:
     return held / draws, width / draws
 
 
+def coverage_of_difference(
+    first: float, second: float, problems: int, samples: int, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The same of the difference of two models whose problems are as hard for the one as for the other."""
+    draw = np.random.default_rng(seed)
+    ids = [str(k) for k in range(problems) for _ in range(samples)]
+    held, width = 0, 0.0
+    for _ in range(draws):
+        hard = draw.random(problems)
+        made = []
+        for truth in (first, second):
+            own = np.quantile(draw.beta(truth * CONCENTRATION, (1 - truth) * CONCENTRATION, 4000), hard)
+            right = draw.random((problems, samples)) < own[:, None]
+            made.append(pa.table({"instruction_id": ids, "correct": right.ravel().tolist()}))
+        low, high = difference(*made)["interval"]
+        held += low <= first - second <= high
+        width += high - low
+    return held / draws, width / draws
+
+
 def main() -> None:
     print("truth  " + "".join(f"{p:>7} x {s:<2}    " for p in PROBLEMS for s in SAMPLES))
     for truth in TRUTHS:
         cells = [coverage(truth, p, s) for p in PROBLEMS for s in SAMPLES]
         print(f"{100 * truth:4.0f} % " + "".join(f"{100 * c:6.1f} ({100 * w:4.1f})  " for c, w in cells))
+    print("difference of two models")
+    for first, second in ((0.5, 0.5), (0.8, 0.75), (0.95, 0.95), (0.99, 0.97)):
+        cells = [coverage_of_difference(first, second, p, s) for p in PROBLEMS for s in SAMPLES]
+        print(f"{100 * (first - second):+4.0f} % " + "".join(f"{100 * c:6.1f} ({100 * w:4.1f})  " for c, w in cells))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_rows_end_right_or_rejected_and_no_key_is_in_a_file(bucket: tuple[Object
         files = {file: Path(file).read_bytes() for folder in (*logs, tmp_path) for file in files_below(folder)}
         run = Folder.at(storage)
         files |= {name: run.read_bytes(name) for name in run.files(recursive=True)}
-        assert "faults/config.yaml" in files
+        assert "faults/responses/_manifest.json" in files
         for key in (KEY, STORE_KEY, STORE_SECRET):
             assert key not in said
             assert [file for file, data in files.items() if key.encode() in data] == []

@@ -85,10 +85,23 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
     facts = json.loads((run / "report" / "report.json").read_text())
     assert list(facts) == ["run", "models", "stages"]
     assert facts["run"] == "mine"
+    against = [entry.pop("against") for entry in facts["models"]]
     assert facts["models"] == MODELS
+    assert against[1] is None
+    assert against[2]["tokens"] == {"gain": 1.0, "interval": [1.0, 1.0], "problems": 1}
     keys = ["name", "rows_in", "rows_out", "rows_rejected", "rejects", "seconds"]
     assert [list(stage) for stage in facts["stages"]] == [keys] * 5
     assert facts["stages"][0]["rejects"] == {"prompt_too_long": 2}
+
+
+def test_models_are_compared_with_the_baseline_in_words(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    report.build(Folder.at(run))
+    said = "fast beside slow: accuracy +0.0 points (-65.3 to +65.3), no difference seen, on 1 problems; speed gain 1.00"
+    for file in ("report.html", "report.md"):
+        words = (run / "report" / file).read_text()
+        assert said in words
+        assert "slow beside slow" not in words
 
 
 def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:

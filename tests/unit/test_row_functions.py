@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import curation, engine, evaluation, long2short, teacher, tokenization
+from ray_distil import curation, engine, long2short, teacher, tokenization
 from ray_distil.blocks import REASON
 from ray_distil.gates import GATES
 from ray_distil.models import resolve_model
@@ -224,55 +224,3 @@ def test_finish_reason_is_told_by_the_stop_token() -> None:
     assert engine.finish_reason([5, end], stop) == "stop"
     assert engine.finish_reason([end, 5], stop) == "length"
     assert engine.finish_reason([], stop) == "length"
-
-
-def graded(*shares: list[bool | None]) -> list[dict[str, Any]]:
-    return [{"instruction_id": str(k), "correct": c} for k, samples in enumerate(shares) for c in samples]
-
-
-def test_accuracy_interval_is_wilsons_where_problems_have_one_sample() -> None:
-    # Wilson (1927) for 270 of 300, as in Brown, Cai, DasGupta (2001): 0.861 to 0.929
-    assert evaluation.accuracy_interval(graded(*[[True]] * 270, *[[False]] * 30)) == pytest.approx(
-        [0.8609, 0.9290], abs=1e-4
-    )
-
-
-def test_samples_of_a_problem_that_agree_say_no_more_than_one() -> None:
-    one = evaluation.accuracy_interval(graded(*[[True]] * 10, *[[False]] * 10))
-    assert evaluation.accuracy_interval(graded(*[[True] * 8] * 10, *[[False] * 8] * 10)) == one
-    apart = evaluation.accuracy_interval(graded(*([True] * k + [False] * (8 - k) for k in [4] * 10 + [3, 5] * 5)))
-    assert apart == pytest.approx(evaluation.accuracy_interval(graded(*[[True]] * 80, *[[False]] * 80)))
-
-
-def test_accuracy_interval_without_a_reference_and_at_the_ends() -> None:
-    assert evaluation.accuracy_interval(graded([None], [None])) is None
-    assert evaluation.accuracy_interval(graded(*[[True]] * 6, [None])) == pytest.approx([0.6097, 1.0], abs=1e-4)
-    assert evaluation.accuracy_interval(graded(*[[False]] * 300)) == pytest.approx([0.0, 0.0126], abs=1e-4)
-
-
-@pytest.mark.parametrize(("truth", "problems", "samples"), [(0.99, 30, 1), (0.8, 30, 8), (0.5, 30, 64), (0.05, 300, 8)])
-def test_the_interval_holds_the_truth(truth: float, problems: int, samples: int) -> None:
-    from tests.benchmarks.intervals import coverage
-
-    assert coverage(truth, problems, samples, draws=400)[0] > 0.9  # of 95 %; a bootstrap has 0.26 at 99 % of 30
-
-
-def test_a_rejected_problem_counts_as_wrong() -> None:
-    row = {"instruction_id": "a", "correct": True, "complete": True, "num_generated_tokens": 10}
-    answers = pa.Table.from_pylist([row, row | {"instruction_id": "b", "correct": False}])
-    rejected = [{"instruction_id": "c", "reference_answer": "5"}, {"instruction_id": "d", "reference_answer": None}]
-    made = evaluation.summarise(answers, rejected, "fast", "sums")
-    assert (made["num_problems"], made["num_rejected"], made["mean_tokens"]) == (4, 2, 10)
-    assert made["accuracy"] == pytest.approx(1 / 3)
-    assert made["completion_rate"] == 0.5
-
-
-def test_pareto_front_is_what_no_other_model_beats() -> None:
-    models = [
-        {"name": name, "mean_tokens": tokens, "accuracy": accuracy}
-        for name, tokens, accuracy in [
-            ("slow", 200.0, 0.95), ("fast", 50.0, 0.95), ("worse", 60.0, 0.9), ("base", 10.0, 0.0), ("none", 5.0, None),
-        ]
-    ]  # fmt: skip
-    assert [m["name"] for m in evaluation.pareto_front(models)] == ["base", "fast"]
-    assert evaluation.pareto_front([]) == []
