@@ -166,7 +166,6 @@ def test_an_endpoint_that_is_away_for_minutes_costs_no_row(tmp_path: Path) -> No
         leaving.start()
         overrides = [f"instructions.num_train={num_rows}", "teachers.direct.endpoint.max_concurrency=16"]
         manifest, _ = respond(tmp_path, storage, server, *overrides)
-        leaving.join()
         assert max(later - earlier for earlier, later in pairwise(server.times)) > AWAY_S
         malformed = {body["seed"] for _, body in server.requests if body["seed"] % 50 == 0}
         assert malformed

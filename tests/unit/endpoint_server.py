@@ -15,6 +15,10 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 128  # its default of 5 turns away what comes at once
+    away_until = 0.0  # monotonic; connections are closed at once
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return time.monotonic() >= self.away_until
 
 
 class EndpointServer:
@@ -141,7 +145,6 @@ class EndpointServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.handler = Handler
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
@@ -154,8 +157,5 @@ class EndpointServer:
         self.server.server_close()
 
     def away(self, seconds: float) -> None:
-        """Answer nobody for so long: no connection is taken."""
-        self.__exit__()
-        time.sleep(seconds)
-        self.server = Server(("127.0.0.1", self.server.server_port), self.handler)
-        self.__enter__()
+        """Answer nobody for so long. The port stays taken: another process could take it."""
+        self.server.away_until = time.monotonic() + seconds
