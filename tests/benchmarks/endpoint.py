@@ -12,9 +12,16 @@ import json
 import math
 import multiprocessing
 import random
+import tempfile
 import time
 from multiprocessing.connection import Connection
 from typing import Any
+
+from ray_distil import endpoint, instructions, schemas, teacher
+from ray_distil.blocks import table_of
+from ray_distil.engine_config import EndpointConfig
+from ray_distil.shards import Artifact
+from ray_distil.storage import Folder
 
 SIGMA = 0.8
 REPLY = {
@@ -39,7 +46,7 @@ def serve(mean: float, pipe: Connection) -> None:
             size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             body = json.loads(await reader.readexactly(int(size.partition(b":")[2])))
             started = time.monotonic()
-            await asyncio.sleep(seconds_of(body["seed"], mean))
+            await asyncio.sleep(seconds_of(int(body["messages"][-1]["content"].split()[0]), mean))
             data = json.dumps(REPLY).encode()
             kind = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
             writer.write(kind.encode() + data)
@@ -62,8 +69,8 @@ def serve(mean: float, pipe: Connection) -> None:
     asyncio.run(run())
 
 
-def messages(row: int) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"{row} + 3?"}]
+def problem(row: int) -> str:
+    return f"{row} + 3?"
 
 
 async def bare(url: str, rows: int, concurrency: int) -> None:
@@ -77,7 +84,7 @@ async def bare(url: str, rows: int, concurrency: int) -> None:
         async with free:
             return await client.chat.completions.create(
                 model="m",
-                messages=messages(row),  # type: ignore[arg-type]
+                messages=[{"role": "user", "content": problem(row)}],
                 max_tokens=9,
                 seed=row,
             )
@@ -86,18 +93,23 @@ async def bare(url: str, rows: int, concurrency: int) -> None:
 
 
 def ours(url: str, rows: int, concurrency: int) -> None:
-    import ray.data
-
-    from ray_distil import endpoint
-    from ray_distil.engine_config import EndpointConfig
-
+    """A teacher's stage, from the problems' artifact to that of its responses."""
     config = EndpointConfig(base_url=url, model="m", api_key_env=None, max_concurrency=concurrency)
-    asked = [
-        {"id": str(k), "messages": messages(k), "sampling_params": {"max_tokens": 9, "seed": k}} for k in range(rows)
-    ]
-    made = endpoint.build(config)(ray.data.from_items(asked)).take_all()
-    assert len(made) == rows, len(made)
-    assert all(row["error"] == "" for row in made)
+    asked = {"fraction": 1.0, "num_samples": 1, "sampling_params": {"max_tokens": 9}, "seed": 0, "suffix": ""}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Folder.at(folder)
+        problems = Artifact(run, "instructions", schemas.INSTRUCTIONS, "rows")
+        problems.start()
+        records = ({"instruction": problem(row), "answer": str(row + 3)} for row in range(rows))
+        table = [instructions.instruction_row(record, "rows", "train", k) for k, record in enumerate(records)]
+        problems.write_table(table_of(table, schemas.INSTRUCTIONS), instructions.STAGE)
+        problems.finish(instructions.STAGE, "instructions", rows, 0)
+        responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
+        responses.start()
+        made = teacher.responses(problems.read(), endpoint.build(config), "direct", "m", **asked)
+        responses.write([made], teacher.STAGE)
+        manifest = responses.finish(teacher.STAGE, "responses", rows, 0)
+    assert manifest.rows_out == rows
 
 
 def main() -> None:
