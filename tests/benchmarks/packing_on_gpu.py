@@ -29,8 +29,8 @@ from ray_distil.attention import FLAT
 from ray_distil.batches import tensors_of
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.sft import build_engine, train_step
+from ray_distil.throughput import peak_flops, step_flops
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12}  # dense bf16, from NVIDIA's data sheets
 WARM_UP = 4
 SETTINGS = {
     "bf16": True,
@@ -265,11 +265,10 @@ def told(chosen: argparse.Namespace, shape: str, num_parameters: int, seconds: f
     measured = [n for group in after for row in group for n in parts[row]]
     tokens, learnt = sum(measured) / len(after), sum(n - n // 2 for n in measured) / len(after)
     sizes = SHAPES[chosen.model]
-    width = sizes["num_hidden_layers"] * sizes["hidden_size"]
-    flops = 6 * num_parameters * tokens + 6 * width * sum(n * n for n in measured) / len(after)
+    flops = step_flops(num_parameters, sizes["num_hidden_layers"], sizes["hidden_size"], measured) / len(after)
     made = flops - 6 * chosen.vocabulary * sizes["hidden_size"] * (tokens - learnt)
     line = f"{shape}: {tokens / seconds:,.0f} tokens/s, {1000 * seconds:.1f} ms for {tokens:,.0f}, {memory:.1f} GiB"
-    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
+    peak = peak_flops(card)
     if peak is None:
         return line
     used = [100 * work / (seconds * peak) for work in (flops, made)]

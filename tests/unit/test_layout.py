@@ -34,6 +34,7 @@ LAYERS = [
         "attention",
         "small_copies",
         "deepspeed_config",
+        "throughput",
         "session",
         "models",
         "metrics",
