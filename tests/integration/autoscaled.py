@@ -78,6 +78,7 @@ def autoscaled_cluster(environment: dict[str, str]) -> Cluster:
         "RAY_enable_autoscaler_v2": "1",
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_metrics_report_interval_ms": "2000",  # its 10 seconds are longer than some of these nodes live
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "PYTHONPATH": str(ROOT),  # the autoscaler finds Provider
