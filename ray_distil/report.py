@@ -194,30 +194,19 @@ def _why_uncounted(num_rewrites: int) -> str:
 
 def _pictures(run_folder: Folder, report: Report) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture."""
-    rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    counted = [row for row in rewrites if None not in (row["original_tokens"], row["rewritten_tokens"])]
-    before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
+    num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
     points = [m for m in report.models if None not in (m["mean_tokens"], m["accuracy"])]
     student = report.student
-    answers = [
-        (
-            name,
-            [
-                row["num_generated_tokens"]
-                for row in excerpts.rows(run_folder / "eval" / name, ["num_generated_tokens"])
-            ],
-        )
-        for name in (report.baseline, student)
-        if name is not None
-    ]
-    answers = [(name, tokens) for name, tokens in answers if tokens]
+    asked = [name for name in (report.baseline, student) if name is not None]
+    answers = [(name, excerpts.numbers(run_folder / "eval" / name, ["num_generated_tokens"])[1][0]) for name in asked]
+    answers = [(name, tokens) for name, tokens in answers if len(tokens)]
     losses = [json.loads(line) for line in _text(run_folder / "checkpoint", "metrics.jsonl").splitlines()]
     rejects = [(f"{s['name']}: {reason}", n) for s in report.stages for reason, n in s["rejects"].items()]
     return [
         {
             "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if counted else "",
-            "caption": f"{len(counted):,} rewrites." if counted else _why_uncounted(len(rewrites)),
+            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if len(before) else "",
+            "caption": f"{len(before):,} rewrites." if len(before) else _why_uncounted(num_rewrites),
         },
         {
             "title": "Answers before and after the distillation",
