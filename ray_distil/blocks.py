@@ -4,18 +4,22 @@ A shard is written under a temporary name and renamed, and is named by the ids i
 own file.
 """
 
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from ray_distil import metrics
-from ray_distil.schemas import REJECTS, stable_id
-from ray_distil.storage import Folder
+from ray_distil.schemas import REJECTS, SEPARATOR
+from ray_distil.storage import Folder, parquet
 
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"
+ROWS_AT_ONCE = 10_000  # that are Python's, of a table of any size
+MERGED_BYTES = 2**23  # of rows that are put in order together, without compression
 TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
 REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON, COMPLETE = "finish_reason", "complete"
@@ -70,11 +74,11 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
     if accepted.num_rows:
-        write_shard(folder, accepted, accepted.column(0).to_pylist(), attempt)
+        write_shard(folder, accepted, attempt)
     if rejected.num_rows:
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         rejects = pa.Table.from_pylist(rows, schema=REJECTS)
-        write_shard(folder, rejects, [r["id"] for r in rows], attempt, f"{REJECTS_FOLDER}/")
+        write_shard(folder, rejects, attempt, f"{REJECTS_FOLDER}/")
     spent = {
         column: (pa.compute.sum(table[column]).as_py() or 0) if column in table.column_names else 0
         for column in TOKEN_COLUMNS
@@ -128,7 +132,11 @@ def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str,
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 
-def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
+def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> None:
+    _write(artifact, inside, table.column(0), parquet([table]), attempt)
+
+
+def _write(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> None:
     def may_write() -> None:
         try:
             newest = artifact.read_text(ATTEMPT)
@@ -137,15 +145,44 @@ def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str,
         if newest != attempt:
             raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
 
-    artifact.write_table(f"{inside}part-{stable_id(*sorted(ids))}.parquet", table, may_write)
+    artifact.write_bytes(f"{inside}part-{_id_of_all(ids)}.parquet", shard, may_write)
+
+
+def _id_of_all(ids: pa.ChunkedArray) -> str:
+    """`stable_id` of the sorted ids, of which only some are Python's at a time."""
+    ordered, digest = ids.take(pa.compute.sort_indices(ids)), hashlib.sha256()
+    for start in range(0, len(ordered), ROWS_AT_ONCE):
+        text = SEPARATOR.join(ordered.slice(start, ROWS_AT_ONCE).to_pylist())
+        digest.update((SEPARATOR + text if start else text).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
     """Write one shard of several, which stay: done again, it comes to the same. All are rejects, or none is."""
     inside, _, _ = files[0].rpartition("/")
-    table = pa.concat_tables([folder.read_table(file) for file in files])
-    table = table.sort_by(table.column_names[0])
-    write_shard(folder, table, table.column(0).to_pylist(), attempt, f"{inside}/" if inside else "")
+    ids: list[pa.Array] = []
+
+    def groups() -> Iterator[pa.Table]:
+        for group in _together(folder.read_table(file) for file in files):
+            ids.extend(group.column(0).chunks)
+            yield group
+
+    shard = parquet(groups())
+    _write(folder, f"{inside}/" if inside else "", pa.chunked_array(ids), shard, attempt)
+
+
+def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables gathered up to MERGED_BYTES, the rows of each by their ids."""
+    waiting: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        waiting.append(table)
+        size += table.nbytes
+        if size > MERGED_BYTES:
+            yield pa.concat_tables(waiting).sort_by(table.column_names[0])
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).sort_by(waiting[0].column_names[0])
 
 
 def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:

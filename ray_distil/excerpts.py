@@ -4,8 +4,11 @@ Which rows is decided by their ids, never by how they came out.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_distil.blocks import REJECTS_FOLDER
@@ -20,22 +23,33 @@ EVAL_COLUMNS = ["model", "instruction_id", "sample_index", "instruction", "refer
 EVAL_COLUMNS += ["correct", "complete", "num_generated_tokens"]
 
 
-def rows(folder: Folder, columns: list[str], inside: str = "") -> list[dict[str, Any]]:
-    """The rows of a finished artifact, or of its folder `inside`; none where it is not finished."""
+def rows(folder: Folder, columns: list[str]) -> list[dict[str, Any]]:
+    """The rows of a finished artifact; none where it is not finished."""
+    return [row for table in _tables(folder, columns) for row in table.to_pylist()]
+
+
+def numbers(folder: Folder, columns: list[str]) -> tuple[int, list[npt.NDArray[np.int64]]]:
+    """How many rows a finished artifact has; its columns of whole numbers, [rows] each, without the rows with a null."""
+    num_rows, columns_of = 0, [[np.zeros(0, np.int64)] for _ in columns]
+    for table in _tables(folder, columns):
+        num_rows += table.num_rows
+        for name, parts in zip(columns, columns_of, strict=True):
+            parts.append(table.drop_null()[name].to_numpy())
+    return num_rows, [np.concatenate(parts) for parts in columns_of]
+
+
+def _tables(folder: Folder, columns: list[str], inside: str = "") -> Iterator[pa.Table]:
     manifest = read_manifest(folder)
-    start = f"{inside}/part-" if inside else "part-"
-    shards = [name for name in manifest.files if name.startswith(start)] if manifest else []
-    return [row for shard in shards for row in folder.read_table(shard, columns).to_pylist()]
+    for shard in manifest.files if manifest else ():
+        if shard.startswith(f"{inside}part-"):
+            yield folder.read_table(shard, columns)
 
 
 def answers(folder: Folder, columns: list[str]) -> pa.Table:
     """These columns of a model's answers, with a wrong one for each that was rejected."""
-    manifest = read_manifest(folder)
-    shards = [name for name in manifest.files if name.startswith("part-")] if manifest else []
-    tables = [folder.read_table(shard, columns) for shard in shards]
-    known = pa.concat_tables(tables) if tables else EVAL.empty_table().select(columns)
-    rejected = [json.loads(row["row"]) for row in rows(folder, ["row"], REJECTS_FOLDER)]
-    return with_rejected(known, rejected)
+    known = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
+    rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
+    return with_rejected(known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()])
 
 
 def first_rows(

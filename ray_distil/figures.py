@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 # Stand-ins that matplotlib draws with -> the page's CSS variables.
 INK, MUTED, LINE, SLOW, FAST, OTHER = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SLOW: "--slow", FAST: "--fast", OTHER: "--other"}
@@ -47,11 +50,9 @@ def _svg(figure: Any, name: str, label: str) -> str:
     return text.replace("<svg", f'<svg class="figure {name}" role="img" aria-label="{escape(label)}"', 1)
 
 
-def token_histogram(name: str, groups: Sequence[tuple[str, Sequence[int]]]) -> str:
+def token_histogram(name: str, groups: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> str:
     """Lengths in tokens of two groups, before and after (at least one each), over the same bins."""
-    import numpy as np
-
-    bins = np.histogram_bin_edges([tokens for _, group in groups for tokens in group], bins=36)
+    bins = np.histogram_bin_edges(np.concatenate([group for _, group in groups]), bins=36)
     figure, axes = _axes("tokens", "responses")
     for (label, values), colour in zip(groups, (SLOW, FAST), strict=True):
         axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{label}, median {np.median(values):,.0f}")

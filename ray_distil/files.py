@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from ray_distil import UserError
+from ray_distil.json_lists import Elements, Texts
 from ray_distil.storage import Folder
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
@@ -125,11 +126,13 @@ def _csv(stream: Any, key: str, shown: str, tabs: bool) -> Iterator[dict[str, An
     if len(set(names)) < len(names):
         raise UserError(f"{key}: {shown}: two columns have one name in {names}; give each its own")
     for batch in reader:
-        yield from (dict(zip(names, row.values(), strict=True)) for row in batch.to_pylist())
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            rows = batch.slice(start, BATCH_ROWS).to_pylist()
+            yield from (dict(zip(names, row.values(), strict=True)) for row in rows)
 
 
 def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
-    """The records of a JSON list, or of JSON lines, of which one is in memory at a time."""
+    """The records of a JSON list, or of JSON lines; one is in memory at a time."""
     begun = []
     for line in stream:
         begun.append(line)
@@ -137,7 +140,9 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
             break
     if begun and begun[-1].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         try:
-            yield from json.loads(_text(b"".join(begun) + stream.read(), 0, key, path))
+            yield from Elements(iter(Texts(stream, b"".join(begun))))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{key}: {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint64]
 DIGITS = 16
+RUN = 2**22  # ids that are sorted again when more are added: 32 MiB, beside as many that wait
 
 
 def keys_of(ids: list[str]) -> Keys:
@@ -44,6 +45,34 @@ class IdSet:
         key = np.uint64(int(row_id, 16))
         place = np.searchsorted(self.keys, key)
         return bool(place < len(self.keys) and self.keys[place] == key)
+
+
+class SeenIds:
+    """A set of ids that grows by parts, at eight bytes an id."""
+
+    def __init__(self) -> None:
+        self._runs: list[Keys] = []  # each ascending, in all as many as a search can take in turn
+
+    def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Which of the keys were added before, [rows]."""
+        is_there = np.zeros(len(keys), np.bool_)
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            is_there |= run[place] == keys
+        return is_there
+
+    def add(self, keys: Keys) -> None:
+        made = np.sort(keys)
+        while self._runs and len(self._runs[-1]) <= len(made) and len(made) + len(self._runs[-1]) <= RUN:
+            made = np.concatenate([self._runs.pop(), made])
+            made.sort()
+        if len(made):
+            self._runs.append(made)
+
+
+def smallest(number: int, *keys: Keys) -> Keys:
+    """The smallest of the keys, at most so many, ascending."""
+    return np.sort(np.concatenate(keys))[:number]
 
 
 def _together(parts: Iterable[list[str]]) -> Keys:

@@ -5,19 +5,16 @@ Everything is read and checked before Ray starts, so that a mistake costs a seco
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ray_distil import UserError, sources
-from ray_distil.blocks import reject, table_of
+from ray_distil.blocks import reject
 from ray_distil.config import TINY, InstructionsConfig
 from ray_distil.conversations import BadRecord, instruction_of
-from ray_distil.schemas import INSTRUCTIONS, instruction_id, normalised, stable_id
+from ray_distil.problems import EVAL, TRAIN, Facts, Limit, Problems
+from ray_distil.schemas import instruction_id, stable_id
 from ray_distil.sources import Source
 
 VERSION = 2
@@ -107,51 +104,7 @@ def reference_of(answer: Any) -> str | None:
     return text or None
 
 
-def mark_duplicates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, the later of two equal instructions rejected (whatever their files and splits)."""
-    seen: dict[str, str] = {}
-    out = []
-    for position, row in enumerate(rows, 1):
-        text = normalised(row.get("instruction", ""))
-        if text and text in seen:
-            row = reject(row, "duplicate", f"same text as {seen[text]}") | {
-                "instruction_id": stable_id(row["instruction_id"], position)
-            }
-        elif text:
-            seen[text] = row["instruction_id"]
-        out.append(row)
-    return out
-
-
-def hold_out(rows: list[dict[str, Any]], num_eval: int) -> list[dict[str, Any]]:
-    """Moves at most `num_eval` rows, and a tenth of all, to the held-out split: those of the smallest ids.
-
-    Ids are hashes, so the choice is as good as random and does not depend on the order of the file. Rows with a
-    reference answer are preferred, since the others can show tokens but no accuracy; half of them stay, for what is
-    learnt to be checked.
-    """
-    usable = [row for row in rows if "reject_reason" not in row]
-    answered = [row for row in usable if row["reference_answer"] is not None]
-    pool = answered or usable
-    number = min(num_eval, max(1, len(usable) // 10), len(usable) - 1, max(1, len(answered) // 2 or len(usable)))
-    chosen = {row["instruction_id"] for row in sorted(pool, key=lambda row: row["instruction_id"])[: max(0, number)]}
-    return [row | {"split": "eval"} if row["instruction_id"] in chosen else row for row in rows]
-
-
-def limit(rows: list[dict[str, Any]], split: str, most: int | None, key: str) -> list[dict[str, Any]]:
-    """Rejects the rows of a split beyond the first `most`; null: none."""
-    kept = 0
-    out = []
-    for row in rows:
-        if row["split"] == split and "reject_reason" not in row:
-            kept += 1
-            if most is not None and kept > most:
-                row = reject(row, "over_limit", f"{key} is {most}")
-        out.append(row)
-    return out
-
-
-def collect(config: InstructionsConfig, seed: int) -> pa.Table:
+def collect(config: InstructionsConfig, seed: int) -> Problems:
     """All records as rows, accepted or rejected; training and held-out problems share no instruction.
 
     Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
@@ -167,43 +120,41 @@ def collect(config: InstructionsConfig, seed: int) -> pa.Table:
         held_out = sources.records(eval_source)
     # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
     name, eval_name = (TINY if s is None else s.label for s in (train_source, eval_source or train_source))
-    rows = [instruction_row(record, eval_name, "eval", k) for k, record in enumerate(held_out, 1)]
-    is_held_out = bool(rows)
-    rows += [instruction_row(record, name, "train", k) for k, record in enumerate(train, 1)]
-    rows = mark_duplicates(rows)
-    if not is_held_out:
-        rows = hold_out(rows, config.num_eval)
-    rows = limit(rows, "train", config.num_train, "instructions.num_train")
-    rows = limit(rows, "eval", config.num_eval, "instructions.num_eval")
-    for split, what in (("train", "to train on"), ("eval", "held out for evaluation")):
-        if not any(row["split"] == split and "reject_reason" not in row for row in rows):
+    rows = itertools.chain(
+        (instruction_row(record, eval_name, EVAL, k) for k, record in enumerate(held_out, 1)),
+        (instruction_row(record, name, TRAIN, k) for k, record in enumerate(train, 1)),
+    )
+    limits = {
+        TRAIN: Limit(config.num_train, "instructions.num_train"),
+        EVAL: Limit(config.num_eval, "instructions.num_eval"),
+    }
+    problems = Problems(rows, [eval_name, name], config.num_eval, limits)
+    for split, what in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
+        if not problems.facts.usable[split]:
             raise UserError(
-                f"instructions.path: {config.path!r} leaves no instruction {what}{_most_rejected(rows)}; it needs at least "
-                "two different ones with a text in `instruction`; see instructions.columns"
+                f"instructions.path: {config.path!r} leaves no instruction {what}{_most_rejected(problems.facts)}; it "
+                "needs at least two different ones with a text in `instruction`; see instructions.columns"
             )
-    return table_of(rows, INSTRUCTIONS)
+    return problems
 
 
-def _most_rejected(rows: list[dict[str, Any]]) -> str:
+def _most_rejected(facts: Facts) -> str:
     """Why most records are rejected, with the first of them; "" where none is."""
-    reasons = Counter(row["reject_reason"] for row in rows if "reject_reason" in row)
-    if not reasons:
+    if not facts.rejects:
         return ""
-    (reason, number), *_ = reasons.most_common(1)
-    first = next(row["reject_detail"] for row in rows if row.get("reject_reason") == reason)
-    return f": {number:,} of {len(rows):,} records are {reason} ({first})"
+    (reason, number), *_ = facts.rejects.most_common(1)
+    return f": {number:,} of {facts.num_rows:,} records are {reason} ({facts.details[reason]})"
 
 
-def unchecked(config: InstructionsConfig, table: pa.Table) -> str:
+def unchecked(config: InstructionsConfig, facts: Facts) -> str:
     """A remark where no record has a reference answer; "" where one has."""
     source = sources_of(config)[0]
-    usable = table.filter(pc.is_null(table["reject_reason"]))
-    if source is None or usable["reference_answer"].null_count < usable.num_rows:
+    if source is None or facts.num_answered:
         return ""
     first = next(iter(sources.records(source)))
     names = ", ".join(map(str, first)) if isinstance(first, dict) else "no columns"
     return (
-        f"none of {usable.num_rows:,} instructions has `answer`, so nothing is checked for correctness; there are: "
+        f"none of {facts.num_usable:,} instructions has `answer`, so nothing is checked for correctness; there are: "
         f"{names}; see instructions.columns"
     )
 

@@ -13,22 +13,11 @@ def pictures(
     run_folder: Folder, models: list[Model], stages: list[dict[str, Any]], baseline: str, student: str | None
 ) -> list[dict[str, str]]:
     """Title, SVG ("" without data) and caption of each picture; models and stages as report.json has them."""
-    rewrites = excerpts.rows(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    counted = [row for row in rewrites if None not in (row["original_tokens"], row["rewritten_tokens"])]
-    before, after = ([row[key] for row in counted] for key in ("original_tokens", "rewritten_tokens"))
+    num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
     points = [m for m in models if None not in (m["mean_tokens"], m["accuracy"])]
-    answers = [
-        (
-            name,
-            [
-                row["num_generated_tokens"]
-                for row in excerpts.rows(run_folder / "eval" / name, ["num_generated_tokens"])
-            ],
-        )
-        for name in (baseline, student)
-        if name is not None
-    ]
-    answers = [(name, tokens) for name, tokens in answers if tokens]
+    asked = [name for name in (baseline, student) if name is not None]
+    answers = [(name, excerpts.numbers(run_folder / "eval" / name, ["num_generated_tokens"])[1][0]) for name in asked]
+    answers = [(name, tokens) for name, tokens in answers if len(tokens)]
     try:
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
     except FileNotFoundError:
@@ -38,8 +27,8 @@ def pictures(
     return [
         {
             "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if counted else "",
-            "caption": f"{len(counted):,} rewrites." if counted else _why_uncounted(len(rewrites)),
+            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if len(before) else "",
+            "caption": f"{len(before):,} rewrites." if len(before) else _why_uncounted(num_rewrites),
         },
         {
             "title": "Answers before and after the distillation",

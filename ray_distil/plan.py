@@ -8,7 +8,6 @@ estimated from `plan` in the configuration. Starts nothing, and asks no hub but 
 from dataclasses import dataclass, replace
 from math import ceil
 
-import pyarrow as pa
 from rich.table import Table
 
 from ray_distil import instructions, sources, teacher
@@ -16,6 +15,7 @@ from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked, EngineConfig
 from ray_distil.plan_config import Expected
+from ray_distil.problems import EVAL, TRAIN, Problems
 from ray_distil.prompts import LONG2SHORT
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
@@ -50,16 +50,15 @@ class Plan:
 
     steps: list[Step]
     remarks: list[str]
-    problems: pa.Table | None = None  # INSTRUCTIONS rows, where their files are there
+    problems: Problems | None = None  # where their files are there
 
 
 def make(config: StagesConfig) -> Plan:
     """The plan of a run. Raises UserError for instructions that cannot be used."""
     assumed = config.plan
     remarks: list[str] = []
-    train, num_eval, problems = _instructions(config, remarks)
+    num_train, num_eval, problems = _instructions(config, remarks)
     prompt = assumed.num_prompt_tokens
-    num_train = train if isinstance(train, int) else len(train)
     total = num_train + num_eval
     steps = [Step("instructions", total, size=total * prompt * assumed.bytes_per_token)]
     num_examples = tokens_learnt = 0.0
@@ -68,11 +67,12 @@ def make(config: StagesConfig) -> Plan:
         asked, expected = getattr(config.teachers, name), getattr(assumed, name)
         if asked is None:
             continue
-        if isinstance(train, int):
-            rows = round(train * asked.fraction) * asked.num_samples
+        if problems is None:
+            rows = round(num_train * asked.fraction) * asked.num_samples
         else:
-            rows = teacher.num_requests(train, name, asked.fraction, asked.num_samples)
-        step = _generation(f"teacher/{name}", rows, not isinstance(train, int), prompt, expected, asked, config)
+            parts = problems.ids(TRAIN)
+            rows = sum(teacher.num_requests(ids, name, asked.fraction, asked.num_samples) for ids in parts)
+        step = _generation(f"teacher/{name}", rows, problems is not None, prompt, expected, asked, config)
         if asked.responses is not None:
             step = replace(step, prompt_tokens=0, tokens=0, seconds=None)
             source = sources.responses_of(asked, f"teachers.{name}")
@@ -103,8 +103,8 @@ def make(config: StagesConfig) -> Plan:
     return Plan(steps, remarks, problems)
 
 
-def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[list[str] | int, int, pa.Table | None]:
-    """Ids of the training instructions, or how many are assumed; the number of those held out; their rows, if known."""
+def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
+    """How many instructions there are to train on, or are assumed; how many are held out; the rows, if known."""
     given = config.instructions
     named = [source for source in instructions.sources_of(given) if source is not None]
     absent = [source.path for source in named if not sources.is_here(source)]
@@ -113,12 +113,10 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[list[str] |
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
         return assumed, given.num_eval, None
     problems = instructions.collect(given, config.run.seed)
-    table = problems.to_pylist()
-    usable = [row for row in table if not row.get("reject_reason")]
-    train = [row["instruction_id"] for row in usable if row["split"] == "train"]
-    if len(usable) < len(table):
-        remarks.append(f"{len(table) - len(usable):,} of {len(table):,} records will be rejected as instructions")
-    return train, len(usable) - len(train), problems
+    facts = problems.facts
+    if facts.rejects:
+        remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")
+    return facts.usable[TRAIN], facts.usable[EVAL], problems
 
 
 def _gpus(engine: EngineConfig | None) -> int:

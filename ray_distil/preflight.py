@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ray_distil import UserError, engine, instructions
 from ray_distil.attention import FLAT
 from ray_distil.chat_templates import (
@@ -28,6 +25,7 @@ from ray_distil.chat_templates import (
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
+from ray_distil.problems import Problems
 from ray_distil.prompts import LONG2SHORT, instruction_messages
 from ray_distil.reasoning import THINK_END
 from ray_distil.resources import what_cannot_come
@@ -36,7 +34,6 @@ from ray_distil.session import is_local
 from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, template_difference
 
 NOT_TRIED = "whether packed examples see each other could not be tried"
-NUM_PROMPTS = 200  # whose lengths are looked at, evenly over all
 
 
 @dataclass
@@ -54,9 +51,9 @@ class _Spoken:
 
 
 def check(
-    config: StagesConfig, models: dict[str, str], problems: pa.Table | None = None, planned: bool = False
+    config: StagesConfig, models: dict[str, str], problems: Problems | None = None, planned: bool = False
 ) -> list[str]:
-    """Remarks. Raises ConfigError, a line a mistake. `problems`: INSTRUCTIONS rows, where they are known.
+    """Remarks. Raises ConfigError, a line a mistake. `problems`: where they are known.
 
     `planned`: only a plan is made, maybe on another machine than the run; what this one has not is a remark then.
     """
@@ -97,12 +94,12 @@ def check(
             remarks.append(f"packing.template writes {other}; the exported student has its own chat template")
     if problems is not None:
         remarks += instructions.left_out(config.instructions)
-    if problems is not None and (unchecked := instructions.unchecked(config.instructions, problems)):
+    if problems is not None and (unchecked := instructions.unchecked(config.instructions, problems.facts)):
         remarks.append(unchecked)
     return list(dict.fromkeys(remarks))
 
 
-def check_plan(config: StagesConfig, problems: pa.Table | None) -> list[str]:
+def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
     """`check` for a plan: models that only a hub or another machine has are not looked at, and said."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # nothing is run, and the console is for the plan
     models, absent = {}, []
@@ -119,7 +116,7 @@ def check_plan(config: StagesConfig, problems: pa.Table | None) -> list[str]:
     return remarks
 
 
-def _all_spoken(config: StagesConfig, models: dict[str, str], problems: pa.Table | None) -> Iterator[_Spoken]:
+def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems | None) -> Iterator[_Spoken]:
     """The models of the configuration that are here, each once for each way in which it is asked."""
     train, held_out = (_prompts(config, problems, split) for split in ("train", "eval"))
     asked: list[tuple[str, str, Asked | None, str | None, SamplingParams, list[str]]] = []
@@ -165,12 +162,10 @@ def _packed(student: str, training: TrainingConfig, packing: bool) -> str:
         return f"{NOT_TRIED} on a small copy of its architecture ({type(error).__name__}: {reason})"
 
 
-def _prompts(config: StagesConfig, problems: pa.Table | None, split: str) -> list[str]:
+def _prompts(config: StagesConfig, problems: Problems | None, split: str) -> list[str]:
     if problems is None:
         return []
-    chosen = problems.filter(pc.and_(pc.is_null(problems["reject_reason"]), pc.equal(problems["split"], split)))
-    texts = chosen["instruction"].to_pylist()
-    return [text + config.instructions.suffix for text in texts[:: max(1, len(texts) // NUM_PROMPTS)]]
+    return [text + config.instructions.suffix for text in problems.samples[split]]
 
 
 def _at_hand(model: str) -> bool:

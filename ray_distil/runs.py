@@ -113,6 +113,7 @@ class Run:
         manifest = target.finish(
             name, unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
         )
+        pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and may_pass(reason)})
         if left:

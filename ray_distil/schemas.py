@@ -17,6 +17,7 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -
 
 
 NULLABLE = True
+SEPARATOR = "\x1f"  # of an id's parts
 TOKENS = pa.list_(pa.int32())
 
 INSTRUCTIONS = _schema(
@@ -111,7 +112,7 @@ REJECTS = _schema(
 
 def stable_id(*parts: str | int) -> str:
     """16 hexadecimal digits (64 bits of SHA-256) that depend on the parts alone."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = SEPARATOR.join(str(part) for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

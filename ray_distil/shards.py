@@ -192,8 +192,8 @@ class Artifact:
         if max_shard_bytes is not None:
             self._merge(max_shard_bytes)
         rejects: Counter[str] = Counter()
-        for file in self._files(REJECTS_FOLDER):
-            rejects.update(self.folder.read_table(file, ["reason"]).column("reason").to_pylist())
+        for table in self._parts(self._files(REJECTS_FOLDER), ["reason"]):
+            rejects.update(table["reason"].to_pylist())
         manifest = Manifest(
             artifact=self.name,
             stage=stage,
@@ -226,9 +226,8 @@ class Artifact:
         )
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """The accepted rows, a table a shard, so that no more of them is in memory at once."""
-        for file in self._files():
-            yield self.folder.read_table(file, columns)
+        """The accepted rows in tables of up to ROWS_PER_SHARD, of which one is in memory at a time."""
+        return self._parts(self._files(), columns)
 
     def count(self, column: str, value: str | None = None) -> int:
         """How many accepted rows there are, or how many whose column has this value."""
@@ -272,7 +271,7 @@ class Artifact:
         rest = table.filter(pa.array(keep))
         if rest.num_rows:
             inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
-            write_shard(self.folder, rest, rest.column(0).to_pylist(), self.attempt, inside)
+            write_shard(self.folder, rest, self.attempt, inside)
         self.folder.remove(file)
         return table.num_rows - rest.num_rows
 
@@ -295,6 +294,7 @@ class Artifact:
             return
         for group in groups:
             merge_shards(group, self.folder, self.attempt)
+            pa.default_memory_pool().release_unused()
         remove_batch({"item": groups}, self.folder)
 
     def _mark(self) -> str | None:
@@ -323,11 +323,15 @@ class Artifact:
         return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
 
     def _ids(self) -> Iterator[list[str]]:
-        for file in self._files():
-            ids = self.folder.read_table(file, [self.counted]).column(self.counted).combine_chunks()
+        for table in self.tables([self.counted]):
+            ids = table[self.counted].combine_chunks()
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
-        for file in self._files(REJECTS_FOLDER):
-            yield self.folder.read_table(file, ["id"]).column("id").to_pylist()
+        for table in self._parts(self._files(REJECTS_FOLDER), ["id"]):
+            yield table["id"].to_pylist()
+
+    def _parts(self, files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+        for file in files:
+            yield from self.folder.read_parts(file, columns, ROWS_PER_SHARD)
 
 
 def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:

@@ -33,6 +33,7 @@ from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
 from ray_distil.manifest import model_fingerprint
+from ray_distil.problems import Problems
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.scores import COLUMNS
@@ -48,10 +49,11 @@ Row = dict[str, Any]
 BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
-def make_instructions(run: Run, records: pa.Table) -> Artifact:
+def make_instructions(run: Run, records: Problems) -> Artifact:
     def make(artifact: Artifact) -> Made:
-        artifact.write_table(records, instructions.STAGE)
-        return records.num_rows, {}
+        for table in records.tables():
+            artifact.write_table(table, instructions.STAGE)
+        return records.facts.num_rows, {}
 
     settings = made_of.of_instructions(run.config).settings
     inputs = instructions.source_fingerprint(run.config.instructions)

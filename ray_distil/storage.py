@@ -4,11 +4,10 @@ A file appears whole or not at all: on a disk it is written under another name a
 object when its upload is complete.
 """
 
-import io
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,16 +107,21 @@ class Folder:
         with filesystem.open_input_file(path) as source:
             return pq.ParquetFile(source).read(columns=columns)
 
+    def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
+        """A Parquet file as tables of up to so many rows, of which one is in memory at a time."""
+        filesystem, path = self.filesystem_and_path(file)
+        with filesystem.open_input_file(path) as source:
+            for batch in pq.ParquetFile(source).iter_batches(num_rows, columns=columns):
+                yield pa.Table.from_batches([batch])
+
     def write_text(self, file: str, text: str) -> None:
         self.write_bytes(file, text.encode("utf-8"))
 
     def write_table(self, file: str, table: pa.Table, check: Callable[[], None] | None = None) -> None:
         """Write a Parquet file. `check` is called at the last moment; if it raises, the file does not appear."""
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.write_bytes(file, buffer.getvalue(), check)
+        self.write_bytes(file, parquet([table]), check)
 
-    def write_bytes(self, file: str, data: bytes, check: Callable[[], None] | None = None) -> None:
+    def write_bytes(self, file: str, data: bytes | pa.Buffer, check: Callable[[], None] | None = None) -> None:
         filesystem, path = self.filesystem_and_path(file)
         renaming = filesystem.type_name in RENAMING
         if filesystem.type_name not in FLAT:
@@ -207,6 +211,18 @@ class Folder:
             filesystem, bucket = _open(f"{scheme}://{authority}{mark}{options}")
             path = "/".join(part for part in (bucket.rstrip("/"), below.rstrip("/")) if part)
         return filesystem, f"{path}/{file}" if file else path
+
+
+def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
+    """A Parquet file of tables of one schema, of which one is needed at a time. Raises ValueError without any."""
+    sink, writer = pa.BufferOutputStream(), None
+    for table in tables:
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is None:
+        raise ValueError("a Parquet file needs a table, if only an empty one")
+    writer.close()
+    return sink.getvalue()
 
 
 def redacted(text: str) -> str:

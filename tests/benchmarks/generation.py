@@ -49,8 +49,8 @@ def raw(folder: str, rows: int, batch: int) -> None:
     os.environ |= slow.engine.env_vars  # before vLLM is imported
     from vllm import LLM, SamplingParams
 
-    table = instructions.collect(config.instructions, config.run.seed)
-    texts = [row["instruction"] for row in table.to_pylist() if row["split"] == "train"]
+    tables = instructions.collect(config.instructions, config.run.seed).tables()
+    texts = [row["instruction"] for table in tables for row in table.to_pylist() if row["split"] == "train"]
     conversations = [instruction_messages(text, config.instructions.suffix) for text in texts]
     llm = LLM(resolve_models(config)["teachers.slow"], **slow.engine.engine_kwargs)
     params = SamplingParams(**slow.sampling_params.model_dump(exclude_none=True))

@@ -1,154 +1,181 @@
-"""Many rows through read -> generate -> write, with an engine that answers at once: what the rows themselves cost.
+"""Many problems through the stages, with an engine that needs no model: what the rows themselves cost.
 
     python -m tests.benchmarks.million_rows --rows 100000 1000000
+    python -m tests.benchmarks.million_rows --rows 10000000 --stages instructions
 
-For each number: rows a second, peak memory of the driver and of the largest worker (without what they share), and the
-seconds of the same command when all rows are there but the manifest, and when a tenth of the shards is missing.
+Problems of 300 bytes, from a file of JSON lines; every fourth is also asked of the slow teacher, whose answers are
+rewritten. For each stage: rows, seconds, peak memory of the driver and of the largest worker (without what they share).
+All stages are one process's; a stage has what those before have left behind. `--resume`: the seconds of the teachers
+when all rows are there but the manifest, and when a tenth of the shards is missing. `--preflight`: with the checks that
+a run begins with, which load torch and vLLM.
 """
 
 import argparse
+import json
+import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 
-from ray_distil import schemas, teacher
-from ray_distil.blocks import table_of
+from ray_distil import instructions, preflight, stages
 from ray_distil.config import load
-from ray_distil.manifest import MANIFEST, read_manifest
+from ray_distil.manifest import MANIFEST
+from ray_distil.models import resolve_models
 from ray_distil.runs import Run
 from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from tests import null_engine
 
-BATCH_SIZE = 128
-SHARD_BYTES = 2**20  # of a finished artifact: rows so small make many shards of it all the same
-ANSWER = "Step 1: 3 + 4 = 7.\n\nThe final answer is \\boxed{7}."
-PROBLEM = "Ann has {} pens. She buys 4 more pens, and gives 2 of them to each of her friends. How many are there now?"
-
-
-class NullEngine:
-    """Answers at once; the contract of `engine.py`."""
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        kept, n = batch.drop_columns(["messages", "sampling_params"]), batch.num_rows
-        added = {
-            "generated_text": pa.array([ANSWER] * n),
-            "finish_reason": pa.array(["stop"] * n),
-            "num_prompt_tokens": pa.array([40] * n, pa.int32()),
-            "num_generated_tokens": pa.array([20] * n, pa.int32()),
-            "num_thinking_tokens": pa.array([0] * n, pa.int32()),
-            "error": pa.array([""] * n),
-        }
-        for name, column in added.items():
-            kept = kept.append_column(name, column)
-        return kept
+STAGES = ("instructions", "teacher", "long2short", "curation", "packing")
+SECONDS = 0.25  # between two looks at the memory
+NUM_BYTES = 300  # of a problem
+PROBLEM = "Ann has {} pens. She buys {} more, and gives 2 to each of her 3 friends. How many are left? "
+SYLLABLES = [a + b for a in "bdfgklmnprst" for b in ("a", "en", "i", "os", "ut ", "er ", "al ")]
 
 
-def generate(dataset: Any) -> Any:
-    import ray.data
-
-    return dataset.repartition(target_num_rows_per_block=BATCH_SIZE).map_batches(
-        NullEngine, batch_size=BATCH_SIZE, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=1)
-    )
-
-
-def artifacts(folder: Path) -> tuple[Run, Artifact, Artifact]:
-    run = Run(load(None, [f"run.storage_path={folder}", "run.name=rows"]), {})
-    problems = Artifact(run.folder, "instructions", schemas.INSTRUCTIONS, "rows")
-    return run, problems, Artifact(run.folder, "responses", schemas.RESPONSES, "rows")
+def problem(k: int) -> dict[str, Any]:
+    """A text of NUM_BYTES that zstd makes about a third of, as it does with English."""
+    dice = random.Random(k)
+    text = PROBLEM.format(k, k % 97) + "".join(dice.choices(SYLLABLES, k=100))
+    return {"instruction": text[: NUM_BYTES - 1] + ".", "answer": k + k % 97 - 6}
 
 
-def prepare(folder: Path, num_rows: int) -> None:
-    _, problems, _ = artifacts(folder)
-    problems.start()
-    for start in range(0, num_rows, 10_000):
-        texts = [PROBLEM.format(k) for k in range(start, min(num_rows, start + 10_000))]
-        rows = [
-            {"instruction_id": schemas.instruction_id(t, "rows"), "instruction": t, "source": "rows", "split": "train"}
-            for t in texts
-        ]
-        problems.write_table(table_of(rows, schemas.INSTRUCTIONS), "instructions")
-    problems.finish("instructions", "instructions", num_rows, 0)
+def settings(folder: Path) -> list[str]:
+    return [
+        f"run.storage_path={folder}",
+        "run.name=rows",
+        f"instructions.path={folder / 'problems.jsonl'}",
+        "packing.max_length=1024",
+    ]
 
 
-def respond(folder: Path, num_rows: int) -> None:
-    run, problems, responses = artifacts(folder)
-    responses.start()
-    asked = {"fraction": 1.0, "num_samples": 1, "sampling_params": {"max_tokens": 64}, "seed": 0, "suffix": ""}
-    run.generate(
-        responses,
-        num_rows,
-        teacher.STAGE,
-        lambda done: [teacher.responses(problems.read(), generate, "direct", "null", done=done, **asked)],
-        parallel=False,
-    )
-    responses.finish(teacher.STAGE, "responses", num_rows, 0, max_shard_bytes=SHARD_BYTES)
+class Memory:
+    """Peaks since the last `take`, MiB that are a process's own: the driver's, and the largest worker's of its Ray."""
+
+    def __init__(self) -> None:
+        self.driver = self.worker = 0.0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def take(self) -> tuple[float, float]:
+        self._driver()
+        taken, self.driver, self.worker = (self.driver, self.worker), 0.0, 0.0
+        return taken
+
+    def _driver(self) -> None:
+        self.driver = max(self.driver, own(psutil.Process()))
+
+    def _look(self) -> None:
+        number = 0
+        while True:
+            self._driver()
+            number += 1
+            if number % 8 == 0:
+                with suppress(psutil.Error):
+                    children = psutil.Process().children(recursive=True)
+                    workers = [p for p in children if "ray::" in " ".join(p.cmdline()[:1])]
+                    self.worker = max([self.worker, *map(own, workers)])
+            time.sleep(SECONDS)
 
 
-def memory_of(process: psutil.Process) -> float:
-    """MiB that are the process's own."""
+def own(process: psutil.Process) -> float:
     with suppress(psutil.Error):
         return float(process.memory_full_info().uss) / 2**20
     return 0.0
 
 
-def watched(folder: Path, num_rows: int) -> tuple[float, float, float]:
-    """Seconds of a process that responds; peak MiB of it and of the largest worker of its Ray."""
-    command = [sys.executable, "-m", __spec__.name, "--phase", "generate", str(folder), "--rows", str(num_rows)]
-    started = time.monotonic()
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        driver, peak, worker_peak = psutil.Process(process.pid), 0.0, 0.0
-        while process.poll() is None:
-            peak = max(peak, memory_of(driver))
-            with suppress(psutil.Error):
-                workers = [p for p in driver.children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
-                worker_peak = max([worker_peak, *map(memory_of, workers)])
-            time.sleep(0.5)
+def make(folder: Path, last: str, checked: bool) -> None:
+    """The stages up to `last`; prints a line of JSON for each."""
+    null_engine.install(0)
+    memory = Memory()
+    config = load(None, settings(folder))
+    run = Run(config, resolve_models(config))
+    begun = time.monotonic()
+
+    def tell(stage: str, artifact: Artifact | None) -> Artifact | None:
+        nonlocal begun
+        seconds, begun = time.monotonic() - begun, time.monotonic()
+        manifest = artifact.manifest() if artifact is not None else None
+        driver, worker = memory.take()
+        rows = (manifest.rows_in, manifest.rows_out) if manifest is not None else (0, 0)
+        print("MADE", json.dumps([stage, *rows, seconds, driver, worker]), flush=True)
+        return artifact
+
+    tell("start", None)
+    records = instructions.collect(config.instructions, config.run.seed)
+    if checked:
+        preflight.check(config, run.models, records)
+        tell("preflight", None)
+    made: dict[str, Any] = {}
+    steps: dict[str, Callable[[], Artifact | None]] = {
+        "instructions": lambda: stages.make_instructions(run, records),
+        "teacher": lambda: stages.make_responses(run, made["instructions"]),
+        "long2short": lambda: stages.make_rewrites(run, made["teacher"]),
+        "curation": lambda: stages.make_examples(run, made["teacher"], made["long2short"]),
+        "packing": lambda: stages.make_packed(run, made["curation"]),
+    }
+    for stage in STAGES[: STAGES.index(last) + 1]:
+        made[stage] = tell(stage, steps[stage]())
+
+
+def measure(folder: Path, last: str, checked: bool) -> list[list[Any]]:
+    """`make` in a process of its own, told as a table: stage, rows in, rows out, seconds, MiB of driver and of worker."""
+    command = [sys.executable, "-m", __spec__.name, "--one", str(folder), "--stages", last]
+    command += ["--preflight"] if checked else []
+    rows = []
+    with open(folder / "log", "w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(b"MADE"):
+                stage, num_in, num_out, seconds, driver, worker = json.loads(line[4:])
+                rows.append([stage, num_in, num_out, seconds, driver, worker])
+                print(
+                    f"| {stage} | {num_in:,} | {num_out:,} | {seconds:.1f} | {driver:,.0f} | {worker:,.0f} |",
+                    flush=True,
+                )
     if process.returncode:
-        raise SystemExit(f"it failed: {' '.join(command)}")
-    return time.monotonic() - started, peak, worker_peak
+        raise SystemExit(f"it failed: {' '.join(command)}\n{(folder / 'log').read_text()[-4000:]}")
+    return rows
 
 
-def measure(folder: Path, num_rows: int) -> None:
-    prepare_command = [sys.executable, "-m", __spec__.name, "--phase", "prepare", str(folder), "--rows", str(num_rows)]
-    subprocess.run(prepare_command, check=True)
+def resume(folder: Path) -> None:
     responses = folder / "rows" / "responses"
-    seconds, driver, worker = watched(folder, num_rows)
-    num_shards = len(list(responses.glob("part-*.parquet")))
-    print(
-        f"{num_rows:>9,} rows: {seconds:6.1f} s, {num_rows / seconds:7,.0f} rows/s, {num_shards:,} shards; "
-        f"peak MiB: driver {driver:,.0f}, worker {worker:,.0f}",
-        flush=True,
-    )
     for what, missing in (("all there", slice(0)), ("a tenth missing", slice(None, None, 10))):
         (responses / MANIFEST).unlink()
         for shard in sorted(responses.glob("part-*.parquet"))[missing]:
             shard.unlink()
-        seconds, driver, worker = watched(folder, num_rows)
-        manifest = read_manifest(Folder.at(responses))
-        assert manifest is not None
-        assert manifest.rows_out == num_rows
-        print(f"{'':>9} {what}: {seconds:6.1f} s; peak MiB: driver {driver:,.0f}, worker {worker:,.0f}", flush=True)
+        print(f"teacher, {what}:", flush=True)
+        measure(folder, "teacher", False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--phase", nargs=2, metavar=("PHASE", "FOLDER"), help="one part of it, in a folder")
+    parser.add_argument("--stages", choices=STAGES, default=STAGES[-1], help="up to which stage")
+    parser.add_argument("--resume", action="store_true", help="and how long it takes when most is there")
+    parser.add_argument("--preflight", action="store_true", help="with the checks that a run begins with")
+    parser.add_argument("--one", metavar="FOLDER", help="make a run that is prepared")
     chosen = parser.parse_args()
-    if chosen.phase:
-        phase, folder = chosen.phase
-        {"prepare": prepare, "generate": respond}[phase](Path(folder), chosen.rows[0])
+    if chosen.one:
+        make(Path(chosen.one), chosen.stages, chosen.preflight)
         return
     for num_rows in chosen.rows:
         with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder), num_rows)
+            with open(Path(folder) / "problems.jsonl", "w") as file:
+                file.writelines(json.dumps(problem(k)) + "\n" for k in range(num_rows))
+            print(
+                f"\n{num_rows:,} problems\n\n| stage | rows in | rows out | s | driver, peak MiB | worker, peak MiB |"
+            )
+            print("|---|---|---|---|---|---|", flush=True)
+            measure(Path(folder), chosen.stages, chosen.preflight)
+            if chosen.resume:
+                resume(Path(folder))
 
 
 if __name__ == "__main__":

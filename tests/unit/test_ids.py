@@ -2,9 +2,11 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
-from ray_distil.ids import IdSet, count_ids
+from ray_distil import ids
+from ray_distil.ids import IdSet, SeenIds, count_ids, keys_of
 from ray_distil.schemas import stable_id
 
 IDS = [stable_id("row", k) for k in range(2000)]
@@ -36,7 +38,24 @@ def test_what_is_there_more_than_once() -> None:
     assert sorted(f"{key:016x}" for key in doubled.tolist()) == sorted(IDS[8:10])
 
 
-@pytest.mark.parametrize("ids", [["abc"], ["g" * 16], ["0" * 15]])
-def test_what_is_no_id_is_refused(ids: list[str]) -> None:
+def test_what_was_seen_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "RUN", 300)
+    seen, start = SeenIds(), 0
+    for size in (0, 1, 2, 500, 3, 40, 41, 200, 0, 7):
+        part = keys_of(IDS[start : start + size])
+        assert not seen.contains(part).any()
+        seen.add(part)
+        start += size
+        assert seen.contains(keys_of(IDS)).tolist() == [True] * start + [False] * (len(IDS) - start)
+
+
+def test_the_smallest_of_some_keys() -> None:
+    keys = keys_of(IDS)
+    assert ids.smallest(5, keys[:3], keys[3:]).tolist() == np.sort(keys)[:5].tolist()
+    assert ids.smallest(5, keys[:2]).tolist() == np.sort(keys[:2]).tolist()
+
+
+@pytest.mark.parametrize("wrong", [["abc"], ["g" * 16], ["0" * 15]])
+def test_what_is_no_id_is_refused(wrong: list[str]) -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
-        IdSet([ids])
+        IdSet([wrong])

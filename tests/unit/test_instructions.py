@@ -9,14 +9,19 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ray_distil import UserError
-from ray_distil.config import InstructionsConfig, load
+from ray_distil.config import InstructionsConfig
 from ray_distil.conversations import BadRecord
 from ray_distil.ids import count_ids
 from ray_distil.instructions import collect, reference_of, unchecked
+from ray_distil.problems import Problems
 
 
 def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:
-    return collect(InstructionsConfig(path=str(path), **settings), 0).to_pylist()
+    return rows_in(collect(InstructionsConfig(path=str(path), **settings), 0))
+
+
+def rows_in(problems: Problems) -> list[dict[str, Any]]:
+    return [row for table in problems.tables() for row in table.to_pylist()]
 
 
 def write(path: Path, records: list[Any], lines: bool = True) -> Path:
@@ -28,7 +33,7 @@ GOOD = [{"instruction": f"What is {k} + 1?", "answer": k + 1} for k in range(40)
 
 
 def test_tiny_world_has_no_common_instruction() -> None:
-    rows = collect(InstructionsConfig(num_eval=300), 0).to_pylist()
+    rows = rows_in(collect(InstructionsConfig(num_eval=300), 0))
     split = {name: {r["instruction"] for r in rows if r["split"] == name} for name in ("train", "eval")}
     assert len(split["train"]) == 2000
     assert len(split["eval"]) == 300
@@ -169,9 +174,9 @@ def test_each_row_has_an_id_of_its_own_accepted_or_not(tmp_path: Path) -> None:
         {"instruction": "2?"},
     ]
     file.write_text("\n".join(json.dumps(record) for record in [*records, {"instruction": "\ud800"}]))
-    rows = collect(load(None, [f"instructions.path={file}"]).instructions, 0)
-    number, doubled = count_ids([rows["instruction_id"].to_pylist()])
-    assert number == rows.num_rows == 7
+    rows = rows_of(file)
+    number, doubled = count_ids([[row["instruction_id"] for row in rows]])
+    assert number == len(rows) == 7
     assert not len(doubled)
 
 
@@ -209,12 +214,12 @@ def test_the_reason_of_most_rejects_is_told_where_nothing_is_left(tmp_path: Path
 def test_it_is_said_when_no_record_has_an_answer(tmp_path: Path) -> None:
     without = write(tmp_path / "a.jsonl", [{"instruction": f"{k} + 1?", "Answer": k + 1} for k in range(20)])
     config = InstructionsConfig(path=str(without))
-    told = unchecked(config, collect(config, 0))
+    told = unchecked(config, collect(config, 0).facts)
     assert told.startswith("none of 20 instructions has `answer`")
     assert "there are: instruction, Answer" in told
     columns = InstructionsConfig(path=str(without), columns={"answer": "Answer"})
-    assert unchecked(columns, collect(columns, 0)) == ""
-    assert unchecked(InstructionsConfig(), collect(InstructionsConfig(), 0)) == ""
+    assert unchecked(columns, collect(columns, 0).facts) == ""
+    assert unchecked(InstructionsConfig(), collect(InstructionsConfig(), 0).facts) == ""
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"instruction": "d?", "answer": ' + "9" * 5000 + "}"])

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 LAYERS = [
-    ["math_child", "math_process", "quantities", "spelling", "answers"],
+    ["math_child", "math_process", "quantities", "spelling", "answers", "json_lists"],
     [
         "agreement",
         "results",
@@ -51,6 +51,7 @@ LAYERS = [
         "reuse",
         "watchdog",
         "suspects",
+        "problems",
         "engine",
         "endpoint",
         "checkpoint",

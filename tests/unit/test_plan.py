@@ -19,8 +19,7 @@ def planned(overrides: Sequence[str] = ()) -> tuple[dict[str, plan.Step], list[s
 def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     steps, _ = planned(["teachers.slow.num_samples=2", "instructions.num_train=400", "instructions.num_eval=50"])
     config = load(None, ["instructions.num_train=400", "instructions.num_eval=50"])
-    rows = instructions.collect(config.instructions, 0).to_pylist()
-    train = [row["instruction_id"] for row in rows if row["split"] == "train" and not row["reject_reason"]]
+    train = [i for ids in instructions.collect(config.instructions, 0).ids("train") for i in ids]
     asked = [i for i in train if teacher.is_asked(i, "slow", 0.25)]
     assert 50 < len(asked) < 150
     assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)

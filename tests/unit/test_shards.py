@@ -1,5 +1,6 @@
 """Artifacts: counts that add up, resume by id, and no mixture of two configurations."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,26 @@ def test_small_shards_become_shards_of_a_set_size(tmp_path: Path) -> None:
     assert len((target.folder / "_rejects").files("part-")) in (3, 4)  # these are larger
     assert target.read_table().equals(before)
     assert max(target.folder.sizes("part-").values()) < most
+
+
+def test_a_merge_of_more_than_is_put_in_order_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, parts = artifact(tmp_path / "once"), artifact(tmp_path / "parts")
+    for target, most in ((once, 2**23), (parts, 1)):
+        monkeypatch.setattr(blocks, "MERGED_BYTES", most)
+        monkeypatch.setattr(blocks, "ROWS_AT_ONCE", 2)
+        target.start()
+        for names in ("ab", "c", "def"):
+            write(target, *map(row, names))
+        target.finish("instructions", "rows", 6, 1.0, max_shard_bytes=2**20)
+    files = parts.folder.files("part-")
+    assert files == once.folder.files("part-") == [f"part-{stable_id(*sorted(map(stable_id, 'abcdef')))}.parquet"]
+    assert parts.read_table().equals(once.read_table())
+    groups = pq.ParquetFile(tmp_path / "parts" / "instructions" / files[0]).metadata
+    assert tuple(groups.row_group(k).num_rows for k in range(groups.num_row_groups)) in itertools.permutations(
+        (2, 1, 3)
+    )
+    ids = once.folder.read_table(files[0])["instruction_id"].to_pylist()
+    assert ids == sorted(ids)
 
 
 def test_a_merge_that_was_stopped_leaves_no_row_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,110 @@
+"""The elements of a JSON list that comes in pieces, of which one is in memory at a time; as `json.loads` reads them."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+PIECE_BYTES = 2**20
+BYTE_ORDER_MARK = "\ufeff"
+NEAR = 16  # signs before the end of what is there, from which an error may be that of a piece: a number, a name, \uXXXX
+_BLANK = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_decode = json.JSONDecoder().raw_decode
+
+
+class Texts:
+    """Bytes in UTF-8 as pieces of text; a byte order mark is left out."""
+
+    def __init__(self, stream: BinaryIO, begun: bytes = b"") -> None:
+        self._stream, self._begun, self._start = stream, begun, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def __iter__(self) -> Iterator[str]:
+        """Raises UnicodeDecodeError, whose `start` is counted from the first byte."""
+        is_first, is_last = True, False
+        while not is_last:
+            data = self._begun or self._stream.read(PIECE_BYTES)
+            self._begun, is_last = b"", not data
+            waiting = len(self._decoder.getstate()[0])
+            try:
+                text = self._decoder.decode(data, final=is_last)
+            except UnicodeDecodeError as error:
+                error.start += self._start - waiting
+                raise
+            self._start += len(data)
+            yield text.removeprefix(BYTE_ORDER_MARK) if is_first else text
+            is_first = is_first and not text
+
+
+class Elements:
+    """The elements of the list. Raises JSONDecodeError with the line in the whole text, and what `json.loads` raises."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._text, self._at, self._lines = "", 0, 0  # lines: in what came before the text
+
+    def __iter__(self) -> Iterator[Any]:
+        self._expect("[", "Expecting value")
+        if self._sign() != "]":
+            yield self._value()
+            while self._goes_on():
+                yield self._value()
+        self._expect("]", "Expecting ',' delimiter")
+        if self._sign():
+            raise self._error("Extra data", self._at)
+
+    def _goes_on(self) -> bool:
+        """Whether there is a comma; what is behind it is next."""
+        comma = _COMMA.match(self._text, self._at)
+        if comma is not None and comma.end() < len(self._text):  # as nearly always
+            self._at = comma.end()
+            return True
+        if self._sign() != ",":
+            return False
+        self._at += 1
+        self._sign()
+        return True
+
+    def _expect(self, sign: str, told: str) -> None:
+        if self._sign() != sign:
+            raise self._error(told, self._at)
+        self._at += 1
+
+    def _sign(self) -> str:
+        """The next sign that is no blank, "" at the end."""
+        while True:
+            self._at = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, end = _decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_cut = error.pos + NEAR > len(self._text) or error.msg.startswith("Unterminated string")
+                if is_cut and self._more():
+                    continue
+                raise self._error(error.msg, error.pos) from None
+            if end + NEAR > len(self._text) and self._more():
+                continue  # a number may go on
+            self._at = end
+            return value
+
+    def _more(self) -> bool:
+        """Whether there is another piece, which stands behind what is not read yet from now on."""
+        piece = next(self._pieces, None)
+        if piece is None:
+            return False
+        self._lines += self._text.count("\n", 0, self._at)
+        self._text, self._at = self._text[self._at :] + piece, 0
+        return True
+
+    def _error(self, told: str, place: int) -> json.JSONDecodeError:
+        error = json.JSONDecodeError(told, self._text, place)
+        error.lineno += self._lines
+        return error
