@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERSION = 4
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
+SUMMARISED = ["instruction_id", "correct", "complete", "num_generated_tokens"]  # columns
 Z = 1.959964  # of the normal distribution, for 95 %
 
 
@@ -103,7 +104,7 @@ def summarise(answers: pa.Table, rejected: list[dict[str, Any]], name: str, benc
     completion_rate: share of answers that ended by themselves.
     accuracy_interval: see there.
     """
-    rows = answers.select(["instruction_id", "correct", "complete", "num_generated_tokens"]).to_pylist()
+    rows = answers.select(SUMMARISED).to_pylist()
     tokens = [row["num_generated_tokens"] for row in rows]
     for row in rejected:
         correct = None if row.get("reference_answer") is None else False
