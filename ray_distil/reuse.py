@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_distil.blocks import REJECTS_FOLDER, SOURCE, table_of
@@ -46,18 +47,28 @@ class Known:
 
     def __init__(self, tables: Iterable[pa.Table], key: str) -> None:
         given = [table for table in tables if table.num_rows]
-        whole = pa.concat_tables(given) if given else pa.table({key: pa.array([], pa.string())})
-        keys = keys_of(whole[key].to_pylist())
+        given = given or [pa.table({key: pa.array([], pa.string())})]
+        keys = np.concatenate([keys_of(table[key].to_pylist()) for table in given])
         self.order = np.argsort(keys, kind="stable")
-        self.keys, self.table = keys[self.order], whole.drop_columns([key])
+        # In one piece: of several, each `take` would copy all.
+        self.keys, self.table = keys[self.order], pa.concat_tables(given).drop_columns([key]).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def places(self, ids: list[str]) -> npt.NDArray[np.int64]:
+        """Where in `table` the row of each id is, -1 where there is none, [ids]."""
+        if not len(self):
+            return np.full(len(ids), -1, np.int64)
+        wanted = keys_of(ids)
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self) - 1)
+        return np.where(self.keys[place] == wanted, self.order[place], -1)
 
     def rows(self, ids: list[str]) -> list[dict[str, Any] | None]:
         """The row of each id, None where there is none."""
-        wanted = keys_of(ids)
-        place = np.minimum(np.searchsorted(self.keys, wanted), max(0, len(self.keys) - 1))
-        is_there = self.keys[place] == wanted if len(self.keys) else np.zeros(len(ids), np.bool_)
-        taken = iter(self.table.take(pa.array(self.order[place[is_there]])).to_pylist())
-        return [next(taken) if found else None for found in is_there]
+        places = self.places(ids)
+        taken = iter(self.table.take(pa.array(places[places >= 0])).to_pylist())
+        return [next(taken) if place >= 0 else None for place in places]
 
 
 def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool) -> bool:

@@ -3,17 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_distil.answers import extract_answer
-from ray_distil.blocks import reject, table_of
+from ray_distil.blocks import ROWS_AT_ONCE, reject, table_of
 from ray_distil.conversations import BadRecord, finish_reason_of, instruction_of, responses_in
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import split_reasoning, thinking_is_open
 from ray_distil.results import final_result
-from ray_distil.reuse import is_the_same
+from ray_distil.reuse import Known, is_the_same
 from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "teacher"
 TEACHERS = ("direct", "slow")
 MATCHED, UNUSED = "matched", "unused"
+RECORDS_AT_ONCE = 200  # of responses that are there already: chains of thought are long
 
 
 def is_asked(instruction_id: str, teacher: str, fraction: float) -> bool:
@@ -164,39 +167,58 @@ def imported(
     `counts` gets the records by what became of them: MATCHED, UNUSED (no instruction of this run, one too many, or
     another teacher's in an artifact of ours), or the reason for which one is bad; `examples` the first detail of each.
     """
-    chosen = (row for row in instructions if row["split"] == "train")
-    asked = {normalised(r["instruction"]): r for r in chosen if is_asked(r["instruction_id"], teacher, fraction)}
-    found: Counter[str] = Counter()
-    for record in records:
-        try:
-            instruction, responses, finish_reason = imported_texts(record)
-        except BadRecord as error:
-            counts[error.reason] += 1
-            if examples is not None:
-                examples.setdefault(error.reason, str(error))
-            continue
-        row = asked.get(normalised(instruction))
-        is_others = record.get("teacher") in TEACHERS and record["teacher"] != teacher
-        if row is None or is_others or found[row["instruction_id"]] == num_samples:
-            counts[UNUSED] += 1
-            continue
-        counts[MATCHED] += 1
-        for response in responses[: num_samples - found[row["instruction_id"]]]:
-            asked_for = _request(row, teacher, found[row["instruction_id"]])
-            yield asked_for | _imported(response, finish_reason, row["reference_answer"])
-            found[row["instruction_id"]] += 1
-    for row in asked.values():
-        number = found[row["instruction_id"]]
-        for sample_index in range(number, num_samples):
-            detail = f"{number} of {num_samples} responses to this instruction are there"
-            yield reject(_request(row, teacher, sample_index), "no_response", detail)
+    asked = Known(_by_text(instructions, teacher, fraction), "text_id")
+    found, given = np.zeros(len(asked), np.int32), iter(records)
+    while part := list(islice(given, RECORDS_AT_ONCE)):
+        read = []
+        for record in part:
+            try:
+                read.append((record, *imported_texts(record)))
+            except BadRecord as error:
+                counts[error.reason] += 1
+                if examples is not None:
+                    examples.setdefault(error.reason, str(error))
+        ids = [_text_id(instruction) for _, instruction, _, _ in read]
+        for (record, _, responses, finish_reason), place, row in zip(
+            read, asked.places(ids).tolist(), asked.rows(ids), strict=True
+        ):
+            is_others = record.get("teacher") in TEACHERS and record["teacher"] != teacher
+            if row is None or is_others or found[place] == num_samples:
+                counts[UNUSED] += 1
+                continue
+            counts[MATCHED] += 1
+            for response in responses[: num_samples - found[place]]:
+                asked_for = _request(row, teacher, int(found[place]))
+                yield asked_for | _imported(response, finish_reason, row["reference_answer"])
+                found[place] += 1
+    for start in range(0, len(asked), RECORDS_AT_ONCE):
+        rows = asked.table.slice(start, RECORDS_AT_ONCE).to_pylist()
+        for row, number in zip(rows, found[start : start + RECORDS_AT_ONCE].tolist(), strict=True):
+            for sample_index in range(number, num_samples):
+                detail = f"{number} of {num_samples} responses to this instruction are there"
+                yield reject(_request(row, teacher, sample_index), "no_response", detail)
+
+
+def _by_text(instructions: Iterable[dict[str, Any]], teacher: str, fraction: float) -> Iterator[pa.Table]:
+    """The instructions that the teacher is asked, with the hash of their texts, in parts."""
+    chosen = (r for r in instructions if r["split"] == "train" and is_asked(r["instruction_id"], teacher, fraction))
+    while part := list(islice(chosen, ROWS_AT_ONCE)):
+        rows = [{"text_id": _text_id(row["instruction"]), **_asked_for(row)} for row in part]
+        yield pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in rows[0]]))
+
+
+def _text_id(instruction: str) -> str:
+    return stable_id(normalised(instruction))
+
+
+def _asked_for(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("instruction_id", "instruction", "reference_answer")}
 
 
 def _request(row: dict[str, Any], teacher: str, sample_index: int) -> dict[str, Any]:
     """What a RESPONSES row says of what was asked."""
-    kept = {key: row[key] for key in ("instruction_id", "instruction", "reference_answer")}
     response_id = stable_id(row["instruction_id"], teacher, sample_index)
-    return {"response_id": response_id, **kept, "teacher": teacher, "sample_index": sample_index}
+    return {"response_id": response_id, **_asked_for(row), "teacher": teacher, "sample_index": sample_index}
 
 
 def responses(instructions: "Dataset", generate: "Generate", teacher: str, model: str, **asked: Any) -> "Dataset":

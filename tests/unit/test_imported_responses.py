@@ -28,7 +28,12 @@ def answer(k: int, text: str = "\\boxed{1}", **others: Any) -> dict[str, Any]:
     return {"instruction": f"{k} + 1?", "output": text, **others}
 
 
-def test_each_request_is_answered_or_rejected_and_each_record_counted() -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 200])
+def test_each_request_is_answered_or_rejected_and_each_record_counted(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "RECORDS_AT_ONCE", at_once)
+    monkeypatch.setattr(teacher, "ROWS_AT_ONCE", at_once)
     records = [answer(1, "first"), answer(0), answer(1, "second"), answer(1, "third"), answer(9), "text", {}]
     records += [{"instruction": "held out?", "output": "1"}, answer(2, teacher="direct"), answer(3, "a\ud800")]
     rows, counts = match(records, num_samples=2)
