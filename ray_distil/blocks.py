@@ -128,16 +128,19 @@ def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str,
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 
-def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
-    def may_write() -> None:
-        try:
-            newest = artifact.read_text(ATTEMPT)
-        except FileNotFoundError as error:
-            raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
-        if newest != attempt:
-            raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
+def check_attempt(artifact: Folder, attempt: str) -> None:
+    """Raises StageError where another attempt has begun, or where the artifact cannot be seen."""
+    try:
+        newest = artifact.read_text(ATTEMPT)
+    except FileNotFoundError as error:
+        raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
+    if newest != attempt:
+        raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
 
-    artifact.write_table(f"{inside}part-{stable_id(*sorted(ids))}.parquet", table, may_write)
+
+def write_shard(artifact: Folder, table: pa.Table, ids: list[str], attempt: str, inside: str = "") -> None:
+    name = f"{inside}part-{stable_id(*sorted(ids))}.parquet"
+    artifact.write_table(name, table, lambda: check_attempt(artifact, attempt))
 
 
 def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
