@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_distil import UserError, attention, metrics
 from ray_distil.attention import FLAT
-from ray_distil.batches import epoch_order, load_sequences, micro_batches, tensors_of
+from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.blocks import StageError, check_attempt
 from ray_distil.checkpoint import STUDENT, export_student
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
@@ -23,6 +23,7 @@ from ray_distil.failures import watcher
 from ray_distil.follow import followed
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
+from ray_distil.sequence_file import Sequences, open_sequences
 from ray_distil.session import in_background, last_line, user_error_in
 from ray_distil.states import STATES, States
 from ray_distil.step_log import StepLog, read_log
@@ -158,15 +159,16 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
     from ray_distil.tokenization import end_of_turn, load_tokenizer
 
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     torch.manual_seed(config["seed"])
-    sequences = load_sequences(config["packed"])
+    sequences = open_sequences(config["packed"], context.get_node_rank(), context.get_local_rank() == 0)
     batch = BatchArithmetic(
         num_sequences=len(sequences["labels"]),
-        num_workers=ray.train.get_context().get_world_size(),
+        num_workers=context.get_world_size(),
         train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
         gradient_accumulation_steps=config["gradient_accumulation_steps"],
         num_train_epochs=config["num_train_epochs"],
@@ -191,7 +193,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
 def train_steps(
     engine: Any,
-    sequences: dict[str, list[Any]],
+    sequences: Sequences,
     batch: BatchArithmetic,
     config: dict[str, Any],
     rank: int,

@@ -105,6 +105,12 @@ class Folder:
         with filesystem.open_input_file(path) as source:
             return pq.ParquetFile(source).read(columns=columns)
 
+    def read_batches(self, file: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a Parquet file, so many at a time, without the whole of it in memory."""
+        filesystem, path = self.filesystem_and_path(file)
+        with filesystem.open_input_file(path) as source:
+            yield from pq.ParquetFile(source).iter_batches(rows, columns=columns)
+
     def write_text(self, file: str, text: str) -> None:
         self.write_bytes(file, text.encode("utf-8"))
 

@@ -36,6 +36,7 @@ LAYERS = [
         "small_copies",
         "deepspeed_config",
         "repartition",
+        "sequence_file",
         "session",
         "models",
         "metrics",
