@@ -9,10 +9,8 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.storage import Folder
+from ray_distil.sequence_file import COLUMNS, Sequences
 from ray_distil.tokenization import IGNORE_INDEX
-
-COLUMNS = ("input_ids", "labels", "position_ids")
 
 
 def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
@@ -33,19 +31,7 @@ def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic
     return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
 
 
-def load_sequences(folder: Folder) -> dict[str, list[Any]]:
-    """The packed sequences in the order of their ids: a tensor (length,) each of input_ids, labels, position_ids."""
-    import pyarrow as pa
-    import torch
-
-    files = folder.files("part-")
-    table = pa.concat_tables(folder.read_table(file, ["sequence_id", *COLUMNS]) for file in files)
-    table = table.sort_by("sequence_id").combine_chunks()
-
-    return {name: [torch.from_numpy(row.values.to_numpy()).long() for row in table[name]] for name in COLUMNS}
-
-
-def examples_of(sequences: dict[str, list[Any]], index: int) -> Iterator[tuple[Any, Any, Any]]:
+def examples_of(sequences: Sequences, index: int) -> Iterator[tuple[Any, Any, Any]]:
     """`(input_ids, position_ids, targets)`, a tensor (length,) each, of a sequence's examples.
 
     `targets` are the labels of the next token. Padding, and an example in which nothing is learnt, is left out: no
@@ -68,7 +54,7 @@ def _padding(length: int) -> tuple[Any, Any, Any]:
     return torch.zeros(length, dtype=torch.long), torch.arange(length), torch.full((length,), IGNORE_INDEX)
 
 
-def tensors_of(sequences: dict[str, list[Any]], indices: list[int], flat: bool, multiple: int = 1) -> dict[str, Any]:
+def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: int = 1) -> dict[str, Any]:
     """A micro-batch of these sequences; no index: one token, of which nothing is learnt, so that every rank takes part.
 
         input_ids, position_ids  (B, T)    the examples of a sequence after each other

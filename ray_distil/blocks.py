@@ -132,20 +132,22 @@ def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str,
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 
+def check_attempt(artifact: Folder, attempt: str) -> None:
+    """Raises StageError where another attempt has begun, or where the artifact cannot be seen."""
+    try:
+        newest = artifact.read_text(ATTEMPT)
+    except FileNotFoundError as error:
+        raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
+    if newest != attempt:
+        raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
+
+
 def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> None:
     _write(artifact, inside, table.column(0), parquet([table]), attempt)
 
 
 def _write(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> None:
-    def may_write() -> None:
-        try:
-            newest = artifact.read_text(ATTEMPT)
-        except FileNotFoundError as error:
-            raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
-        if newest != attempt:
-            raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
-
-    artifact.write_bytes(f"{inside}part-{_id_of_all(ids)}.parquet", shard, may_write)
+    artifact.write_bytes(f"{inside}part-{_id_of_all(ids)}.parquet", shard, lambda: check_attempt(artifact, attempt))
 
 
 def _id_of_all(ids: pa.ChunkedArray) -> str:

@@ -1,21 +1,11 @@
-"""DeepSpeed training state, and the student in Hugging Face format.
-
-CHECKPOINT/deepspeed/step-N/   training state, as `engine.save_checkpoint` writes it
-CHECKPOINT/student/            weights (safetensors), configuration, tokenizer and chat template
-"""
+"""The student in Hugging Face format: CHECKPOINT/student/ has weights (safetensors), configuration, tokenizer, template."""
 
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-STATE = "deepspeed"
 STUDENT = "student"
-
-
-def save_state(engine: Any, folder: Path, step: int) -> None:
-    """Write the training state of all ranks; every rank must call it."""
-    engine.save_checkpoint(str(folder / STATE), tag=f"step-{step}", client_state={"step": step})
 
 
 def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int) -> Path:

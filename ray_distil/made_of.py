@@ -9,6 +9,7 @@ nothing.
 """
 
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any
 
 from ray_distil import asking, evaluation, instructions, long2short, sources, teacher
@@ -21,7 +22,10 @@ from ray_distil.sources import responses_of
 
 ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
 # Of training, what changes no weight of the student.
-SILENT_TRAINING = {"resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps"}
+SILENT_TRAINING = {
+    "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
+}  # fmt: skip
+SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
 
 
 def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
-    trained = training.model_dump(mode="json", exclude={"student", *SILENT_TRAINING, *ASKED_WITH})
+    """Of workers, micro-batches and micro-steps their product counts: however a step is split, it is the same step."""
+    trained = training.model_dump(mode="json", exclude={"student", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
+    trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
     return MadeOf(trained | {"seed": run.config.run.seed, "student": model_fingerprint(student)})
 
 

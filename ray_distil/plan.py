@@ -17,6 +17,7 @@ from ray_distil.engine_config import Asked, EngineConfig
 from ray_distil.plan_config import Expected
 from ray_distil.problems import EVAL, TRAIN, Problems
 from ray_distil.prompts import LONG2SHORT
+from ray_distil.states import KEPT
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
 FILL = 0.9  # of a packed sequence
@@ -160,13 +161,15 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         num_train_epochs=training.num_train_epochs,
     )
-    num_states = ceil(batch.num_steps / training.save_steps) if training.save_steps else 1
+    seen, rate = tokens * training.num_train_epochs, assumed.training_tokens_per_s
+    seconds = seen / (rate * training.num_workers) if rate else None
+    num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
+    num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
+    num_states = min(num_saved + training.keep_states, KEPT + 1)  # those that stay, and the next while it is written
     weight = 2 if training.bf16 else 4
     checkpoint = None
     if assumed.student_parameters is not None:  # the export; weights, fp32 master weights and Adam's two moments
         checkpoint = assumed.student_parameters * (weight + num_states * (weight + 12))
-    seen = tokens * training.num_train_epochs
-    rate = assumed.training_tokens_per_s
     return [
         Step("curation, packing", num_examples, False, size=stored),
         Step(
@@ -174,7 +177,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
             num_sequences,
             False,
             tokens=seen,
-            seconds=seen / (rate * training.num_workers) if rate else None,
+            seconds=seconds,
             gpus=training.num_workers if training.use_gpu else 0,
             size=checkpoint,
         ),

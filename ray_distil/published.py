@@ -175,7 +175,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
         examples = importing.import_examples(run, records, file.dataset.labeled_path)
         checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
-    display.say(f"the student is in {output}; training state and losses are in {checkpoint.folder}")
+    display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
     return output
 
 

@@ -4,30 +4,33 @@ Loss: the sum over the learnt tokens of the whole global batch, divided by their
 micro-steps' means would weigh tokens by the company they keep, and change with packing and world size.
 """
 
-import json
 import math
 import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_distil import attention, metrics
+from ray_distil import UserError, attention, metrics
 from ray_distil.attention import FLAT
-from ray_distil.batches import epoch_order, load_sequences, micro_batches, tensors_of
-from ray_distil.blocks import StageError
-from ray_distil.checkpoint import STUDENT, export_student, save_state
+from ray_distil.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.blocks import StageError, check_attempt
+from ray_distil.checkpoint import STUDENT, export_student
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.failures import watcher
 from ray_distil.follow import followed
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
-from ray_distil.session import in_background, last_line
+from ray_distil.sequence_file import Sequences, open_sequences
+from ray_distil.session import in_background, last_line, user_error_in
+from ray_distil.states import STATES, States
+from ray_distil.step_log import StepLog, read_log
 from ray_distil.storage import Folder
 
 VERSION = 2
 STAGE = "sft"
-METRICS = "metrics.jsonl"
 ALIGNED = 256  # tokens; kernels that are compiled like rows of few lengths
 
 
@@ -121,7 +124,7 @@ def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
 def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
     """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
 
-    Raises RuntimeError for a loss that is not finite, before it reaches the weights, and for a gradient that is not, or
+    Raises StageError for a loss that is not finite, before it reaches the weights, and for a gradient that is not, or
     for a step that DeepSpeed left out: it says neither.
     """
     import torch
@@ -139,11 +142,11 @@ def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[f
         if k == len(micro):
             dist.all_reduce(loss_sum)
             if not math.isfinite(loss_sum.item()):
-                raise RuntimeError(f"the loss is {loss_sum.item()}; lower training.learning_rate")
+                raise StageError(f"the loss is {loss_sum.item()}; lower training.learning_rate")
         engine.step()
     norm = float(engine.get_global_grad_norm() or 0.0)
     if engine.skipped_steps != num_skipped or not math.isfinite(norm):
-        raise RuntimeError(f"the gradient is not finite (its norm is {norm}); lower training.learning_rate")
+        raise StageError(f"the gradient is not finite (its norm is {norm}); lower training.learning_rate")
     return (loss_sum / num_learnt).item(), int(num_learnt.item())
 
 
@@ -156,59 +159,77 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
     from ray_distil.tokenization import end_of_turn, load_tokenizer
 
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     torch.manual_seed(config["seed"])
-    sequences = load_sequences(config["packed"])
+    sequences = open_sequences(config["packed"], context.get_node_rank(), context.get_local_rank() == 0)
     batch = BatchArithmetic(
         num_sequences=len(sequences["labels"]),
-        num_workers=ray.train.get_context().get_world_size(),
+        num_workers=context.get_world_size(),
         train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
         gradient_accumulation_steps=config["gradient_accumulation_steps"],
         num_train_epochs=config["num_train_epochs"],
     )
     engine = build_engine(config, batch, device)
-    with config["output"].writable() as folder:
-        train_steps(engine, sequences, batch, config, rank, device, folder)
-        save_state(engine, folder, batch.num_steps)
+    output, follower = config["output"], config["follower"]
+
+    def may_write() -> None:
+        check_attempt(output, config["attempt"])
+
+    states = States(output / STATES, config["made_of"], batch.num_workers, config["zero_stage"], rank, may_write)
+    done = states.resume(engine, lambda line: follower.say.remote(f"{STAGE}: {line}"))
+    train_steps(engine, sequences, batch, config, rank, device, states, done)
+    if rank == 0:
+        may_write()
+    with output.writable() if rank == 0 else nullcontext(Path()) as folder:
         export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
+    if config["keep_states"] and done < batch.num_steps:
+        states.save(engine, batch.num_steps)
     dist.barrier()
 
 
 def train_steps(
     engine: Any,
-    sequences: dict[str, list[Any]],
+    sequences: Sequences,
     batch: BatchArithmetic,
     config: dict[str, Any],
     rank: int,
     device: Any,
-    folder: Path,
+    states: States,
+    done: int,
 ) -> None:
-    """All optimiser steps; rank 0 writes metrics.jsonl, a line each `logging_steps`."""
+    """The optimiser steps behind those that are `done`; rank 0 logs them, a line each `logging_steps`."""
+    import torch
+
     flat, multiple = config["attn_implementation"] in FLAT, ALIGNED if config["torch_compile"] else 1
-    with open(folder / METRICS, "w", encoding="utf-8", buffering=1) if rank == 0 else nullcontext() as file:
-        for step in range(batch.num_steps):
-            epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
-            started = time.monotonic()
-            if step_in_epoch == 0:
-                order = epoch_order(batch.num_sequences, config["seed"], epoch)
-            micro = [
-                tensors_of(sequences, indices, flat, multiple)
-                for indices in micro_batches(order, step_in_epoch, rank, batch)
-            ]
-            learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
-            loss, num_learnt_tokens = train_step(engine, micro, device)
-            grad_norm = float(engine.get_global_grad_norm() or 0.0)
-            if rank == 0:
-                state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm}
-                metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
-                metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
-                config["follower"].add.remote(state, num_learnt_tokens)
-            last = step + 1 == batch.num_steps
-            if file is not None and (last or (step + 1) % config["logging_steps"] == 0):
-                line = {
+    log = StepLog(config["output"], done) if rank == 0 else None
+    if rank == 0:
+        config["follower"].begin.remote(done, batch.num_steps)
+    saved = time.monotonic()
+    for step in range(done, batch.num_steps):
+        epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
+        started = time.monotonic()
+        torch.manual_seed(((config["seed"] << 32) + step) % 2**63)  # of dropout, which is then no part of a state
+        if step_in_epoch == 0 or step == done:
+            order = epoch_order(batch.num_sequences, config["seed"], epoch)
+        micro = [
+            tensors_of(sequences, indices, flat, multiple)
+            for indices in micro_batches(order, step_in_epoch, rank, batch)
+        ]
+        learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
+        loss, num_learnt_tokens = train_step(engine, micro, device)
+        grad_norm = float(engine.get_global_grad_norm() or 0.0)
+        last = step + 1 == batch.num_steps
+        if log is not None:
+            state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm}
+            metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
+            metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
+            config["follower"].add.remote(state, num_learnt_tokens)
+            if last or (step + 1) % config["logging_steps"] == 0:
+                log.add({
                     "step": step + 1,
                     "num_steps": batch.num_steps,
                     "epoch": (step + 1) / batch.steps_per_epoch,
@@ -217,10 +238,28 @@ def train_steps(
                     "grad_norm": grad_norm,
                     "num_learnt_tokens": num_learnt_tokens,
                     "seconds": time.monotonic() - started,
-                }
-                file.write(json.dumps(line) + "\n")
-            if config["save_steps"] and (step + 1) % config["save_steps"] == 0 and not last:
-                save_state(engine, folder, step + 1)
+                })  # fmt: skip
+        if not last and is_due(step + 1, time.monotonic() - saved, config, device):
+            if log is not None:
+                log.flush()
+            states.save(engine, step + 1)
+            saved = time.monotonic()
+    if log is not None:
+        log.flush()
+
+
+def is_due(step: int, seconds: float, config: dict[str, Any], device: Any) -> bool:
+    """Whether a state is saved after this step, so many seconds after the last one; on all ranks as rank 0's clock says."""
+    import torch
+    import torch.distributed as dist
+
+    if config["save_steps"] and step % config["save_steps"] == 0:
+        return True
+    if not config["save_minutes"]:
+        return False
+    late = torch.tensor(float(seconds >= 60 * config["save_minutes"]), device=device)
+    dist.broadcast(late, src=0)
+    return bool(late)
 
 
 def train(
@@ -232,16 +271,21 @@ def train(
     cpus_per_worker: float,
     resources_per_worker: dict[str, float],
     run: str,
+    made_of: str,
+    attempt: str,
+    max_failures: int,
     tell: Teller,
+    say: Callable[[str], None],
     **settings: Any,
 ) -> SftResult:
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
 
-    `run`: the name that metrics carry. `tell` hears of each step.
+    `run`: the name that metrics carry. `made_of`: the mark of data, student and settings, by which training goes on from
+    a state in `output`. `attempt`: see `shards.Artifact`. `tell` hears of each step, `say` of what else happens.
 
-    Raises StageError with the worker's own error.
+    Raises StageError, or UserError, with the worker's own error.
     """
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -253,26 +297,36 @@ def train(
         "packed": packed,
         "output": output,
         "run": run,
+        "made_of": made_of,
+        "attempt": attempt,
         "student": student,
         "cpus_per_worker": cpus_per_worker,
     }
     try:
-        with followed(tell) as follower:
+        with followed(tell, say) as follower:
             trainer = TorchTrainer(
                 train_loop_per_worker,
                 train_loop_config=config | {"follower": follower},
                 torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
                 scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources),
-                run_config=RunConfig(name="ray_train", storage_filesystem=filesystem, storage_path=path),
+                run_config=RunConfig(
+                    name="ray_train",
+                    storage_filesystem=filesystem,
+                    storage_path=path,
+                    failure_config=FailureConfig(max_failures=max_failures),
+                    callbacks=[watcher(follower, STAGE)],
+                ),
             )
             in_background(trainer.fit).result()  # in the main thread, Ray Train would take Ctrl-C over
     except TrainingFailedError as error:
-        raise StageError(f"sft: a training worker failed: {_root_cause(error)}") from error
-    lines = [json.loads(line) for line in output.read_text(METRICS).splitlines()]
+        if told := user_error_in(_root_cause(error)):
+            raise UserError(told) from error
+        raise StageError(f"{STAGE}: a training worker failed: {last_line(_root_cause(error))}") from error
+    lines = read_log(output)
     return SftResult(output / STUDENT, lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
 
 
-def _root_cause(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> BaseException:
     """The worker's own error."""
     failures = getattr(error, "worker_failures", None) or {}
-    return last_line(next(iter(failures.values()), error))
+    return next(iter(failures.values()), getattr(error, "controller_failure", error))

@@ -72,6 +72,7 @@ class Artifact:
         """
         self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
         self.attempt = ""
+        self.replaced: Folder | None = None  # where an earlier making of other settings or inputs went
         self.num_failed_before = 0  # rows of an earlier making that could not be used
         self.tell = Teller()
         self.schema = schema if schema is not None else pa.schema([])
@@ -105,7 +106,8 @@ class Artifact:
         """
         if self.folder.exists() and not self._is_ours():
             old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
-            self.folder.move_to(self.run / SUPERSEDED / old)
+            self.replaced = self.run / SUPERSEDED / old
+            self.folder.move_to(self.replaced)
         if not resume:
             self.folder.remove_all()
         self.folder.remove(MANIFEST)

@@ -23,6 +23,7 @@ from ray_distil import (
     packing,
     schemas,
     sft,
+    states,
     teacher,
 )
 from ray_distil.blocks import StageError
@@ -215,6 +216,9 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
 
     def make(artifact: Artifact) -> Made:
+        saved = artifact.folder / states.STATES
+        if (state := states.find(saved, artifact.fingerprint).newest) is not None:
+            states.check_workers(saved, state, config.num_workers)
         run.start_ray()
         num_sequences = packed.count("sequence_id")
         if not num_sequences:
@@ -225,20 +229,32 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
                 f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
                 f"that training.warmup_ratio={trained['warmup_ratio']:g} needs; the first has learning rate 0"
             )
+        if artifact.replaced is not None and (step := states.last_step(artifact.replaced / states.STATES)) is not None:
+            run.display.say(
+                f"{sft.STAGE}: the training states up to step {step} are of other data, other settings or another "
+                f"student; they are in {artifact.replaced}, and training begins anew"
+            )
         result = sft.train(
             packed.folder,
             student,
             artifact.folder,
             resources_per_worker=config.resources_per_worker,
             run=run.folder.name,
+            made_of=artifact.fingerprint,
+            attempt=artifact.attempt,
             tell=artifact.tell,
+            say=run.display.say,
             **trained,
         )
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, **losses}
 
     settings = made_of.of_checkpoint(run, student, config).settings
-    return run.stage(sft, "checkpoint", None, "sequences", settings, [packed.content()], make)
+    how = {"resume": True}
+    checkpoint = run.stage(sft, "checkpoint", None, "sequences", settings, [packed.content()], make, **how)
+    if not config.keep_states:  # the student is there, and its manifest
+        (checkpoint.folder / states.STATES).remove_all()
+    return checkpoint
 
 
 def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:

@@ -79,17 +79,14 @@ class Folder:
 
     def files(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> list[str]:
         """Names of the files, sorted; with `recursive` those in folders below too, as "below/name"."""
+        return list(self.sizes(prefix, suffix, recursive))
+
+    def sizes(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> dict[str, int]:
+        """Bytes of the files, by name, as `files` has them."""
         filesystem, path = self.filesystem_and_path()
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
         below = len(path.rstrip("/")) + 1
-        names = [info.path[below:] for info in found if info.type == fs.FileType.File]
-        return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
-
-    def sizes(self, prefix: str = "", suffix: str = "") -> dict[str, int]:
-        """Bytes of the files of this folder, by name."""
-        filesystem, path = self.filesystem_and_path()
-        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        files = {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+        files = {info.path[below:]: info.size for info in found if info.type == fs.FileType.File}
         return {n: size for n, size in sorted(files.items()) if n.startswith(prefix) and n.endswith(suffix)}
 
     def read_bytes(self, file: str) -> bytes:
@@ -188,11 +185,15 @@ class Folder:
 
     def download(self, target: Path, keep: Callable[[str], bool] = lambda name: True) -> None:
         """Copy the files whose names are to be kept into a folder of the disk."""
-        filesystem, path = self.filesystem_and_path()
         for name in self.files(recursive=True):
             if keep(name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                fs.copy_files(f"{path}/{name}", str(target / name), filesystem, fs.LocalFileSystem())
+                self.fetch(name, target / name)
+
+    def fetch(self, file: str, target: Path) -> None:
+        """Copy one file to the disk."""
+        filesystem, path = self.filesystem_and_path(file)
+        fs.copy_files(path, str(target), filesystem, fs.LocalFileSystem())
 
     def state(self) -> list[tuple[str, int, str]]:
         """Name, size and time of change of each file: what changes when the folder does."""

@@ -75,7 +75,8 @@ REMAKES: dict[str, list[str]] = {
 NOTHING = {
     "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "max_shard_mb"],
     "ray": ["num_cpus"],
-    "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps"],
+    "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
+                 "max_failures"],
     "evaluation": ["baseline", "engine.model_source"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],
@@ -186,6 +187,16 @@ def test_what_each_key_remakes(config: DistillConfig) -> None:
             table[key] = sorted(wanted)
     assert found == table
     assert len(table) > 100
+
+
+def test_how_a_step_is_split_remakes_nothing(config: DistillConfig) -> None:
+    split = {"num_workers": 1, "gradient_accumulation_steps": 2}
+    assert {name: getattr(config.training, name) for name in split} == {
+        "num_workers": 2,
+        "gradient_accumulation_steps": 1,
+    }
+    training = config.training.model_copy(update=split)
+    assert made(config.model_copy(update={"training": training})) == made(config)
 
 
 @pytest.mark.parametrize(

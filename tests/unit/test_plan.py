@@ -92,3 +92,19 @@ def test_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     assert planned()[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_states_are_counted_where_training_is_long_enough_for_them() -> None:
+    def held(*overrides: str) -> float | None:
+        given = ["plan.training_tokens_per_s=50", "plan.student_parameters=1000", "training.num_workers=1", *overrides]
+        steps, _ = planned([*OWN, *given])
+        assert steps["sft"].seconds is not None
+        assert steps["sft"].seconds > 30 * 60
+        return steps["sft"].size
+
+    student, state = 1000 * 4, 1000 * 16
+    assert held("training.save_minutes=100000") == student
+    assert held("training.save_minutes=null") == student
+    assert held("training.save_minutes=null", "training.keep_states=true") == student + state
+    assert held("training.save_minutes=null", "training.save_steps=1") == student + 3 * state
+    assert held("training.save_minutes=1") == student + 3 * state

@@ -1,0 +1,86 @@
+"""A training state of ZeRO 1 or 2 as another number of workers would have saved it.
+
+The stages lay the float32 weights of a parameter group after each other, pad the end, and give each worker an equal part
+of that, and of the optimiser's moments:
+
+    weights     aaaa bbbbbbb cc
+    2 workers   aaaabbb|bbbbcc-        each its part of the weights and of the moments
+    3 workers   aaaab|bbbbb|bcc--
+
+So the parts of any number of workers are cut from the same rows. DeepSpeed's universal checkpoint does the same by a file
+a parameter, and is not right for stage 3, whose parts lie otherwise.
+"""
+
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "single_partition_of_fp32_groups"
+OPTIMIZER = "base_optimizer_state"
+PADDINGS = "group_paddings"
+SLICES = "param_slice_mappings"  # a group: name of a parameter -> its part here, with `numel`
+COUNT = "partition_count"
+
+
+def repartition(folder: Path, num_before: int, num_now: int, rank: int, lengths: list[int]) -> None:
+    """In `folder`, which holds the files of all of `num_before` workers, write those that `rank` of `num_now` reads.
+
+    `lengths`: elements of a part of each parameter group now, with padding. A file that is written takes the place of a
+    link.
+    """
+    import torch
+
+    def load(file: Path) -> Any:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=False)  # only what is cut is read
+
+    files = [_only(folder, f"*zero_pp_rank_{k}_mp_rank_*_optim_states.pt") for k in range(num_before)]
+    saved = [load(file) for file in files]
+    parts = [one["optimizer_state_dict"] for one in saved]
+    made = dict(parts[0])
+    states = [part[OPTIMIZER]["state"] for part in parts]
+    new_states: dict[int, dict[str, Any]] = {}
+    new_weights = []
+    for group, length in enumerate(lengths):
+        total = sum(slice_.numel for part in parts for slice_ in part[SLICES][group].values())
+        start, end = rank * length, min((rank + 1) * length, total)
+        moments = states[0][group]
+        before = next(value.numel() for value in moments.values() if value.dim() > 0)  # with padding
+        new_weights.append(_cut([part[WEIGHTS][group] for part in parts], before, start, end))
+        new_states[group] = {
+            name: _cut([state[group][name] for state in states], before, start, end, length) if value.dim() else value
+            for name, value in moments.items()
+        }
+    made[WEIGHTS] = new_weights
+    made[OPTIMIZER] = made[OPTIMIZER] | {"state": new_states}
+    made[PADDINGS] = [length - len(weights) for length, weights in zip(lengths, new_weights, strict=True)]
+    made[COUNT] = [num_now] * len(lengths)
+    name = files[0].name.replace("zero_pp_rank_0_", f"zero_pp_rank_{rank}_")
+    _write(saved[0] | {"optimizer_state_dict": made}, folder / name)
+    model = _only(folder, "mp_rank_*_model_states.pt")
+    _write(load(model) | {"dp_world_size": num_now}, model)
+
+
+def _cut(parts: list[Any], length: int, start: int, end: int, padded: int = 0) -> Any:
+    """Elements from `start` to `end` of parts that lie `length` apart, with zeros behind up to `padded` elements."""
+    import torch
+
+    pieces = []
+    for place, part in enumerate(parts):
+        first, last = max(start - place * length, 0), min(end - place * length, part.numel())
+        if first < last:
+            pieces.append(part.flatten()[first:last])
+    made = torch.cat(pieces) if pieces else parts[0].new_zeros(0)
+    if len(made) != max(0, end - start):
+        raise RuntimeError(f"a training state lacks elements {start} to {end} of its parts")
+    return torch.nn.functional.pad(made, (0, padded - len(made))) if padded else made
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    (file,) = folder.glob(pattern)
+    return file
+
+
+def _write(content: Any, file: Path) -> None:
+    import torch
+
+    file.unlink(missing_ok=True)  # it may be a link to the state itself
+    torch.save(content, file)

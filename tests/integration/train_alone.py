@@ -1,0 +1,48 @@
+"""The training of a run alone, as a process that a test can kill: examples that are there, packed, and the student.
+
+python train_alone.py key=value ...
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+from ray_distil import cli, importing, stages  # noqa: E402
+from ray_distil.config import StagesConfig  # noqa: E402
+from ray_distil.models import resolve_models  # noqa: E402
+from ray_distil.runs import Run, run_lock  # noqa: E402
+from ray_distil.section import apply_overrides, validate  # noqa: E402
+
+NUM_WORKERS = 2
+DATA = {
+    "packing": {"max_length": 128},
+    "training": {
+        "student": "tiny:student-base",
+        "num_workers": NUM_WORKERS,
+        "resources_per_worker": {"student": 1},
+        "num_train_epochs": 6,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "bf16": False,
+    },
+}
+
+
+def record(k: int) -> dict[str, str]:
+    steps = " ".join(f"Step {n}: {k} + {n} = {k + n}." for n in range(1, 2 + k % 4))
+    return {"instruction": f"Ann has {k} pens. She buys 4 more. How many has she?", "output": f"{steps} \\boxed{{{k}}}"}
+
+
+def main() -> None:
+    config = validate(StagesConfig, apply_overrides(DATA, sys.argv[1:]))
+    run = Run(config, resolve_models(config))
+    with run_lock(run.folder):
+        examples = importing.import_examples(run, [record(k) for k in range(60)], "records")
+        stages.make_checkpoint(run, stages.make_packed(run, examples))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, lambda: Path.cwd() / "logs"))
