@@ -94,3 +94,13 @@ def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: i
         made |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
         made |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
     return made
+
+
+def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
+    """A micro-batch on the device; the copy to a GPU goes on while the host does."""
+    import torch
+
+    def moved(tensor: Any) -> Any:
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    return {name: moved(value) if torch.is_tensor(value) else value for name, value in tensors.items()}

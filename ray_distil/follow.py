@@ -50,7 +50,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print) -> Iterator[Any]:
     over = threading.Event()
 
     def listen() -> None:
-        told, tokens_told, num_starts, num_lines, last = 0, 0, 0, 0, False
+        told, tokens_told, num_starts, num_lines, held_out, last = 0, 0, 0, 0, "", False
         while not last:
             last = over.wait(ASK_SECONDS)
             try:
@@ -66,7 +66,9 @@ def followed(tell: Teller, say: Callable[[str], None] = print) -> Iterator[Any]:
                 tell.expect(steps, done=told, unit="steps")
             step = int(state.get("step", told))
             if step != told:
-                tell.advance(step - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}")
+                if "eval_loss" in state:
+                    held_out = f", held out {state['eval_loss']:.4f}"
+                tell.advance(step - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}{held_out}")
                 told, tokens_told = step, num_tokens
 
     thread = threading.Thread(target=listen, daemon=True)

@@ -9,6 +9,7 @@
     distil_train_step         optimiser steps done                         run
     distil_train_steps        optimiser steps in all                       run
     distil_train_loss         mean loss of the last step                   run
+    distil_train_eval_loss    mean loss of the held-out sequences          run
     distil_train_grad_norm    norm of the gradient before clipping         run
     distil_train_tokens       learnt tokens                                run
 
@@ -36,6 +37,7 @@ GAUGES = {
     "distil_train_step": ("optimiser steps done", ("run",)),
     "distil_train_steps": ("optimiser steps in all", ("run",)),
     "distil_train_loss": ("mean loss of the last step", ("run",)),
+    "distil_train_eval_loss": ("mean loss of the held-out sequences", ("run",)),
     "distil_train_grad_norm": ("norm of the gradient before clipping", ("run",)),
 }
 

@@ -155,7 +155,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         ceil(tokens / (packing.max_length * FILL)) if packing.enabled and packing.max_length else num_examples
     )
     batch = BatchArithmetic(
-        num_sequences=num_sequences,
+        num_sequences=ceil(num_sequences * (1 - training.eval_fraction)),
         num_workers=training.num_workers,
         train_micro_batch_size_per_gpu=training.train_micro_batch_size_per_gpu,
         gradient_accumulation_steps=training.gradient_accumulation_steps,

@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_distil.schemas import stable_fraction
 from ray_distil.storage import Folder
 
 COLUMNS = ("input_ids", "labels", "position_ids")
 ROWS = 32  # of a shard that are in memory at once
 Sequences = Mapping[str, Sequence[Any]]  # COLUMNS: of each sequence a tensor (length,), int64
-INDEX = "index.npy"  # (sequences, 2): where each begins, in tokens, and its length; in the order of their ids
+# (sequences, 2): where each begins, in tokens, and its length; in the order of their ids.
+TRAINED, HELD_OUT = "trained.npy", "held_out.npy"
 
 
 class Column(Sequence[Any]):
@@ -42,8 +44,13 @@ class Column(Sequence[Any]):
         return torch.from_numpy(np.frombuffer(data, np.int32).astype(np.int64))
 
 
-def write_sequences(packed: Folder, place: Path) -> None:
-    """Copy the columns of all shards into files in `place`, with their index."""
+def is_held_out(sequence_id: str, fraction: float) -> bool:
+    """Whether a sequence belongs to the share that is not trained on; the same of each id in every run."""
+    return stable_fraction("held out", sequence_id) < fraction
+
+
+def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
+    """Copy the columns of all shards into files in `place`, with the indices of what is trained on and held out."""
     ids, lengths = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
     files = [open(place / name, "wb") for name in COLUMNS]  # noqa: SIM115  closed below
     try:
@@ -59,17 +66,21 @@ def write_sequences(packed: Folder, place: Path) -> None:
             file.close()
     every = np.concatenate(lengths)
     index = np.stack([np.cumsum(every) - every, every], axis=1)
-    np.save(place / INDEX, index[pc.sort_indices(pa.chunked_array(ids)).to_numpy()])
+    all_ids = pa.chunked_array(ids)
+    held_out = np.array([is_held_out(name, eval_fraction) for name in all_ids.to_pylist()], np.bool_)
+    order = pc.sort_indices(all_ids).to_numpy()
+    for file, chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
+        np.save(place / file, index[order[chosen[order]]])
 
 
-def read_sequences(place: Path) -> Sequences:
-    """The columns of what `write_sequences` wrote, in the order of the ids."""
-    index = np.load(place / INDEX)
+def read_sequences(place: Path, part: str) -> Sequences:
+    """The columns of what `write_sequences` wrote, of TRAINED or of HELD_OUT, in the order of the ids."""
+    index = np.load(place / part)
     return {name: Column(place / name, index) for name in COLUMNS}
 
 
-def open_sequences(packed: Folder, node: int, is_first: bool) -> Sequences:
-    """The packed sequences, for the workers of a training; the first one of each node copies them.
+def open_sequences(packed: Folder, eval_fraction: float, node: int, is_first: bool) -> tuple[Sequences, Sequences]:
+    """The packed sequences that are trained on, and those held out; the first worker of each node copies them.
 
     The files have no name any more when this returns, so that they are gone with the workers, whatever ends these.
     """
@@ -77,11 +88,12 @@ def open_sequences(packed: Folder, node: int, is_first: bool) -> Sequences:
 
     place = mkdtemp(prefix="ray_distil-") if is_first else ""
     if place:
-        write_sequences(packed, Path(place))
+        write_sequences(packed, Path(place), eval_fraction)
     places = [(0, "")] * dist.get_world_size()
     dist.all_gather_object(places, (node, place))
-    sequences = read_sequences(Path(next(there for number, there in places if number == node and there)))
+    own = Path(next(there for number, there in places if number == node and there))
+    trained, held_out = read_sequences(own, TRAINED), read_sequences(own, HELD_OUT)
     dist.barrier()
     if place:
         shutil.rmtree(place)
-    return sequences
+    return trained, held_out

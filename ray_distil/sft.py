@@ -15,12 +15,13 @@ from typing import Any
 
 from ray_distil import UserError, attention, metrics
 from ray_distil.attention import FLAT
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.batches import epoch_order, micro_batches, tensors_of, to_device
 from ray_distil.blocks import StageError, check_attempt
 from ray_distil.checkpoint import STUDENT, export_student
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.failures import watcher
 from ray_distil.follow import followed
+from ray_distil.held_out import held_out_loss
 from ray_distil.models import local_copy
 from ray_distil.progress import Teller
 from ray_distil.sequence_file import Sequences, open_sequences
@@ -111,16 +112,6 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     return engine
 
 
-def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
-    """A micro-batch on the device; the copy to a GPU goes on while the host does."""
-    import torch
-
-    def moved(tensor: Any) -> Any:
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-    return {name: moved(value) if torch.is_tensor(value) else value for name, value in tensors.items()}
-
-
 def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
     """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
 
@@ -165,7 +156,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     torch.manual_seed(config["seed"])
-    sequences = open_sequences(config["packed"], context.get_node_rank(), context.get_local_rank() == 0)
+    is_first = context.get_local_rank() == 0
+    sequences, held_out = open_sequences(config["packed"], config["eval_fraction"], context.get_node_rank(), is_first)
     batch = BatchArithmetic(
         num_sequences=len(sequences["labels"]),
         num_workers=context.get_world_size(),
@@ -181,7 +173,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
     states = States(output / STATES, config["made_of"], batch.num_workers, config["zero_stage"], rank, may_write)
     done = states.resume(engine, lambda line: follower.say.remote(f"{STAGE}: {line}"))
-    train_steps(engine, sequences, batch, config, rank, device, states, done)
+    train_steps(engine, sequences, held_out, batch, config, rank, device, states, done)
     if rank == 0:
         may_write()
     with output.writable() if rank == 0 else nullcontext(Path()) as folder:
@@ -194,6 +186,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 def train_steps(
     engine: Any,
     sequences: Sequences,
+    held_out: Sequences,
     batch: BatchArithmetic,
     config: dict[str, Any],
     rank: int,
@@ -206,6 +199,7 @@ def train_steps(
 
     flat, multiple = config["attn_implementation"] in FLAT, ALIGNED if config["torch_compile"] else 1
     log = StepLog(config["output"], done) if rank == 0 else None
+    eval_steps = (config["eval_steps"] or batch.steps_per_epoch) if len(held_out["labels"]) else batch.num_steps + 1
     if rank == 0:
         config["follower"].begin.remote(done, batch.num_steps)
     saved = time.monotonic()
@@ -223,12 +217,15 @@ def train_steps(
         loss, num_learnt_tokens = train_step(engine, micro, device)
         grad_norm = float(engine.get_global_grad_norm() or 0.0)
         last = step + 1 == batch.num_steps
+        evaluated = {}
+        if (step + 1) % eval_steps == 0 or (last and eval_steps <= batch.num_steps):
+            evaluated["eval_loss"] = held_out_loss(engine, held_out, batch, rank, device, flat, multiple)
         if log is not None:
-            state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm}
+            state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm} | evaluated
             metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
             metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
             config["follower"].add.remote(state, num_learnt_tokens)
-            if last or (step + 1) % config["logging_steps"] == 0:
+            if last or evaluated or (step + 1) % config["logging_steps"] == 0:
                 log.add({
                     "step": step + 1,
                     "num_steps": batch.num_steps,
@@ -238,6 +235,7 @@ def train_steps(
                     "grad_norm": grad_norm,
                     "num_learnt_tokens": num_learnt_tokens,
                     "seconds": time.monotonic() - started,
+                    **evaluated,
                 })  # fmt: skip
         if not last and is_due(step + 1, time.monotonic() - saved, config, device):
             if log is not None:

@@ -39,6 +39,7 @@ from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.scores import COLUMNS
 from ray_distil.section import SectionT
+from ray_distil.sequence_file import is_held_out
 from ray_distil.shards import Artifact
 from ray_distil.sources import responses_of
 
@@ -223,7 +224,15 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         num_sequences = packed.count("sequence_id")
         if not num_sequences:
             raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
-        batch = BatchArithmetic(num_sequences, **{name: trained[name] for name in BATCH_KEYS})
+        ids = (name for table in packed.tables(["sequence_id"]) for name in table["sequence_id"].to_pylist())
+        num_held_out = sum(is_held_out(name, config.eval_fraction) for name in ids)
+        if config.eval_fraction and not 0 < num_held_out < num_sequences:
+            what = "raise" if not num_held_out else "lower"
+            raise StageError(
+                f"{sft.STAGE}: training.eval_fraction={config.eval_fraction:g} holds {num_held_out} of {num_sequences} "
+                f"sequences out; {what} it"
+            )
+        batch = BatchArithmetic(num_sequences - num_held_out, **{name: trained[name] for name in BATCH_KEYS})
         if trained["warmup_ratio"] and batch.num_steps * trained["warmup_ratio"] < 1:
             run.display.say(
                 f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
@@ -247,7 +256,7 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
             **trained,
         )
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
-        return num_sequences, {"num_steps": result.num_steps, **losses}
+        return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 
     settings = made_of.of_checkpoint(run, student, config).settings
     how = {"resume": True}

@@ -57,6 +57,15 @@ class TrainingConfig(Section):
         description="lost workers or nodes after which training goes on from its newest state; one more ends it",
     )
     logging_steps: int = Field(1, ge=1, description="optimiser steps from one line of metrics.jsonl to the next")
+    eval_fraction: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="share of the packed sequences that is not trained on, for the held-out loss; 0: none",
+    )
+    eval_steps: int | None = Field(
+        None, ge=1, description="optimiser steps from one held-out loss to the next; null: at the end of each epoch"
+    )
     gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     gradient_checkpointing: bool = Field(False, description="activations are computed again in the backward pass")
@@ -73,6 +82,8 @@ class TrainingConfig(Section):
                 "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first, "
                 "which shrinks that to three quarters; set it to 1, which is the same on one worker, or bf16=false"
             )
+        if self.eval_steps and not self.eval_fraction:
+            raise ValueError("training.eval_steps: nothing is held out; set training.eval_fraction, as 0.01")
         if self.zero_stage == 3 and self.torch_compile:
             raise ValueError("training.torch_compile: stage 3 gathers weights within layers; set it to false")
         return self

@@ -47,17 +47,17 @@ def measure(folder: Path) -> dict[str, float]:
     import torch  # noqa: F401  what is imported is not what is read
 
     from ray_distil.batches import epoch_order, tensors_of
-    from ray_distil.sequence_file import read_sequences, write_sequences
+    from ray_distil.sequence_file import TRAINED, read_sequences, write_sequences
     from ray_distil.storage import Folder
 
     process = psutil.Process()
     peak = before = process.memory_info().rss
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        write_sequences(Folder.at(folder), Path(place))
+        write_sequences(Folder.at(folder), Path(place), 0)
         peak = max(peak, _peak())
         written = time.monotonic()
-        sequences = read_sequences(Path(place))
+        sequences = read_sequences(Path(place), TRAINED)
         order = epoch_order(len(sequences["labels"]), 0, 0)
         for start in range(0, len(order), 4):
             tensors_of(sequences, order[start : start + 4], True)

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.manifest import read_manifest
 from ray_distil.states import STATES, last_step
 from ray_distil.step_log import read_log
 from ray_distil.storage import Folder
 from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.test_chaos import NOTICES_SOON
-from tests.integration.train_alone import NUM_WORKERS
+from tests.integration.train_alone import NUM_EPOCHS, NUM_WORKERS
 from tests.integration.train_alone import __file__ as TRAIN
 from tests.object_store import CREDENTIALS, ObjectStore
 
@@ -34,7 +35,8 @@ SEED = 33
 SAVE_STEPS = 4
 VICTIMS = ["worker", "node", "driver"]
 STUDENT_NODE = ["--num-cpus=1", '--resources={"student": 1}']
-LOGGED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "num_learnt_tokens")  # but for the time it took
+# All that is logged, but for the time it took; the held-out loss at the end of each epoch.
+LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "num_learnt_tokens")
 BEFORE = ("sft_examples", "packed")
 WEIGHTS = "checkpoint/student/model.safetensors"
 GOES_ON = "sft: goes on from the training state of step "
@@ -113,8 +115,11 @@ def finish(driver: subprocess.Popen[str]) -> str:
     return output
 
 
-def losses(run: Folder) -> list[tuple[float, ...]]:
-    return [tuple(line[name] for name in LOGGED) for line in read_log(run / "checkpoint")]
+Losses = list[tuple[float | None, ...]]
+
+
+def losses(run: Folder) -> Losses:
+    return [tuple(line.get(name) for name in LOGGED) for line in read_log(run / "checkpoint")]
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +133,21 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trainings: Trainings) -> tuple[list[tuple[float, ...]], bytes]:
+def undisturbed(trainings: Trainings) -> tuple[Losses, bytes]:
     output = finish(trainings.start("disk", "undisturbed", "training.save_steps=null"))
     run = trainings.storage["disk"] / "undisturbed"
     assert GOES_ON not in output
     assert not (run / "checkpoint" / STATES).exists()
     made = losses(run)
     assert [line[0] for line in made] == list(range(1, len(made) + 1))
+    assert [line[1] for line in made if line[LOGGED.index("eval_loss")] is not None] == list(range(1, NUM_EPOCHS + 1))
+    manifest = read_manifest(run / "checkpoint")
+    assert manifest is not None
+    assert 0 < manifest.summary["num_held_out"] < manifest.rows_out
     return made, run.read_bytes(WEIGHTS)
 
 
-def check(trainings: Trainings, numbers: range, undisturbed: tuple[list[tuple[float, ...]], bytes]) -> None:
+def check(trainings: Trainings, numbers: range, undisturbed: tuple[Losses, bytes]) -> None:
     wanted, weights = undisturbed
     chosen = random.Random(f"{SEED}/{numbers}")
     for number in numbers:
@@ -153,14 +162,12 @@ def check(trainings: Trainings, numbers: range, undisturbed: tuple[list[tuple[fl
         print(f"{planned}: {went_on}, {time.monotonic() - started:.0f} s", flush=True)
 
 
-def test_a_disturbed_training_is_the_undisturbed_one(
-    trainings: Trainings, undisturbed: tuple[list[tuple[float, ...]], bytes]
-) -> None:
+def test_a_disturbed_training_is_the_undisturbed_one(trainings: Trainings, undisturbed: tuple[Losses, bytes]) -> None:
     check(trainings, range(3), undisturbed)
 
 
 @pytest.mark.long
-def test_ten_more_disturbed_trainings(trainings: Trainings, undisturbed: tuple[list[tuple[float, ...]], bytes]) -> None:
+def test_ten_more_disturbed_trainings(trainings: Trainings, undisturbed: tuple[Losses, bytes]) -> None:
     check(trainings, range(3, 13), undisturbed)
 
 

@@ -15,18 +15,19 @@ from ray_distil.models import resolve_models  # noqa: E402
 from ray_distil.runs import Run, run_lock  # noqa: E402
 from ray_distil.section import apply_overrides, validate  # noqa: E402
 
-NUM_WORKERS = 2
+NUM_WORKERS, NUM_EPOCHS = 2, 6
 DATA = {
     "packing": {"max_length": 128},
     "training": {
         "student": "tiny:student-base",
         "num_workers": NUM_WORKERS,
         "resources_per_worker": {"student": 1},
-        "num_train_epochs": 6,
+        "num_train_epochs": NUM_EPOCHS,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "learning_rate": 1e-3,
         "bf16": False,
+        "eval_fraction": 0.2,
     },
 }
 

@@ -143,3 +143,9 @@ def test_no_secret_is_written() -> None:
     assert "s3://***@bucket/runs?endpoint_override=x&secret_key=***" in text
     assert "OMP_NUM_THREADS: '1'" in text
     assert "max_tokens: 600" in text  # no secret, whatever its name ends with
+
+
+def test_a_held_out_loss_needs_something_held_out() -> None:
+    with pytest.raises(ConfigError, match=r"training.eval_steps: nothing is held out; set training.eval_fraction"):
+        load(None, ["training.eval_steps=5"])
+    assert load(None, ["training.eval_steps=5", "training.eval_fraction=0.1"]).training.eval_steps == 5

@@ -63,7 +63,7 @@ LAYERS = [
         "states",
         "step_log",
     ],
-    ["batches", "loss"],
+    ["batches", "held_out", "loss"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
     ["leaks", "waiting", "runs"],
     ["resources", "preflight"],

@@ -63,7 +63,7 @@ REMAKES: dict[str, list[str]] = {
     "training.chat_template_kwargs": ["packed", "eval/fast", "texts of eval/fast"],
     **{f"training.{name}": ["checkpoint"] for name in (
         "num_workers", "use_gpu", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
-        "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping",
+        "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
         "zero_stage", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
     **{f"evaluation.{name}": ["eval/slow", "eval/fast", "texts of eval/slow", "texts of eval/fast"] for name in (
         "benchmark", "sampling_params.temperature", "sampling_params.top_p", "engine.engine_kwargs",
@@ -76,7 +76,7 @@ NOTHING = {
     "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "max_shard_mb"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
-                 "max_failures"],
+                 "max_failures", "eval_steps"],
     "evaluation": ["baseline", "engine.model_source"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],

@@ -10,7 +10,15 @@ import torch.distributed as dist
 
 from ray_distil import sequence_file
 from ray_distil.schemas import PACKED
-from ray_distil.sequence_file import COLUMNS, open_sequences, read_sequences, write_sequences
+from ray_distil.sequence_file import (
+    COLUMNS,
+    HELD_OUT,
+    TRAINED,
+    is_held_out,
+    open_sequences,
+    read_sequences,
+    write_sequences,
+)
 from ray_distil.storage import Folder
 
 LENGTHS = [3, 8, 1, 8, 5, 2, 7]
@@ -44,8 +52,8 @@ def test_sequences_are_those_of_the_shards_in_the_order_of_ids(
     packed: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr(sequence_file, "ROWS", rows)
-    write_sequences(packed, tmp_path)
-    read = read_sequences(tmp_path)
+    write_sequences(packed, tmp_path, 0)
+    read = read_sequences(tmp_path, TRAINED)
     for name in COLUMNS:
         assert len(read[name]) == len(LENGTHS)
         for k in (6, *range(len(LENGTHS))):
@@ -54,10 +62,10 @@ def test_sequences_are_those_of_the_shards_in_the_order_of_ids(
 
 
 def test_what_is_cut_is_not_read(packed: Folder, tmp_path: Path) -> None:
-    write_sequences(packed, tmp_path)
+    write_sequences(packed, tmp_path, 0)
     file = tmp_path / "labels"
     file.write_bytes(file.read_bytes()[:-4])
-    read = read_sequences(tmp_path)
+    read = read_sequences(tmp_path, TRAINED)
     with pytest.raises(RuntimeError, match="labels: 28 bytes where sequence 3 has 32"):
         read["labels"][3]
 
@@ -70,8 +78,30 @@ def test_the_files_are_gone_while_they_are_read(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        read = open_sequences(packed, 0, True)
+        read, held_out = open_sequences(packed, 0.5, 0, True)
     finally:
         dist.destroy_process_group()
     assert os.listdir(scratch) == []
-    assert read["input_ids"][1].tolist() == row(1)["input_ids"]
+    assert len(read["labels"]) + len(held_out["labels"]) == len(LENGTHS)
+    assert read["input_ids"][0].tolist() == row(int(not_held_out(0.5)[0][1:]))["input_ids"]
+
+
+def not_held_out(fraction: float) -> list[str]:
+    return [name for name in (f"s{k}" for k in range(len(LENGTHS))) if not is_held_out(name, fraction)]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 0.9])
+def test_what_is_held_out_is_a_function_of_the_id(packed: Folder, tmp_path: Path, fraction: float) -> None:
+    write_sequences(packed, tmp_path, fraction)
+    trained = not_held_out(fraction)
+    for part, is_trained in ((TRAINED, True), (HELD_OUT, False)):
+        read = read_sequences(tmp_path, part)
+        wanted = [row(k)["labels"] for k in range(len(LENGTHS)) if (f"s{k}" in trained) == is_trained]
+        assert [read["labels"][k].tolist() for k in range(len(read["labels"]))] == wanted
+
+
+def test_about_the_share_is_held_out() -> None:
+    ids = [f"{k:06}" for k in range(10_000)]
+    held_out = {name for name in ids if is_held_out(name, 0.02)}
+    assert 150 < len(held_out) < 250
+    assert held_out <= {name for name in ids if is_held_out(name, 0.03)}
