@@ -23,7 +23,7 @@ def keys_of(ids: list[str]) -> Keys:
 
 def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
     """How many different ids there are, and those that are there more than once."""
-    keys = _together(parts)
+    keys = sorted_keys(parts)
     again = keys[~_is_first(keys)]
     return len(keys) - len(again), np.unique(again)
 
@@ -32,7 +32,7 @@ class IdSet:
     """A set of ids that is made once; pickled, it takes eight bytes an id."""
 
     def __init__(self, parts: Iterable[list[str]] = ()) -> None:
-        keys = _together(parts)
+        keys = sorted_keys(parts)
         is_first = _is_first(keys)
         self.keys = keys if is_first.all() else keys[is_first]
 
@@ -75,7 +75,7 @@ def smallest(number: int, *keys: Keys) -> Keys:
     return np.sort(np.concatenate(keys))[:number]
 
 
-def _together(parts: Iterable[list[str]]) -> Keys:
+def sorted_keys(parts: Iterable[list[str]]) -> Keys:
     """All ids as numbers, ascending, [rows]. There is never a second array of them, as np.unique would make."""
     raw = bytearray()
     for part in parts:
