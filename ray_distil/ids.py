@@ -55,10 +55,12 @@ class SeenIds:
 
     def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of the keys were added before, [rows]."""
+        order = np.argsort(keys)
+        ascending = keys[order]  # searched in this order, neighbours are in the cache
         is_there = np.zeros(len(keys), np.bool_)
         for run in self._runs:
-            place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
-            is_there |= run[place] == keys
+            place = np.minimum(np.searchsorted(run, ascending), len(run) - 1)
+            is_there[order] |= run[place] == ascending
         return is_there
 
     def add(self, keys: Keys) -> None:
