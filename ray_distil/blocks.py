@@ -19,6 +19,7 @@ from ray_distil.storage import Folder, parquet
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"
 ROWS_AT_ONCE = 10_000  # that are Python's, of a table of any size
+MERGED_ROWS = 1000  # that are read of a shard at a time: some are of thousands of tokens
 MERGED_BYTES = 2**23  # of rows that are put in order together, without compression
 TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
 REASON, DETAIL = "reject_reason", "reject_detail"
@@ -165,7 +166,7 @@ def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
     ids: list[pa.Array] = []
 
     def groups() -> Iterator[pa.Table]:
-        for group in _together(folder.read_table(file) for file in files):
+        for group in _together(part for file in files for part in folder.read_parts(file, None, MERGED_ROWS)):
             ids.extend(group.column(0).chunks)
             yield group
 

@@ -23,7 +23,7 @@ def keys_of(ids: list[str]) -> Keys:
 
 def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
     """How many different ids there are, and those that are there more than once."""
-    keys = _together(parts)
+    keys = sorted_keys(parts)
     again = keys[~_is_first(keys)]
     return len(keys) - len(again), np.unique(again)
 
@@ -32,7 +32,7 @@ class IdSet:
     """A set of ids that is made once; pickled, it takes eight bytes an id."""
 
     def __init__(self, parts: Iterable[list[str]] = ()) -> None:
-        keys = _together(parts)
+        keys = sorted_keys(parts)
         is_first = _is_first(keys)
         self.keys = keys if is_first.all() else keys[is_first]
 
@@ -55,10 +55,12 @@ class SeenIds:
 
     def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of the keys were added before, [rows]."""
+        order = np.argsort(keys)
+        ascending = keys[order]  # searched in this order, neighbours are in the cache
         is_there = np.zeros(len(keys), np.bool_)
         for run in self._runs:
-            place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
-            is_there |= run[place] == keys
+            place = np.minimum(np.searchsorted(run, ascending), len(run) - 1)
+            is_there[order] |= run[place] == ascending
         return is_there
 
     def add(self, keys: Keys) -> None:
@@ -75,7 +77,7 @@ def smallest(number: int, *keys: Keys) -> Keys:
     return np.sort(np.concatenate(keys))[:number]
 
 
-def _together(parts: Iterable[list[str]]) -> Keys:
+def sorted_keys(parts: Iterable[list[str]]) -> Keys:
     """All ids as numbers, ascending, [rows]. There is never a second array of them, as np.unique would make."""
     raw = bytearray()
     for part in parts:

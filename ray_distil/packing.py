@@ -6,15 +6,22 @@ r"""Stage 5: examples packed into sequences of `max_length` tokens; none is cut,
     lengths       [6, 6]
 
 Packing is a stage of its own, before training: inside the launched job it would make the ranks wait for each other.
+
+Which examples are packed together depends on the order of their ids alone: each CHUNK of them is one. The driver has
+the ids, eight bytes each; the texts go from the shards to the chunks by Ray's sort, WINDOW chunks at a time, so that
+neither what Ray's driver knows of the pieces nor what lies in its object store grows with their number.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_distil.blocks import reject, table_of
 from ray_distil.chat_templates import PLAIN, ChatSettings
+from ray_distil.ids import Keys, keys_of, sorted_keys
 from ray_distil.schemas import PACKED
 from ray_distil.tokenization import IGNORE_INDEX, encode_example, padding_token
 
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
 VERSION = 2
 STAGE = "packing"
 CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
+WINDOW = 50  # chunks whose texts are sorted together: a piece for each shard and chunk
+COLUMNS = ("example_id", "prompt", "completion")  # that are read
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
@@ -69,19 +78,19 @@ def pack_chunk(
     system_prompt: str | None = None,
     chat: ChatSettings = PLAIN,
 ) -> pa.Table:
-    """A chunk of SFT_EXAMPLES rows as PACKED rows, and a reject for each example that is too long.
+    """A chunk of SFT_EXAMPLES rows, in any order, as PACKED rows, and a reject for each example that is too long.
 
     Not `enabled`: one example a row, without padding.
     """
     encoded, rows = [], []
-    for row in table.to_pylist():
+    for row in table.sort_by("example_id").to_pylist():
         ids, labels = encode_example(row["prompt"], row["completion"], model, template, system_prompt, chat)
         if len(ids) > max_length:
             detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
             rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
         else:
             encoded.append((row["example_id"], ids, labels))
-    chunk = table["chunk"][0].as_py() if table.num_rows else 0
+    (chunk,) = table["chunk"].unique().to_pylist()
     lengths = [len(ids) for _, ids, _ in encoded]
     groups = best_fit(lengths, max_length) if enabled else [[i] for i in range(len(encoded))]
     for number, group in enumerate(groups):
@@ -91,25 +100,37 @@ def pack_chunk(
     return table_of(rows, PACKED)
 
 
-def pack(examples: pa.Table, **how: Any) -> "Dataset":
-    """The packed sequences of SFT_EXAMPLES rows, which must be in the order of their ids, chunk by chunk.
+def chunk_starts(parts: Iterable[list[str]]) -> Keys:
+    """Of example ids: the smallest of each chunk, [chunks]."""
+    return sorted_keys(parts)[::CHUNK].copy()
 
-    `how`: the other arguments of `pack_chunk`.
+
+def numbered(table: pa.Table, starts: Keys, first: int, end: int) -> pa.Table:
+    """Those of the SFT_EXAMPLES rows that are in the chunks [first, end), with the number of theirs as `chunk`."""
+    chunks = np.searchsorted(starts, keys_of(table["example_id"].to_pylist()), side="right") - 1
+    table = table.append_column("chunk", pa.array(chunks, pa.int32()))
+    return table.filter(pa.array((chunks >= first) & (chunks < end)))
+
+
+def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["Dataset"]:
+    """The packed sequences of SFT_EXAMPLES rows, a dataset for each window.
+
+    read: gives the dataset of all rows with COLUMNS. starts: `chunk_starts`. how: other arguments of `pack_chunk`.
     """
-    import ray.data
+    for first in range(0, len(starts), WINDOW):
+        end = min(first + WINDOW, len(starts))
+        rows = read().map_batches(
+            numbered,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"starts": starts, "first": first, "end": end},
+        )
+        borders = list(range(first + 1, end))
+        # A block a chunk: between borders that are given, Ray's sort makes one.
+        chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
+        yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
-    chunks = []
-    for number, start in enumerate(range(0, max(1, examples.num_rows), CHUNK)):
-        part = examples.slice(start, CHUNK)
-        chunks.append(part.append_column("chunk", pa.array([number] * part.num_rows, pa.int32())))
-    return ray.data.from_arrow(chunks).map_batches(
-        pack_chunk,
-        batch_size=None,
-        batch_format="pyarrow",
-        fn_kwargs=how,
-    )
 
-
-def fill(lengths: list[list[int]], max_length: int) -> float:
+def fill(num_tokens: int, num_sequences: int, max_length: int) -> float:
     """Share of the positions that hold tokens of examples."""
-    return sum(map(sum, lengths)) / max(1, len(lengths) * max_length)
+    return num_tokens / max(1, num_sequences * max_length)

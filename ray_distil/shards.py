@@ -140,7 +140,6 @@ class Artifact:
 
     def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
         """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
-
         Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
         rows before the first is saved. For the same reason the union is one of shards that are written: an operator
         behind the union gets no CPU until the engines in front of it are done.
@@ -164,8 +163,8 @@ class Artifact:
         """Write a table (schema `with_rejects`) that is in memory, without Ray."""
         for start in range(0, table.num_rows, ROWS_PER_SHARD):
             rows = table.slice(start, ROWS_PER_SHARD)
-            counts = write_block(rows, self.folder, self.schema, stage, self.attempt)
-            count(counts.to_pylist()[0], self.run.name, stage)
+            counts = write_block(rows, self.folder, self.schema, stage, self.attempt).to_pylist()[0]
+            count(counts, self.run.name, stage)
 
     def finish(
         self,

@@ -188,13 +188,14 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
 
     def make(artifact: Artifact) -> Made:
         run.start_ray()
-        table = examples.read_table(["example_id", "prompt", "completion"])
-        if not table.num_rows:
+        starts = packing.chunk_starts(table["example_id"].to_pylist() for table in examples.tables(["example_id"]))
+        if not len(starts):
             reasons = f"{_rejects_of(examples)}; all of them are in {examples.folder / '_rejects'}"
             raise StageError(f"{packing.STAGE}: no example passed the gates: {reasons}")
         max_length = config.max_length or engine.model_length(student)
         packed = packing.pack(
-            table,
+            lambda: examples.read(list(packing.COLUMNS)),
+            starts,
             model=student,
             max_length=max_length,
             enabled=config.enabled,
@@ -202,10 +203,15 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
             system_prompt=trained.system_prompt,
             chat=chat,
         )
-        artifact.write([packed], packing.STAGE)
-        lengths = artifact.read_table(["lengths"])["lengths"].to_pylist()
-        filled = round(packing.fill(lengths, max_length), 4) if config.enabled else 1.0
-        return table.num_rows, {"num_sequences": len(lengths), "max_length": max_length, "fill": filled}
+        for window in packed:
+            artifact.write([window], packing.STAGE)
+        num_sequences = num_tokens = 0
+        for table in artifact.tables(["lengths"]):
+            num_sequences += table.num_rows
+            num_tokens += pc.sum(pc.list_flatten(table["lengths"])).as_py() or 0
+        filled = round(packing.fill(num_tokens, num_sequences, max_length), 4) if config.enabled else 1.0
+        rows_in = examples.count("example_id")
+        return rows_in, {"num_sequences": num_sequences, "max_length": max_length, "fill": filled}
 
     settings, inputs = made_of.of_packed(run, student, trained).settings, [examples.content()]
     return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")

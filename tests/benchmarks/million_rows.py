@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ def problem(k: int) -> dict[str, Any]:
     return {"instruction": text[: NUM_BYTES - 1] + ".", "answer": k + k % 97 - 6}
 
 
-def settings(folder: Path) -> list[str]:
+def settings(folder: Path, batch_size: int) -> list[str]:
     return [
+        f"teachers.direct.engine.batch_size={batch_size}",
+        f"teachers.slow.engine.batch_size={batch_size}",
         f"run.storage_path={folder}",
         "run.name=rows",
         f"instructions.path={folder / 'problems.jsonl'}",
@@ -90,11 +92,11 @@ def own(process: psutil.Process) -> float:
     return 0.0
 
 
-def make(folder: Path, last: str, checked: bool) -> None:
+def make(folder: Path, last: str, checked: bool, batch_size: int) -> None:
     """The stages up to `last`; prints a line of JSON for each."""
     null_engine.install(0)
     memory = Memory()
-    config = load(None, settings(folder))
+    config = load(None, settings(folder, batch_size))
     run = Run(config, resolve_models(config))
     begun = time.monotonic()
 
@@ -109,6 +111,7 @@ def make(folder: Path, last: str, checked: bool) -> None:
 
     tell("start", None)
     records = instructions.collect(config.instructions, config.run.seed)
+    tell("read", None)
     if checked:
         preflight.check(config, run.models, records)
         tell("preflight", None)
@@ -124,34 +127,30 @@ def make(folder: Path, last: str, checked: bool) -> None:
         made[stage] = tell(stage, steps[stage]())
 
 
-def measure(folder: Path, last: str, checked: bool) -> list[list[Any]]:
+def measure(folder: Path, last: str, *options: str) -> None:
     """`make` in a process of its own, told as a table: stage, rows in, rows out, seconds, MiB of driver and of worker."""
-    command = [sys.executable, "-m", __spec__.name, "--one", str(folder), "--stages", last]
-    command += ["--preflight"] if checked else []
-    rows = []
+    command = [sys.executable, "-m", __spec__.name, "--one", str(folder), "--stages", last, *options]
     with open(folder / "log", "w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(b"MADE"):
                 stage, num_in, num_out, seconds, driver, worker = json.loads(line[4:])
-                rows.append([stage, num_in, num_out, seconds, driver, worker])
                 print(
                     f"| {stage} | {num_in:,} | {num_out:,} | {seconds:.1f} | {driver:,.0f} | {worker:,.0f} |",
                     flush=True,
                 )
     if process.returncode:
         raise SystemExit(f"it failed: {' '.join(command)}\n{(folder / 'log').read_text()[-4000:]}")
-    return rows
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, *options: str) -> None:
     responses = folder / "rows" / "responses"
     for what, missing in (("all there", slice(0)), ("a tenth missing", slice(None, None, 10))):
         (responses / MANIFEST).unlink()
         for shard in sorted(responses.glob("part-*.parquet"))[missing]:
             shard.unlink()
         print(f"teacher, {what}:", flush=True)
-        measure(folder, "teacher", False)
+        measure(folder, "teacher", *options)
 
 
 def main() -> None:
@@ -160,22 +159,28 @@ def main() -> None:
     parser.add_argument("--stages", choices=STAGES, default=STAGES[-1], help="up to which stage")
     parser.add_argument("--resume", action="store_true", help="and how long it takes when most is there")
     parser.add_argument("--preflight", action="store_true", help="with the checks that a run begins with")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows of a block, and of a shard before merging")
+    parser.add_argument("--keep", metavar="FOLDER", help="where the runs stay; what is there already is not made again")
     parser.add_argument("--one", metavar="FOLDER", help="make a run that is prepared")
     chosen = parser.parse_args()
     if chosen.one:
-        make(Path(chosen.one), chosen.stages, chosen.preflight)
+        make(Path(chosen.one), chosen.stages, chosen.preflight, chosen.batch_size)
         return
+    options = [f"--batch-size={chosen.batch_size}", *(["--preflight"] if chosen.preflight else [])]
     for num_rows in chosen.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            with open(Path(folder) / "problems.jsonl", "w") as file:
-                file.writelines(json.dumps(problem(k)) + "\n" for k in range(num_rows))
+        with tempfile.TemporaryDirectory() if chosen.keep is None else nullcontext(f"{chosen.keep}/{num_rows}") as name:
+            folder = Path(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "problems.jsonl").exists():
+                with open(folder / "problems.jsonl", "w") as file:
+                    file.writelines(json.dumps(problem(k)) + "\n" for k in range(num_rows))
             print(
                 f"\n{num_rows:,} problems\n\n| stage | rows in | rows out | s | driver, peak MiB | worker, peak MiB |"
             )
             print("|---|---|---|---|---|---|", flush=True)
-            measure(Path(folder), chosen.stages, chosen.preflight)
+            measure(folder, chosen.stages, *options)
             if chosen.resume:
-                resume(Path(folder))
+                resume(folder, *options)
 
 
 if __name__ == "__main__":

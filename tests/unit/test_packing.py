@@ -8,6 +8,7 @@ import pytest
 from ray_distil import packing
 from ray_distil.blocks import REASON
 from ray_distil.models import resolve_model
+from ray_distil.schemas import stable_id
 from ray_distil.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
 STUDENT = resolve_model("tiny:student-base", "k")
@@ -67,6 +68,30 @@ def test_long_examples_are_rejected_and_none_is_cut() -> None:
             assert row["input_ids"][start : start + length] == ids
             assert row["labels"][start : start + length] == labels
             start += length
+
+
+@pytest.mark.parametrize("number", [1, 6, 7, 8, 60])
+def test_a_chunk_is_what_follows_by_id_wherever_it_lies(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK", 7)
+    ids = [stable_id("example", k) for k in range(number)]
+    table = pa.table({"example_id": ids, "prompt": ["p"] * number, "completion": [f"c{k}" for k in range(number)]})
+    shards = [table.slice(start, 5) for start in range(0, number, 5)]
+    starts = packing.chunk_starts(shard["example_id"].to_pylist() for shard in shards)
+    ordered = table.sort_by("example_id")
+    assert len(starts) == -(-number // 7)
+    for first in range(len(starts)):
+        parts = [packing.numbered(shard, starts, first, first + 1) for shard in shards]
+        found = pa.concat_tables(parts)
+        assert set(found["chunk"].to_pylist()) == {first}
+        assert found.sort_by("example_id").drop_columns("chunk").equals(ordered.slice(7 * first, 7))
+    assert sum(packing.numbered(shard, starts, 0, len(starts)).num_rows for shard in shards) == number
+
+
+def test_the_order_of_a_chunks_rows_changes_nothing() -> None:
+    rows = chunk([f"Step {k}: {k} + 1 = {k + 1}." for k in range(30)])
+    assert packing.pack_chunk(rows.take(list(range(29, -1, -1))), STUDENT, 64).equals(
+        packing.pack_chunk(rows, STUDENT, 64)
+    )
 
 
 def test_an_example_of_exactly_the_length_fits() -> None:

@@ -1,0 +1,81 @@
+"""Packing through Ray: the sequences are those of the examples in the order of their ids, wherever their shards are."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ray_distil import packing, schemas
+from ray_distil.blocks import table_of
+from ray_distil.models import resolve_model
+from ray_distil.session import start_ray
+from ray_distil.shards import Artifact
+from ray_distil.storage import Folder
+
+STUDENT = resolve_model("tiny:student-base", "k")
+CHUNK, WINDOW = 40, 3
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+def examples(folder: Path, number: int) -> Artifact:
+    """Example shards of all sizes."""
+    made, dice = Artifact(Folder.at(folder), "sft_examples", schemas.SFT_EXAMPLES, "made of this"), random.Random(0)
+    rows = [
+        {
+            "example_id": schemas.stable_id("example", k),
+            "instruction_id": f"{k:016x}",
+            "prompt": f"{k} pens?",
+            "completion": "pens " * (1 if k % 40 else 90),
+            "origin": "direct",
+            "origin_id": f"{k:016x}",
+        }
+        for k in range(number)
+    ]
+    made.start()
+    while rows:
+        size = dice.randint(1, 30)
+        made.write_table(table_of(rows[:size], schemas.SFT_EXAMPLES), "curation")
+        rows = rows[size:]
+    made.finish("curation", "examples", number, 1.0)
+    return made
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("number", [1, CHUNK * 5, CHUNK * WINDOW + 1])
+def test_the_sequences_are_those_of_one_table_in_order(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "CHUNK", CHUNK)
+    monkeypatch.setattr(packing, "WINDOW", WINDOW)
+    given, target = (
+        examples(tmp_path, number),
+        Artifact(Folder.at(tmp_path), "packed", schemas.PACKED, "", "example_ids"),
+    )
+    how = {"model": STUDENT, "max_length": 64}
+
+    table = given.read_table(list(packing.COLUMNS))
+    slices = [table.slice(start, CHUNK) for start in range(0, number, CHUNK)]
+    expected = pa.concat_tables(
+        packing.pack_chunk(part.append_column("chunk", pa.array([k] * part.num_rows, pa.int32())), **how)
+        for k, part in enumerate(slices)
+    )
+    starts = packing.chunk_starts(part["example_id"].to_pylist() for part in given.tables(["example_id"]))
+    target.start()
+    for window in packing.pack(lambda: given.read(list(packing.COLUMNS)), starts, **how):
+        target.write([window], packing.STAGE)
+    manifest = target.finish(packing.STAGE, "examples", number, 1.0)
+
+    is_rejected = expected["reject_reason"].is_valid()
+    kept = expected.filter(pa.compute.invert(is_rejected)).select(schemas.PACKED.names)
+    assert target.read_table().to_pylist() == kept.sort_by("sequence_id").to_pylist()
+    assert manifest.rows_rejected == pa.compute.sum(is_rejected).as_py() == -(-number // 40)
