@@ -8,6 +8,7 @@ besides, the versions of libraries, stands in the manifest.
 import hashlib
 import json
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -124,3 +125,18 @@ def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
     """Write the manifest; the artifact is whole from here on."""
     folder.write_text(MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
     return manifest
+
+
+def most_common(rejects: dict[str, int]) -> str:
+    """As "wrong_answer 12, no_answer 3", the most frequent reason first."""
+    return ", ".join(f"{reason} {number:,}" for reason, number in Counter(rejects).most_common())
+
+
+def why_none(run: Folder, artifacts: tuple[str, ...]) -> str:
+    """What was rejected in these artifacts of a run, in their order, and where it lies."""
+    told = []
+    for name in artifacts:
+        manifest = read_manifest(run / name)
+        if manifest is not None and manifest.rejects:
+            told.append(f"{most_common(manifest.rejects)}; all of them are in {run / name / '_rejects'}")
+    return "; before them ".join(told) or "there were no candidates"

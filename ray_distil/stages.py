@@ -33,7 +33,7 @@ from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
-from ray_distil.manifest import model_fingerprint
+from ray_distil.manifest import model_fingerprint, most_common, why_none
 from ray_distil.problems import Problems
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 Made = tuple[int, dict[str, Any]]
 Row = dict[str, Any]
+BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
 BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
@@ -171,15 +172,8 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
     manifest = made.manifest()
     if manifest is not None and manifest.rows_out < manifest.rows_in / 10:
         kept = f"kept {manifest.rows_out:,} of {manifest.rows_in:,} candidates"
-        run.display.say(f"{curation.STAGE}: {kept}, less than a tenth; rejected: {_rejects_of(made)}")
+        run.display.say(f"{curation.STAGE}: {kept}, less than a tenth; rejected: {most_common(manifest.rejects)}")
     return made
-
-
-def _rejects_of(artifact: Artifact) -> str:
-    """The reasons for which rows were rejected, the most frequent first."""
-    manifest = artifact.manifest()
-    counts = Counter(manifest.rejects if manifest is not None else {})
-    return ", ".join(f"{reason} {number:,}" for reason, number in counts.most_common())
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:
@@ -190,8 +184,7 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
         run.start_ray()
         starts = packing.chunk_starts(table["example_id"].to_pylist() for table in examples.tables(["example_id"]))
         if not len(starts):
-            reasons = f"{_rejects_of(examples)}; all of them are in {examples.folder / '_rejects'}"
-            raise StageError(f"{packing.STAGE}: no example passed the gates: {reasons}")
+            raise StageError(f"{packing.STAGE}: no example passed the gates: {why_none(run.folder, BEFORE_PACKING)}")
         max_length = config.max_length or engine.model_length(student)
         packed = packing.pack(
             lambda: examples.read(list(packing.COLUMNS)),

@@ -4,13 +4,17 @@ import json
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_distil.tiny.world import held_out
-from tests.integration.cluster import PATIENCE
+from tests.integration.cluster import PATIENCE, free_port, wait_until
 
 from .conftest import ROOT, SmallRun
 
@@ -79,12 +83,40 @@ def export(small_run: SmallRun, folder: Path) -> None:
     assert all(record["instruction"] and record["output"] for record in records)
 
 
+def serve(small_run: SmallRun, folder: Path) -> None:
+    """The README's line on the small run's student, at a free port; one chat is answered."""
+    port, model = free_port(), str(small_run.folder / "checkpoint" / "student")
+    words = SERVE.replace("runs/one-gpu/checkpoint/student", model).replace(".venv/bin/python", sys.executable).split()
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen([*words, f"--port={port}"], cwd=folder, stdout=log, stderr=log)
+    asked = {"model": model, "messages": [{"role": "user", "content": "2 + 3?"}], "max_tokens": 9}
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
+
+    def answered() -> Any:
+        assert server.poll() is None, (folder / "log").read_text()
+        with suppress(urllib.error.URLError), urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)
+        return None
+
+    try:
+        assert wait_until(answered, "the student answers", pause=1)["choices"][0]["message"]["content"]
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+SERVE = (
+    ".venv/bin/python -m vllm.entrypoints.openai.api_server --model runs/one-gpu/checkpoint/student "
+    "--kv-cache-memory-bytes 1073741824"
+)
 HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     f"{DISTILL} instructions.path=problems.jsonl run.name=mine": own_problems,
     f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml": plan,
     f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
     f"{DISTILL} --status runs/one-gpu": status,
     ".venv/bin/python jobs/export.py runs/one-gpu training.json": export,
+    SERVE: serve,
 }
 
 
@@ -96,7 +128,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 # A chain of its own. `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
-LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine"}
+LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", SERVE}
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])

@@ -11,7 +11,7 @@ import pytest
 
 from ray_distil import blocks, metrics, shards
 from ray_distil.blocks import StageError, reject, table_of
-from ray_distil.manifest import fingerprint
+from ray_distil.manifest import fingerprint, why_none
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.shards import DROPPED, Artifact, small_groups
 from ray_distil.storage import Folder
@@ -337,3 +337,14 @@ def test_a_checkpoint_without_its_student_is_not_whole(tmp_path: Path) -> None:
     assert target.is_complete()
     (tmp_path / "checkpoint" / "student" / "config.json").unlink()
     assert not target.is_complete()
+
+
+def test_why_nothing_is_left_is_told_of_the_artifact_that_rejected_it(tmp_path: Path) -> None:
+    """All rewrites are rejected, so that curation has nothing to reject."""
+    run, names = Folder.at(tmp_path), ("sft_examples", "instructions")
+    assert why_none(run, names) == "there were no candidates"
+    target = artifact(tmp_path)
+    target.start()
+    write(target, reject(row("a"), "wrong"), reject(row("b"), "wrong"), reject(row("c"), "empty"))
+    target.finish("instructions", "rows", 3, 1.0)
+    assert why_none(run, names) == f"wrong 2, empty 1; all of them are in {tmp_path}/instructions/_rejects"
