@@ -157,7 +157,8 @@ def states(run: Folder) -> dict[int, list[tuple[str, float]]]:
     found: dict[int, list[tuple[str, float]]] = {}
     filesystem, path = (run / "checkpoint" / STATES).filesystem_and_path()
     for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
-        if step := re.search(r"/step-(\d+)-\w+/rank-", info.path):
+        step = re.search(r"/step-(\d+)-\w+/rank-", info.path)
+        if step and info.type == fs.FileType.File:  # a folder in a store has no time of change
             found.setdefault(int(step[1]), []).append((info.base_name, info.mtime_ns / 1e9))
     return found
 
