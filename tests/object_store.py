@@ -4,7 +4,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.integration.cluster import LOOPBACK, free_port
 
@@ -40,3 +44,12 @@ class ObjectStore:
     def __exit__(self, *_: object) -> None:
         self.server.kill()
         self.server.wait()
+
+
+@contextmanager
+def store_with_credentials(log: Path) -> Iterator[ObjectStore]:
+    """A store, while CREDENTIALS are in the environment of this process."""
+    with pytest.MonkeyPatch.context() as environment, ObjectStore(log) as store:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield store

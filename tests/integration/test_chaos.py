@@ -33,7 +33,7 @@ from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.respond import NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
-from tests.object_store import CREDENTIALS, ObjectStore
+from tests.object_store import ObjectStore, store_with_credentials
 
 ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "7"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
@@ -192,11 +192,11 @@ def slow_rows(run: Path) -> Rows:
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory: pytest.TempPathFactory):
     logs = tmp_path_factory.mktemp("s3")
-    with pytest.MonkeyPatch.context() as environment, ObjectStore(logs / "log") as store:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        with Cluster("--num-cpus=1", environment=NOTICES_SOON) as cluster:
-            yield Chaos(cluster, tmp_path_factory.mktemp("runs"), store)
+    with (
+        store_with_credentials(logs / "log") as store,
+        Cluster("--num-cpus=1", environment=NOTICES_SOON) as cluster,
+    ):
+        yield Chaos(cluster, tmp_path_factory.mktemp("runs"), store)
 
 
 def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos, small_run: SmallRun) -> None:

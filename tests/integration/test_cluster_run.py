@@ -22,7 +22,7 @@ from tests.integration.autoscaled import RESOURCES, ROOT, Roles, Watch, autoscal
 from tests.integration.cluster import Cluster, SubmittedJob, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.prometheus import PROMETHEUS, Prometheus
-from tests.object_store import CREDENTIALS, ObjectStore
+from tests.object_store import CREDENTIALS, ObjectStore, store_with_credentials
 
 BOARD = ROOT / "cluster" / "grafana" / "ray_distil.json"
 SAVE_STEPS = 100
@@ -77,11 +77,8 @@ def rows(folder: Folder, columns: list[str]) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as store:
-            yield store
+    with store_with_credentials(tmp_path_factory.mktemp("s3") / "log") as store:
+        yield store
 
 
 @pytest.fixture(scope="module")

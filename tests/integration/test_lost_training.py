@@ -30,7 +30,7 @@ from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.test_chaos import NOTICES_SOON
 from tests.integration.train_alone import NUM_EPOCHS, NUM_WORKERS
 from tests.integration.train_alone import __file__ as TRAIN
-from tests.object_store import CREDENTIALS, ObjectStore
+from tests.object_store import ObjectStore, store_with_credentials
 
 pytestmark = pytest.mark.long
 SEED = 33
@@ -128,11 +128,11 @@ def losses(run: Folder) -> Losses:
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     logs = tmp_path_factory.mktemp("s3")
-    with pytest.MonkeyPatch.context() as environment, ObjectStore(logs / "log") as store:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        with Cluster("--num-cpus=1", environment=NOTICES_SOON) as cluster:
-            yield Trainings(cluster, tmp_path_factory.mktemp("runs"), store)
+    with (
+        store_with_credentials(logs / "log") as store,
+        Cluster("--num-cpus=1", environment=NOTICES_SOON) as cluster,
+    ):
+        yield Trainings(cluster, tmp_path_factory.mktemp("runs"), store)
 
 
 @pytest.fixture(scope="module")

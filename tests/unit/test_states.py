@@ -11,7 +11,7 @@ from ray_distil import UserError
 from ray_distil.states import State, check_workers, find, last_step, prune
 from ray_distil.step_log import METRICS, StepLog, read_log
 from ray_distil.storage import Folder
-from tests.object_store import CREDENTIALS, ObjectStore
+from tests.object_store import ObjectStore, store_with_credentials
 
 FILES = {"rank-0/state/a.pt": b"12345", "rank-1/state/b.pt": b"123"}
 OURS, THEIRS = "ours", "theirs"
@@ -19,11 +19,8 @@ OURS, THEIRS = "ours", "theirs"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        with ObjectStore(tmp_path_factory.mktemp("s3") / "log") as store:
-            yield store
+    with store_with_credentials(tmp_path_factory.mktemp("s3") / "log") as store:
+        yield store
 
 
 @pytest.fixture(params=["disk", "store"])
