@@ -96,6 +96,18 @@ def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: i
     return made
 
 
+def sizes_of(tensors: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of a micro-batch's examples, without padding, and the squares of their lengths, summed."""
+    import torch
+
+    positions = tensors["position_ids"].flatten()
+    starts = (positions == 0).nonzero().flatten()
+    lengths = torch.diff(starts, append=torch.tensor([len(positions)]))
+    # Something is learnt of each example that is there, and nothing of padding.
+    real = lengths[(torch.searchsorted(starts, tensors["learnt"], right=True) - 1).unique()]
+    return int(real.sum()), int(real.square().sum())
+
+
 def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
     """A micro-batch on the device; the copy to a GPU goes on while the host does."""
     import torch

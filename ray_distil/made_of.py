@@ -24,7 +24,7 @@ ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what pack
 # Of training, what changes no weight of the student.
 SILENT_TRAINING = {
     "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
-    "eval_steps",
+    "eval_steps", "tensorboard",
 }  # fmt: skip
 SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 

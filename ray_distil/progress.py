@@ -84,6 +84,9 @@ class Teller:
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
         """So many more rows are finished, and so many more tokens were generated or learnt."""
 
+    def line(self, text: str) -> None:
+        """A line that stays."""
+
     def seconds_left(self) -> float | None:
         """Until all rows are there; None where it is not known."""
         return None
@@ -108,6 +111,9 @@ class StageTeller(Teller):
         self._moved = time.monotonic()
         self._stage.advance(self._moved, rows, tokens, note)
         self._display.refresh(self._stage)
+
+    def line(self, text: str) -> None:
+        self._display.line(self._stage.name, text)
 
     def idle_seconds(self) -> float:
         return time.monotonic() - self._moved
@@ -150,6 +156,12 @@ class Display:
     def tell(self, stage: str, text: str) -> None:
         """A line about a stage."""
         self.say(f"{stage:<{NAME_WIDTH}} {text}")
+
+    def line(self, stage: str, text: str) -> None:
+        """A line about a stage that works, in place of the next one of its own."""
+        with self._lock:
+            self._last_line[stage] = time.monotonic()
+        self.tell(stage, text)
 
     @contextmanager
     def stage(self, name: str, unit: str) -> Iterator[Teller]:

@@ -1,10 +1,5 @@
-"""Stage 6: supervised fine-tuning with Ray Train and DeepSpeed.
+"""Stage 6: supervised fine-tuning with Ray Train and DeepSpeed."""
 
-Loss: the sum over the learnt tokens of the whole global batch, divided by their number. The mean of the workers' or
-micro-steps' means would weigh tokens by the company they keep, and change with packing and world size.
-"""
-
-import math
 import os
 import time
 from collections.abc import Callable
@@ -13,22 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_distil import UserError, attention, metrics
+from ray_distil import UserError
 from ray_distil.attention import FLAT
-from ray_distil.batches import epoch_order, micro_batches, tensors_of, to_device
+from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.blocks import StageError, check_attempt
 from ray_distil.checkpoint import STUDENT, export_student
-from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.failures import watcher
 from ray_distil.follow import followed
 from ray_distil.held_out import held_out_loss
-from ray_distil.models import local_copy
+from ray_distil.meter import Meter
 from ray_distil.progress import Teller
 from ray_distil.sequence_file import Sequences, open_sequences
 from ray_distil.session import in_background, last_line, user_error_in
 from ray_distil.states import STATES, States
 from ray_distil.step_log import StepLog, read_log
 from ray_distil.storage import Folder
+from ray_distil.student_engine import Step, build_engine, train_step
 
 VERSION = 2
 STAGE = "sft"
@@ -43,102 +39,6 @@ class SftResult:
     num_steps: int
     first_loss: float
     last_loss: float
-
-
-def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not."""
-
-    def is_matrix(parameter: Any) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 leaves a flat part in its place
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if is_matrix(p)], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
-    ]
-
-
-def compile_layers(model: Any) -> None:
-    """Compile each layer by itself, at its first call: all share one graph, and hooks between them stay as they are."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
-        layer.compile(dynamic=True)  # rows differ in length
-
-
-def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) -> Any:
-    """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there.
-
-    The engine takes a micro-batch (see `tensors_of`) and returns its summed loss.
-    """
-    import deepspeed
-    import torch
-    from transformers import AutoModelForCausalLM, get_scheduler
-    from transformers.integrations import HfDeepSpeedConfig
-
-    from ray_distil import loss
-
-    settings = deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"])
-    # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
-    attention.register()
-    # While it lives, ZeRO-3's workers load a share of the weights each; else each would hold the whole model.
-    sharded = HfDeepSpeedConfig(settings)
-    model = AutoModelForCausalLM.from_pretrained(
-        local_copy(config["student"], weights=True),
-        dtype=torch.bfloat16 if config["bf16"] else torch.float32,
-        attn_implementation=config["attn_implementation"],
-    )
-    del sharded
-    loss.prepare(model)
-    if config["torch_compile"]:
-        compile_layers(model)
-    if config["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    groups = decay_groups(model, config["weight_decay"])
-    optimizer = torch.optim.AdamW(groups, lr=config["learning_rate"], betas=tuple(config["adam_betas"]), fused=True)
-    schedule = get_scheduler(
-        config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
-    )
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        lr_scheduler=schedule,
-        config=settings,
-        dist_init_required=False,
-    )
-    engine.train()
-    return engine
-
-
-def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> tuple[float, int]:
-    """One optimiser step on this rank's micro-batches: mean loss over the learnt tokens of all ranks, and their number.
-
-    Raises StageError for a loss that is not finite, before it reaches the weights, and for a gradient that is not, or
-    for a step that DeepSpeed left out: it says neither.
-    """
-    import torch
-    import torch.distributed as dist
-
-    num_learnt = torch.tensor(float(sum(len(m["targets"]) for m in micro)), device=device)
-    dist.all_reduce(num_learnt)
-    loss_sum = torch.zeros((), device=device)
-    num_skipped = engine.skipped_steps
-    for k, tensors in enumerate(micro, 1):
-        loss = engine(**to_device(tensors, device))
-        loss_sum += loss.detach()
-        # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
-        engine.backward(loss * (dist.get_world_size() * len(micro) / num_learnt))
-        if k == len(micro):
-            dist.all_reduce(loss_sum)
-            if not math.isfinite(loss_sum.item()):
-                raise StageError(f"the loss is {loss_sum.item()}; lower training.learning_rate")
-        engine.step()
-    norm = float(engine.get_global_grad_norm() or 0.0)
-    if engine.skipped_steps != num_skipped or not math.isfinite(norm):
-        raise StageError(f"the gradient is not finite (its norm is {norm}); lower training.learning_rate")
-    return (loss_sum / num_learnt).item(), int(num_learnt.item())
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
@@ -198,7 +98,8 @@ def train_steps(
     import torch
 
     flat, multiple = config["attn_implementation"] in FLAT, ALIGNED if config["torch_compile"] else 1
-    log = StepLog(config["output"], done) if rank == 0 else None
+    meter = Meter(engine.module, batch, config["bf16"], device)
+    log = StepLog(config["output"], done, config["tensorboard"]) if rank == 0 else None
     eval_steps = (config["eval_steps"] or batch.steps_per_epoch) if len(held_out["labels"]) else batch.num_steps + 1
     if rank == 0:
         config["follower"].begin.remote(done, batch.num_steps)
@@ -214,29 +115,21 @@ def train_steps(
             for indices in micro_batches(order, step_in_epoch, rank, batch)
         ]
         learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
-        loss, num_learnt_tokens = train_step(engine, micro, device)
-        grad_norm = float(engine.get_global_grad_norm() or 0.0)
+        made = train_step(engine, micro, device)
+        seconds = time.monotonic() - started
+        meter.add(step + 1, made, seconds)
         last = step + 1 == batch.num_steps
         evaluated = {}
         if (step + 1) % eval_steps == 0 or (last and eval_steps <= batch.num_steps):
             evaluated["eval_loss"] = held_out_loss(engine, held_out, batch, rank, device, flat, multiple)
+        is_logged = last or bool(evaluated) or (step + 1) % config["logging_steps"] == 0
+        figures = meter.figures(step + 1) if is_logged else {}
         if log is not None:
-            state = {"step": step + 1, "steps": batch.num_steps, "loss": loss, "grad_norm": grad_norm} | evaluated
-            metrics.show({f"distil_train_{name}": value for name, value in state.items()}, run=config["run"])
-            metrics.count("distil_train_tokens", num_learnt_tokens, run=config["run"])
-            config["follower"].add.remote(state, num_learnt_tokens)
-            if last or evaluated or (step + 1) % config["logging_steps"] == 0:
-                log.add({
-                    "step": step + 1,
-                    "num_steps": batch.num_steps,
-                    "epoch": (step + 1) / batch.steps_per_epoch,
-                    "loss": loss,
-                    "learning_rate": learning_rate,
-                    "grad_norm": grad_norm,
-                    "num_learnt_tokens": num_learnt_tokens,
-                    "seconds": time.monotonic() - started,
-                    **evaluated,
-                })  # fmt: skip
+            line = line_of(step + 1, batch, made) | evaluated | {"learning_rate": learning_rate, "seconds": seconds}
+            line |= figures | {"time": time.time()}
+            config["follower"].add.remote(line, is_logged)
+            if is_logged:
+                log.add(line)
         if not last and is_due(step + 1, time.monotonic() - saved, config, device):
             if log is not None:
                 log.flush()
@@ -244,6 +137,19 @@ def train_steps(
             saved = time.monotonic()
     if log is not None:
         log.flush()
+
+
+def line_of(number: int, batch: BatchArithmetic, made: Step) -> dict[str, Any]:
+    """What metrics.jsonl has of a step by itself."""
+    return {
+        "step": number,
+        "num_steps": batch.num_steps,
+        "epoch": number / batch.steps_per_epoch,
+        "loss": made.loss,
+        "grad_norm": made.grad_norm,
+        "num_learnt_tokens": made.num_learnt,
+        "num_tokens": made.num_tokens,
+    }
 
 
 def is_due(step: int, seconds: float, config: dict[str, Any], device: Any) -> bool:
@@ -294,14 +200,13 @@ def train(
     config = settings | {
         "packed": packed,
         "output": output,
-        "run": run,
         "made_of": made_of,
         "attempt": attempt,
         "student": student,
         "cpus_per_worker": cpus_per_worker,
     }
     try:
-        with followed(tell, say) as follower:
+        with followed(tell, say, run) as follower:
             trainer = TorchTrainer(
                 train_loop_per_worker,
                 train_loop_config=config | {"follower": follower},

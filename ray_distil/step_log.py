@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from ray_distil.event_files import EventFiles
 from ray_distil.storage import Folder
 
 METRICS = "metrics.jsonl"
@@ -14,13 +15,17 @@ UPLOAD_SECONDS = 20.0  # between two uploads: an object store knows no appending
 class StepLog:
     """The log of a training that has `done` steps behind it; the lines of later steps go, they will come again."""
 
-    def __init__(self, folder: Folder, done: int) -> None:
+    def __init__(self, folder: Folder, done: int, tensorboard: bool = False) -> None:
+        """`tensorboard`: its event files hold the same lines."""
         self.folder = folder
         self.lines = [line for line in read_log(folder) if line["step"] <= done] if done else []
+        self.events = EventFiles(folder, self.lines) if tensorboard else None
         self.flush()
 
     def add(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
+        if self.events is not None:
+            self.events.add(line)
         if self.folder.local is not None:
             with open(self.folder.local / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -30,6 +35,8 @@ class StepLog:
     def flush(self) -> None:
         """Write the whole log."""
         self.folder.write_text(METRICS, "".join(json.dumps(line) + "\n" for line in self.lines))
+        if self.events is not None:
+            self.events.flush()
         self.flushed = time.monotonic()
 
 

@@ -38,6 +38,22 @@ def step_flops(num_parameters: int, num_layers: int, hidden_size: int, lengths: 
     return 6.0 * num_parameters * tokens + 6.0 * num_layers * hidden_size * squares
 
 
+def work_of(model: Any) -> tuple[float, float]:
+    """FLOPs of a step for each token, and for each square of an example's length.
+
+    A matrix that is not trained (LoRA) has no gradient of its own: 4 FLOPs in place of 6. Layers of attention that is
+    linear in the length have no square.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    frozen = sum(_size(p) for p in model.parameters() if not p.requires_grad)
+    total = matrix_parameters(model)
+    of_token = 6.0 * total - 2.0 * min(frozen, total)
+    return of_token, 6.0 * width * sum("attention" in kind and "linear" not in kind for kind in kinds)
+
+
 def matrix_parameters(model: Any) -> int:
     """Parameters that a token is multiplied with: all but the input embedding, unless the output layer is the same.
 

@@ -57,6 +57,9 @@ class TrainingConfig(Section):
         description="lost workers or nodes after which training goes on from its newest state; one more ends it",
     )
     logging_steps: int = Field(1, ge=1, description="optimiser steps from one line of metrics.jsonl to the next")
+    tensorboard: bool = Field(
+        False, description="TensorBoard's event files beside metrics.jsonl, in checkpoint/tensorboard"
+    )
     eval_fraction: float = Field(
         0,
         ge=0,

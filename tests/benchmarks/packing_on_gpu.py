@@ -24,11 +24,11 @@ import torch
 from torch.multiprocessing import start_processes
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ray_distil import loss, sft
+from ray_distil import loss, sft, student_engine
 from ray_distil.attention import FLAT
 from ray_distil.batches import tensors_of
 from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.sft import build_engine, train_step
+from ray_distil.student_engine import build_engine, train_step
 from ray_distil.throughput import peak_flops, step_flops
 
 WARM_UP = 4
@@ -143,7 +143,7 @@ def changed(way: Way) -> ExitStack:
     if not way.fused:
         slow = torch.optim.AdamW
         stack.enter_context(patch("torch.optim.AdamW", lambda *args, fused, **more: slow(*args, **more)))
-    made = sft.deepspeed_config
+    made = student_engine.deepspeed_config
 
     def configured(*args: Any) -> dict[str, Any]:
         config = made(*args)
@@ -153,7 +153,7 @@ def changed(way: Way) -> ExitStack:
             del config["data_types"], config["communication_data_type"]
         return config
 
-    stack.enter_context(patch.object(sft, "deepspeed_config", configured))
+    stack.enter_context(patch.object(student_engine, "deepspeed_config", configured))
     return stack
 
 

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ray_distil import attention
 from ray_distil.attention import FLAT
-from ray_distil.batches import tensors_of
+from ray_distil.batches import tensors_of, to_device
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.loss import LossHead, packed_logits
 from ray_distil.models import resolve_model
 from ray_distil.packing import pack_group
-from ray_distil.sft import build_engine, to_device, train_step
+from ray_distil.student_engine import build_engine, train_step
 from ray_distil.tokenization import encode_example, padding_token
 from tests.reference import token_loss
 

@@ -8,7 +8,7 @@ import torch
 from ray_distil import attention
 from ray_distil.batches import tensors_of
 from ray_distil.loss import prepare
-from ray_distil.sft import compile_layers
+from ray_distil.student_engine import compile_layers
 from tests.unit.test_loss import built, sequences
 
 pytestmark = pytest.mark.long

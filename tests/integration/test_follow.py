@@ -1,6 +1,7 @@
 """What a training tells the driver arrives there, to its last step, on a real Ray."""
 
 import time
+from typing import Any
 
 import ray
 
@@ -12,6 +13,7 @@ class Heard(Teller):
     def __init__(self) -> None:
         self.totals: list[tuple[int, int, str | None]] = []
         self.told: list[tuple[int, int, str]] = []
+        self.lines: list[str] = []
         self.num_steps: list[int] = []  # shown, over time
 
     def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
@@ -19,9 +21,17 @@ class Heard(Teller):
 
         self.num_steps.append(done)
 
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
         self.told.append((rows, tokens, note))
         self.num_steps.append(self.num_steps[-1] + rows)
+
+
+def line_of(step: int) -> dict[str, Any]:
+    line = {"step": step, "num_steps": 7, "loss": 1 / step, "grad_norm": 0.5, "num_learnt_tokens": 100}
+    return line | ({"eval_loss": 0.25} if step == 1 else {})
 
 
 def test_every_step_is_told_once_and_again_after_a_stop() -> None:
@@ -34,7 +44,7 @@ def test_every_step_is_told_once_and_again_after_a_stop() -> None:
                 ray.get(follower.begin.remote(done, 7))
                 ray.get(follower.say.remote(f"{done} steps are there"))
                 for step in steps:
-                    ray.get(follower.add.remote({"step": step, "steps": 7, "loss": 1 / step}, 100))
+                    ray.get(follower.add.remote(line_of(step), step % 2 == 1))
                     time.sleep(0.5)
     finally:
         ray.shutdown()
@@ -43,4 +53,7 @@ def test_every_step_is_told_once_and_again_after_a_stop() -> None:
     assert said == ["0 steps are there", "4 steps are there"]
     assert heard.num_steps[-1] == 7
     assert sum(tokens for _, tokens, _ in heard.told) == 800
-    assert heard.told[-1][2] == "loss 0.1429"
+    assert heard.told[-1][2] == "loss 0.1429, held out 0.2500"
+    assert heard.lines[0] == "step 1 of 7, loss 1.0000, held out 0.2500, norm 0.5"
+    assert heard.lines[-1] == "step 7 of 7, loss 0.1429, norm 0.5"
+    assert not any(line.startswith(("step 2 ", "step 4 ", "step 6 ")) for line in heard.lines), "they are not logged"

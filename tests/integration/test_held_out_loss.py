@@ -14,7 +14,7 @@ from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.checkpoint import export_student
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.held_out import held_out_loss
-from ray_distil.sft import build_engine, train_step
+from ray_distil.student_engine import build_engine, train_step
 from ray_distil.tokenization import end_of_turn, load_tokenizer
 from tests.integration.cluster import free_port
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
@@ -53,7 +53,8 @@ def train(rank: int, port: int, folder: Path) -> None:
             for step in range(BATCH.num_steps):
                 order = epoch_order(4, SEED, step)
                 micro = [tensors_of(trained, some, flat) for some in micro_batches(order, 0, rank, BATCH)]
-                seen.append([train_step(engine, micro, CPU)[0], float(engine.get_global_grad_norm())])
+                made_step = train_step(engine, micro, CPU)
+                seen.append([made_step.loss, made_step.grad_norm])
                 if looks:
                     looked.append(held_out_loss(engine, held_out, BATCH, rank, CPU, flat, 1))
             made[f"{name} {looks}"] = {"seen": seen, "looked": looked}

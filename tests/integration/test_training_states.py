@@ -19,9 +19,9 @@ from ray_distil import UserError
 from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.checkpoint import export_student
 from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.sft import build_engine, train_step
 from ray_distil.states import States, find
 from ray_distil.storage import Folder
+from ray_distil.student_engine import build_engine, train_step
 from ray_distil.tokenization import end_of_turn, load_tokenizer
 from tests.integration.cluster import free_port, wait_until
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, sequences
@@ -82,8 +82,8 @@ class Worker:
             epoch, step_in_epoch = divmod(step, self.batch.steps_per_epoch)
             order = epoch_order(NUM_SEQUENCES, SEED, epoch)
             indices = micro_batches(order, step_in_epoch, self.rank, self.batch)
-            loss, _ = train_step(engine, [tensors_of(self.sequences, some, True) for some in indices], CPU)
-            seen.append([loss, float(engine.get_global_grad_norm() or 0.0)])
+            made = train_step(engine, [tensors_of(self.sequences, some, True) for some in indices], CPU)
+            seen.append([made.loss, made.grad_norm])
             if states is not None and step + 1 in SAVED_AT:
                 states.save(engine, step + 1)
                 if name in SHARED_OUT and step + 1 == SAVED_AT[-1]:

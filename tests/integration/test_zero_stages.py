@@ -20,7 +20,7 @@ from ray_distil.checkpoint import export_student
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.models import resolve_model
 from ray_distil.packing import pack_group
-from ray_distil.sft import build_engine, decay_groups, train_step
+from ray_distil.student_engine import build_engine, decay_groups, train_step
 from ray_distil.tokenization import encode_example, end_of_turn, load_tokenizer, padding_token
 from tests.integration.cluster import free_port
 from tests.reference import token_loss
@@ -123,8 +123,8 @@ def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
             indices = micro_batches(order, step_in_epoch, rank, batch)
             empty += indices.count([])
             micro = [tensors_of(all_sequences, some, attention in FLAT) for some in indices]
-            loss, num_learnt = train_step(engine, micro, CPU)
-            steps.append((loss, float(engine.get_global_grad_norm()), num_learnt))
+            made_step = train_step(engine, micro, CPU)
+            steps.append((made_step.loss, made_step.grad_norm, made_step.num_learnt))
         made[name] = {"held": held, "steps": steps, "empty": empty}
         export_student(engine, load_tokenizer(STUDENT), end_of_turn(STUDENT), folder / name, rank)
     if num_ranks == 2:
