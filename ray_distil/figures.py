@@ -92,10 +92,14 @@ def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: 
     return _svg(figure, "accuracy", "Accuracy against mean tokens")
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
-    """Training loss, a mean over the learnt tokens, by optimiser step (at least one)."""
+def loss_curve(trained: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]) -> str:
+    """Loss, a mean over the learnt tokens, by optimiser step: of training (at least one step), and of what is held out."""
     figure, axes = _axes("optimiser step", "loss")
-    axes.plot(steps, losses, color=FAST, linewidth=1.4)
+    axes.plot(*zip(*trained, strict=True), color=FAST, linewidth=1.4, label="trained on")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color=SLOW, linewidth=1.4, marker="o", markersize=4, label="held out")
+        axes.legend(frameon=False, labelcolor=INK)
+    losses = [loss for _, loss in [*trained, *held_out]]
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axes.set_yscale("log")
     return _svg(figure, "loss", "Training loss by step")

@@ -22,7 +22,9 @@ def pictures(
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
     except FileNotFoundError:
         lines = []
-    losses = [json.loads(line) for line in lines]
+    logged = [json.loads(line) for line in lines]
+    losses = [(line["step"], line["loss"]) for line in logged]
+    held_out = [(line["step"], line["eval_loss"]) for line in logged if "eval_loss" in line]
     rejects = [(f"{s['name']}: {reason}", n) for s in stages for reason, n in s["rejects"].items()]
     return [
         {
@@ -46,8 +48,8 @@ def pictures(
         },
         {
             "title": "Training loss",
-            "svg": figures.loss_curve([m["step"] for m in losses], [m["loss"] for m in losses]) if losses else "",
-            "caption": f"{len(losses):,} steps, the last at {losses[-1]['loss']:.3g}."
+            "svg": figures.loss_curve(losses, held_out) if losses else "",
+            "caption": f"{losses[-1][0]:,} steps, the last at {losses[-1][1]:.3g}" + _held_out(held_out)
             if losses
             else "This run holds no training metrics.",
         },
@@ -57,6 +59,10 @@ def pictures(
             "caption": f"{sum(n for _, n in rejects):,} rows in all." if rejects else "No row was rejected.",
         },
     ]
+
+
+def _held_out(losses: list[tuple[int, float]]) -> str:
+    return f"; on held-out sequences {losses[-1][1]:.3g} at step {losses[-1][0]:,}." if losses else "."
 
 
 def _why_uncounted(num_rewrites: int) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.batches import epoch_order, micro_batches, sizes_of, tensors_of
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.packing import pack_group
 
@@ -103,3 +103,13 @@ def test_gradients_are_summed_in_float32() -> None:
     config = deepspeed_config(BatchArithmetic(100, 2, 4, 3, 5), 2, True, 1.0)
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert config["communication_data_type"] == "fp32"
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize(("indices", "tokens", "squares"), [([0], 7, 25), ([1], 5, 25), ([1, 0], 12, 50), ([], 0, 0)])
+def test_sizes_are_those_of_the_examples_without_padding(
+    flat: bool, indices: list[int], tokens: int, squares: int
+) -> None:
+    assert sizes_of(tensors_of(sequences(), indices, flat)) == (tokens, squares)
+    if flat:
+        assert sizes_of(tensors_of(sequences(), indices, flat, multiple=16)) == (tokens, squares)

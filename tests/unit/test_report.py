@@ -61,7 +61,7 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
         answers = pa.Table.from_pylist([answer(name, text)], EVAL)
         artifact(run, f"eval/{name}", f"evaluation/{name}", {}, answers, told)
     (run / "checkpoint").mkdir()
-    lines = [json.dumps({"step": s, "loss": 3 / s}) for s in range(1, 9)]
+    lines = [json.dumps({"step": s, "loss": 3 / s} | ({"eval_loss": 4 / s} if s % 4 == 0 else {})) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     sources = [{"name": entry["name"], "model_source": f"m/{entry['name']}"} for entry in models]
     sources[-1]["model_source"] = "student"
