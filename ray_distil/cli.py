@@ -21,7 +21,7 @@ from ray_distil.session import at_work, family, kill, last_line, user_error_in
 from ray_distil.watchdog import StoppedError
 
 GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
-INTERRUPTED = "interrupted; finished shards are kept: run the same command again to go on"
+INTERRUPTED = "interrupted; finished shards and saved training states are kept: run the same command again to go on"
 
 
 class Terminated(KeyboardInterrupt):

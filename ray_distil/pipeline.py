@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ray_distil import instructions, preflight, report, stages
+from ray_distil import instructions, preflight, report, stages, training_stage
 from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
 from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.progress import Display
@@ -35,7 +35,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)
-            checkpoint = stages.make_checkpoint(this, packed)
+            checkpoint = training_stage.make_checkpoint(this, packed)
         stages.make_student_evaluations(this, problems, checkpoint)
         return report.build(this.folder)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import UserError, curation, importing, preflight, sources, stages
+from ray_distil import UserError, curation, importing, preflight, sources, stages, training_stage
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
@@ -173,7 +173,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     run = _run(data, overrides, display)
     with _working_in(run):
         examples = importing.import_examples(run, records, file.dataset.labeled_path)
-        checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
+        checkpoint = training_stage.make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
     display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
     return output

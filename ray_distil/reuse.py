@@ -92,7 +92,7 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
     """
     renew: Renew | None = None
     num_carried = 0
-    for old in _superseded(artifact):
+    for old in superseded(artifact.run, artifact.name):
         marks = _asked(old)
         parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
         alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
@@ -121,9 +121,9 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
     return num_carried
 
 
-def _superseded(artifact: Artifact) -> list[Folder]:
+def superseded(run: Folder, artifact: str) -> list[Folder]:
     """Earlier makings of the artifact, the newest first: PLACE-FINGERPRINT-SECONDS."""
-    place, name = artifact.run / SUPERSEDED, artifact.name.replace("/", "-")
+    place, name = run / SUPERSEDED, artifact.replace("/", "-")
     folders = {file.partition("/")[0] for file in place.files(recursive=True)}
     own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
     return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]

@@ -21,7 +21,7 @@ from ray_distil.meter import Meter
 from ray_distil.progress import Teller
 from ray_distil.sequence_file import Sequences, open_sequences
 from ray_distil.session import in_background, last_line, user_error_in
-from ray_distil.states import STATES, States
+from ray_distil.states import STATES, States, find
 from ray_distil.step_log import StepLog, read_log
 from ray_distil.storage import Folder
 from ray_distil.student_engine import Step, build_engine, train_step
@@ -71,7 +71,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     def may_write() -> None:
         check_attempt(output, config["attempt"])
 
-    states = States(output / STATES, config["made_of"], batch.num_workers, config["zero_stage"], rank, may_write)
+    sizes = (batch.num_workers, config["zero_stage"])
+    states = States(output / STATES, config["made_of"], *sizes, rank, may_write, batch.train_batch_size)
     done = states.resume(engine, lambda line: follower.say.remote(f"{STAGE}: {line}"))
     train_steps(engine, sequences, held_out, batch, config, rank, device, states, done)
     if rank == 0:
@@ -224,9 +225,16 @@ def train(
     except TrainingFailedError as error:
         if told := user_error_in(_root_cause(error)):
             raise UserError(told) from error
-        raise StageError(f"{STAGE}: a training worker failed: {last_line(_root_cause(error))}") from error
+        said = f"{STAGE}: a training worker failed: {last_line(_root_cause(error))}; {kept(output, made_of)}"
+        raise StageError(said) from error
     lines = read_log(output)
     return SftResult(output / STUDENT, lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
+
+
+def kept(output: Folder, made_of: str) -> str:
+    """What a training that failed can go on from."""
+    state = find(output / STATES, made_of).newest
+    return f"the training state of step {state.step} is kept" if state else "no training state was saved yet"
 
 
 def _root_cause(error: BaseException) -> BaseException:

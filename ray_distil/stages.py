@@ -5,7 +5,6 @@ Configuration stops here: the stages themselves take plain values.
 
 from collections import Counter
 from collections.abc import Iterator
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,14 +21,11 @@ from ray_distil import (
     made_of,
     packing,
     schemas,
-    sft,
-    states,
     teacher,
 )
 from ray_distil.blocks import StageError
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, EvaluatedModel
-from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
@@ -39,7 +35,6 @@ from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.scores import COLUMNS
 from ray_distil.section import SectionT
-from ray_distil.sequence_file import is_held_out
 from ray_distil.shards import Artifact
 from ray_distil.sources import responses_of
 
@@ -49,7 +44,6 @@ if TYPE_CHECKING:
 Made = tuple[int, dict[str, Any]]
 Row = dict[str, Any]
 BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
-BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
 def make_instructions(run: Run, records: Problems) -> Artifact:
@@ -208,61 +202,6 @@ def make_packed(run: Run, examples: Artifact) -> Artifact:
 
     settings, inputs = made_of.of_packed(run, student, trained).settings, [examples.content()]
     return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")
-
-
-def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
-    config, student = _given(run.config.training), run.models["training.student"]
-    read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
-    trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
-
-    def make(artifact: Artifact) -> Made:
-        saved = artifact.folder / states.STATES
-        if (state := states.find(saved, artifact.fingerprint).newest) is not None:
-            states.check_workers(saved, state, config.num_workers)
-        run.start_ray()
-        num_sequences = packed.count("sequence_id")
-        if not num_sequences:
-            raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
-        ids = (name for table in packed.tables(["sequence_id"]) for name in table["sequence_id"].to_pylist())
-        num_held_out = sum(is_held_out(name, config.eval_fraction) for name in ids)
-        if config.eval_fraction and not 0 < num_held_out < num_sequences:
-            what = "raise" if not num_held_out else "lower"
-            raise StageError(
-                f"{sft.STAGE}: training.eval_fraction={config.eval_fraction:g} holds {num_held_out} of {num_sequences} "
-                f"sequences out; {what} it"
-            )
-        batch = BatchArithmetic(num_sequences - num_held_out, **{name: trained[name] for name in BATCH_KEYS})
-        if trained["warmup_ratio"] and batch.num_steps * trained["warmup_ratio"] < 1:
-            run.display.say(
-                f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
-                f"that training.warmup_ratio={trained['warmup_ratio']:g} needs; the first has learning rate 0"
-            )
-        if artifact.replaced is not None and (step := states.last_step(artifact.replaced / states.STATES)) is not None:
-            run.display.say(
-                f"{sft.STAGE}: the training states up to step {step} are of other data, other settings or another "
-                f"student; they are in {artifact.replaced}, and training begins anew"
-            )
-        result = sft.train(
-            packed.folder,
-            student,
-            artifact.folder,
-            resources_per_worker=config.resources_per_worker,
-            run=run.folder.name,
-            made_of=artifact.fingerprint,
-            attempt=artifact.attempt,
-            tell=artifact.tell,
-            say=run.display.say,
-            **trained,
-        )
-        losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
-        return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
-
-    settings = made_of.of_checkpoint(run, student, config).settings
-    how = {"resume": True}
-    checkpoint = run.stage(sft, "checkpoint", None, "sequences", settings, [packed.content()], make, **how)
-    if not config.keep_states:  # the student is there, and its manifest
-        (checkpoint.folder / states.STATES).remove_all()
-    return checkpoint
 
 
 def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:

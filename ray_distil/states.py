@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +41,7 @@ class State:
     zero_stage: int
     made_of: str
     files: dict[str, int]
+    train_batch_size: int | None = None  # sequences of a step; None: an earlier version did not say
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,27 @@ def check_workers(folder: Folder, state: State, num_workers: int) -> None:
         )
 
 
-def last_step(folder: Folder) -> int | None:
-    """Of the newest marker in a folder, whatever it is of; None where there is none."""
-    return max((_order(name)[0] for name in folder.files("step-", ".json")), default=None)
+def check_batch(folder: Folder, made_of: Callable[[int], str], sizes: dict[str, int]) -> None:
+    """Raises UserError where the newest state in a folder is of this training, but for its global batch.
+
+    `made_of` gives the mark of this training with another global batch; `sizes` are its own, by key: their product is it.
+    """
+    state, asked = last_state(folder), prod(sizes.values())
+    there = state.train_batch_size if state is not None else None
+    if state is None or there is None or there == asked or state.made_of != made_of(there):
+        return
+    micro_steps, rest = divmod(there * sizes["gradient_accumulation_steps"], asked)
+    other = f"training.gradient_accumulation_steps={micro_steps}" if not rest else f"sizes whose product is {there}"
+    raise UserError(
+        f"training: a global batch of {asked} sequences ({' x '.join(f'{key} {n}' for key, n in sizes.items())}), and "
+        f"{_shown(state.name)} is of {there}; set {other} to go on, or remove {folder} to begin anew"
+    )
+
+
+def last_state(folder: Folder) -> State | None:
+    """The newest marker in a folder that can be read, whatever it is of."""
+    names = sorted((name.removesuffix(".json") for name in folder.files("step-", ".json")), key=_order)
+    return next((state for name in reversed(names) if (state := _marker(folder, name)) is not None), None)
 
 
 def prune(folder: Folder, made_of: str) -> None:
@@ -118,11 +138,19 @@ class States:
     """The states of one start of the workers; every rank has one, and calls the same methods in the same order."""
 
     def __init__(
-        self, folder: Folder, made_of: str, num_workers: int, zero_stage: int, rank: int, check: Callable[[], None]
+        self,
+        folder: Folder,
+        made_of: str,
+        num_workers: int,
+        zero_stage: int,
+        rank: int,
+        check: Callable[[], None],
+        train_batch_size: int | None = None,
     ) -> None:
         """`made_of`: the mark of data, student and settings. `check` raises where this start may no longer write."""
         self.folder, self.made_of, self.check = folder, made_of, check
         self.num_workers, self.zero_stage, self.rank = num_workers, zero_stage, rank
+        self.train_batch_size = train_batch_size
         self.id = self._same(secrets.token_hex(4))
 
     def resume(self, engine: Any, say: Callable[[str], None]) -> int:
@@ -168,7 +196,8 @@ class States:
         dist.all_gather_object(of_all, files)  # also the barrier: all files are where they belong
         if self.rank == 0:
             every = {file: size for of_rank in of_all for file, size in of_rank.items()}
-            marker = State(name, step, self.num_workers, self.zero_stage, self.made_of, every)
+            sizes = (self.num_workers, self.zero_stage)
+            marker = State(name, step, *sizes, self.made_of, every, self.train_batch_size)
             self.folder.write_bytes(f"{name}.json", json.dumps(asdict(marker)).encode(), self.check)
             prune(self.folder, self.made_of)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil.manifest import read_manifest
-from ray_distil.states import STATES, last_step
+from ray_distil.states import STATES, last_state
 from ray_distil.step_log import read_log
 from ray_distil.storage import Folder
 from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
@@ -102,7 +102,8 @@ class Trainings:
 
         def is_saved() -> bool:
             assert driver.poll() is None, driver.communicate()[0]
-            return (last_step(states) or 0) >= planned.step
+            newest = last_state(states)
+            return newest is not None and newest.step >= planned.step
 
         wait_until(is_saved, f"the state of step {planned.step} is saved", pause=0.05)
         time.sleep(planned.seconds)

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from ray_distil import cli, importing, stages  # noqa: E402
+from ray_distil import cli, importing, stages, training_stage  # noqa: E402
 from ray_distil.config import StagesConfig  # noqa: E402
 from ray_distil.models import resolve_models  # noqa: E402
 from ray_distil.runs import Run, run_lock  # noqa: E402
@@ -42,7 +42,7 @@ def main() -> None:
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
         examples = importing.import_examples(run, [record(k) for k in range(60)], "records")
-        stages.make_checkpoint(run, stages.make_packed(run, examples))
+        training_stage.make_checkpoint(run, stages.make_packed(run, examples))
 
 
 if __name__ == "__main__":

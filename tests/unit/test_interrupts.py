@@ -51,7 +51,9 @@ def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, hear
     job.send_signal(sent)
     _, errors = job.communicate(timeout=30)
     assert job.returncode == code
-    assert errors.splitlines()[-1] == "interrupted; finished shards are kept: run the same command again to go on"
+    assert errors.splitlines()[-1] == (
+        "interrupted; finished shards and saved training states are kept: run the same command again to go on"
+    )
     deadline = time.monotonic() + 5
     while lives(child):
         assert time.monotonic() < deadline, "a process of the job is left"

@@ -69,7 +69,7 @@ LAYERS = [
     ["leaks", "waiting", "runs"],
     ["resources", "preflight"],
     ["asking", "importing", "made_of"],
-    ["stages"],
+    ["stages", "training_stage"],
     ["figures", "plan", "excerpts", "export"],
     ["pictures"],
     ["report"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil import UserError
-from ray_distil.states import State, check_workers, find, last_step, prune
+from ray_distil.states import State, check_batch, check_workers, find, last_state, prune
 from ray_distil.step_log import METRICS, StepLog, read_log
 from ray_distil.storage import Folder
 from tests.object_store import ObjectStore, store_with_credentials
@@ -41,7 +41,7 @@ def write(folder: Folder, step: int, made_of: str = OURS, start: str = "aa") -> 
 def test_where_nothing_was_saved_there_is_nothing(folder: Folder) -> None:
     assert find(folder, OURS).newest is None
     assert find(folder, OURS).remarks == []
-    assert last_step(folder) is None
+    assert last_state(folder) is None
     prune(folder, OURS)
 
 
@@ -53,7 +53,9 @@ def test_the_newest_is_that_of_the_largest_step(folder: Folder) -> None:
     assert found.newest is not None
     assert found.newest.files.keys() == FILES.keys()
     assert found.remarks == []
-    assert last_step(folder) == 10
+    newest = last_state(folder)
+    assert newest is not None
+    assert newest.step == 10
 
 
 @pytest.mark.parametrize("what", ["no marker", "half a marker", "no file", "half a file"])
@@ -117,6 +119,27 @@ def test_stage_3_goes_on_with_as_many_workers_only(folder: Folder) -> None:
         UserError, match=r"num_workers: 1, .* step 4 is of 2, .*num_workers=2 to go on, or remove .*states"
     ):
         check_workers(folder, state, 1)
+
+
+SIZES = {"num_workers": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 8}
+
+
+@pytest.mark.parametrize(
+    ("saved", "remedy"), [(8, "training.gradient_accumulation_steps=4"), (5, "sizes whose product is 5")]
+)
+def test_another_global_batch_is_refused_with_both_sizes(tmp_path: Path, saved: int, remedy: str) -> None:
+    folder = Folder.at(tmp_path)
+    state = State("step-4-aa", 4, 1, 1, f"with {saved}", {}, saved)
+    folder.write_text("step-4-aa.json", json.dumps(asdict(state)))
+    with pytest.raises(UserError) as told:
+        check_batch(folder, lambda size: f"with {size}", SIZES)
+    assert str(told.value) == (
+        "training: a global batch of 16 sequences (num_workers 2 x train_micro_batch_size_per_gpu 1 x "
+        f"gradient_accumulation_steps 8), and the training state of step 4 is of {saved}; set {remedy} to go on, or "
+        f"remove {folder} to begin anew"
+    )
+    check_batch(folder, lambda size: "other data", SIZES)  # begins anew, as `find` says
+    check_batch(folder, lambda size: f"with {size}", SIZES | {"gradient_accumulation_steps": saved, "num_workers": 1})
 
 
 def steps(folder: Folder) -> list[int]:

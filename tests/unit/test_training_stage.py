@@ -1,0 +1,91 @@
+"""What stays of training states, and which are refused before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_distil import UserError, sft, training_stage
+from ray_distil.config import StagesConfig
+from ray_distil.models import resolve_models
+from ray_distil.runs import Run
+from ray_distil.schemas import PACKED
+from ray_distil.section import validate
+from ray_distil.sft import SftResult
+from ray_distil.shards import Artifact
+from ray_distil.states import STATES
+from ray_distil.storage import Folder
+
+
+class Stopped(Exception):
+    pass
+
+
+class Training:
+    """A run whose training is told by `ends`: it saves a state of its settings, and is stopped or complete."""
+
+    def __init__(self, place: Path, patch: pytest.MonkeyPatch) -> None:
+        self.place, self.patch = place, patch
+        patch.setattr(Run, "start_ray", lambda *_: None)
+        patch.setattr(Artifact, "count", lambda *_: 9)
+        patch.setattr(Artifact, "tables", lambda *_: iter(()))
+
+    def make(self, ends: bool, **settings: Any) -> None:
+        data = {"run": {"name": "r", "storage_path": str(self.place)}, "training": {"student": "tiny:student-base"}}
+        data["training"] |= {"bf16": False, **settings}
+        config = validate(StagesConfig, data)
+        run = Run(config, resolve_models(config))
+
+        def train(*given: Any, made_of: str, **_: Any) -> SftResult:
+            states = given[2] / STATES
+            size = settings.get("gradient_accumulation_steps", 8)
+            marker = '{"name": "step-4-a", "step": 4, "num_workers": 1, "zero_stage": 2, "files": {}, '
+            states.write_text("step-4-a.json", f'{marker}"made_of": "{made_of}", "train_batch_size": {size}}}')
+            if not ends:
+                raise Stopped
+            return SftResult(given[2], 8, 2.0, 1.0)
+
+        self.patch.setattr(sft, "train", train)
+        training_stage.make_checkpoint(run, Artifact(run.folder, "packed", PACKED, "f"))
+
+    def states(self) -> list[str]:
+        """Folders that have states."""
+        return sorted({path.parent.parent.name.partition("-")[0] for path in self.place.rglob("step-*.json")})
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    return Training(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("keep_states", [False, True])
+def test_once_complete_no_state_stays_that_was_not_asked_for(training: Training, keep_states: bool) -> None:
+    with pytest.raises(Stopped):
+        training.make(ends=False, learning_rate=1e-3)
+    assert training.states() == ["checkpoint"]
+    with pytest.raises(Stopped):
+        training.make(ends=False, learning_rate=2e-3)
+    assert len(list(training.place.rglob("step-*.json"))) == 2, "the superseded one stays while training goes on"
+    training.make(ends=True, learning_rate=2e-3, keep_states=keep_states)
+    left = [str(path.parent) for path in training.place.rglob("step-*.json")]
+    assert left == ([str(training.place / "r" / "checkpoint" / STATES)] if keep_states else [])
+
+
+def test_another_global_batch_is_refused_while_states_are_there(training: Training) -> None:
+    with pytest.raises(Stopped):
+        training.make(ends=False)
+    with pytest.raises(UserError, match=r"global batch of 2 .* step 4 is of 8; set .*accumulation_steps=8 to go on"):
+        training.make(ends=True, gradient_accumulation_steps=2)
+    assert training.states() == ["checkpoint"]
+    training.make(ends=True, keep_states=True)
+    training.make(ends=True, gradient_accumulation_steps=2)  # a complete one is no training to go on with
+
+
+def test_a_failed_training_names_the_state_that_is_kept(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    assert sft.kept(folder, "ours") == "no training state was saved yet"
+    folder.write_text(
+        f"{STATES}/step-4-a.json",
+        '{"name": "step-4-a", "step": 4, "num_workers": 1, "zero_stage": 2, "files": {}, "made_of": "ours"}',
+    )
+    assert sft.kept(folder, "ours") == "the training state of step 4 is kept"
