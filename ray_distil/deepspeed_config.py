@@ -41,7 +41,9 @@ class BatchArithmetic:
         )
 
 
-def deepspeed_config(batch: BatchArithmetic, zero_stage: int, bf16: bool, gradient_clipping: float) -> dict[str, Any]:
+def deepspeed_config(
+    batch: BatchArithmetic, zero_stage: int, bf16: bool, gradient_clipping: float, offload_optimizer: bool = False
+) -> dict[str, Any]:
     """The `config` of `deepspeed.initialize`; optimiser and schedule are given to it as objects.
 
     With bf16 weights the gradients of micro-steps and ranks are summed in float32; DeepSpeed's own choice is bf16. Its
@@ -52,7 +54,9 @@ def deepspeed_config(batch: BatchArithmetic, zero_stage: int, bf16: bool, gradie
         "train_micro_batch_size_per_gpu": batch.train_micro_batch_size_per_gpu,
         "gradient_accumulation_steps": batch.gradient_accumulation_steps,
         "gradient_clipping": gradient_clipping,
-        "zero_optimization": {"stage": zero_stage},
+        "zero_optimization": {"stage": zero_stage}
+        | ({"offload_optimizer": {"device": "cpu"}} if offload_optimizer else {}),
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is made for CPUs too, and needs no compiler there
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "bf16": {"enabled": bf16, "check_grad_overflow": False},
         "data_types": {"grad_accum_dtype": "fp32"},

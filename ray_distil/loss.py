@@ -36,23 +36,29 @@ class _SummedLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         of_hidden = torch.empty_like(hidden)
         # In bf16 a sum of many chunks would lose the small ones.
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)
+        trains = ctx.needs_input_grad[1]  # not with adapters
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if trains else None
         for start in range(0, len(targets), size):
             chunk = slice(start, start + size)
             with torch.enable_grad():
-                h, w = hidden[chunk].detach().requires_grad_(), weight.detach().requires_grad_()
+                h, w = hidden[chunk].detach().requires_grad_(), weight.detach().requires_grad_(trains)
                 loss = chunked_cross_entropy(linear(h, w), targets[chunk], reduction="sum")
-                of_hidden[chunk], part = torch.autograd.grad(loss, (h, w))
-            of_weight += part
+                of_hidden[chunk], *part = torch.autograd.grad(loss, (h, w) if trains else (h,))
+            if of_weight is not None:
+                of_weight += part[0]
             total += loss.detach()
             del loss, part
-        ctx.save_for_backward(of_hidden, of_weight.to(weight.dtype))
+        ctx.save_for_backward(of_hidden, of_weight.to(weight.dtype) if of_weight is not None else None)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden * gradient, of_weight * gradient, None  # a scalar leaves their dtype
+        return (
+            of_hidden * gradient,
+            None if of_weight is None else of_weight * gradient,
+            None,
+        )  # a scalar leaves their dtype
 
 
 class LossHead(torch.nn.Linear):

@@ -162,6 +162,20 @@ def _packed(student: str, training: TrainingConfig, packing: bool) -> str:
         return f"{NOT_TRIED} on a small copy of its architecture ({type(error).__name__}: {reason})"
 
 
+def _wrong_targets(student: str, targets: str | list[str]) -> str:
+    """See `lora.wrong_targets`, on a small copy of the student's architecture; "" where there can be none."""
+    from transformers import AutoConfig
+
+    from ray_distil.lora import wrong_targets
+    from ray_distil.small_copies import small_copy
+
+    try:
+        small = small_copy(AutoConfig.from_pretrained(local_copy(student)), "eager")
+    except Exception:  # noqa: BLE001  as above; a worker tells what is wrong then
+        return ""
+    return wrong_targets(small, targets)
+
+
 def _prompts(config: StagesConfig, problems: Problems | None, split: str) -> list[str]:
     if problems is None:
         return []
@@ -229,6 +243,8 @@ def _cannot_be_learnt(config: StagesConfig, student: str, prompts: list[str]) ->
             yield "training.attn_implementation: flash_attention_2 needs a GPU; use sdpa, or set training.use_gpu=true"
         elif is_local() and find_spec("flash_attn") is None:
             yield "training.attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"
+    if trained.lora is not None and (found := _wrong_targets(student, trained.lora.target_modules)):
+        yield f"training.lora.target_modules: {found}"
     most = config.packing.max_length
     if most is None or not prompts or config.packing.template is not None:
         return

@@ -134,6 +134,11 @@ def _marker(folder: Folder, name: str) -> State | None:
         return None
 
 
+def has_frozen(engine: Any) -> bool:
+    """Whether weights are not trained (LoRA): they are the student's, and no part of a state."""
+    return not all(parameter.requires_grad for parameter in engine.module.parameters())
+
+
 class States:
     """The states of one start of the workers; every rank has one, and calls the same methods in the same order."""
 
@@ -175,7 +180,7 @@ class States:
                 parts = getattr(optimizer, "single_partition_of_fp32_groups", None)
                 lengths = [len(part) for part in parts or optimizer.fp32_groups_flat_partition]
                 repartition(target, state.num_workers, self.num_workers, self.rank, lengths)
-            loaded, _ = engine.load_checkpoint(place, tag=TAG)
+            loaded, _ = engine.load_checkpoint(place, tag=TAG, load_module_strict=not has_frozen(engine))
         if loaded is None:
             raise RuntimeError(f"{_shown(state.name)} could not be loaded; remove {self.folder / state.name}")
         if self.rank == 0:
@@ -190,7 +195,7 @@ class States:
         own = self.folder / name / f"rank-{self.rank}"
         with own.writable() as place:
             # DeepSpeed's own pointer to the latest state is written before all ranks are through.
-            engine.save_checkpoint(str(place), tag=TAG, save_latest=False)
+            engine.save_checkpoint(str(place), tag=TAG, save_latest=False, exclude_frozen_parameters=has_frozen(engine))
         files = {f"{own.name}/{TAG}/{file}": size for file, size in (own / TAG).sizes().items()}
         of_all: list[dict[str, int]] = [{} for _ in range(self.num_workers)]
         dist.all_gather_object(of_all, files)  # also the barrier: all files are where they belong

@@ -7,7 +7,7 @@ micro-steps' means would weigh tokens by the company they keep, and change with 
 import math
 from typing import Any, NamedTuple
 
-from ray_distil import attention
+from ray_distil import attention, lora
 from ray_distil.batches import sizes_of, to_device
 from ray_distil.blocks import StageError
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
@@ -34,10 +34,11 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
         return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 leaves a flat part in its place
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in parameters if is_matrix(p)], "weight_decay": weight_decay},
         {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # DeepSpeed drops empty ones, and schedules count them
 
 
 def compile_layers(model: Any) -> None:
@@ -60,7 +61,9 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
 
     from ray_distil import loss
 
-    settings = deepspeed_config(batch, config["zero_stage"], config["bf16"], config["gradient_clipping"])
+    settings = deepspeed_config(
+        batch, config["zero_stage"], config["bf16"], config["gradient_clipping"], config["offload_optimizer"]
+    )
     # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
@@ -74,6 +77,9 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     )
     del sharded
     loss.prepare(model)
+    if config["lora"] is not None:
+        torch.manual_seed(config["seed"])  # of the first values of adapters
+        lora.add(model, config["lora"])
     if config["torch_compile"]:
         compile_layers(model)
     if config["gradient_checkpointing"]:

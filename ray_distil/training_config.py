@@ -8,6 +8,17 @@ from ray_distil.engine_config import check_template_kwargs
 from ray_distil.section import Section
 
 
+class LoraConfig(Section):
+    """LoRA: only small matrices beside the student's own are trained, and merged into them when it is exported."""
+
+    rank: int = Field(16, ge=1, description="columns and rows of the small matrices")
+    alpha: float = Field(32, gt=0, description="what they add is scaled by alpha / rank")
+    dropout: float = Field(0, ge=0, lt=1, description="of what they read")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear", min_length=1, description="names of layers, as q_proj; all-linear: all but the output layer"
+    )
+
+
 class TrainingConfig(Section):
     """SFT by Ray Train and DeepSpeed. The optimiser's defaults are those of the recipe's stage 2."""
 
@@ -71,6 +82,10 @@ class TrainingConfig(Section):
     )
     gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    offload_optimizer: bool = Field(
+        False, description="AdamW and its float32 states on the host's memory and processor, not the GPU's"
+    )
+    lora: LoraConfig | None = Field(None, description="null: all weights are trained")
     gradient_checkpointing: bool = Field(False, description="activations are computed again in the backward pass")
     bf16: bool = Field(True, description="bf16 weights in forward and backward; else fp32")
     torch_compile: bool = Field(False, description="layers compiled by torch, for a GPU and stages below 3")
@@ -84,6 +99,13 @@ class TrainingConfig(Section):
             raise ValueError(
                 "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first, "
                 "which shrinks that to three quarters; set it to 1, which is the same on one worker, or bf16=false"
+            )
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("training.offload_optimizer: DeepSpeed's stage 0 cannot; set training.zero_stage=1")
+        if self.offload_optimizer and self.zero_stage < 3 and self.bf16 and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "training.offload_optimizer: with bf16, DeepSpeed's stages 1 and 2 then sum the gradients of micro-steps "
+                "in bf16; set training.zero_stage=3, or gradient_accumulation_steps=1"
             )
         if self.eval_steps and not self.eval_fraction:
             raise ValueError("training.eval_steps: nothing is held out; set training.eval_fraction, as 0.01")

@@ -40,6 +40,9 @@ SETTINGS = {
     "lr_scheduler_type": "constant",
     "warmup_ratio": 0.0,
     "gradient_clipping": 1.0,
+    "offload_optimizer": False,
+    "lora": None,
+    "seed": 0,
 }
 SHAPES = {
     "0.5B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "intermediate_size": 4864},

@@ -37,6 +37,9 @@ SETTINGS = {
     "lr_scheduler_type": "constant",
     "warmup_ratio": 0.0,
     "torch_compile": False,
+    "offload_optimizer": False,
+    "lora": None,
+    "seed": 3,
     "gradient_clipping": 1.0,
 }
 BATCH = BatchArithmetic(

@@ -51,6 +51,9 @@ CONFIG = {
     "lr_scheduler_type": "constant",
     "warmup_ratio": 0.0,
     "torch_compile": False,
+    "offload_optimizer": False,
+    "lora": None,
+    "seed": 3,
 }
 NUM_SEQUENCES = 9
 

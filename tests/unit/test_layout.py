@@ -36,6 +36,7 @@ LAYERS = [
         "small_copies",
         "deepspeed_config",
         "throughput",
+        "lora",
         "repartition",
         "sequence_file",
         "session",

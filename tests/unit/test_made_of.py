@@ -16,6 +16,7 @@ from ray_distil import made_of
 from ray_distil.config import DistillConfig, load
 from ray_distil.models import resolve_models
 from ray_distil.runs import Run
+from ray_distil.training_config import LoraConfig
 
 # Artifacts whose own settings a key changes; those behind them are remade too. "texts of": whose texts are bought again.
 REMAKES: dict[str, list[str]] = {
@@ -64,7 +65,7 @@ REMAKES: dict[str, list[str]] = {
     **{f"training.{name}": ["checkpoint"] for name in (
         "num_workers", "use_gpu", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
-        "zero_stage", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
+        "zero_stage", "offload_optimizer", "lora", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
     **{f"evaluation.{name}": ["eval/slow", "eval/fast", "texts of eval/slow", "texts of eval/fast"] for name in (
         "benchmark", "sampling_params.temperature", "sampling_params.top_p", "engine.engine_kwargs",
         "engine.chat_template_kwargs")},
@@ -92,6 +93,7 @@ OTHERS: dict[str, Any] = {
     "student": "tiny:teacher-v3", "lr_scheduler_type": "linear", "attn_implementation": "eager",
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
+    "lora": LoraConfig(),
 }  # fmt: skip
 
 
