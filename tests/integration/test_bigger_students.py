@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from ray_distil import lora
+from ray_distil import checkpoint, lora
 from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.checkpoint import export_student
 from ray_distil.states import States, find
@@ -117,6 +117,7 @@ def train(rank: int, port: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)
+    checkpoint.SHARD = 300_000  # several files
     made = {f"lora {name}": with_lora(rank, name, folder) for name in WITH_LORA}
     made |= {f"offload {name}": offloaded(rank, name) for name in OFFLOADED}
     (folder / f"{rank}.json").write_text(json.dumps(made))
@@ -172,7 +173,9 @@ def test_only_adapters_move_and_the_export_has_them_merged(
 ) -> None:
     folder, _ = trained
     before = load_file(Path(STUDENT) / "model.safetensors")
-    after = load_file(folder / name / "student" / "model.safetensors")
+    files = sorted((folder / name / "student").glob("*.safetensors"))
+    assert len(files) > 2
+    after = {key: tensor for file in files for key, tensor in load_file(file).items()}
     held = load_file(folder / name / "adapters.safetensors")
     assert after.keys() == before.keys()
     layers = {key.split()[0] for key in held}
@@ -190,7 +193,7 @@ def test_only_adapters_move_and_the_export_has_them_merged(
 
 
 @pytest.mark.parametrize("name", WITH_LORA)
-def test_it_goes_on_from_a_state_that_holds_adapters_alone(
+def test_it_goes_on_from_a_state_without_the_layers_that_stay(
     trained: tuple[Path, list[dict[str, Any]]], name: str
 ) -> None:
     folder, ranks = trained
@@ -201,7 +204,10 @@ def test_it_goes_on_from_a_state_that_holds_adapters_alone(
     assert state is not None
     held = load_file(folder / name / "adapters.safetensors")
     adapters = sum(tensor.nbytes for key, tensor in held.items() if not key.endswith("W"))
-    assert sum(state.files.values()) < 8 * adapters + 200_000
+    student = load_file(Path(STUDENT) / "model.safetensors")
+    head = 4 * student["model.embed_tokens.weight"].numel()  # under its second name DeepSpeed takes it for trained
+    assert sum(state.files.values()) < 8 * adapters + head + 200_000
+    assert sum(state.files.values()) < sum(4 * tensor.numel() for tensor in student.values())
 
 
 @pytest.mark.parametrize("name", [name for name in OFFLOADED if "refused" not in name])
@@ -210,12 +216,12 @@ def test_offloaded_it_learns_the_same(trained: tuple[Path, list[dict[str, Any]]]
     for made in ranks:
         seen = made[f"offload {name}"]
         for (loss, norm), (wanted, wanted_norm) in zip(seen["True"], seen["False"], strict=True):
-            assert loss == pytest.approx(wanted, rel=1e-6)
-            assert norm == pytest.approx(wanted_norm, rel=1e-5)
+            assert loss == pytest.approx(wanted, rel=1e-4 if OFFLOADED[name][1] else 1e-6)
+            assert norm == pytest.approx(wanted_norm, rel=1e-3 if OFFLOADED[name][1] else 1e-5)
 
 
 def test_what_is_refused_would_learn_something_else(trained: tuple[Path, list[dict[str, Any]]]) -> None:
     """bf16 sums of micro-steps under stages 1 and 2."""
     _, (made, _) = trained
     seen = made["offload zero-2, bf16, refused"]
-    assert seen["True"] != seen["False"]
+    assert seen["True"][-1][0] != pytest.approx(seen["False"][-1][0], rel=1e-4)
