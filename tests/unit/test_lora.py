@@ -36,7 +36,7 @@ def test_layers_that_are_there_are_taken(targets: Any) -> None:
 )
 def test_others_are_refused_with_what_there_is(targets: list[str], told: str) -> None:
     assert lora.wrong_targets(built("tied", "eager"), targets).startswith(told)
-    assert _wrong_targets("tiny:student-base", targets) == "" or told in _wrong_targets("tiny:student-base", targets)
+    assert _wrong_targets("tiny:student-base", targets).startswith(told)
 
 
 def test_a_merged_weight_is_rounded_once() -> None:
