@@ -8,16 +8,23 @@ Layers are put into the model itself, so that its class, its forward and the los
 from collections.abc import Iterable
 from typing import Any
 
+from ray_distil import UserError
+
 ADAPTER = "default"
 BASE, PARTS = ".base_layer.", (".lora_A.", ".lora_B.")  # what the names of parameters hold
 ALL = "all-linear"
 
 
 def add(model: Any, settings: dict[str, Any]) -> None:
-    """Give a model its adapters and freeze all else. `settings`: those of `training.lora`."""
+    """Give a model its adapters and freeze all else. `settings`: those of `training.lora`.
+
+    Raises UserError for layers that cannot have them; where a small copy can be made, it was told before Ray started.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     targets = settings["target_modules"]
+    if told := wrong_targets(model, targets):
+        raise UserError(f"training.lora.target_modules: {told}")
     config = LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
@@ -34,11 +41,11 @@ def wrong_targets(model: Any, targets: str | Iterable[str]) -> str:
     if targets == ALL:
         return ""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    head = model.get_output_embeddings()
+    head, embedding = (getattr(model, f"get_{kind}_embeddings", lambda: None)() for kind in ("output", "input"))
     there = sorted({name.rpartition(".")[2] for name, module in layers.items() if module is not head})
     for target in [targets] if isinstance(targets, str) else targets:
         found = [module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")]
-        if any(module is head or module is model.get_input_embeddings() for module in found):
+        if any(module is head or module is embedding for module in found):
             return (
                 f"{target!r} is the embedding or the output layer, which the loss is made by; leave it out, or train "
                 "without LoRA"

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distil import lora
+from ray_distil import UserError, lora
 from ray_distil.config import StagesConfig
 from ray_distil.loss import prepare
+from ray_distil.models import resolve_model
 from ray_distil.preflight import _wrong_targets
 from ray_distil.section import ConfigError, validate
 from tests.unit.test_loss import built
@@ -35,8 +36,11 @@ def test_layers_that_are_there_are_taken(targets: Any) -> None:
     ],
 )
 def test_others_are_refused_with_what_there_is(targets: list[str], told: str) -> None:
-    assert lora.wrong_targets(built("tied", "eager"), targets).startswith(told)
-    assert _wrong_targets("tiny:student-base", targets).startswith(told)
+    model: Any = built("tied", "eager")
+    assert lora.wrong_targets(model, targets).startswith(told)
+    with pytest.raises(UserError, match="^training.lora.target_modules: '"):
+        lora.add(model, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
+    assert _wrong_targets(resolve_model("tiny:student-base", "k"), targets).startswith(told)
 
 
 def test_a_merged_weight_is_rounded_once() -> None:
