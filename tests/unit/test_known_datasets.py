@@ -104,7 +104,7 @@ def test_the_tables_have_the_same_datasets() -> None:
 def test_as_instructions(dataset: str, tmp_path: Path) -> None:
     file = saved(dataset, tmp_path)
     config = load(None, [f"instructions.path={file}", *AS_INSTRUCTIONS[dataset]])
-    rows = [row for table in instructions.collect(config.instructions, 0).tables() for row in table.to_pylist()]
+    rows = instructions.collect(config.instructions, 0).to_pylist()
     assert not [row["reject_detail"] for row in rows if row["reject_reason"]]
     assert {row["instruction"] for row in rows} == {asked_of(dataset, k) for k in range(5)}
     references = {row["instruction"]: row["reference_answer"] for row in rows}
