@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ray_distil.engine import Generate
 
-VERSION = 5
+VERSION = 6
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
 
