@@ -96,7 +96,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_has_a_layer_and_imports_go_down(path: Path) -> None:
     name = name_of(path)
-    assert name in LAYER, f"{name} has no layer: give it one here and in the README"
+    assert name in LAYER, f"{name} has no layer: give it one here and in docs/code.md"
     for other in imported(path):
         assert LAYER[other] <= LAYER[name], f"{name} imports {other} from above"
         assert not (name in STAGES and other in STAGES), f"the stages {name} and {other} know each other"
@@ -119,6 +119,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_the_readme_annotates_every_module(path: Path) -> None:
-    named = re.findall(r"[\w/]+\.py", (ROOT / "README.md").read_text())
+def test_the_page_of_the_code_annotates_every_module(path: Path) -> None:
+    named = re.findall(r"[\w/]+\.py", (ROOT / "docs" / "code.md").read_text())
     assert str(path.relative_to(PACKAGE)) in named
