@@ -73,6 +73,7 @@ LAYERS = [
     ["pictures"],
     ["report"],
     ["pipeline", "published", "cli", "config_reference", "tiny.answers", "tiny.train"],
+    ["api"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = next({*names} for names in LAYERS if "teacher" in names)
@@ -110,7 +111,7 @@ def test_files_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "schemas", "sources", "shards", "instructions", "stages", "report", "plan", "pipeline", "export"],
+    ["config", "schemas", "sources", "shards", "instructions", "stages", "report", "plan", "pipeline", "export", "api"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets'}} & set(sys.modules))"
