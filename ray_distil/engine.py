@@ -13,7 +13,8 @@ in flight.
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
@@ -26,7 +27,7 @@ from ray_distil.chat_templates import PLAIN, ChatSettings
 from ray_distil.engine_config import EngineConfig
 from ray_distil.models import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
-from ray_distil.section import ConfigError
+from ray_distil.section import SECRET, ConfigError
 from ray_distil.session import is_local
 from ray_distil.suspects import KillsEngine, deaths_actor, watched
 from ray_distil.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
@@ -77,6 +78,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
     # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
     engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
+    secret = {name: value for name, value in config.env_vars.items() if SECRET.search(name)}
 
     def generate(dataset: "Dataset") -> "Dataset":
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -93,7 +95,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
                     "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources},
                     "strategy": config.placement_group_strategy,
                 },
-                runtime_env={"env_vars": dict(config.env_vars)},
+                runtime_env={"env_vars": {name: v for name, v in config.env_vars.items() if name not in secret}},
                 log_engine_metrics=log_metrics,
                 should_continue_on_error=True,
                 # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
@@ -107,7 +109,8 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
         capacity = config.batch_size * config.max_concurrent_batches
-        changed = {"fn": watched(whole_responses(stage.fn, model), deaths_actor(), capacity)}
+        actor = with_environment(whole_responses(stage.fn, model), secret)
+        changed = {"fn": watched(actor, deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
@@ -123,6 +126,21 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
+
+
+def with_environment(engine: type, values: Mapping[str, str]) -> type:
+    """The actor of an engine, with environment variables set before the engine starts.
+
+    This is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
+    """
+
+    class WithEnvironment(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            os.environ.update(values)  # the engine's own processes inherit it
+            super().__init__(*arguments, **options)
+
+    WithEnvironment.__name__ = engine.__name__  # in Ray's names of actors
+    return WithEnvironment
 
 
 def context_of(config: EngineConfig) -> int | None:
