@@ -11,6 +11,7 @@ import pytest
 
 from ray_distil import instructions, sources, teacher
 from ray_distil.config import load
+from ray_distil.models import responses_of
 from ray_distil.reasoning import answers_agree
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
@@ -122,7 +123,7 @@ def test_as_responses(dataset: str, tmp_path: Path) -> None:
         {"instruction_id": f"{k:016x}", "instruction": asked_of(dataset, k), "reference_answer": None, "split": "train"}
         for k in range(5)
     ]
-    records = sources.records(sources.responses_of(slow, "teachers.slow"))
+    records = sources.records(responses_of(slow, "teachers.slow"))
     counts: Counter[str] = Counter()
     made = list(teacher.imported(asked, records, "slow", 1.0, 1, counts))
     assert counts == {teacher.MATCHED: 5}
