@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil import lora
+from ray_distil.manifest import STUDENT
 
-STUDENT = "student"
 SHARD = 2**30  # bytes of a file; a larger tensor is a file of its own
 PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 
