@@ -16,13 +16,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from ray_distil import checkpoint, lora
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
-from ray_distil.checkpoint import export_student
-from ray_distil.states import States, find
-from ray_distil.storage import Folder
-from ray_distil.student_engine import build_engine, decay_groups, train_step
-from ray_distil.tokenization import end_of_turn, load_tokenizer
+from ray_distil.store.storage import Folder
+from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
+from ray_distil.train import checkpoint, lora
+from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.train.checkpoint import export_student
+from ray_distil.train.states import States, find
+from ray_distil.train.student_engine import build_engine, decay_groups, train_step
 from tests.integration.cluster import free_port
 from tests.integration.test_zero_stages import BATCH, CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
 from tests.reference import token_loss

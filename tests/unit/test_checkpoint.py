@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
-from ray_distil import checkpoint
-from ray_distil.small_copies import small_copy
+from ray_distil.train import checkpoint
+from ray_distil.train.small_copies import small_copy
 from tests.unit.test_loss import built
 
 

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distil import UserError, lora
+from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.loss import prepare
-from ray_distil.models import resolve_model
-from ray_distil.preflight import _wrong_targets
-from ray_distil.section import ConfigError, validate
+from ray_distil.config.models import resolve_model
+from ray_distil.config.section import ConfigError, validate
+from ray_distil.run.preflight import _wrong_targets
+from ray_distil.train import lora
+from ray_distil.train.loss import prepare
 from tests.unit.test_loss import built
 
 

@@ -1,0 +1,149 @@
+"""The student in Hugging Face format: CHECKPOINT/student/ has weights (safetensors), configuration, tokenizer, template.
+
+Weights are written file by file, and of each file tensor by tensor gathered: the host that writes holds SHARD at a time,
+however the weights are shared out, and not the whole student once more.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_distil.store.manifest import STUDENT
+from ray_distil.train import lora
+
+SHARD = 2**30  # bytes of a file; a larger tensor is a file of its own
+PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor of the export: of a parameter or buffer, and of the layer whose adapter is merged into it, if any."""
+
+    tensor: Any
+    layer: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(getattr(self.tensor, "ds_shape", self.tensor.shape))
+
+    @property
+    def parts(self) -> list[Any]:
+        return [self.tensor, *(lora.parts(self.layer) if self.layer is not None else [])]
+
+    def made(self) -> Any:
+        """On the host; its parameters are whole now. It shares the model's memory where that is there, and needs none."""
+        tensor = self.tensor.detach().cpu().contiguous()
+        return tensor if self.layer is None else lora.merged(self.layer, tensor)
+
+
+def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int) -> Path:
+    """Write the student in Hugging Face format and return its folder; every rank must call it, rank 0 writes.
+
+    The folder gets its name in the end, so that a half-written one is never taken for a model. Raises RuntimeError
+    where the files do not hold every tensor of the model in its shape.
+    """
+    model, target, temporary = engine.module, folder / STUDENT, folder / f".{STUDENT}.tmp"
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        configured = model.generation_config.eos_token_id
+        known = configured if isinstance(configured, list) else [configured]
+        # The student stops where it has learnt to stop, whatever the base model's eos token was.
+        stops = sorted({stop_token_id, *(i for i in known if i is not None)})
+        model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        model.save_pretrained(str(temporary), state_dict={})  # all but weights
+        tokenizer.save_pretrained(str(temporary))
+    is_shared_out = engine.zero_optimization_partition_weights()
+    if is_shared_out:
+        engine.optimizer.checkpoint_event_prologue()  # also of parameters that it keeps whole
+    if is_shared_out or rank == 0:
+        write_weights(model, temporary, rank, is_shared_out)
+    if is_shared_out:
+        engine.optimizer.checkpoint_event_epilogue()
+    if rank == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    return target
+
+
+def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> None:
+    """Write the weights of a model into files; of one that ZeRO-3 has shared out, all ranks gather in the same order."""
+    import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    written = tensors_of(model)
+    shapes = {name: torch.empty(one.shape, dtype=one.tensor.dtype, device="meta") for name, one in written.items()}
+    if not keeps_its_names(model, shapes):
+        state = gathered(written, list(written), is_shared_out, rank)
+        if rank == 0:
+            model.save_pretrained(str(folder), state_dict=state)
+        return
+    plan = split_torch_state_dict_into_shards(shapes, filename_pattern=PATTERN, max_shard_size=SHARD)
+    for file, names in plan.filename_to_tensors.items():
+        state = gathered(written, names, is_shared_out, rank)
+        if rank == 0:
+            save_file(state, folder / file, metadata={"format": "pt"})
+        del state
+    if rank != 0:
+        return
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    check_export(folder, {name: one.shape for name, one in written.items()})
+
+
+def tensors_of(model: Any) -> dict[str, Written]:
+    """What the export of a model holds, by name: a tied tensor once, adapters within the weights that they change."""
+    layers = {f"{name}{lora.BASE}weight": module for name, module in model.named_modules() if lora.is_added(module)}
+    ignored = set(model._keys_to_ignore_on_save or ())
+    saved = model.state_dict(keep_vars=True).keys()
+    found = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in saved and name not in ignored and not any(part in name for part in lora.PARTS):
+            found[name.replace(lora.BASE, ".")] = Written(tensor, layers.get(name))
+    return found
+
+
+def keeps_its_names(model: Any, shapes: dict[str, Any]) -> bool:
+    """Whether Transformers holds the model's tensors as its files do; else they are turned back, all at once."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    turned = revert_weight_conversion(model, dict(shapes))
+    return {name: one.shape for name, one in turned.items()} == {name: one.shape for name, one in shapes.items()}
+
+
+def gathered(written: dict[str, Written], names: list[str], is_shared_out: bool, rank: int) -> dict[str, Any]:
+    """These tensors on rank 0's host, one gathered at a time; the other ranks take part and hold nothing."""
+    import deepspeed
+
+    whole: Callable[[list[Any]], AbstractContextManager[Any]] = (
+        deepspeed.zero.GatheredParameters if is_shared_out else nullcontext
+    )
+    state = {}
+    for name in names:
+        with whole(written[name].parts):
+            if rank == 0:
+                made = written[name].made()
+                state[name] = made.clone() if is_shared_out and made.device == written[name].tensor.device else made
+    return state
+
+
+def check_export(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes in the written files with those of the model."""
+    from safetensors import safe_open
+
+    written: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as tensors:
+            written |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    missing = [name for name in expected if name not in written]
+    wrong = [name for name, shape in written.items() if expected.get(name) != shape]
+    if missing or wrong:
+        raise RuntimeError(
+            f"export of the student: tensors missing {missing[:3]}, of another shape or unknown {wrong[:3]}"
+        )
