@@ -10,7 +10,7 @@ JOB = """
 import time
 import ray
 from ray_distil import waiting
-from ray_distil.session import start_ray
+from ray_distil.runtime.session import start_ray
 
 waiting.EACH_SECONDS = 0.5
 start_ray(2)
