@@ -16,9 +16,9 @@ from ray_distil import asking, evaluation, instructions, long2short, sources, te
 from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig, TrainingConfig
 from ray_distil.engine_config import Asked, SamplingParams
 from ray_distil.manifest import fingerprint, model_fingerprint
+from ray_distil.models import responses_of
 from ray_distil.prompts import long2short_messages
 from ray_distil.runs import Run
-from ray_distil.sources import responses_of
 
 ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
 # Of training, what changes no weight of the student.

@@ -17,8 +17,7 @@ from rich.table import Table
 
 from ray_distil import UserError, excerpts, pictures, scores
 from ray_distil.config import TRAINED
-from ray_distil.manifest import Manifest, read_manifest
-from ray_distil.runs import NOTES
+from ray_distil.manifest import NOTES, Manifest, read_manifest
 from ray_distil.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")

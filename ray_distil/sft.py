@@ -12,11 +12,12 @@ from ray_distil import UserError
 from ray_distil.attention import FLAT
 from ray_distil.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.blocks import StageError, check_attempt
-from ray_distil.checkpoint import STUDENT, export_student
+from ray_distil.checkpoint import export_student
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.failures import watcher
 from ray_distil.follow import followed
 from ray_distil.held_out import held_out_loss
+from ray_distil.manifest import STUDENT
 from ray_distil.meter import Meter
 from ray_distil.progress import Teller
 from ray_distil.sequence_file import Sequences, open_sequences

@@ -24,19 +24,18 @@ from ray_distil import (
     teacher,
 )
 from ray_distil.blocks import StageError
-from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
-from ray_distil.manifest import model_fingerprint, most_common, why_none
+from ray_distil.manifest import STUDENT, model_fingerprint, most_common, why_none
+from ray_distil.models import responses_of
 from ray_distil.problems import Problems
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.scores import COLUMNS
 from ray_distil.section import SectionT
 from ray_distil.shards import Artifact
-from ray_distil.sources import responses_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
