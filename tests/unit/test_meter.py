@@ -8,15 +8,15 @@ import pytest
 import torch
 from tensorboardX.proto import event_pb2
 
-from ray_distil import meter
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.follow import GAUGES, status
-from ray_distil.metrics import GAUGES as KNOWN
-from ray_distil.small_copies import small_copy
-from ray_distil.step_log import StepLog
-from ray_distil.storage import Folder
-from ray_distil.student_engine import Step
-from ray_distil.throughput import matrix_parameters, step_flops, work_of
+from ray_distil.runtime.metrics import GAUGES as KNOWN
+from ray_distil.store.storage import Folder
+from ray_distil.train import meter
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.follow import GAUGES, status
+from ray_distil.train.small_copies import small_copy
+from ray_distil.train.step_log import StepLog
+from ray_distil.train.student_engine import Step
+from ray_distil.train.throughput import matrix_parameters, step_flops, work_of
 from tests.unit.test_loss import built
 
 BATCH = BatchArithmetic(40, 2, 2, 1, 1)

@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError, sft, training_stage
+from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run
-from ray_distil.schemas import PACKED
-from ray_distil.section import validate
-from ray_distil.sft import SftResult
-from ray_distil.shards import Artifact
-from ray_distil.states import STATES
-from ray_distil.storage import Folder
+from ray_distil.config.models import resolve_models
+from ray_distil.config.section import validate
+from ray_distil.run import training_stage
+from ray_distil.run.runs import Run
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import PACKED
+from ray_distil.store.storage import Folder
+from ray_distil.train import sft
+from ray_distil.train.sft import SftResult
+from ray_distil.train.states import STATES
 
 
 class Stopped(Exception):

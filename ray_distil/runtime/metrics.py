@@ -1,0 +1,74 @@
+"""What a run counts for Prometheus, under fixed names; Ray's metrics endpoint of each node shows them as ray_NAME.
+
+    distil_rows_written       rows in finished shards                      run, stage
+    distil_rows_rejected      rows in finished reject shards               run, stage, reason
+    distil_prompt_tokens      tokens read by models                        run, stage
+    distil_generated_tokens   tokens written by models                     run, stage
+    distil_rows_expected      rows that a generating stage makes in all    run, stage
+    distil_seconds_left       of a stage that generates or trains          run, stage
+    distil_train_step         optimiser steps done                         run
+    distil_train_steps        optimiser steps in all                       run
+    distil_train_loss         mean loss of the last step                   run
+    distil_train_eval_loss    mean loss of the held-out sequences          run
+    distil_train_grad_norm    norm of the gradient before clipping         run
+    distil_train_learning_rate                                             run
+    distil_train_tokens       learnt tokens                                run
+    distil_train_tokens_per_s                  all tokens of the examples  run
+    distil_train_learnt_tokens_per_s           those that are learnt       run
+    distil_train_mfu          share of the cards' peak, where it is known  run
+    distil_train_memory_gib   at most so far, of the worker with the most  run
+
+vLLM's engines show their own beside them, as ray_vllm_NAME. Rows are counted by the run's driver once their shard is
+written: a row counts when it cannot be lost, and the counts outlive the node that made it; so do those of training.
+Prometheus adds `_total` to the names of counters.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from ray_distil.runtime.session import ray_is_there
+
+COUNTERS = {
+    "distil_rows_written": ("rows in finished shards", ("run", "stage")),
+    "distil_rows_rejected": ("rows in finished reject shards", ("run", "stage", "reason")),
+    "distil_prompt_tokens": ("tokens read by models", ("run", "stage")),
+    "distil_generated_tokens": ("tokens written by models", ("run", "stage")),
+    "distil_train_tokens": ("learnt tokens", ("run",)),
+}
+GAUGES = {
+    "distil_rows_expected": ("rows that a generating stage makes in all", ("run", "stage")),
+    "distil_seconds_left": ("seconds until a stage is done, at the present rate", ("run", "stage")),
+    "distil_train_step": ("optimiser steps done", ("run",)),
+    "distil_train_steps": ("optimiser steps in all", ("run",)),
+    "distil_train_loss": ("mean loss of the last step", ("run",)),
+    "distil_train_eval_loss": ("mean loss of the held-out sequences", ("run",)),
+    "distil_train_grad_norm": ("norm of the gradient before clipping", ("run",)),
+    "distil_train_learning_rate": ("of the last logged step", ("run",)),
+    "distil_train_tokens_per_s": ("tokens of the examples a second, over all workers", ("run",)),
+    "distil_train_learnt_tokens_per_s": ("learnt tokens a second, over all workers", ("run",)),
+    "distil_train_mfu": ("share of the cards' peak, where it is known", ("run",)),
+    "distil_train_memory_gib": ("at most so far, of the worker with the most", ("run",)),
+}
+
+
+def count(name: str, number: float, **tags: str) -> None:
+    """Add to a counter, in a process of a running Ray; elsewhere nothing is counted."""
+    if number and ray_is_there():
+        _metric(name).inc(number, tags)
+
+
+def show(values: Mapping[str, float], **tags: str) -> None:
+    """Set gauges."""
+    if ray_is_there():
+        for name, value in values.items():
+            _metric(name).set(value, tags)
+
+
+@lru_cache
+def _metric(name: str) -> Any:
+    from ray.util.metrics import Counter, Gauge
+
+    kind, known = (Counter, COUNTERS) if name in COUNTERS else (Gauge, GAUGES)
+    description, tags = known[name]
+    return kind(name, description, tags)

@@ -1,0 +1,135 @@
+"""How the driver hears of each training step: rank 0 tells an actor, the driver asks it once a second.
+
+The driver shows and counts what it hears, for the console and for Prometheus: a worker's node may go before Prometheus
+has asked it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray_distil.runtime import metrics
+from ray_distil.runtime.progress import Teller, clock
+
+ASK_SECONDS = 1.0
+# Of a line of metrics.jsonl -> the gauge.
+GAUGES = {
+    "step": "distil_train_step",
+    "num_steps": "distil_train_steps",
+    "loss": "distil_train_loss",
+    "eval_loss": "distil_train_eval_loss",
+    "grad_norm": "distil_train_grad_norm",
+    "learning_rate": "distil_train_learning_rate",
+    "tokens_per_s": "distil_train_tokens_per_s",
+    "learnt_tokens_per_s": "distil_train_learnt_tokens_per_s",
+    "mfu": "distil_train_mfu",
+    "memory_gib": "distil_train_memory_gib",
+}
+Line = dict[str, Any]  # of metrics.jsonl; see `sft.py` and `meter.py`
+
+
+def status(line: Line) -> str:
+    """ "step 12 of 36, loss 1.2345, norm 0.52, rate 1.8e-05, 1,204 of 2,676 tokens/s learnt (45%), 0.4 GiB, 0:41 left"."""
+    told = [f"step {line['step']:,} of {line['num_steps']:,}", f"loss {line['loss']:.4f}"]
+    for name, form in (
+        ("eval_loss", "held out {:.4f}"),
+        ("grad_norm", "norm {:.3g}"),
+        ("learning_rate", "rate {:.2g}"),
+    ):
+        told += [form.format(line[name])] if line.get(name) is not None else []
+    if line.get("tokens_per_s"):
+        learnt, every, share = (line[name] for name in ("learnt_tokens_per_s", "tokens_per_s", "learnt_share"))
+        told.append(f"{learnt:,.0f} of {every:,.0f} tokens/s learnt ({share:.0%})")
+    for name, form in (("mfu", "MFU {:.1%}"), ("memory_gib", "{:.1f} GiB")):
+        told += [form.format(line[name])] if line.get(name) is not None else []
+    if line.get("seconds_left"):
+        told.append(f"{clock(line['seconds_left'])} left")
+    return ", ".join(told)
+
+
+class LastStep:
+    """The newest step of a training, the tokens learnt so far, logged steps, and lines for the console; an actor."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[int, int]] = []  # of the workers: steps done by then, and in all
+        self.state: Line = {}
+        self.logged: list[Line] = []  # since they were asked for
+        self.num_tokens = 0
+        self.lines: list[str] = []
+
+    def begin(self, done: int, steps: int) -> None:
+        """The workers have started, with so many steps behind them."""
+        self.starts.append((done, steps))
+        self.state = {}
+
+    def add(self, line: Line, is_logged: bool) -> None:
+        self.state, self.num_tokens = line, self.num_tokens + line["num_learnt_tokens"]
+        self.logged += [line] if is_logged else []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def step(self) -> int:
+        """The last one that was told, or was there when the workers started."""
+        return int(self.state.get("step", self.starts[-1][0] if self.starts else 0))
+
+    def get(self) -> tuple[list[tuple[int, int]], Line, int, list[str], list[Line]]:
+        """Asked by one alone."""
+        logged, self.logged = self.logged, []
+        return self.starts, self.state, self.num_tokens, self.lines, logged
+
+
+@contextmanager
+def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") -> Iterator[Any]:
+    """A handle that the training calls `add.remote` of; what it says is told on until the end.
+
+    A line a logged step; of steps shorter than ASK_SECONDS, the newest and those with a held-out loss. `run`: the name
+    that metrics carry.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the driver's node: on another, which Ray would choose at random, it would keep a teacher from being let go.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    follower = ray.remote(num_cpus=0, scheduling_strategy=here)(LastStep).remote()
+    over = threading.Event()
+
+    def listen() -> None:
+        told, tokens_told, num_starts, num_lines, held_out, last = 0, 0, 0, 0, "", False
+        while not last:
+            last = over.wait(ASK_SECONDS)
+            try:
+                starts, state, num_tokens, lines, logged = ray.get(follower.get.remote())
+            except ray.exceptions.RayError:  # a lost node or a Ray that ends: training says so itself
+                return
+            for line in lines[num_lines:]:
+                say(line)
+            num_lines = len(lines)
+            if len(starts) > num_starts:
+                told, steps = starts[-1]
+                num_starts = len(starts)
+                tell.expect(steps, done=told, unit="steps")
+            for line in logged:
+                metrics.show({GAUGES[k]: v for k, v in line.items() if k in GAUGES and v is not None}, run=run)
+                if line.get("seconds_left") is not None:
+                    metrics.show({"distil_seconds_left": line["seconds_left"]}, run=run, stage="sft")
+                if line is logged[-1] or "eval_loss" in line:
+                    tell.line(status(line))
+                if "eval_loss" in line:
+                    held_out = f", held out {line['eval_loss']:.4f}"
+            step = int(state.get("step", told))
+            if step != told:
+                metrics.show({GAUGES[name]: state[name] for name in ("step", "loss", "grad_norm")}, run=run)
+                metrics.count("distil_train_tokens", num_tokens - tokens_told, run=run)
+                tell.advance(step - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}{held_out}")
+                told, tokens_told = step, num_tokens
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield follower
+    finally:
+        over.set()
+        thread.join(2 * ASK_SECONDS)
+        ray.kill(follower)
