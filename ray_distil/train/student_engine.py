@@ -7,7 +7,7 @@ micro-steps' means would weigh tokens by the company they keep, and change with 
 import math
 from typing import Any, NamedTuple
 
-from ray_distil.config.models import local_copy
+from ray_distil.store.model_files import local_copy
 from ray_distil.store.shards import StageError
 from ray_distil.train import attention
 from ray_distil.train.batches import sizes_of, to_device
