@@ -28,6 +28,12 @@ INSTRUCTIONS = _schema(
     ("split", pa.string()),  # "train" | "eval"
 )
 
+BENCHMARK = _schema(
+    *((field.name, field.type, field.nullable) for field in INSTRUCTIONS),  # instruction: what a model reads, whole
+    ("category", pa.string(), NULLABLE),
+    ("num_choices", pa.int32(), NULLABLE),  # of a multiple choice, whose reference is a letter
+)
+
 RESPONSES = _schema(
     ("response_id", pa.string()),
     ("instruction_id", pa.string()),

@@ -18,6 +18,7 @@ LAYERS = [
         "storage",
         "section",
         "engine_config",
+        "evaluation_config",
         "plan_config",
         "training_config",
         "config",
@@ -28,6 +29,7 @@ LAYERS = [
     ],
     [
         "prompts",
+        "choices",
         "reasoning",
         "conversations",
         "files",
@@ -48,6 +50,7 @@ LAYERS = [
     ["chat_templates", "replies", "tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
     [
         "scores",
+        "scorers",
         "gates",
         "blocks",
         "shards",
@@ -65,7 +68,7 @@ LAYERS = [
     ],
     ["batches", "held_out", "loss"],
     ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
-    ["leaks", "waiting", "runs"],
+    ["leaks", "waiting", "runs", "benchmarks"],
     ["resources", "preflight"],
     ["asking", "importing", "made_of"],
     ["stages"],
