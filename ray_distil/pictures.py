@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from ray_distil import excerpts, figures
+from ray_distil.evaluation_config import folder_of
 from ray_distil.figures import Model
 from ray_distil.scores import pareto_front
 from ray_distil.storage import Folder
@@ -16,7 +17,10 @@ def pictures(
     num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
     points = [m for m in models if None not in (m["mean_tokens"], m["accuracy"])]
     asked = [name for name in (baseline, student) if name is not None]
-    answers = [(name, excerpts.numbers(run_folder / "eval" / name, ["num_generated_tokens"])[1][0]) for name in asked]
+    first = folder_of(models[0]["benchmark"]) if models else ""
+    answers = [
+        (name, excerpts.numbers(run_folder / "eval" / name / first, ["num_generated_tokens"])[1][0]) for name in asked
+    ]
     answers = [(name, tokens) for name, tokens in answers if len(tokens)]
     try:
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()

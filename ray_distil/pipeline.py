@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ray_distil import instructions, preflight, report, stages
+from ray_distil import comparing, instructions, preflight, report, stages
 from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
 from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.progress import Display
@@ -30,13 +30,14 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
         display.say(f"messages of the libraries: {log}")
         this.folder.write_text("config.yaml", config.to_yaml())
         problems = stages.make_instructions(this, records)
+        asks = comparing.make_benchmarks(this, problems)
         responses = stages.make_responses(this, problems)
-        with beside(lambda: stages.make_given_evaluations(this, problems), config.run.parallel_engines, display.say):
+        with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)
             checkpoint = stages.make_checkpoint(this, packed)
-        stages.make_student_evaluations(this, problems, checkpoint)
+        comparing.make_student_evaluations(this, asks, checkpoint)
         return report.build(this.folder)
 
 

@@ -10,10 +10,12 @@ from math import ceil
 
 from rich.table import Table
 
-from ray_distil import instructions, sources, teacher
+from ray_distil import benchmarks, instructions, sources, teacher
+from ray_distil.blocks import REASON
 from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked, EngineConfig
+from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.plan_config import Expected
 from ray_distil.problems import EVAL, TRAIN, Problems
 from ray_distil.prompts import LONG2SHORT
@@ -188,14 +190,33 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
     evaluation = config.evaluation
     if evaluation.engine is None:
         return []
-    asked, steps = Asked(engine=evaluation.engine), []
-    for model in evaluation.models:
-        expected = config.plan.evaluation.get(model.name, Expected())
-        rows, prompt = num_eval * evaluation.num_samples, config.plan.num_prompt_tokens
-        steps.append(_generation(f"evaluation/{model.name}", rows, True, prompt, expected, asked, config))
-        most = evaluation.sampling_params.max_tokens
-        remarks += _too_long(f"plan.evaluation.{model.name}", expected, "evaluation", most)
+    asked, steps, assumed = Asked(engine=evaluation.engine), [], config.plan.evaluation
+    for benchmark in evaluation.benchmarks:
+        label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
+        for model in evaluation.models:
+            named = (f"{model.name}/{label}", model.name, f"*/{label}", "*")
+            key = next((name for name in named if name in assumed), model.name)
+            expected = assumed.get(key, Expected())
+            rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
+            name = f"evaluation/{model.name}/{folder_of(label)}"
+            steps.append(_generation(name, rows, exact, prompt, expected, asked, config))
+            most = evaluation.sampling_of(benchmark).max_tokens
+            section = "evaluation" if benchmark.sampling_params is None else f"evaluation.benchmarks.{label}"
+            remarks += _too_long(f"plan.evaluation.{key}", expected, section, most)
     return steps
+
+
+def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> tuple[int, bool]:
+    """How many problems a benchmark has, and whether that was counted; of one on a hub, what is declared."""
+    if benchmark.name == HELD_OUT:
+        return num_eval, True
+    source = benchmarks.source_of(benchmark)
+    if source is None or sources.is_here(source):
+        return sum(REASON not in row for row in benchmarks.problems(benchmark)), True
+    number = benchmark.num_problems
+    if number is None:
+        remarks.append(f"{benchmark.name}: {benchmark.path!r} not there yet: counted as no problem; set num_problems")
+    return min(number or 0, benchmark.limit or number or 0), False
 
 
 def _too_long(key: str, expected: Expected, section: str, max_tokens: int) -> list[str]:

@@ -24,6 +24,7 @@ from ray_distil.chat_templates import (
 )
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.evaluation_config import HELD_OUT
 from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
 from ray_distil.problems import Problems
 from ray_distil.prompts import LONG2SHORT, instruction_messages
@@ -145,8 +146,12 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems
         if key in models:
             system_prompt, variables = config.asked_with(evaluated)
             chat, given = ChatSettings.of(variables), config.evaluation
-            where = ("evaluation", "evaluation.engine", models[key], chat, system_prompt)
-            yield _Spoken(*where, given.engine, given.sampling_params, held_out)
+            for benchmark in given.benchmarks:
+                own = benchmark.sampling_params is not None
+                name = f"evaluation.benchmarks.{benchmark.name}" if own else "evaluation"
+                prompts = held_out if benchmark.name == HELD_OUT else []
+                where = (name, "evaluation.engine", models[key], chat, system_prompt)
+                yield _Spoken(*where, given.engine, given.sampling_of(benchmark), prompts)
 
 
 def _packed(student: str, training: TrainingConfig, packing: bool) -> str:

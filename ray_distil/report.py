@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ray_distil import UserError, excerpts, pictures, scores
 from ray_distil.config import TRAINED
+from ray_distil.evaluation_config import HELD_OUT, folder_of
 from ray_distil.manifest import Manifest, read_manifest
 from ray_distil.runs import NOTES
 from ray_distil.storage import Folder
@@ -96,13 +97,18 @@ def read(run_folder: Folder) -> Report:
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
-    artifacts = [*ARTIFACTS, *(f"eval/{name}" for name in compared["names"])]
+    own = [f"benchmarks/{name}" for name in compared["benchmarks"]]
+    artifacts = ["instructions", *own, *ARTIFACTS[1:], *_evaluations(compared)]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
-    models = [m.summary for m in found if m.artifact.startswith("eval/")]
-    models = _beside_baseline(run_folder, models, compared["baseline"])
+    summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
+    models = []
+    for benchmark in compared["benchmarks"]:
+        of_it = [one for one in summaries if one["benchmark"] == benchmark]
+        of_it = _beside_baseline(run_folder, of_it, compared["baseline"], folder_of(benchmark))
+        models += scores.compare(of_it, compared["baseline"])
     return Report(
         run=run_folder.name,
-        models=scores.compare(models, compared["baseline"]),
+        models=models,
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
         baseline=compared["baseline"],
@@ -161,22 +167,35 @@ def _compared(run_folder: Folder) -> dict[str, Any]:
     """Names of the models that the run compares, the baseline and the trained student, by its saved configuration."""
     saved = yaml.safe_load(_text(run_folder, "config.yaml")) or {}
     evaluation = saved.get("evaluation", {})
+    given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
         "baseline": evaluation.get("baseline", "slow"),
         "student": next((m["name"] for m in evaluation.get("models", []) if m.get("model_source") == TRAINED), None),
+        "benchmarks": [evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"] for b in given],
     }
 
 
-def _beside_baseline(run_folder: Folder, models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def _evaluations(compared: dict[str, Any]) -> list[str]:
+    """The artifacts of all models on all benchmarks."""
+    return [f"eval/{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
+
+
+def _beside_baseline(
+    run_folder: Folder, models: list[dict[str, Any]], baseline: str, benchmark: str
+) -> list[dict[str, Any]]:
     """The models with `against`: accuracy and tokens beside the baseline's, problem by problem; None of itself."""
     if baseline not in [model["name"] for model in models]:
         return models
     columns = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
-    base = excerpts.answers(run_folder / "eval" / baseline, columns)
+    base = excerpts.answers(run_folder / "eval" / baseline / benchmark, columns)
     made = []
     for model in models:
-        own = None if model["name"] == baseline else excerpts.answers(run_folder / "eval" / model["name"], columns)
+        own = (
+            None
+            if model["name"] == baseline
+            else excerpts.answers(run_folder / "eval" / model["name"] / benchmark, columns)
+        )
         pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)} if own is not None else None
         made.append(model | {"against": pair})
     return made
@@ -221,6 +240,8 @@ def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], l
 
 def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
     """Everything that the page and the Markdown show."""
+    compared = _compared(run_folder)
+    first = folder_of(report.models[0]["benchmark"]) if report.models else ""
     return {
         "run": report.run,
         "headline": headline(report),
@@ -236,9 +257,9 @@ def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
         "stages": report.stage_rows(),
         "notes": json.loads(_text(run_folder, NOTES) or "[]"),
         "pictures": pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student),
-        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)]),
+        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)], first),
         "rewritten": excerpts.rewritten(run_folder),
-        "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *(f"eval/{m['name']}" for m in report.models)]),
+        "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *_evaluations(compared)]),
         "versions": _versions(),
         "config": _text(run_folder, "config.yaml"),
     }

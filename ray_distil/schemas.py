@@ -102,9 +102,12 @@ EVAL = _schema(
     ("answer", pa.string(), NULLABLE),
     ("correct", pa.bool_(), NULLABLE),  # null where there is no reference
     ("complete", pa.bool_()),  # the model stopped by itself
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),
+    ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count
+    ("num_generated_tokens", pa.int32(), NULLABLE),
     ("num_thinking_tokens", pa.int32(), NULLABLE),  # of the generated ones
+    ("category", pa.string(), NULLABLE),  # of the problem
+    ("num_choices", pa.int32(), NULLABLE),  # options of the problem, in the order of its instruction
+    ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`
 )
 
 REJECTS = _schema(

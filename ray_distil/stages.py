@@ -15,7 +15,6 @@ from ray_distil import (
     asking,
     curation,
     engine,
-    evaluation,
     importing,
     instructions,
     long2short,
@@ -27,17 +26,13 @@ from ray_distil import (
     teacher,
 )
 from ray_distil.blocks import StageError
-from ray_distil.checkpoint import STUDENT
-from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.engine_config import Asked
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
-from ray_distil.manifest import model_fingerprint, most_common, why_none
+from ray_distil.manifest import most_common, why_none
 from ray_distil.problems import Problems
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
-from ray_distil.scores import COLUMNS
 from ray_distil.section import SectionT
 from ray_distil.sequence_file import is_held_out
 from ray_distil.shards import Artifact
@@ -263,64 +258,6 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     if not config.keep_states:  # the student is there, and its manifest
         (checkpoint.folder / states.STATES).remove_all()
     return checkpoint
-
-
-def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:
-    """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
-    name = evaluated.name
-    system_prompt, variables = run.config.asked_with(evaluated)
-    config, settings_of = run.config.evaluation, run.config.evaluation.engine
-    if settings_of is None:
-        raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
-    engine_asked = Asked(engine=settings_of.model_copy(update={"chat_template_kwargs": variables}))
-    most = config.sampling_params.max_tokens
-
-    def make(artifact: Artifact) -> Made:
-        rows_in = problems.count("split", "eval") * config.num_samples
-        asked = {
-            "name": name,
-            "benchmark": config.benchmark,
-            "num_samples": config.num_samples,
-            "sampling_params": asking.params(config.sampling_params, engine_asked, model),
-            "seed": run.config.run.seed,
-            "suffix": run.config.instructions.suffix,
-            "system_prompt": system_prompt,
-        }
-
-        def parts(done: IdSet) -> list["Dataset"]:
-            return [evaluation.evaluate(problems.read(), asking.generate(run, engine_asked, model), done=done, **asked)]
-
-        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
-        answers = artifact.read_table(["eval_id", *COLUMNS])
-        return rows_in, evaluation.summarise(answers, artifact.rejected(), name, config.benchmark)
-
-    def renewer() -> Renew:
-        known = Known(_of_split(problems, "eval", ["instruction_id", "reference_answer"]), "instruction_id")
-
-        def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
-            is_wanted = problem is not None and row["sample_index"] < config.num_samples
-            return evaluation.renewed(row, problem["reference_answer"], most, alike) if problem and is_wanted else None
-
-        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
-
-    made, inputs = made_of.of_evaluation(run, evaluated, model, model_mark), [problems.content(), model_mark]
-    how = {"reuse": Reuse(made.asked, None, renewer), "resume": True}
-    return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", made.settings, inputs, make, **how)
-
-
-def make_given_evaluations(run: Run, problems: Artifact) -> None:
-    """Evaluation of the models that are there before training."""
-    for index, model in enumerate(run.config.evaluation.models):
-        source = run.models.get(f"evaluation.models.{index}.model_source")
-        if source is not None:
-            make_evaluation(run, problems, model, source, model_fingerprint(source))
-
-
-def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact) -> None:
-    """Evaluation of the student that the run has trained."""
-    for model in run.config.evaluation.models:
-        if model.model_source == TRAINED:
-            make_evaluation(run, problems, model, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
 
 
 def _given(section: SectionT | None) -> SectionT:

@@ -71,7 +71,7 @@ LAYERS = [
     ["leaks", "waiting", "runs", "benchmarks"],
     ["resources", "preflight"],
     ["asking", "importing", "made_of"],
-    ["stages"],
+    ["stages", "comparing"],
     ["figures", "plan", "excerpts", "export"],
     ["pictures"],
     ["report"],

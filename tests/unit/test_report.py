@@ -48,7 +48,7 @@ def artifact(
 def answer(name: str, text: str) -> dict[str, Any]:
     row = {"eval_id": name, "model": name, "benchmark": "sums", "instruction_id": "i", "instruction": "2 + 3?"}
     row |= {"reference_answer": "5", "sample_index": 0, "response": text, "answer": "5", "correct": True}
-    return row | {"complete": True, "num_prompt_tokens": 3, "num_generated_tokens": 7}
+    return row | {"scored_by": "math 1", "complete": True, "num_prompt_tokens": 3, "num_generated_tokens": 7}
 
 
 def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It is 5.") -> Path:
@@ -59,13 +59,13 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     for entry in models:
         name, told = entry["name"], {key: value for key, value in entry.items() if key != "speed_gain"}
         answers = pa.Table.from_pylist([answer(name, text)], EVAL)
-        artifact(run, f"eval/{name}", f"evaluation/{name}", {}, answers, told)
+        artifact(run, f"eval/{name}/sums", f"evaluation/{name}/sums", {}, answers, told)
     (run / "checkpoint").mkdir()
     lines = [json.dumps({"step": s, "loss": 3 / s}) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     sources = [{"name": entry["name"], "model_source": f"m/{entry['name']}"} for entry in models]
     sources[-1]["model_source"] = "student"
-    compared = {"models": sources, "baseline": "slow"}
+    compared = {"models": sources, "baseline": "slow", "benchmark": "sums"}
     (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "x"}, "evaluation": compared}))
     return run
 

@@ -9,6 +9,7 @@ import pytest
 
 from ray_distil import evaluation, long2short, teacher
 from ray_distil.blocks import table_of
+from ray_distil.comparing import make_evaluation
 from ray_distil.config import DistillConfig, load
 from ray_distil.engine import Generate
 from ray_distil.instructions import instruction_row
@@ -17,7 +18,7 @@ from ray_distil.reuse import Known, is_the_same
 from ray_distil.runs import Run
 from ray_distil.schemas import INSTRUCTIONS, stable_id
 from ray_distil.shards import Artifact
-from ray_distil.stages import make_evaluation, make_responses, make_rewrites
+from ray_distil.stages import make_responses, make_rewrites
 from tests.null_engine import answer
 
 PROBLEMS = [f"What is {k} + 3?" for k in range(40)]
@@ -95,7 +96,9 @@ class Asked:
         rewrites = make_rewrites(run, responses)
         assert rewrites is not None
         slow = next(model for model in config.evaluation.models if model.name == "slow")
-        return responses, rewrites, make_evaluation(run, problems, slow, run.models["teachers.slow"], "weights")
+        (held_out,) = config.evaluation.benchmarks
+        source = run.models["teachers.slow"]
+        return responses, rewrites, make_evaluation(run, problems, held_out, slow, source, "weights")
 
     texts, references = PROBLEMS, dict.fromkeys(PROBLEMS, "7")
 
@@ -133,7 +136,7 @@ class Rows:
         if made is long2short.unfit_batch:
             return Rows(made(pa.Table.from_pylist(self.rows)).to_pylist() if self.rows else [])
         assert made is evaluation.answer_batch
-        return Rows([evaluation.answer_row(row) for row in self.rows])
+        return Rows([evaluation.answer_row(row, **fn_kwargs or {}) for row in self.rows])
 
 
 def written(artifact: Artifact, parts: list[Rows], stage: str, parallel: bool = True) -> Any:
