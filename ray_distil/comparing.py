@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from ray_distil import asking, benchmarks, engine, evaluation, made_of, schemas
-from ray_distil.blocks import StageError, table_of
+from ray_distil import asking, benchmarks, evaluation, made_of, schemas
+from ray_distil.blocks import table_of
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, EvaluatedModel
-from ray_distil.engine_config import Asked
 from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.ids import IdSet
 from ray_distil.manifest import model_fingerprint
 from ray_distil.problems import EVAL
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
+from ray_distil.schemas import stable_id
 from ray_distil.scores import COLUMNS
 from ray_distil.shards import Artifact
 
@@ -60,12 +60,9 @@ def make_evaluation(
     run: Run, problems: Artifact, benchmark: BenchmarkConfig, evaluated: EvaluatedModel, model: str, model_mark: str
 ) -> Artifact:
     """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
-    config, settings_of = run.config.evaluation, run.config.evaluation.engine
-    if settings_of is None:
-        raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
+    config = run.config.evaluation
     name, label, kind = evaluated.name, config.label(benchmark), benchmark.answer
-    system_prompt, variables = run.config.asked_with(evaluated)
-    engine_asked = Asked(engine=settings_of.model_copy(update={"chat_template_kwargs": variables}))
+    (system_prompt, _), who = run.config.asked_with(evaluated), run.config.asked_by(evaluated)
     num_samples, sampling = config.samples_of(benchmark), config.sampling_of(benchmark)
 
     def make(artifact: Artifact) -> tuple[int, Row]:
@@ -74,17 +71,17 @@ def make_evaluation(
             "name": name,
             "benchmark": label,
             "num_samples": num_samples,
-            "sampling_params": asking.params(sampling, engine_asked, model),
+            "sampling_params": asking.params(sampling, who, model),
             "seed": run.config.run.seed,
             "suffix": run.config.instructions.suffix if benchmark.name == HELD_OUT else "",
             "system_prompt": system_prompt,
         }
 
         def parts(done: IdSet) -> list["Dataset"]:
-            generate = asking.generate(run, engine_asked, model)
+            generate = asking.generate(run, who, model)
             return [evaluation.evaluate(problems.read(), generate, kind, done=done, **asked)]
 
-        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
+        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=asking.imports(who))
         answers = artifact.read_table(["eval_id", *COLUMNS])
         return rows_in, evaluation.summarise(answers, artifact.rejected(), name, label)
 
@@ -110,8 +107,11 @@ def make_given_evaluations(run: Run, asks: Asks) -> None:
     """Evaluation of the models that are there before training."""
     for index, model in enumerate(run.config.evaluation.models):
         source = run.models.get(f"evaluation.models.{index}.model_source")
-        for benchmark, problems in asks if source is not None else ():
-            make_evaluation(run, problems, benchmark, model, str(source), model_fingerprint(str(source)))
+        if source is None:
+            continue
+        mark = model_fingerprint(source) if model.endpoint is None else stable_id("endpoint", source)
+        for benchmark, problems in asks:
+            make_evaluation(run, problems, benchmark, model, source, mark)
 
 
 def make_student_evaluations(run: Run, asks: Asks, checkpoint: Artifact) -> None:

@@ -225,6 +225,13 @@ class StagesConfig(Section):
         own = self.training.system_prompt if model.system_prompt is None else model.system_prompt
         return own, variables | self.training.chat_template_kwargs
 
+    def asked_by(self, model: EvaluatedModel) -> Asked:
+        """How an evaluated model is asked: by the engine of the evaluation, or by its own endpoint."""
+        settings = self.evaluation.engine
+        if model.endpoint is not None or settings is None:
+            return Asked(endpoint=model.endpoint)
+        return Asked(engine=settings.model_copy(update={"chat_template_kwargs": self.asked_with(model)[1]}))
+
     @property
     def engines(self) -> dict[str, EngineConfig]:
         """All engines of our own, by key."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from ray_distil.engine_config import EngineConfig, SamplingParams
+from ray_distil.engine_config import EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.section import Section
 
 BUILT_IN = Path(__file__).with_name("benchmarks.yaml")
@@ -129,8 +129,17 @@ class EvaluatedModel(Section):
     """A model to compare."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", description="name in the report")
-    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student")
+    model_source: str | None = Field(
+        None, min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student"
+    )
+    endpoint: EndpointConfig | None = Field(None, description="in the place of model_source")
     system_prompt: str | None = Field(None, description="null: as in training for the student, else the template's own")
+
+    @model_validator(mode="after")
+    def _one(self) -> "EvaluatedModel":
+        if (self.model_source is None) == (self.endpoint is None):
+            raise ValueError(f"evaluation.models: {self.name} needs one of `model_source` and `endpoint`")
+        return self
 
 
 class EvaluationConfig(Section):
@@ -156,7 +165,7 @@ class EvaluationConfig(Section):
             raise ValueError(f"evaluation.models: two have the same name in {names}; give each its own")
         if names and self.baseline not in names:
             raise ValueError(f"evaluation.baseline: {self.baseline!r} is none of the models {names}; name one of them")
-        if names and self.engine is None:
+        if any(model.model_source is not None for model in self.models) and self.engine is None:
             raise ValueError("evaluation.engine: missing; the models need engine settings")
         folders = [folder_of(self.label(benchmark)) for benchmark in self.benchmarks]
         if len(set(folders)) < len(folders):

@@ -107,12 +107,10 @@ def of_evaluation(
     """
     config = run.config.evaluation
     sampling = config.sampling_of(benchmark)
-    system_prompt, variables = run.config.asked_with(evaluated)
-    assert config.engine is not None
-    engine = config.engine.model_copy(update={"chat_template_kwargs": variables})
+    system_prompt, _ = run.config.asked_with(evaluated)
     # The template is known before training: it is that of the student as it was.
     known = run.models["training.student"] if evaluated.model_source == TRAINED else model
-    asked = Asked(engine=engine)
+    asked = run.config.asked_by(evaluated)
     texts = _texts(run, asked, known, sampling, system_prompt)
     texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
     if benchmark.name != HELD_OUT:  # its prompts are whole

@@ -143,7 +143,7 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems
         yield _Spoken("training.student", "", models["training.student"], chat, trained.system_prompt)
     for index, evaluated in enumerate(config.evaluation.models):
         key = "training.student" if evaluated.model_source == TRAINED else f"evaluation.models.{index}.model_source"
-        if key in models:
+        if key in models and evaluated.endpoint is None:
             system_prompt, variables = config.asked_with(evaluated)
             chat, given = ChatSettings.of(variables), config.evaluation
             for benchmark in given.benchmarks:

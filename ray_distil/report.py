@@ -44,7 +44,17 @@ class Report:
     baseline: str
     student: str | None  # the model that the run trained
 
-    def model_rows(self) -> list[list[str]]:
+    @property
+    def benchmarks(self) -> list[str]:
+        """The names of the benchmarks, in their order."""
+        return list(dict.fromkeys(model["benchmark"] for model in self.models))
+
+    def of(self, benchmark: str | None) -> list[dict[str, Any]]:
+        """The models on a benchmark; None: on the first."""
+        chosen = benchmark or next(iter(self.benchmarks), None)
+        return [model for model in self.models if model["benchmark"] == chosen]
+
+    def model_rows(self, benchmark: str | None = None) -> list[list[str]]:
         return [
             [
                 model["name"],
@@ -55,14 +65,14 @@ class Report:
                 _shown(model["speed_gain"], "{:.1f}x"),
                 f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
             ]
-            for model in self.models
+            for model in self.of(benchmark)
         ]
 
-    def sample_rows(self) -> list[list[str]]:
+    def sample_rows(self, benchmark: str | None = None) -> list[list[str]]:
         """Of each model: its tokens in more detail, and what several samples of a problem tell."""
         tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
         rows = []
-        for model in self.models:
+        for model in self.of(benchmark):
             spent = [_shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
             most = str(model.get("num_samples") or 0)
             rows.append([
@@ -133,10 +143,12 @@ def stages_table(report: Report) -> Table:
     return _console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
 
 
-def models_table(report: Report) -> Table:
-    """The compared models as a table for the console, in the form of the recipe's own."""
-    benchmark = report.models[0]["benchmark"] if report.models else ""
-    return _console_table(f"Models on {benchmark}", MODEL_HEADER, report.model_rows(), left=(0,))
+def models_tables(report: Report) -> list[Table]:
+    """The compared models as tables for the console, one a benchmark, in the form of the recipe's own."""
+    return [
+        _console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
+        for name in report.benchmarks
+    ]
 
 
 def headline(report: Report) -> str:

@@ -75,7 +75,7 @@ LAYERS = [
     ["figures", "plan", "excerpts", "export"],
     ["pictures"],
     ["report"],
-    ["pipeline", "published", "cli", "config_reference", "tiny.answers", "tiny.train"],
+    ["pipeline", "published", "standalone", "cli", "config_reference", "tiny.answers", "tiny.train"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = next({*names} for names in LAYERS if "teacher" in names)

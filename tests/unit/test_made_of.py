@@ -252,12 +252,12 @@ OF_MATH = ["eval/slow/math500", "eval/fast/math500"]
 TEXTS_OF_MATH = [f"texts of {name}" for name in OF_MATH]
 BENCHMARK_REMAKES = {
     "prompt": ["benchmarks/math500", *OF_MATH, *TEXTS_OF_MATH],
-    **dict.fromkeys(("columns", "keep", "answer_after", "no_choice", "limit"), ["benchmarks/math500"]),
+    **{key: ["benchmarks/math500"] for key in ("columns", "keep", "answer_after", "no_choice", "limit")},
     "answer": ["benchmarks/math500", *OF_MATH],
     "num_samples": OF_MATH,
     "sampling_params": [*OF_MATH, *TEXTS_OF_MATH],
     # What the path holds is an input of benchmarks/math500, whatever it is called.
-    **dict.fromkeys(("path", "dataset_name", "dataset_split", "num_problems", "published"), []),
+    **{key: [] for key in ("path", "dataset_name", "dataset_split", "num_problems", "published")},
 }
 OF_A_BENCHMARK: dict[str, Any] = {
     "prompt": "Well: {instruction}", "columns": {"instruction": "problem", "answer": "solution"}, "keep": {"a": "b"},
