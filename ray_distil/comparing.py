@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from ray_distil import asking, benchmarks, evaluation, made_of, schemas
+from ray_distil import asking, benchmarks, evaluation, made_of, schemas, scorers
 from ray_distil.blocks import table_of
 from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, EvaluatedModel
+from ray_distil.engine_config import Asked
 from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.ids import IdSet
-from ray_distil.manifest import model_fingerprint
+from ray_distil.manifest import model_fingerprint, versions
 from ray_distil.problems import EVAL
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
@@ -83,7 +84,8 @@ def make_evaluation(
 
         run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=asking.imports(who))
         answers = artifact.read_table(["eval_id", *COLUMNS])
-        return rows_in, evaluation.summarise(answers, artifact.rejected(), name, label)
+        made = evaluation.summarise(answers, artifact.rejected(), name, label)
+        return rows_in, made | {"scored_by": scorers.scored_by(kind), "engine": _engine(who)}
 
     def renewer() -> Renew:
         columns = [c for c in ("instruction_id", *evaluation.OF_A_PROBLEM) if c in problems.schema.names]
@@ -101,6 +103,13 @@ def make_evaluation(
     inputs, how = [problems.content(), model_mark], {"reuse": Reuse(made.asked, None, renewer), "resume": True}
     artifact = f"eval/{name}/{folder_of(label)}"
     return run.stage(evaluation, artifact, schemas.EVAL, "answers", made.settings, inputs, make, **how)
+
+
+def _engine(who: Asked) -> str:
+    """Who answers, with its version, as the report says it."""
+    if who.endpoint is not None:
+        return f"endpoint {who.endpoint.model}"
+    return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
 
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:

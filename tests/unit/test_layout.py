@@ -72,9 +72,9 @@ LAYERS = [
     ["resources", "preflight"],
     ["asking", "importing", "made_of"],
     ["stages", "comparing"],
-    ["figures", "plan", "excerpts", "export"],
+    ["figures", "plan", "excerpts", "export", "benchmark_tables"],
     ["pictures"],
-    ["report"],
+    ["report", "report_page"],
     ["pipeline", "published", "standalone", "cli", "config_reference", "tiny.answers", "tiny.train"],
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
