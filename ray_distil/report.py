@@ -155,7 +155,7 @@ def headline(report: Report) -> str:
     slow, fast = named.get(report.baseline), named.get(str(report.student))
     if report.student is None and report.models:
         models = len({model["name"] for model in report.models})
-        return f"{models} model{'s' if models > 1 else ''} on {' and '.join(report.benchmarks)}"
+        return f"{models} model{'s' if models > 1 else ''} on {report_page.listed(report.benchmarks)}"
     if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
         return "This run compares no student with its baseline"
     share = fast["mean_tokens"] / slow["mean_tokens"]
@@ -258,13 +258,13 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     compared = []
     for benchmark in benchmarks:
         of_it = [model for model in models if model["benchmark"] == benchmark]
-        compared += scores.compare(of_it, baseline)
+        base = baseline if any(model["name"] == baseline for model in of_it) else of_it[0]["name"]
+        compared += scores.compare(of_it, base)
         answers = {m["name"]: _answers(named[m["run"]], m["own_name"], benchmark) for m in of_it}
-        for name, own in answers.items() if baseline in answers else ():
-            if name != baseline:
-                base = answers[baseline]
-                pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)}
-                comparisons.setdefault(benchmark, []).append(compared_sentence(name, baseline, pair))
+        for name, own in answers.items():
+            if name != base:
+                pair = {"accuracy": scores.difference(own, answers[base]), "tokens": scores.gain(own, answers[base])}
+                comparisons.setdefault(benchmark, []).append(compared_sentence(name, base, pair))
     made = Report(", ".join(named), compared, [], [], baseline, None)
     return made, report_page.html(report_page.page_of_several(made, saved_of, comparisons))
 

@@ -35,6 +35,11 @@ def declared(saved: dict[str, Any]) -> dict[str, Declared]:
     return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
 
 
+def listed(names: list[str]) -> str:
+    """As "aime24, math500 and tiny"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))
+
+
 def text_of(folder: Folder, file: str) -> str:
     """What the file says; "" where it is not there."""
     try:
@@ -87,10 +92,11 @@ def page_of_several(report: "Report", saved_of: dict[str, dict[str, Any]], compa
     notes = [f"not measured alike: {said}" for said in unlike]
     return {
         **made,
+        "baseline": f"{report.baseline} (where that was not measured: the first model)",
         "run": report.run,
         "kicker": f"Runs {report.run}",
         "title": f"{report.run}: compared",
-        "headline": f"{len(saved_of)} runs compared on {' and '.join(report.benchmarks) or 'nothing'}",
+        "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
         "notes": notes,
         "pictures": pictures.scatters(report.models, report.baseline, None),
