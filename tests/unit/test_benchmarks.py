@@ -154,6 +154,15 @@ def test_the_built_in_ones_are_pinned_and_parse() -> None:
     assert published == {"EasyDistill", "DeepSeek-R1 card"}
 
 
+def test_every_built_in_prompt_says_where_the_answer_stands() -> None:
+    """lm-eval asks for no box and stops at "Question:"; lighteval says "one of ABCD" where there are ten options."""
+    for name in built_in():
+        one = config(name)
+        assert one.template.endswith("within \\boxed{}.")
+        assert ("only the letter" in one.template) == (one.answer == "choice")
+        assert "ABCD" not in one.template
+
+
 def test_what_stands_beside_a_name_goes_before_what_is_declared() -> None:
     one = config("math500", num_samples=2, sampling_params={"max_tokens": 7})
     assert one.num_samples == 2

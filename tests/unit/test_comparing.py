@@ -96,6 +96,14 @@ def test_each_model_answers_each_benchmark(world: World) -> None:
     assert asked[-1]["content"].endswith("put only the letter of your answer within \\boxed{}.")
 
 
+def test_samples_are_drawn_as_declared_each_by_a_seed_of_its_own(world: World) -> None:
+    """evalchemy samples greedily beside a temperature of 0.7, so that its repeats are one answer."""
+    world.run("sums", sums={"num_samples": 3, "sampling_params": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 99}})
+    asked = [row["sampling_params"] for row in world.asked]
+    assert {(one["temperature"], one["top_p"], one["max_tokens"]) for one in asked} == {(0.6, 0.95, 99)}
+    assert len({one["seed"] for one in asked}) == len(asked) == 2 * 5 * 3
+
+
 def test_another_benchmark_and_more_samples_leave_the_rest(world: World) -> None:
     world.run("sums")
     assert len(world.asked) == 10
