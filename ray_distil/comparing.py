@@ -6,6 +6,7 @@
 A distillation run and `jobs/eval.py` make the same artifacts by the same functions.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -87,10 +88,20 @@ def make_evaluation(
         made = evaluation.summarise(answers, artifact.rejected(), name, label)
         return rows_in, made | {"scored_by": scorers.scored_by(kind), "engine": _engine(who)}
 
-    def renewer() -> Renew:
+    @cache
+    def known_problems() -> Known:
         columns = [c for c in ("instruction_id", *evaluation.OF_A_PROBLEM) if c in problems.schema.names]
         tables = (table.filter(pc.equal(table["split"], EVAL)) for table in problems.tables([*columns, "split"]))
-        known = Known((table.select(columns) for table in tables), "instruction_id")
+        return Known((table.select(columns) for table in tables), "instruction_id")
+
+    def refused(row: Row, reason: str) -> bool:
+        """A problem that did not fit into the context does not under the same limits."""
+        if reason != "prompt_too_long" or row["sample_index"] >= num_samples:
+            return False
+        return known_problems().rows([row["instruction_id"]]) != [None]
+
+    def renewer() -> Renew:
+        known = known_problems()
 
         def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
             if problem is None or row["sample_index"] >= num_samples:
@@ -100,7 +111,7 @@ def make_evaluation(
         return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
 
     made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
-    inputs, how = [problems.content(), model_mark], {"reuse": Reuse(made.asked, None, renewer), "resume": True}
+    inputs, how = [problems.content(), model_mark], {"reuse": Reuse(made.asked, None, renewer, refused), "resume": True}
     artifact = f"eval/{name}/{folder_of(label)}"
     return run.stage(evaluation, artifact, schemas.EVAL, "answers", made.settings, inputs, make, **how)
 

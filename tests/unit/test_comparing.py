@@ -177,7 +177,7 @@ def test_tokens_that_nobody_counts_are_not_known(world: World) -> None:
     assert (model["no_answer_rate"], model["tokens_per_correct"]) == (0, None)
 
 
-def test_a_problem_longer_than_the_context_counts_as_wrong(world: World) -> None:
+def test_a_problem_longer_than_the_context_counts_as_wrong(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     right = world.answer
     world.answer = lambda row: (
         said(error="prompt_too_long: 9") if row["instruction"].startswith("Which 3") else right(row)
@@ -190,6 +190,9 @@ def test_a_problem_longer_than_the_context_counts_as_wrong(world: World) -> None
         1,
     )
     assert model["categories"]["odd"]["accuracy"] == 0.5
+    monkeypatch.setattr(scorers, "VERSION", scorers.VERSION + 1)
+    assert world.run("words")[0] == model | {"scored_by": f"choice {scorers.VERSION}"}
+    assert world.asked == [], "it does not fit under another scorer either"
     world.answer = lambda row: said(error="prompt_too_long: 9")
     model = world.run("sums")[0]
     assert (model["accuracy"], model["mean_tokens"], model["no_answer_rate"]) == (0, None, None)
