@@ -59,7 +59,7 @@ def requests(
     return made
 
 
-def answer_row(row: dict[str, Any], kind: str) -> dict[str, Any]:
+def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
     """A generated row as an EVAL row, judged by its kind of answer."""
     known = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
@@ -81,7 +81,7 @@ def renewed(
     return None
 
 
-def answer_batch(table: pa.Table, kind: str) -> pa.Table:
+def answer_batch(table: pa.Table, kind: str = "math") -> pa.Table:
     return table_of([answer_row(row, kind) for row in table.to_pylist()], EVAL)
 
 
