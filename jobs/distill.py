@@ -15,9 +15,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, pipeline, plan, preflight, report
+from ray_distil import cli, make_plan, pipeline, plan, read_report, report, run_pipeline
 from ray_distil.progress import Display
-from ray_distil.storage import Folder
 
 
 def main() -> int:
@@ -30,16 +29,15 @@ def main() -> int:
     def job() -> None:
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
         if arguments.status:
-            console.print(report.stages_table(report.read(Folder.at(arguments.status))))
+            console.print(report.stages_table(read_report(arguments.status)))
             return
         config = cli.load_config(arguments)
         if arguments.plan:
-            planned = plan.make(config)
-            remarks = [*planned.remarks, *preflight.check_plan(config, planned.problems)]
-            console.print(plan.table(planned), *remarks, sep="\n", soft_wrap=True)
+            planned = make_plan(config)
+            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
             return
         logs.append(pipeline.log_folder(config))
-        made = pipeline.run(config, Display(console))
+        made = run_pipeline(config, Display(console))
         console.print(report.stages_table(made), "", *report.models_tables(made), "")
         console.print(f"{report.headline(made)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 

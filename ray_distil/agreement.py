@@ -41,7 +41,9 @@ _DATE = re.compile(
     re.I,
 )
 _PARTING = re.compile(r"\d \d|[A-Za-z]{2} ")  # blanks that mean something: 1 1/2, sin x, 1 \\frac{1}{2}
-_RATIO = re.compile(r"\d+:\d+")
+_RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
+_SUBSTANCE = re.compile(r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}")  # H2O: no product of letters
+_PI = re.compile(r"\\pi(?![A-Za-z])|π")
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
     "lcm", "mod", "det", "sqrt", "deg", "lim", "sinh", "cosh", "tanh",
@@ -121,6 +123,12 @@ def _same_values(one: str, other: str) -> Verdict:
         return "different"
     if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((one, other), (other, one))):
         return "different"  # 10:1 is not 10
+    ratios = [[int(part) for part in text.split(":")] if _RATIO.fullmatch(text) else [] for text in (one, other)]
+    if all(len(ratio) > 2 for ratio in ratios):
+        return _verdict(_same_ratio(*ratios))
+    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_{}]", "", text) for text in (one, other)]
+    if any(substances):
+        return _verdict(substances[0] == substances[1])
     matrices = [_MATRIX.fullmatch(text) for text in (one, other)]
     if all(matrices):
         return _same_matrices(*(found[1] for found in matrices if found))
@@ -143,6 +151,9 @@ def _same_values(one: str, other: str) -> Verdict:
             larger, smaller = numbers if unit == "percent" else numbers[::-1]
             return _verdict(larger / 100 == smaller or (larger == smaller and abs(larger) > 1))
         return _verdict(numbers[0] == numbers[1] and units_agree(unit, expected_unit))
+    if {unit, expected_unit} == {"degree", ""} and _PI.search(expected if unit else value):
+        in_degrees, in_radians = (value, expected) if unit else (expected, value)
+        return math_process.compare(f"\\frac{{({in_degrees})\\pi}}{{180}}", in_radians)
     if not units_agree(unit, expected_unit):
         return "different"
     if unit or expected_unit:
@@ -154,6 +165,11 @@ def _same_values(one: str, other: str) -> Verdict:
     if not all(is_formula(text) or exact_value(text) is not None for text in (one, other)):
         return "different"
     return math_process.compare(*(_DECIMAL.sub(_as_fraction, text) for text in (one, other)))
+
+
+def _same_ratio(one: list[int], other: list[int]) -> bool:
+    """Whether 1:2:3 and 2:4:6 are: each part of one, times a part of the other, crosswise."""
+    return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
 
 
 def _as_fraction(found: "re.Match[str]") -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 from ray_distil import endpoint, engine
 from ray_distil.chat_templates import ChatSettings, writes_date
-from ray_distil.engine import Generate
 from ray_distil.engine_config import Asked, SamplingParams
+from ray_distil.generation import Generate
 from ray_distil.manifest import model_fingerprint
-from ray_distil.models import local_copy
+from ray_distil.model_files import local_copy
 from ray_distil.runs import Run
 
 # What changes no text: of an endpoint's request_params, and of vLLM's engine arguments (where, how fast, how many at once).

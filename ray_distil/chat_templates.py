@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil import UserError
-from ray_distil.models import local_copy
+from ray_distil.model_files import local_copy
 from ray_distil.prompts import Messages
 
 PROBE = "probe-of-this-run"

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-STUDENT = "student"
+from ray_distil.manifest import STUDENT
 
 
 def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int) -> Path:

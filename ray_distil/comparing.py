@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 
 from ray_distil import asking, benchmarks, evaluation, made_of, schemas, scorers
 from ray_distil.blocks import table_of
-from ray_distil.checkpoint import STUDENT
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.engine_config import Asked
 from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.ids import IdSet
-from ray_distil.manifest import model_fingerprint, versions
+from ray_distil.manifest import STUDENT, model_fingerprint, versions
 from ray_distil.problems import EVAL
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run

@@ -17,13 +17,13 @@ from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.plan_config import PlanConfig
 from ray_distil.section import Section, apply_overrides, read_mapping, validate, without_secrets
+from ray_distil.session import SUBMITTED
 from ray_distil.storage import Folder
 from ray_distil.training_config import TrainingConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 TINY = "tiny"
 TRAINED = "student"  # as a model to evaluate: the one that the run trains
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 
 
 class RunConfig(Section):

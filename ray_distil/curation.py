@@ -16,7 +16,7 @@ from ray_distil.schemas import SFT_EXAMPLES, stable_id
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-VERSION = 2
+VERSION = 3
 STAGE = "curation"
 
 

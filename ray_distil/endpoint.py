@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.engine import ADDED, Generate, check_messages
 from ray_distil.engine_config import EndpointConfig
+from ray_distil.generation import ADDED, Generate, check_messages
 from ray_distil.rate_limits import Pace, pause_s, retry_after_s
 from ray_distil.replies import FEW_TRIES, BadReply, Reply, words_of
 

@@ -1,19 +1,12 @@
-"""The one gateway to generation: messages in; text, finish_reason and token counts out.
-
-A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kept.
-
-    columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
-    columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
-                    finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
-                    num_thinking_tokens (of these, up to </think>; counts are 0 where an endpoint has none), error ("" or "code: what was wrong with this row")
-    all other columns are carried through; their values must have a form in JSON
+"""Generation by engines of our own, on the contract of `generation.py`: ray.data.llm and vLLM.
 
 Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows
 in flight.
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
@@ -24,9 +17,10 @@ import pyarrow as pa
 from ray_distil import UserError
 from ray_distil.chat_templates import PLAIN, ChatSettings
 from ray_distil.engine_config import EngineConfig
-from ray_distil.models import local_copy
+from ray_distil.generation import Generate, check_messages
+from ray_distil.model_files import local_copy
 from ray_distil.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
-from ray_distil.section import ConfigError
+from ray_distil.section import SECRET, ConfigError
 from ray_distil.session import is_local
 from ray_distil.suspects import KillsEngine, deaths_actor, watched
 from ray_distil.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
@@ -34,25 +28,9 @@ from ray_distil.tokenization import begins_thinking, encode_prompt, end_of_turn,
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-Generate = Callable[["Dataset"], "Dataset"]
 IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
 THINKS = "prompt_begins_thinking"
-PASSING = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # but for those that blame the request:
-BAD_REQUEST = {"http_400", "http_413", "http_422"}
-ADDED = pa.schema([
-    ("generated_text", pa.string()),
-    ("finish_reason", pa.string()),
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),
-    ("num_thinking_tokens", pa.int32()),
-    ("error", pa.string()),
-])  # fmt: skip
-
-
-def may_pass(code: str) -> bool:
-    """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
-    return code.startswith(PASSING) and code not in BAD_REQUEST
 
 
 def check(engines: dict[str, EngineConfig]) -> None:
@@ -77,6 +55,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
     # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
     engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
+    secret = {name: value for name, value in config.env_vars.items() if SECRET.search(name)}
 
     def generate(dataset: "Dataset") -> "Dataset":
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -93,7 +72,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
                     "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources},
                     "strategy": config.placement_group_strategy,
                 },
-                runtime_env={"env_vars": dict(config.env_vars)},
+                runtime_env={"env_vars": {name: v for name, v in config.env_vars.items() if name not in secret}},
                 log_engine_metrics=log_metrics,
                 should_continue_on_error=True,
                 # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
@@ -107,7 +86,8 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
         capacity = config.batch_size * config.max_concurrent_batches
-        changed = {"fn": watched(whole_responses(stage.fn, model), deaths_actor(), capacity)}
+        actor = with_environment(whole_responses(stage.fn, model), secret)
+        changed = {"fn": watched(actor, deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
         # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
@@ -123,6 +103,21 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
     return generate
+
+
+def with_environment(engine: type, values: Mapping[str, str]) -> type:
+    """The actor of an engine, with environment variables set before the engine starts.
+
+    This is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
+    """
+
+    class WithEnvironment(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            os.environ.update(values)  # the engine's own processes inherit it
+            super().__init__(*arguments, **options)
+
+    WithEnvironment.__name__ = engine.__name__  # in Ray's names of actors
+    return WithEnvironment
 
 
 def context_of(config: EngineConfig) -> int | None:
@@ -143,19 +138,6 @@ def model_length(model: str) -> int:
         raise UserError(
             f"{model!r} does not say how long its sequences are; set engine_kwargs.max_model_len"
         ) from error
-
-
-def check_messages(messages: Any) -> str:
-    """What is wrong with a row's messages, as "code: detail"; "" if nothing."""
-    if not messages:
-        return "bad_prompt: there are no messages"
-    for message in messages:
-        content = message.get("content")
-        if message.get("role") == "system" and content == "":
-            continue  # it asks the template for none
-        if not isinstance(content, str) or not content.strip():
-            return f"bad_prompt: the {message.get('role')} turn has no text"
-    return ""
 
 
 def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: ChatSettings = PLAIN) -> pa.Table:

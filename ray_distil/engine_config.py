@@ -60,7 +60,10 @@ class EngineConfig(Section):
     placement_group_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
         "PACK", description="of an engine's workers over nodes, as Ray's placement groups have it"
     )
-    env_vars: dict[str, str] = Field(default_factory=dict, description="environment of the engine's processes")
+    env_vars: dict[str, str] = Field(
+        default_factory=dict,
+        description="environment of the engine's processes; a value under a name such as HF_TOKEN is written nowhere",
+    )
     log_engine_metrics: bool | None = Field(None, description="vLLM's metrics among Ray's; null: on a cluster")
 
     @field_validator("chat_template_kwargs")

@@ -9,7 +9,7 @@ from typing import Any
 from ray_distil import attention
 from ray_distil.attention import FLAT, VARLEN
 from ray_distil.batches import tensors_of
-from ray_distil.models import local_copy
+from ray_distil.model_files import local_copy
 from ray_distil.packing import pack_group
 from ray_distil.small_copies import VOCABULARY, small_copy
 

@@ -17,9 +17,9 @@ from ray_distil.config import TINY, TRAINED, EvaluatedModel, StagesConfig, Train
 from ray_distil.engine_config import Asked, SamplingParams
 from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.manifest import fingerprint, model_fingerprint
+from ray_distil.models import responses_of
 from ray_distil.prompts import long2short_messages
 from ray_distil.runs import Run
-from ray_distil.sources import responses_of
 
 ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
 # Of training, what changes no weight of the student.

@@ -92,6 +92,11 @@ def apart(text: str) -> str:
     return re.sub(r"\\[A-Za-z]+|[A-Za-z]{2,}", lambda run: run[0] if run[0][0] == "\\" else " ".join(run[0]), text)
 
 
+def multiplied(text: str) -> str:
+    """The text with a dot between number and letters, and between letters: of "2ab" math-verify takes the 2 alone."""
+    return re.sub(r"(?<=[0-9A-Za-z]) ?(?=[A-Za-z](?![A-Za-z]))", r" \\cdot ", apart(text)) if "\\" not in text else text
+
+
 def letters(text: str) -> list[str]:
     return sorted(re.sub(r"\\[A-Za-z]+|[^A-Za-z0-9]", "", text))
 
@@ -104,7 +109,11 @@ def compare(answer: str, reference: str) -> str:
     parsed = []
     for text in (reference, answer):
         read = next(
-            (made for form in (text, apart(text)) if is_whole(made := parse(f"${form}$", parsing_timeout=None), text)),
+            (
+                made
+                for form in (text, apart(text), multiplied(text))
+                if is_whole(made := parse(f"${form}$", parsing_timeout=None), text)
+            ),
             None,
         )
         if read is None:

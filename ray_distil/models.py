@@ -1,24 +1,19 @@
-"""The models that a configuration names, found before anything starts."""
+"""The models and given responses that a configuration names, found before anything starts."""
 
 import os
-import shutil
-import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
 from ray_distil import UserError, sources
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
 from ray_distil.engine_config import Asked, EndpointConfig
 from ray_distil.manifest import model_fingerprint
-from ray_distil.schemas import stable_id
 from ray_distil.section import ConfigError
+from ray_distil.sources import Source
 from ray_distil.storage import Folder, describe, redacted
 
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
 HUBS = ("huggingface", "modelscope")
-UNUSED_S = 86_400.0
 COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
 
 
@@ -33,13 +28,26 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
         if section is not None and section.endpoint is not None:
             served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
         elif isinstance(section, TeacherConfig) and section.engine is None:
-            sources.check(sources.responses_of(section, key))
+            sources.check(responses_of(section, key))
     for index, model in enumerate(config.evaluation.models):
         if model.endpoint is not None:
             key = f"evaluation.models.{index}"
             served[f"{key}.model_source"] = resolve_endpoint(model.endpoint, f"{key}.endpoint")
     found = {key: resolve_model(source, key) for key, source in model_sources(config).items()}
     return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+
+
+def responses_of(teacher: TeacherConfig, key: str) -> Source:
+    """The source of a teacher whose responses are there already; `key`: its section."""
+    assert teacher.responses is not None
+    return Source(
+        teacher.responses,
+        f"{key}.responses",
+        teacher.dataset_split,
+        name=teacher.dataset_name,
+        columns=dict(teacher.columns),
+        drop_system=teacher.drop_system,
+    )
 
 
 def model_sources(config: StagesConfig) -> dict[str, str]:
@@ -64,39 +72,6 @@ def _asked(config: StagesConfig) -> dict[str, Asked | None]:
 def is_hub_name(model_source: str) -> bool:
     """Whether it can be a name of the hub, ORG/NAME, and no path."""
     return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
-
-
-def local_copy(model: str, weights: bool = False) -> str:
-    """Where a model's files are on this machine: of a model in an object store, a copy, made once for all processes.
-
-    Without `weights` the copy lacks those: for the tokenizer and the configuration. A hub name is returned unchanged.
-    """
-    if "://" not in model:
-        return model
-    source = Folder(model)
-    key = stable_id(model, str(weights), *(str(part) for part in source.state()))
-    target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-            made = Path(staging) / "model"
-            source.download(made, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
-            try:
-                made.rename(target)
-            except OSError:  # another process was faster
-                if not target.is_dir():
-                    raise
-        _remove_unused(target.parent)
-    os.utime(target)
-    return str(target)
-
-
-def _remove_unused(copies: Path) -> None:
-    """Remove the copies that no process has asked for in a day: each student is another."""
-    for copy in copies.iterdir():
-        with suppress(OSError):  # another process was faster
-            if time.time() - copy.stat().st_mtime > UNUSED_S:
-                shutil.rmtree(copy)
 
 
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:

@@ -5,12 +5,12 @@ import tempfile
 from pathlib import Path
 
 from ray_distil import comparing, instructions, preflight, report, stages
-from ray_distil.config import SUBMITTED, DistillConfig, StagesConfig
+from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.progress import Display
 from ray_distil.report import Report
 from ray_distil.runs import Run, beside, run_lock
-from ray_distil.session import messages_to
+from ray_distil.session import SUBMITTED, messages_to
 
 
 def run(config: DistillConfig, display: Display | None = None) -> Report:

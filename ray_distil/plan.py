@@ -16,6 +16,7 @@ from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.engine_config import Asked, EngineConfig
 from ray_distil.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.models import responses_of
 from ray_distil.plan_config import Expected
 from ray_distil.problems import EVAL, TRAIN, Problems
 from ray_distil.prompts import LONG2SHORT
@@ -80,7 +81,7 @@ def make(config: StagesConfig) -> Plan:
         step = _generation(f"teacher/{name}", rows, problems is not None, prompt, expected, asked, config)
         if asked.responses is not None:
             step = replace(step, prompt_tokens=0, tokens=0, seconds=None)
-            source = sources.responses_of(asked, f"teachers.{name}")
+            source = responses_of(asked, f"teachers.{name}")
             if not source.is_on_hub and not sources.is_here(source):
                 remarks.append(f"teachers.{name}.responses: {asked.responses!r} not there yet")
         else:

@@ -25,7 +25,8 @@ from ray_distil.chat_templates import (
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.evaluation_config import HELD_OUT
-from ray_distil.models import is_hub_name, local_copy, model_sources, resolve_model
+from ray_distil.model_files import local_copy
+from ray_distil.models import is_hub_name, model_sources, resolve_model
 from ray_distil.problems import Problems
 from ray_distil.prompts import LONG2SHORT, instruction_messages
 from ray_distil.reasoning import THINK_END

@@ -83,6 +83,10 @@ class Problems:
                 table = _limited(table, split, limit, kept)
             yield table
 
+    def to_pylist(self) -> list[Row]:
+        """All rows at once, as dicts: for programs that look at a few thousand."""
+        return [row for table in self.tables() for row in table.to_pylist()]
+
     @cached_property
     def facts(self) -> Facts:
         facts = Facts()

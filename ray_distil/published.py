@@ -18,9 +18,9 @@ from pydantic import Field
 
 from ray_distil import UserError, curation, importing, preflight, sources, stages
 from ray_distil.blocks import StageError
-from ray_distil.checkpoint import STUDENT
 from ray_distil.config import StagesConfig
 from ray_distil.export import write_records
+from ray_distil.manifest import STUDENT
 from ray_distil.models import resolve_model, resolve_models
 from ray_distil.pipeline import log_folder
 from ray_distil.progress import Display

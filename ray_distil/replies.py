@@ -86,7 +86,7 @@ class Reply:
         self.finish_reason = str(reason) if reason else self.finish_reason
 
     def row(self) -> dict[str, Any]:
-        """The columns of `engine.ADDED`. Raises BadReply where the reply did not end, or ended without a text."""
+        """The columns of `generation.ADDED`. Raises BadReply where the reply did not end, or ended without a text."""
         if not self.content:
             raise BadReply("the reply has no choices" + (f": {self.said[:300]}" if self.said else ""))
         if self.finish_reason is None:

@@ -18,9 +18,9 @@ import pyarrow as pa
 from ray_distil import UserError, metrics, waiting
 from ray_distil.blocks import REJECTS_FOLDER, StageError
 from ray_distil.config import StagesConfig
-from ray_distil.engine import may_pass
+from ray_distil.generation import may_pass
 from ray_distil.ids import IdSet
-from ray_distil.manifest import Manifest, fingerprint
+from ray_distil.manifest import NOTES, Manifest, fingerprint
 from ray_distil.progress import Display
 from ray_distil.reuse import Reuse, carry
 from ray_distil.session import in_background, last_line, nodes_without, start_ray, user_error_in
@@ -31,7 +31,6 @@ from ray_distil.watchdog import FailureLimit, steady
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-NOTES = "notes.json"  # what was remarked before anything was made
 BEGAN = "began"  # a file in the run's folder, with the date
 # Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
 Make = Callable[[Artifact], tuple[int, dict[str, Any]]]

@@ -17,8 +17,8 @@ from weakref import WeakSet
 import psutil
 
 from ray_distil import UserError
-from ray_distil.config import SUBMITTED
 
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 # One definition of what every worker process sees, on this machine and on a cluster.
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",

@@ -17,12 +17,13 @@ from ray_distil import UserError, attention, metrics
 from ray_distil.attention import FLAT
 from ray_distil.batches import epoch_order, micro_batches, tensors_of, to_device
 from ray_distil.blocks import StageError, check_attempt
-from ray_distil.checkpoint import STUDENT, export_student
+from ray_distil.checkpoint import export_student
 from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.failures import watcher
 from ray_distil.follow import followed
 from ray_distil.held_out import held_out_loss
-from ray_distil.models import local_copy
+from ray_distil.manifest import STUDENT
+from ray_distil.model_files import local_copy
 from ray_distil.progress import Teller
 from ray_distil.sequence_file import Sequences, open_sequences
 from ray_distil.session import in_background, last_line, user_error_in

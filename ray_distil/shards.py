@@ -43,9 +43,8 @@ from ray_distil.blocks import (
     write_block,
     write_shard,
 )
-from ray_distil.checkpoint import STUDENT
 from ray_distil.ids import IdSet, Keys, count_ids, keys_of
-from ray_distil.manifest import MANIFEST, Manifest, read_manifest, versions, write_manifest
+from ray_distil.manifest import MANIFEST, STUDENT, Manifest, read_manifest, versions, write_manifest
 from ray_distil.progress import Teller
 from ray_distil.session import ray_is_there
 from ray_distil.storage import TEMPORARY, Folder

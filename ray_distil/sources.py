@@ -26,7 +26,6 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ray_distil import UserError
-from ray_distil.config import TeacherConfig
 from ray_distil.conversations import without_system
 from ray_distil.files import BATCH_ROWS, FORMATS, choose, plain, reason, records_of
 from ray_distil.manifest import MANIFEST
@@ -66,19 +65,6 @@ class Source:
         if self.is_on_hub:
             return self.path.removeprefix(HUB)
         return Folder(self.path).name if "://" in self.path else Path(self.path).absolute().name
-
-
-def responses_of(teacher: TeacherConfig, key: str) -> Source:
-    """The source of a teacher whose responses are there already; `key`: its section."""
-    assert teacher.responses is not None
-    return Source(
-        teacher.responses,
-        f"{key}.responses",
-        teacher.dataset_split,
-        name=teacher.dataset_name,
-        columns=dict(teacher.columns),
-        drop_system=teacher.drop_system,
-    )
 
 
 def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:

@@ -30,13 +30,13 @@ from ray_distil.deepspeed_config import BatchArithmetic
 from ray_distil.ids import IdSet
 from ray_distil.made_of import enabled_gates
 from ray_distil.manifest import most_common, why_none
+from ray_distil.models import responses_of
 from ray_distil.problems import Problems
 from ray_distil.reuse import Known, Renew, Reuse
 from ray_distil.runs import Run
 from ray_distil.section import SectionT
 from ray_distil.sequence_file import is_held_out
 from ray_distil.shards import Artifact
-from ray_distil.sources import responses_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil import UserError, comparing, preflight, report
-from ray_distil.config import RECIPES, SUBMITTED, TRAINED, StagesConfig
+from ray_distil.config import RECIPES, TRAINED, StagesConfig
 from ray_distil.evaluation_config import HELD_OUT, built_in
 from ray_distil.models import resolve_models, share_tiny_models
 from ray_distil.pipeline import log_folder
@@ -19,7 +19,7 @@ from ray_distil.progress import Display
 from ray_distil.report import Report
 from ray_distil.runs import Run, run_lock
 from ray_distil.section import apply_overrides, read_mapping, validate
-from ray_distil.session import messages_to
+from ray_distil.session import SUBMITTED, messages_to
 
 SECTIONS = ("run", "ray", "evaluation", "plan")
 OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_tokens"}

@@ -21,7 +21,7 @@ from ray_distil.schemas import RESPONSES, normalised, stable_fraction, stable_id
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from ray_distil.engine import Generate
+    from ray_distil.generation import Generate
 
 VERSION = 4
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from ray_distil import UserError
 from ray_distil.chat_templates import PLAIN, ChatSettings, behind_answer, encode_prompt, load_tokenizer
-from ray_distil.models import local_copy
+from ray_distil.model_files import local_copy
 from ray_distil.prompts import instruction_messages
 from ray_distil.reasoning import THINK_BEGIN, THINK_END
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import engine
+from ray_distil import engine, generation
 from ray_distil.engine_config import EngineConfig
 from ray_distil.schemas import stable_fraction
 
@@ -53,14 +53,14 @@ class NullEngine:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         time.sleep(self.seconds)
-        answers = pa.Table.from_pylist([answer(row) for row in batch.to_pylist()], schema=engine.ADDED)
+        answers = pa.Table.from_pylist([answer(row) for row in batch.to_pylist()], schema=generation.ADDED)
         kept = batch.drop_columns(["messages", "sampling_params"])
-        for name in engine.ADDED.names:
+        for name in generation.ADDED.names:
             kept = kept.append_column(name, answers[name])
         return kept
 
 
-def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> engine.Generate:
+def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> generation.Generate:
     """What `engine.build` builds, with this engine: batches, places and restarts as `config` has them."""
 
     def generate(dataset: "Dataset") -> "Dataset":

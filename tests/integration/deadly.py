@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-DEADLY_TOKENS = "RAY_DISTIL_DEADLY_TOKENS"  # ids with spaces between
+DEADLY_TOKENS = "RAY_DISTIL_DEADLY_TOKEN"  # ids with spaces between; by its name a secret
 
 
 class Deadly(LogitsProcessor):

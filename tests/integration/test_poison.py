@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pandas as pd
@@ -54,6 +55,12 @@ class Poisoned:
     asked: dict[str, str]  # id -> instruction, of those to train on
     made: pd.DataFrame
     rejects: pd.DataFrame
+    secret: str  # an environment variable of the engine
+    files: list[Path]  # of the run, and of all Rays that started meanwhile
+
+
+def sessions_of_ray() -> set[Path]:
+    return {path for path in Path(gettempdir(), "ray").glob("session_*") if not path.is_symlink()}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,8 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
     records: list[Any] = [{"instruction": text} for text in GOOD]
     for place, record in enumerate([*poison, *unfit]):
         records.insert(2 * place + 2, record)
-    model = resolve_model("tiny:teacher-v3", "k")
+    secret = " ".join(map(str, token_ids(KILLS, resolve_model("tiny:teacher-v3", "k"))[1:-1]))
+    before = sessions_of_ray()
     result, run = respond(
         tmp_path_factory.mktemp("poison"),
         records,
@@ -72,7 +80,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
         f"{ENGINE}.batch_size=4",
         f"{ENGINE}.max_concurrent_batches=2",
         f"{ENGINE}.engine_kwargs.logits_processors=[tests.integration.deadly:Deadly]",
-        f'{ENGINE}.env_vars.RAY_DISTIL_DEADLY_TOKENS="{" ".join(map(str, token_ids(KILLS, model)[1:-1]))}"',
+        f'{ENGINE}.env_vars.RAY_DISTIL_DEADLY_TOKEN="{secret}"',
         f'{ENGINE}.env_vars.PYTHONPATH="{ROOT}"',
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -82,7 +90,8 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
     asked = pd.read_parquet(run / "instructions").query("split == 'train'")
     made, rejects = pd.read_parquet(run / "responses"), pd.read_parquet(run / "responses" / "_rejects")
     texts = dict(zip(asked.instruction_id, asked.instruction, strict=True))
-    return Poisoned(instructions, responses, texts, made, rejects)
+    files = [f for folder in (*(sessions_of_ray() - before), run) for f in folder.rglob("*") if f.is_file()]
+    return Poisoned(instructions, responses, texts, made, rejects, secret, files)
 
 
 def test_bad_records_are_rejected_before_they_are_asked(poisoned: Poisoned) -> None:
@@ -109,6 +118,13 @@ def test_a_prompt_that_does_not_fit_and_a_row_that_kills_its_engine_each_time_ar
         DEADLY: "kills_engine",
     }
     assert rejects[DEADLY]["detail"].startswith("the engine died 4 times with this row")
+
+
+def test_a_secret_reaches_the_engine_and_no_file(poisoned: Poisoned) -> None:
+    assert poisoned.responses.rejects["kills_engine"] == 1  # the engine has it
+    names = {file.name for file in poisoned.files}
+    assert {"_manifest.json", "raylet.out", "runtime_env_agent.log"} <= names
+    assert [file for file in poisoned.files if poisoned.secret.encode() in file.read_bytes()] == []
 
 
 def test_a_run_whose_answers_are_all_cut_off_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command of the README: run here, or by the test that the table names."""
+"""Every command of the README and of `docs/`: run here, or by the test that the table names."""
 
 import json
 import re
@@ -37,7 +37,8 @@ ELSEWHERE = {
 
 def readme_commands() -> list[str]:
     """The indented lines that begin with a program; continued lines joined, remarks left out."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
     lines = [re.sub(r"\s+", " ", line.split("  #")[0]).strip() for line in text.splitlines() if line.startswith("    ")]
     return [line for line in lines if line.split(" ")[0] in PROGRAMS]
 

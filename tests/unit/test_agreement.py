@@ -36,6 +36,14 @@ SAME = [
     # Matrices by their cells.
     (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"\begin{bmatrix}1/2&0.5\\ 3&4\end{bmatrix}", r"\begin{matrix}\frac{1}{2}&1/2\\3&4\end{matrix}"),
+    # Products of letters in any order, angles in both measures, ratios of several parts, chemical formulas.
+    ("2ab", "2ba"),
+    ("1+2ab", "2ba+1"),
+    ("60°", r"\pi/3"),
+    (r"\frac{\pi}{4}", r"45^\circ"),
+    ("1:2:3", "2:4:6"),
+    ("H_2O", "H2O"),
+    ("C_6H_{12}O_6", "C6H12O6"),
     # Functions and powers as they are typed.
     ("sin(x)", r"\sin x"),
     ("ln(2)", r"\ln 2"),
@@ -300,6 +308,13 @@ SAME = [
     ("1 hour and 20 minutes", "1 hour and 20 minutes"),
 ]
 DIFFERENT = [
+    ("2ab", "2ac"),
+    ("60°", r"\pi/4"),
+    ("60", r"\pi/3"),
+    ("1:2:3", "3:2:1"),
+    ("1:2:3", "1:2"),
+    ("H2O", "O2H"),
+    ("CO2", "2CO"),
     # What math-verify takes for less than it is.
     ("A. 5", "B. 5"),
     ("A) 5", "B) 5"),

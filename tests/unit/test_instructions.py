@@ -21,7 +21,7 @@ def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:
 
 
 def rows_in(problems: Problems) -> list[dict[str, Any]]:
-    return [row for table in problems.tables() for row in table.to_pylist()]
+    return problems.to_pylist()
 
 
 def write(path: Path, records: list[Any], lines: bool = True) -> Path:

@@ -11,6 +11,7 @@ import pytest
 
 from ray_distil import instructions, sources, teacher
 from ray_distil.config import load
+from ray_distil.models import responses_of
 from ray_distil.reasoning import answers_agree
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
@@ -104,7 +105,7 @@ def test_the_tables_have_the_same_datasets() -> None:
 def test_as_instructions(dataset: str, tmp_path: Path) -> None:
     file = saved(dataset, tmp_path)
     config = load(None, [f"instructions.path={file}", *AS_INSTRUCTIONS[dataset]])
-    rows = [row for table in instructions.collect(config.instructions, 0).tables() for row in table.to_pylist()]
+    rows = instructions.collect(config.instructions, 0).to_pylist()
     assert not [row["reject_detail"] for row in rows if row["reject_reason"]]
     assert {row["instruction"] for row in rows} == {asked_of(dataset, k) for k in range(5)}
     references = {row["instruction"]: row["reference_answer"] for row in rows}
@@ -122,7 +123,7 @@ def test_as_responses(dataset: str, tmp_path: Path) -> None:
         {"instruction_id": f"{k:016x}", "instruction": asked_of(dataset, k), "reference_answer": None, "split": "train"}
         for k in range(5)
     ]
-    records = sources.records(sources.responses_of(slow, "teachers.slow"))
+    records = sources.records(responses_of(slow, "teachers.slow"))
     counts: Counter[str] = Counter()
     made = list(teacher.imported(asked, records, "slow", 1.0, 1, counts))
     assert counts == {teacher.MATCHED: 5}

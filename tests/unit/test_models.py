@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ray_distil.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
-from ray_distil.models import COPY_OF, TINY_MODELS, local_copy, resolve_model, share_tiny_models
+from ray_distil.model_files import local_copy
+from ray_distil.models import COPY_OF, TINY_MODELS, resolve_model, share_tiny_models
 from ray_distil.section import ConfigError
 from ray_distil.storage import Folder
 

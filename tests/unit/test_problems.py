@@ -69,7 +69,7 @@ def test_rows_are_those_that_lists_of_all_rows_would_give(seed: int, monkeypatch
         iter(rows), labels, num_eval, {split: Limit(most, f"num_{split}") for split, most in limits.items()}
     )
 
-    found = [row for table in made.tables() for row in table.to_pylist()]
+    found = made.to_pylist()
     assert found == [{name: row.get(name) for name in found[0]} for row in expected]
     usable = [row for row in expected if "reject_reason" not in row]
     facts = made.facts

@@ -11,7 +11,7 @@ from ray_distil import evaluation, long2short, teacher
 from ray_distil.blocks import table_of
 from ray_distil.comparing import make_evaluation
 from ray_distil.config import DistillConfig, load
-from ray_distil.engine import Generate
+from ray_distil.generation import Generate
 from ray_distil.instructions import instruction_row
 from ray_distil.models import resolve_models
 from ray_distil.reuse import Known, is_the_same

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import curation, engine, long2short, teacher, tokenization
+from ray_distil import curation, engine, generation, long2short, teacher, tokenization
 from ray_distil.blocks import REASON
 from ray_distil.gates import GATES
 from ray_distil.models import resolve_model
@@ -215,7 +215,7 @@ def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, e
      ("kills_engine", False), ("tool_calls", False), ("source_wrong_answer", False)],
 )  # fmt: skip
 def test_what_may_pass_is_no_fault_of_the_row(code: str, passes: bool) -> None:
-    assert engine.may_pass(code) == passes
+    assert generation.may_pass(code) == passes
 
 
 def test_finish_reason_is_told_by_the_stop_token() -> None:

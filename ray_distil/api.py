@@ -1,0 +1,56 @@
+"""What a program calls: `from ray_distil import load_config, make_plan, run_pipeline, read_report`.
+
+docs/api.md has an example. Mistakes of configuration or input raise UserError, a stage that cannot finish StageError.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ray_distil import UserError, config, pipeline, plan, preflight, report
+from ray_distil.blocks import StageError
+from ray_distil.config import DistillConfig
+from ray_distil.plan import Plan
+from ray_distil.progress import Display
+from ray_distil.report import Report
+from ray_distil.storage import Folder
+
+__all__ = [
+    "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan", "read_report",
+    "run_pipeline",
+]  # fmt: skip
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
+    """A configuration of a YAML file; None: the tiny recipe. `overrides`: e.g. ["run.name=first"].
+
+    Raises UserError with one line a mistake.
+    """
+    return config.load(None if path is None else str(path), overrides)
+
+
+def make_plan(config: DistillConfig) -> Plan:
+    """Rows, tokens, seconds, dollars and bytes that a run will take, and remarks. Starts nothing, writes nothing.
+
+    Raises UserError for what cannot be right: a model without a chat template, `max_tokens` that no context holds.
+    """
+    planned = plan.make(config)
+    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
+
+
+def run_pipeline(config: DistillConfig, display: Display | None = None) -> Report:
+    """Make what the run does not have yet, and its report; the second call of one configuration takes seconds.
+
+    Joins the cluster of RAY_ADDRESS, or of the job that the program is; without one, starts a Ray of its own.
+    `display`: where progress is shown; None: on stdout. Raises UserError before anything is spent, and StageError
+    where a stage cannot finish.
+    """
+    return pipeline.run(config, display)
+
+
+def read_report(run: str | Path) -> Report:
+    """What the run in a folder or under a URI holds, e.g. "runs/tiny" or "s3://BUCKET/runs/first", finished or not.
+
+    Raises UserError where there is no run.
+    """
+    return report.read(Folder.at(str(run)))

@@ -1,0 +1,48 @@
+"""What generation is: messages in; text, finish_reason and token counts out.
+
+A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kept.
+
+    columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
+    columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
+                    finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
+                    num_thinking_tokens (of these, up to </think>; counts are 0 where an endpoint has none), error ("" or "code: what was wrong with this row")
+    all other columns are carried through; their values must have a form in JSON
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Generate = Callable[["Dataset"], "Dataset"]
+PASSING = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # but for those that blame the request:
+BAD_REQUEST = {"http_400", "http_413", "http_422"}
+ADDED = pa.schema([
+    ("generated_text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),
+    ("num_thinking_tokens", pa.int32()),
+    ("error", pa.string()),
+])  # fmt: skip
+
+
+def may_pass(code: str) -> bool:
+    """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
+    return code.startswith(PASSING) and code not in BAD_REQUEST
+
+
+def check_messages(messages: Any) -> str:
+    """What is wrong with a row's messages, as "code: detail"; "" if nothing."""
+    if not messages:
+        return "bad_prompt: there are no messages"
+    for message in messages:
+        content = message.get("content")
+        if message.get("role") == "system" and content == "":
+            continue  # it asks the template for none
+        if not isinstance(content, str) or not content.strip():
+            return f"bad_prompt: the {message.get('role')} turn has no text"
+    return ""
