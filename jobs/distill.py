@@ -15,8 +15,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, make_plan, pipeline, plan, read_report, report, run_pipeline
-from ray_distil.progress import Display
+from ray_distil import make_plan, read_report, run_pipeline
+from ray_distil.report import report
+from ray_distil.run import cli, pipeline, plan
+from ray_distil.runtime.progress import Display
 
 
 def main() -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray_distil import cli
-from ray_distil.models import HUBS, PUBLISHED, download
+from ray_distil.config.models import HUBS, PUBLISHED, download
+from ray_distil.run import cli
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, pipeline, plan, preflight, report, standalone
-from ray_distil.progress import Display
-from ray_distil.storage import Folder
+from ray_distil.report import report
+from ray_distil.run import cli, pipeline, plan, preflight, standalone
+from ray_distil.runtime.progress import Display
+from ray_distil.store.storage import Folder
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray_distil import cli
-from ray_distil.export import SCHEMAS, export
-from ray_distil.storage import Folder
+from ray_distil.run import cli
+from ray_distil.run.export import SCHEMAS, export
+from ray_distil.store.storage import Folder
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray_distil import cli, published
+from ray_distil.run import cli, published
 
 
 def main() -> int:

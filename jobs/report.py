@@ -12,8 +12,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import cli, report
-from ray_distil.storage import Folder
+from ray_distil.report import report
+from ray_distil.run import cli
+from ray_distil.store.storage import Folder
 
 
 def main() -> int:

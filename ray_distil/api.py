@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ray_distil import UserError, config, pipeline, plan, preflight, report
-from ray_distil.blocks import StageError
+from ray_distil import UserError
 from ray_distil.config import DistillConfig
-from ray_distil.plan import Plan
-from ray_distil.progress import Display
-from ray_distil.report import Report
-from ray_distil.storage import Folder
+from ray_distil.config import keys as config
+from ray_distil.report import report
+from ray_distil.report.report import Report
+from ray_distil.run import pipeline, plan, preflight
+from ray_distil.run.plan import Plan
+from ray_distil.runtime.progress import Display
+from ray_distil.store.shards import StageError
+from ray_distil.store.storage import Folder
 
 __all__ = [
     "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan", "read_report",

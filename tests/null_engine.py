@@ -1,4 +1,4 @@
-"""An engine that needs no model, on the contract of `ray_distil/engine.py`: it takes a set time a batch.
+"""An engine that needs no model, on the contract of `ray_distil/generate/engine.py`: it takes a set time a batch.
 
 For what is about rows and not about texts: kills, stops, resumption, backlog. Its answers are a function of a row's id
 and reference answer alone, so that runs can be compared; a word is a token. Some are wrong, some are cut, and some rows
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import engine, generation
-from ray_distil.engine_config import EngineConfig
-from ray_distil.schemas import stable_fraction
+from ray_distil.config.engine_config import EngineConfig
+from ray_distil.generate import engine, generation
+from ray_distil.store.schemas import stable_fraction
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -17,11 +17,13 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ray_distil import endpoint, instructions, schemas, teacher
-from ray_distil.blocks import table_of
-from ray_distil.engine_config import EndpointConfig
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.generate import endpoint
+from ray_distil.rows import instructions, teacher
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.shards import table_of
+from ray_distil.store.storage import Folder
 
 SIGMA = 0.8
 REPLY = {
@@ -126,7 +128,7 @@ def main() -> None:
 
     import ray
 
-    from ray_distil.session import start_ray
+    from ray_distil.runtime.session import start_ray
 
     start_ray(2)
     for name, ask in (("bare client", None), ("ray_distil", ours)):

@@ -23,12 +23,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ray_distil import instructions, schemas, stages
 from ray_distil.config import load
-from ray_distil.models import resolve_models
-from ray_distil.prompts import instruction_messages
-from ray_distil.runs import Run
-from ray_distil.shards import Artifact
+from ray_distil.config.models import resolve_models
+from ray_distil.rows import instructions
+from ray_distil.run import stages
+from ray_distil.run.runs import Run
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.texts.prompts import instruction_messages
 
 SCRIPT_BATCH = 32
 ENGINE = "teachers.slow.engine"

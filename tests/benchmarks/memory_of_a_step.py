@@ -16,8 +16,8 @@ import torch
 from torch.multiprocessing import start_processes
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ray_distil import attention, loss
-from ray_distil.batches import tensors_of
+from ray_distil.train import attention, loss
+from ray_distil.train.batches import tensors_of
 from tests.benchmarks.packing_on_gpu import lengths, packed, rows_of
 from tests.reference import token_loss
 

@@ -20,8 +20,8 @@ def write(folder: Path, tokens: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from ray_distil.schemas import PACKED
-    from ray_distil.storage import Folder
+    from ray_distil.store.schemas import PACKED
+    from ray_distil.store.storage import Folder
 
     generator = np.random.default_rng(0)
     for shard in range(-(-tokens // LENGTH // ROWS)):
@@ -46,9 +46,9 @@ def measure(folder: Path) -> dict[str, float]:
     import psutil
     import torch  # noqa: F401  what is imported is not what is read
 
-    from ray_distil.batches import epoch_order, tensors_of
-    from ray_distil.sequence_file import TRAINED, read_sequences, write_sequences
-    from ray_distil.storage import Folder
+    from ray_distil.store.storage import Folder
+    from ray_distil.train.batches import epoch_order, tensors_of
+    from ray_distil.train.sequence_file import TRAINED, read_sequences, write_sequences
 
     process = psutil.Process()
     peak = before = process.memory_info().rss

@@ -25,12 +25,13 @@ from typing import Any
 
 import psutil
 
-from ray_distil import instructions, preflight, stages
 from ray_distil.config import load
-from ray_distil.manifest import MANIFEST
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run
-from ray_distil.shards import Artifact
+from ray_distil.config.models import resolve_models
+from ray_distil.rows import instructions
+from ray_distil.run import preflight, stages
+from ray_distil.run.runs import Run
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import MANIFEST
 from tests import null_engine
 
 STAGES = ("instructions", "teacher", "long2short", "curation", "packing")

@@ -24,12 +24,12 @@ import torch
 from torch.multiprocessing import start_processes
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ray_distil import loss, sft
-from ray_distil.attention import FLAT
-from ray_distil.batches import tensors_of
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.sft import build_engine, train_step
-from ray_distil.throughput import peak_flops, step_flops
+from ray_distil.train import loss, sft
+from ray_distil.train.attention import FLAT
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.sft import build_engine, train_step
+from ray_distil.train.throughput import peak_flops, step_flops
 
 WARM_UP = 4
 SETTINGS = {

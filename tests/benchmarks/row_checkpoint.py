@@ -19,10 +19,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_distil.blocks import table_of
-from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import INSTRUCTIONS, stable_id
+from ray_distil.store.shards import table_of
+from ray_distil.store.storage import Folder
 from tests.integration.cluster import LOOPBACK, Cluster, wait_until
 
 NUM_ROWS, BATCH_SIZE, ROW_SECONDS = 480, 8, 0.05

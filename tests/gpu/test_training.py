@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from ray_distil import attention
-from ray_distil.attention import FLAT
-from ray_distil.batches import tensors_of
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.loss import LossHead, packed_logits
-from ray_distil.models import resolve_model
-from ray_distil.packing import pack_group
-from ray_distil.sft import build_engine, to_device, train_step
-from ray_distil.tokenization import encode_example, padding_token
+from ray_distil.config.models import resolve_model
+from ray_distil.rows.packing import pack_group
+from ray_distil.texts.tokenization import encode_example, padding_token
+from ray_distil.train import attention
+from ray_distil.train.attention import FLAT
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.loss import LossHead, packed_logits
+from ray_distil.train.sft import build_engine, to_device, train_step
 from tests.reference import token_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]

@@ -10,10 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from ray_distil import cli, instructions, stages  # noqa: E402
 from ray_distil.config import load  # noqa: E402
-from ray_distil.models import resolve_models  # noqa: E402
-from ray_distil.runs import Run, run_lock  # noqa: E402
+from ray_distil.config.models import resolve_models  # noqa: E402
+from ray_distil.rows import instructions  # noqa: E402
+from ray_distil.run import cli, stages  # noqa: E402
+from ray_distil.run.runs import Run, run_lock  # noqa: E402
 from tests import null_engine  # noqa: E402
 
 NULL_ENGINE = "--null-engine="

@@ -10,7 +10,7 @@ from tests.integration.cluster import PATIENCE
 JOB = """
 import sys, time
 from pathlib import Path
-from ray_distil.session import start_ray
+from ray_distil.runtime.session import start_ray
 start_ray(2)
 import ray.data
 

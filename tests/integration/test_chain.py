@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import schemas
-from ray_distil.manifest import read_manifest
-from ray_distil.storage import Folder
+from ray_distil.store import schemas
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
 
 from .conftest import BATCH_SIZE, SmallRun
 

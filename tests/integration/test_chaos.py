@@ -27,8 +27,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ray_distil.manifest import read_manifest
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
 from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.conftest import SMALL, SmallRun
 from tests.integration.respond import NULL_ENGINE

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_distil.storage import Folder
+from ray_distil.store.storage import Folder
 from tests.integration.conftest import ROOT
 from tests.object_store import BUCKET, CREDENTIALS, ObjectStore
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from pyarrow import fs
 
-from ray_distil.manifest import read_manifest
-from ray_distil.states import STATES
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
+from ray_distil.train.states import STATES
 from tests.integration.autoscaled import RESOURCES, ROOT, Roles, Watch, autoscaled_cluster
 from tests.integration.cluster import Cluster, SubmittedJob, wait_until
 from tests.integration.conftest import SMALL, SmallRun

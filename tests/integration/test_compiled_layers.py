@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distil import attention
-from ray_distil.batches import tensors_of
-from ray_distil.loss import prepare
-from ray_distil.sft import compile_layers
+from ray_distil.train import attention
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.loss import prepare
+from ray_distil.train.sft import compile_layers
 from tests.unit.test_loss import built, sequences
 
 pytestmark = pytest.mark.long

@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ray_distil.manifest import Manifest, read_manifest
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.storage import Folder
 from tests.integration.cluster import PATIENCE, wait_until
 from tests.integration.respond import __file__ as RESPOND
 from tests.object_store import BUCKET, ObjectStore

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ray_distil.manifest import read_manifest
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
 from tests.integration.cluster import processes_with
 from tests.integration.respond import __file__ as RESPOND
 
@@ -29,7 +29,7 @@ print("NODE", ray.get_runtime_context().get_node_id(), ray.get(worker.remote()))
 """
 ACTOR = f"""
 import pickle, ray, subprocess, sys
-from ray_distil.session import start_ray
+from ray_distil.runtime.session import start_ray
 start_ray(2)
 
 @ray.remote(runtime_env={{"env_vars": {{"OF_THE_ENGINE": "inherited"}}}})

@@ -4,8 +4,8 @@ import time
 
 import ray
 
-from ray_distil.follow import followed
-from ray_distil.progress import Teller
+from ray_distil.runtime.progress import Teller
+from ray_distil.train.follow import followed
 
 
 class Heard(Teller):

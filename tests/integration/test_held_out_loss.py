@@ -10,12 +10,12 @@ import torch
 import torch.multiprocessing
 from transformers import AutoModelForCausalLM
 
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
-from ray_distil.checkpoint import export_student
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.held_out import held_out_loss
-from ray_distil.sft import build_engine, train_step
-from ray_distil.tokenization import end_of_turn, load_tokenizer
+from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
+from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.train.checkpoint import export_student
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.held_out import held_out_loss
+from ray_distil.train.sft import build_engine, train_step
 from tests.integration.cluster import free_port
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
 from tests.reference import token_loss

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil.manifest import read_manifest
-from ray_distil.states import STATES, last_step
-from ray_distil.step_log import read_log
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
+from ray_distil.train.states import STATES, last_step
+from ray_distil.train.step_log import read_log
 from tests.integration.cluster import LOOPBACK, PATIENCE, Cluster, wait_until
 from tests.integration.test_chaos import NOTICES_SOON
 from tests.integration.train_alone import NUM_EPOCHS, NUM_WORKERS

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_distil import schemas
-from ray_distil.blocks import table_of
-from ray_distil.session import start_ray
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.runtime.session import start_ray
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.shards import table_of
+from ray_distil.store.storage import Folder
 
 NUM_SHARDS = 600
 NUM_KILLS = 3

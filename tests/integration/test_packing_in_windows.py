@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_distil import packing, schemas
-from ray_distil.blocks import table_of
-from ray_distil.models import resolve_model
-from ray_distil.session import start_ray
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.config.models import resolve_model
+from ray_distil.rows import packing
+from ray_distil.runtime.session import start_ray
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.shards import table_of
+from ray_distil.store.storage import Folder
 
 STUDENT = resolve_model("tiny:student-base", "k")
 CHUNK, WINDOW = 40, 3

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ray_distil import attention
-from ray_distil.attention import FLAT
-from ray_distil.batches import tensors_of
-from ray_distil.loss import packed_logits, prepare
-from ray_distil.models import resolve_model
-from ray_distil.packing import pack_group
-from ray_distil.tokenization import encode_example, padding_token
+from ray_distil.config.models import resolve_model
+from ray_distil.rows.packing import pack_group
+from ray_distil.texts.tokenization import encode_example, padding_token
+from ray_distil.train import attention
+from ray_distil.train.attention import FLAT
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.loss import packed_logits, prepare
 from tests.reference import token_loss
 
 STUDENT = resolve_model("tiny:student-base", "k")

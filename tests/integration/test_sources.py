@@ -10,15 +10,16 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
-from ray_distil import report
-from ray_distil.manifest import Manifest, read_manifest
-from ray_distil.reasoning import answers_agree, final_result
-from ray_distil.storage import Folder
-from ray_distil.tiny import texts, world
+from ray_distil.report import report
+from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.storage import Folder
+from ray_distil.texts.reasoning import answers_agree, final_result
+from ray_distil.tiny import world
 from tests.integration.cluster import PATIENCE
 from tests.integration.conftest import ROOT
 from tests.integration.respond import EXAMPLES, NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
+from tools.tiny import texts
 
 EXPORT = str(ROOT / "jobs" / "export.py")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ray_distil.manifest import read_manifest
-from ray_distil.storage import Folder
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
 from tests.integration.cluster import PATIENCE
 
 NUM_TRAIN = 96

@@ -16,13 +16,13 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 
 from ray_distil import UserError
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
-from ray_distil.checkpoint import export_student
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.sft import build_engine, train_step
-from ray_distil.states import States, find
-from ray_distil.storage import Folder
-from ray_distil.tokenization import end_of_turn, load_tokenizer
+from ray_distil.store.storage import Folder
+from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
+from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.train.checkpoint import export_student
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.sft import build_engine, train_step
+from ray_distil.train.states import States, find
 from tests.integration.cluster import free_port, wait_until
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, sequences
 

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from ray_distil.config import load
-from ray_distil.engine import whole_responses
-from ray_distil.models import resolve_model
-from ray_distil.prompts import instruction_messages, long2short_messages
+from ray_distil.config.models import resolve_model
+from ray_distil.generate.engine import whole_responses
+from ray_distil.texts.prompts import instruction_messages, long2short_messages
+from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from ray_distil.tiny import world
-from ray_distil.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from tests.integration.cluster import PATIENCE
 from tests.integration.respond import __file__ as RESPOND
 

@@ -9,8 +9,8 @@ from tests.integration.cluster import PATIENCE
 JOB = """
 import time
 import ray
-from ray_distil import waiting
-from ray_distil.session import start_ray
+from ray_distil.run import waiting
+from ray_distil.runtime.session import start_ray
 
 waiting.EACH_SECONDS = 0.5
 start_ray(2)

@@ -14,14 +14,14 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ray_distil.attention import FLAT
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
-from ray_distil.checkpoint import export_student
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.models import resolve_model
-from ray_distil.packing import pack_group
-from ray_distil.sft import build_engine, decay_groups, train_step
-from ray_distil.tokenization import encode_example, end_of_turn, load_tokenizer, padding_token
+from ray_distil.config.models import resolve_model
+from ray_distil.rows.packing import pack_group
+from ray_distil.texts.tokenization import encode_example, end_of_turn, load_tokenizer, padding_token
+from ray_distil.train.attention import FLAT
+from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.train.checkpoint import export_student
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.sft import build_engine, decay_groups, train_step
 from tests.integration.cluster import free_port
 from tests.reference import token_loss
 

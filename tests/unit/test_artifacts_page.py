@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ray_distil import schemas
+from ray_distil.store import schemas
 from tests.unit.test_layout import ROOT
 
 PAGE = (ROOT / "docs" / "artifacts.md").read_text()

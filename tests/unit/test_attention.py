@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from ray_distil import attention
-from ray_distil.attention import varlen_attention
-from ray_distil.batches import tensors_of
-from ray_distil.loss import packed_logits
-from ray_distil.packing import pack_group
+from ray_distil.rows.packing import pack_group
+from ray_distil.train import attention
+from ray_distil.train.attention import varlen_attention
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.loss import packed_logits
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

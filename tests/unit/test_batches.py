@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ray_distil.batches import epoch_order, micro_batches, tensors_of
-from ray_distil.deepspeed_config import BatchArithmetic, deepspeed_config
-from ray_distil.packing import pack_group
+from ray_distil.rows.packing import pack_group
+from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
+from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
 
 
 @pytest.mark.parametrize(("workers", "micro", "accumulation"), [(1, 1, 1), (2, 3, 2), (4, 2, 1), (3, 1, 5)])

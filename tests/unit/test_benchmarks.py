@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import UserError, benchmarks, sources
-from ray_distil.blocks import REASON, table_of
+from ray_distil import UserError
 from ray_distil.config import load
-from ray_distil.evaluation_config import BenchmarkConfig, built_in, declared
-from ray_distil.schemas import BENCHMARK
+from ray_distil.config.evaluation_config import BenchmarkConfig, built_in, declared
+from ray_distil.rows import benchmarks
+from ray_distil.store.schemas import BENCHMARK
+from ray_distil.store.shards import REASON, table_of
+from ray_distil.texts import sources
 
 Row = dict[str, Any]
 PROMPT = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."

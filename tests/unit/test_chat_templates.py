@@ -10,11 +10,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_distil.chat_templates import ChatSettings, default_system_prompt, render_prompt, takes_system_turn, writes_date
-from ray_distil.engine import finish_batch
-from ray_distil.evaluation import answer_row
-from ray_distil.reasoning import split_reasoning
-from ray_distil.tokenization import (
+from ray_distil.generate.engine import finish_batch
+from ray_distil.rows.evaluation import answer_row
+from ray_distil.texts.chat_templates import (
+    ChatSettings,
+    default_system_prompt,
+    render_prompt,
+    takes_system_turn,
+    writes_date,
+)
+from ray_distil.texts.reasoning import split_reasoning
+from ray_distil.texts.tokenization import (
     IGNORE_INDEX,
     begins_thinking,
     encode_example,

@@ -8,15 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import comparing, report, scorers
-from ray_distil.blocks import table_of, write_block
 from ray_distil.config import StagesConfig
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run
-from ray_distil.schemas import EVAL, RESPONSES
-from ray_distil.section import validate
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.config.models import resolve_models
+from ray_distil.config.section import validate
+from ray_distil.report import report
+from ray_distil.rows import scorers
+from ray_distil.run import comparing
+from ray_distil.run.runs import Run
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import EVAL, RESPONSES
+from ray_distil.store.shards import table_of, write_block
+from ray_distil.store.storage import Folder
 from tests.unit.test_reuse import Rows, written
 
 Row = dict[str, Any]
@@ -33,7 +35,7 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.asked = folder, list[Row]()
         self.answer: Callable[[Row], Row] = lambda row: said(f"\\boxed{{{row['reference_answer']}}}")
-        monkeypatch.setattr("ray_distil.asking.generate", lambda run, asked, model: self.generate)
+        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model: self.generate)
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from ray_distil.config import RECIPES, DistillConfig, load
-from ray_distil.models import resolve_model
-from ray_distil.section import ConfigError
+from ray_distil.config.models import resolve_model
+from ray_distil.config.section import ConfigError
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)

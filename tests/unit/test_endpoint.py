@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import rate_limits
-from ray_distil.endpoint import Requests
-from ray_distil.engine_config import EndpointConfig
-from ray_distil.reasoning import split_reasoning
+from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.generate import rate_limits
+from ray_distil.generate.endpoint import Requests
+from ray_distil.texts.reasoning import split_reasoning
 from tests.unit.endpoint_server import EndpointServer
 
 GOOD = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil import UserError
-from ray_distil.session import last_line, user_error_in
+from ray_distil.runtime.session import last_line, user_error_in
 
 RAY = """ray::MapWorker(MapBatches(Requests)).submit() (pid=1, ip=192.0.2.2)
   File "endpoint.py", line 130, in at_once
@@ -45,7 +45,7 @@ def test_a_mistake_stays_one_wherever_it_was_raised() -> None:
     chained.__cause__ = UserError("no chat template")
     assert user_error_in(chained) == "no chat template"
     assert user_error_in(RuntimeError(RAY.format(cause="ray_distil.UserError: no chat template"))) == "no chat template"
-    in_two = RAY.format(cause=f"ray_distil.section.ConfigError: {TWO_LINES}")
+    in_two = RAY.format(cause=f"ray_distil.config.section.ConfigError: {TWO_LINES}")
     assert user_error_in(RuntimeError(in_two)) == TWO_LINES
     assert user_error_in(RuntimeError(RAY.format(cause="ValueError: UserError is no word for this"))) is None
 
@@ -57,7 +57,7 @@ def test_a_failure_beside_other_work_ends_at_once_and_cleanly(
     program = f"""
 import time
 from pathlib import Path
-from ray_distil import UserError, cli, session
+from ray_distil import UserError; from ray_distil.run import cli; from ray_distil.runtime import session
 
 def job():
     session.in_background(lambda: time.sleep(60))

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import UserError
-from ray_distil.blocks import reject, table_of
-from ray_distil.export import SCHEMAS, export, write_records
-from ray_distil.schemas import stable_id
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.run.export import SCHEMAS, export, write_records
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.shards import reject, table_of
+from ray_distil.store.storage import Folder
 
 
 def make(run: Folder, name: str, rows: list[dict[str, Any]], whole: bool = True) -> None:

@@ -5,8 +5,8 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from ray_distil import UserError
-from ray_distil.blocks import StageError
-from ray_distil.failures import final
+from ray_distil.store.shards import StageError
+from ray_distil.train.failures import final
 
 LOST = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")

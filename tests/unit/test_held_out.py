@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ray_distil.deepspeed_config import BatchArithmetic
-from ray_distil.held_out import held_out_loss
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.held_out import held_out_loss
 
 
 class Engine:

@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from ray_distil import ids
-from ray_distil.ids import IdSet, SeenIds, count_ids, keys_of
-from ray_distil.schemas import stable_id
+from ray_distil.store import ids
+from ray_distil.store.ids import IdSet, SeenIds, count_ids, keys_of
+from ray_distil.store.schemas import stable_id
 
 IDS = [stable_id("row", k) for k in range(2000)]
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError, importing, instructions, stages, teacher
+from ray_distil import UserError
 from ray_distil.config import load
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run
-from ray_distil.shards import Artifact
+from ray_distil.config.models import resolve_models
+from ray_distil.rows import instructions, teacher
+from ray_distil.run import importing, stages
+from ray_distil.run.runs import Run
+from ray_distil.store.artifact import Artifact
 
 PROBLEMS = [
     {"instruction_id": f"i{k}", "instruction": f"{k}  + 1?", "reference_answer": str(k + 1), "split": "train"}

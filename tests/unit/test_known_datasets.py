@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from ray_distil import instructions, sources, teacher
 from ray_distil.config import load
-from ray_distil.models import responses_of
-from ray_distil.reasoning import answers_agree
+from ray_distil.config.models import responses_of
+from ray_distil.rows import instructions, teacher
+from ray_distil.texts import sources
+from ray_distil.texts.reasoning import answers_agree
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 TABLES = DOC.read_text().split("As responses of the slow teacher")

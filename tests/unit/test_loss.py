@@ -17,10 +17,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ray_distil import attention, loss
-from ray_distil.batches import tensors_of
-from ray_distil.loss import LossHead, packed_logits, prepare
-from ray_distil.packing import pack_group
+from ray_distil.rows.packing import pack_group
+from ray_distil.train import attention, loss
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.loss import LossHead, packed_logits, prepare
 from tests.reference import token_loss
 
 SIZES: dict[str, Any] = {

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ray_distil import made_of
 from ray_distil.config import DistillConfig, load
-from ray_distil.evaluation_config import BenchmarkConfig
-from ray_distil.models import resolve_models
-from ray_distil.runs import Run
+from ray_distil.config.evaluation_config import BenchmarkConfig
+from ray_distil.config.models import resolve_models
+from ray_distil.run import made_of
+from ray_distil.run.runs import Run
 
 # Artifacts whose own settings a key changes; those behind them are remade too. "texts of": whose texts are bought again.
 REMAKES: dict[str, list[str]] = {
@@ -243,7 +243,7 @@ def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
 
 def test_a_prompts_text_is_in_its_mark(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(config)
-    monkeypatch.setattr("ray_distil.prompts.LONG2SHORT", "Shorten this.")
+    monkeypatch.setattr("ray_distil.texts.prompts.LONG2SHORT", "Shorten this.")
     after = made(config)
     assert [name for name in before if after[name] != before[name]] == ["rewrites", "texts of rewrites"]
 
@@ -286,7 +286,7 @@ def test_what_each_key_of_a_benchmark_remakes(config: DistillConfig) -> None:
 
 def test_another_scorer_buys_no_text(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(config)
-    monkeypatch.setattr("ray_distil.scorers.VERSION", 99)
+    monkeypatch.setattr("ray_distil.rows.scorers.VERSION", 99)
     after = made(config)
     assert [name for name in before if after[name] != before[name]] == ["eval/slow/tiny", "eval/fast/tiny"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_distil.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
-from ray_distil.model_files import local_copy
-from ray_distil.models import COPY_OF, TINY_MODELS, resolve_model, share_tiny_models
-from ray_distil.section import ConfigError
-from ray_distil.storage import Folder
+from ray_distil.config.models import COPY_OF, TINY_MODELS, resolve_model, share_tiny_models
+from ray_distil.config.section import ConfigError
+from ray_distil.store.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
+from ray_distil.store.model_files import local_copy
+from ray_distil.store.storage import Folder
 
 
 def test_models_of_the_package_are_shared_by_the_run(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ import random
 import pyarrow as pa
 import pytest
 
-from ray_distil import packing
-from ray_distil.blocks import REASON
-from ray_distil.models import resolve_model
-from ray_distil.schemas import stable_id
-from ray_distil.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
+from ray_distil.config.models import resolve_model
+from ray_distil.rows import packing
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.shards import REASON
+from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
 STUDENT = resolve_model("tiny:student-base", "k")
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError, engine, instructions, leaks, preflight
+from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.models import resolve_models
+from ray_distil.config.models import resolve_models
+from ray_distil.generate import engine
+from ray_distil.rows import instructions
+from ray_distil.run import leaks, preflight
 from tests.chat_families import TEMPLATES, TINY, model_with
 
 

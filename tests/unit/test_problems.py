@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError, problems
-from ray_distil.blocks import reject
-from ray_distil.instructions import instruction_row
-from ray_distil.problems import EVAL, TRAIN, Limit, Problems
-from ray_distil.schemas import normalised, stable_id
+from ray_distil import UserError
+from ray_distil.rows import problems
+from ray_distil.rows.instructions import instruction_row
+from ray_distil.rows.problems import EVAL, TRAIN, Limit, Problems
+from ray_distil.store.schemas import normalised, stable_id
+from ray_distil.store.shards import reject
 
 Row = dict[str, Any]
 

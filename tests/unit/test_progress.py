@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from ray_distil import progress
-from ray_distil.progress import Display, Stage, clock
+from ray_distil.runtime import progress
+from ray_distil.runtime.progress import Display, Stage, clock
 
 
 def display(terminal: bool) -> tuple[Display, io.StringIO]:

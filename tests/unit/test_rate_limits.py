@@ -6,8 +6,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from ray_distil import rate_limits
-from ray_distil.rate_limits import Bucket, Pace, pause_s, retry_after_s
+from ray_distil.generate import rate_limits
+from ray_distil.generate.rate_limits import Bucket, Pace, pause_s, retry_after_s
 
 
 class Clock:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ray_distil.gates import GATES, against_source, first_reason
-from ray_distil.reasoning import joined, split_reasoning, thinking_is_open, thinking_of
+from ray_distil.texts.gates import GATES, against_source, first_reason
+from ray_distil.texts.reasoning import joined, split_reasoning, thinking_is_open, thinking_of
 
 
 @pytest.mark.parametrize(

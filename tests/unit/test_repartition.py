@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distil.repartition import repartition
+from ray_distil.train.repartition import repartition
 
 TOTALS = (23, 5)  # elements of the parameter groups
 ALIGNED = 2  # a part is a multiple of so many elements a worker

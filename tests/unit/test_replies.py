@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import rate_limits
-from ray_distil.generation import ADDED
-from ray_distil.replies import BadReply, Reply, token_counts, words_of
+from ray_distil.generate import rate_limits
+from ray_distil.generate.generation import ADDED
+from ray_distil.generate.replies import BadReply, Reply, token_counts, words_of
 from tests.unit.endpoint_server import EndpointServer
 from tests.unit.test_endpoint import ask
 

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ray_distil import UserError, excerpts, report
-from ray_distil.manifest import Manifest, write_manifest
-from ray_distil.schemas import EVAL, REJECTS, RESPONSES, REWRITES
-from ray_distil.storage import Folder
+from ray_distil import UserError
+from ray_distil.report import excerpts, report
+from ray_distil.store.manifest import Manifest, write_manifest
+from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
+from ray_distil.store.storage import Folder
 
 HOSTILE = "<script>alert('x')</script>"
 

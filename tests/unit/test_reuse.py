@@ -7,18 +7,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import evaluation, long2short, teacher
-from ray_distil.blocks import table_of
-from ray_distil.comparing import make_evaluation
 from ray_distil.config import DistillConfig, load
-from ray_distil.generation import Generate
-from ray_distil.instructions import instruction_row
-from ray_distil.models import resolve_models
-from ray_distil.reuse import Known, is_the_same
-from ray_distil.runs import Run
-from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.shards import Artifact
-from ray_distil.stages import make_responses, make_rewrites
+from ray_distil.config.models import resolve_models
+from ray_distil.generate.generation import Generate
+from ray_distil.rows import evaluation, long2short, teacher
+from ray_distil.rows.instructions import instruction_row
+from ray_distil.run.comparing import make_evaluation
+from ray_distil.run.runs import Run
+from ray_distil.run.stages import make_responses, make_rewrites
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.reuse import Known, is_the_same
+from ray_distil.store.schemas import INSTRUCTIONS, stable_id
+from ray_distil.store.shards import table_of
 from tests.null_engine import answer
 
 PROBLEMS = [f"What is {k} + 3?" for k in range(40)]
@@ -65,7 +65,7 @@ class Asked:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.ids = folder, list[str]()
         self.fails: Callable[[dict[str, Any]], str] = lambda row: ""
-        monkeypatch.setattr("ray_distil.asking.generate", lambda run, asked, model: self.generate)
+        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model: self.generate)
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)

@@ -6,11 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import curation, engine, generation, long2short, teacher, tokenization
-from ray_distil.blocks import REASON
-from ray_distil.gates import GATES
-from ray_distil.models import resolve_model
-from ray_distil.prompts import LONG2SHORT
+from ray_distil.config.models import resolve_model
+from ray_distil.generate import engine, generation
+from ray_distil.rows import curation, long2short, teacher
+from ray_distil.store.shards import REASON
+from ray_distil.texts import tokenization
+from ray_distil.texts.gates import GATES
+from ray_distil.texts.prompts import LONG2SHORT
 
 ALL = list(GATES)
 PARAMS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 100}

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ray_distil.blocks import StageError, Written, table_of
 from ray_distil.config import load
-from ray_distil.progress import Display
-from ray_distil.runs import Run, beside, run_lock
-from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.session import in_background, messages_to
-from ray_distil.shards import Artifact
-from ray_distil.storage import Folder
+from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import in_background, messages_to
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import INSTRUCTIONS, stable_id
+from ray_distil.store.shards import StageError, Written, table_of
+from ray_distil.store.storage import Folder
 
 
 def test_work_is_done_while_the_body_runs() -> None:
@@ -52,7 +52,7 @@ def test_a_body_that_fails_does_not_wait_for_it() -> None:
 
 
 def test_a_run_folder_has_one_maker(tmp_path: Path) -> None:
-    held = f"from ray_distil.runs import run_lock; from ray_distil.storage import Folder\nwith run_lock(Folder({str(tmp_path)!r})): pass"
+    held = f"from ray_distil.run.runs import run_lock; from ray_distil.store.storage import Folder\nwith run_lock(Folder({str(tmp_path)!r})): pass"
     with run_lock(Folder.at(tmp_path)):
         second = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True)
     assert "another process is making" in second.stderr

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil import scorers
+from ray_distil.rows import scorers
 
 
 @pytest.mark.parametrize(

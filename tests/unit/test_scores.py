@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_distil import evaluation, scores
-from ray_distil.schemas import EVAL
+from ray_distil.rows import evaluation, scores
+from ray_distil.store.schemas import EVAL
 
 TYPES = {name: EVAL.field(name).type for name in scores.COLUMNS}
 

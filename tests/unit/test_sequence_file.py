@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ray_distil import sequence_file
-from ray_distil.schemas import PACKED
-from ray_distil.sequence_file import (
+from ray_distil.store.schemas import PACKED
+from ray_distil.store.storage import Folder
+from ray_distil.train import sequence_file
+from ray_distil.train.sequence_file import (
     COLUMNS,
     HELD_OUT,
     TRAINED,
@@ -19,7 +20,6 @@ from ray_distil.sequence_file import (
     read_sequences,
     write_sequences,
 )
-from ray_distil.storage import Folder
 
 LENGTHS = [3, 8, 1, 8, 5, 2, 7]
 

@@ -9,12 +9,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import blocks, metrics, shards
-from ray_distil.blocks import StageError, reject, table_of
-from ray_distil.manifest import fingerprint, why_none
-from ray_distil.schemas import INSTRUCTIONS, stable_id
-from ray_distil.shards import DROPPED, Artifact, small_groups
-from ray_distil.storage import Folder
+from ray_distil.runtime import metrics
+from ray_distil.store import artifact as shards
+from ray_distil.store import shards as blocks
+from ray_distil.store.artifact import DROPPED, Artifact, small_groups
+from ray_distil.store.manifest import fingerprint, why_none
+from ray_distil.store.schemas import INSTRUCTIONS, stable_id
+from ray_distil.store.shards import StageError, reject, table_of
+from ray_distil.store.storage import Folder
 
 
 def row(name: str) -> dict[str, Any]:

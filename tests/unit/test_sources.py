@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_distil import UserError, sources
-from ray_distil.blocks import reject, table_of
-from ray_distil.schemas import stable_id
-from ray_distil.shards import Artifact
-from ray_distil.sources import Source
-from ray_distil.storage import Folder
+from ray_distil import UserError
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.shards import reject, table_of
+from ray_distil.store.storage import Folder
+from ray_distil.texts import sources
+from ray_distil.texts.sources import Source
 from tests.object_store import CREDENTIALS, ObjectStore
 
 RECORDS = [{"problem": f"What is {k} + 1?", "solution": str(k + 1), "note": None} for k in range(5)]

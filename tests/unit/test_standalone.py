@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError, plan, standalone
+from ray_distil import UserError
 from ray_distil.config import RECIPES, StagesConfig
-from ray_distil.models import resolve_models
+from ray_distil.config.models import resolve_models
+from ray_distil.run import plan, standalone
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = str(RECIPES / "eval" / "cpu.yaml")

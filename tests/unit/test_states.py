@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ray_distil import UserError
-from ray_distil.states import State, check_workers, find, last_step, prune
-from ray_distil.step_log import METRICS, StepLog, read_log
-from ray_distil.storage import Folder
+from ray_distil.store.storage import Folder
+from ray_distil.train.states import State, check_workers, find, last_step, prune
+from ray_distil.train.step_log import METRICS, StepLog, read_log
 from tests.object_store import ObjectStore, store_with_credentials
 
 FILES = {"rank-0/state/a.pt": b"12345", "rank-1/state/b.pt": b"123"}
@@ -142,7 +142,7 @@ def test_each_line_of_the_log_is_there_at_once_or_soon(folder: Folder, monkeypat
     log = StepLog(folder, 0)
     log.add({"step": 1})
     assert steps(folder) == ([1] if folder.local else [])
-    monkeypatch.setattr("ray_distil.step_log.UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr("ray_distil.train.step_log.UPLOAD_SECONDS", 0.0)
     log.add({"step": 2})
     assert steps(folder) == [1, 2]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ray_distil.sft import is_due
+from ray_distil.train.sft import is_due
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import UserError
-from ray_distil.storage import Folder
+from ray_distil.store.storage import Folder
 from tests.object_store import CREDENTIALS, ObjectStore
 
 

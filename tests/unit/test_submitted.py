@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_distil.config import load
-from ray_distil.session import SUBMITTED, WORKER_ENV, start_ray, worker_env
+from ray_distil.runtime.session import SUBMITTED, WORKER_ENV, start_ray, worker_env
 
 
 def test_a_relative_run_folder_starts_at_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:

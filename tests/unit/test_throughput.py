@@ -2,8 +2,8 @@
 
 import pytest
 
-from ray_distil import throughput
-from ray_distil.small_copies import small_copy
+from ray_distil.train import throughput
+from ray_distil.train.small_copies import small_copy
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import re
 
 import pytest
 
-from ray_distil.models import TINY_MODELS
-from ray_distil.prompts import instruction_messages
-from ray_distil.reasoning import extract_answer, split_reasoning
-from ray_distil.tiny import texts, world
-from ray_distil.tiny.examples import Examples, bucketed, collate, mixed, repeated
-from ray_distil.tiny.tokenizer import build_tokenizer
-from ray_distil.tokenization import IGNORE_INDEX, encode_example, load_tokenizer
+from ray_distil.config.models import TINY_MODELS
+from ray_distil.texts.prompts import instruction_messages
+from ray_distil.texts.reasoning import extract_answer, split_reasoning
+from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, load_tokenizer
+from ray_distil.tiny import world
+from tools.tiny import texts
+from tools.tiny.examples import Examples, bucketed, collate, mixed, repeated
+from tools.tiny.tokenizer import build_tokenizer
 
 STUDENT = str(TINY_MODELS / "student-base")
 PROBLEMS = list(itertools.islice(world.training_problems(9), 300))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_distil.models import TINY_MODELS
-from ray_distil.tiny import train as tiny
-from ray_distil.tiny.answers import Answer, score
-from ray_distil.tiny.examples import Examples, mixed
-from ray_distil.tiny.muon import Muon, orthogonalized
+from ray_distil.config.models import TINY_MODELS
+from ray_distil.texts.tokenization import load_tokenizer
 from ray_distil.tiny.world import draw_problem
-from ray_distil.tokenization import load_tokenizer
+from tools.tiny import train as tiny
+from tools.tiny.answers import Answer, score
+from tools.tiny.examples import Examples, mixed
+from tools.tiny.muon import Muon, orthogonalized
 
 TOKENIZER = load_tokenizer(str(TINY_MODELS / "student-base"))
 

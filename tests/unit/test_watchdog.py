@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_distil.blocks import Written
-from ray_distil.watchdog import FailureLimit, StoppedError, steady
+from ray_distil.run.watchdog import FailureLimit, StoppedError, steady
+from ray_distil.store.shards import Written
 
 
 def slowly(*pauses: float) -> Iterator[int]:

@@ -1,0 +1,132 @@
+"""Who generates text, and how: vLLM engines or an endpoint, and sampling. The part of `config.py` that engines read."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema, field_validator
+
+from ray_distil.config.section import Section
+
+OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
+
+_NUMBER = {"type": "integer", "minimum": 1}
+NUMBER_OR_RANGE = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}]}
+
+# Arguments of `apply_chat_template` that are no variables of a template.
+RESERVED = {
+    "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message",
+    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+}  # fmt: skip
+
+
+def check_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError where a variable of a chat template has the name of an argument that the run sets."""
+    if taken := sorted(RESERVED & given.keys()):
+        raise ValueError(f"chat_template_kwargs: {taken[0]!r} is set by the run; give variables of the template only")
+    return given
+
+
+class SamplingParams(Section):
+    """The part of vLLM's SamplingParams that a run sets."""
+
+    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null: the model's own default")
+    top_p: float | None = Field(1.0, gt=0, le=1, description="nucleus mass; null: the model's own default")
+    max_tokens: int = Field(4096, ge=1, description="tokens; a text that reaches it is rejected, never cut to fit")
+
+
+class EngineConfig(Section):
+    """A pool of vLLM engines for one model."""
+
+    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, unchanged")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="variables of the model's chat template, e.g. {enable_thinking: false}"
+    )
+    concurrency: Annotated[tuple[int, int], WithJsonSchema(NUMBER_OR_RANGE)] = Field(
+        (1, 1), description="engines; a number, or [MIN, MAX]: as many as there is work and room for"
+    )
+    batch_size: int = Field(64, ge=1, description="rows a Ray Data batch, saved together")
+    max_concurrent_batches: int = Field(
+        8,
+        ge=1,
+        description="batches in one engine; with batch_size 2 to 4 times max_num_seqs: a batch waits for its last",
+    )
+    num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
+    num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
+    accelerator_type: str | None = Field(None, description="Ray's name of the GPU type, e.g. H100")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Ray's custom resources that each of an engine's workers reserves"
+    )
+    placement_group_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
+        "PACK", description="of an engine's workers over nodes, as Ray's placement groups have it"
+    )
+    env_vars: dict[str, str] = Field(
+        default_factory=dict,
+        description="environment of the engine's processes; a value under a name such as HF_TOKEN is written nowhere",
+    )
+    log_engine_metrics: bool | None = Field(None, description="vLLM's metrics among Ray's; null: on a cluster")
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return check_template_kwargs(given)
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_model_len"):
+            value = given.get(name, 1)
+            is_auto = name == "max_model_len" and value in (None, -1)
+            if not is_auto and (type(value) is not int or value < 1):
+                raise ValueError(f"engine_kwargs.{name}: {value!r} is no number of 1 or more")
+        return given
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _least_and_most(cls, given: Any) -> tuple[int, int]:
+        least, most = given if isinstance(given, list | tuple) and len(given) == 2 else (given, given)
+        if type(least) is not int or type(most) is not int or not 1 <= least <= most:
+            raise ValueError(f"concurrency: {given!r} is not a number of engines; give one, or [MIN, MAX]")
+        return least, most
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint. Its key is read from the environment of the nodes and written nowhere."""
+
+    base_url: str = Field(pattern=r"^https?://", description="e.g. https://api.deepseek.com/v1")
+    model: str = Field(min_length=1, description="name that the endpoint gives the model")
+    api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: none")
+    max_concurrency: int = Field(64, ge=1, description="requests in flight")
+    requests_per_minute: float | None = Field(None, gt=0, description="in the mean; null: no limit of ours")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="of prompts and replies, in the mean; null: no limit"
+    )
+    max_retries: int = Field(
+        8, ge=0, description="further tries of a request, with growing pauses: 8 take about 90 seconds"
+    )
+    timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
+    total_timeout_s: float | None = Field(3600, gt=0, description="seconds of one try; null: no limit")
+    stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")
+    request_params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="more of each request, e.g. {enable_thinking: false}; null leaves one out that is sent else, "
+        "e.g. {max_tokens: null, max_completion_tokens: 4096, seed: null, stream_options: null}",
+    )
+    num_cpus: float = Field(0.1, ge=0, description="CPUs that the client reserves")
+
+    @field_validator("request_params")
+    @classmethod
+    def _not_ours(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "messages", "stream"):
+            if name in given:
+                raise ValueError(f"request_params: {name!r} is set by the run; " + OWN_KEYS[name])
+        if given.get("n") not in (None, 1):
+            raise ValueError("request_params: n is 1, each sample is a request of its own; set num_samples")
+        return given
+
+
+class Asked(Section):
+    """Who generates: engines of our own, or an endpoint."""
+
+    engine: EngineConfig | None = None
+    endpoint: EndpointConfig | None = None

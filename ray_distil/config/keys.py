@@ -1,0 +1,268 @@
+"""The run's configuration: YAML plus dotted overrides, checked before anything starts.
+
+Imports without Ray, torch or vLLM. Unknown keys fail and name the nearest known one; the resolved configuration is
+saved as `config.yaml` in the run's folder.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
+from ray_distil.config.plan_config import PlanConfig
+from ray_distil.config.section import Section, apply_overrides, read_mapping, validate, without_secrets
+from ray_distil.config.training_config import TrainingConfig
+from ray_distil.runtime.session import SUBMITTED
+from ray_distil.store.storage import Folder
+
+RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+TINY = "tiny"
+TRAINED = "student"  # as a model to evaluate: the one that the run trains
+
+
+class RunConfig(Section):
+    """Where the run lives."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder and title of the run")
+    storage_path: str = Field(
+        "runs",
+        min_length=1,
+        description="the run lies in STORAGE_PATH/NAME: a path that all nodes see, or s3://, gs://, abfs://; a relative "
+        "one starts at the working directory, of a submitted job (which works in a copy) at the home directory",
+    )
+    seed: int = Field(0, ge=0, description="of samples, packing order and training")
+    date: str | None = Field(
+        None,
+        description="YYYY-MM-DD, for chat templates that write it; null: the day on which the run began",
+    )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _day(cls, given: Any) -> Any:
+        """YAML reads 2026-11-27 as a date."""
+        if isinstance(given, date):
+            return given.isoformat()
+        try:
+            return given if given is None else date.fromisoformat(str(given)).isoformat()
+        except ValueError:
+            raise ValueError(f"run.date: {given!r} is no day; give YYYY-MM-DD") from None
+
+    parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
+    max_reject_fraction: float = Field(
+        0.5, ge=0, le=1, description="a generating stage stops when more of its rows fail or are cut at max_tokens"
+    )
+    stall_minutes: float | None = Field(
+        60, gt=0, description="a generating stage stops when no row is finished for so long; null: never"
+    )
+    max_shard_mb: float | None = Field(
+        32, gt=0, description="MiB of a Parquet shard of a finished artifact; null: as small as they were written"
+    )
+
+
+class RayConfig(Section):
+    """A Ray that the run starts itself; ignored where a cluster is there already (`ray job submit`)."""
+
+    num_cpus: int | None = Field(None, ge=1, description="logical CPUs; null: those of the machine")
+
+
+class DatasetConfig(Section):
+    """Which part of a Hugging Face dataset, or of a folder, is meant, where a path is one."""
+
+    dataset_split: str = Field("train", min_length=1, description="split; of a folder by the names of its files")
+    dataset_name: str | None = Field(None, description="the hub's name of the configuration, e.g. main")
+    drop_system: bool = Field(False, description="leave the system turns of records out; else those are rejected")
+
+
+class InstructionsConfig(DatasetConfig):
+    """Where the problems come from."""
+
+    path: str = Field(
+        TINY,
+        min_length=1,
+        description="`instruction` (or `messages`) and optional `answer`: a JSON list, JSONL, CSV or Parquet file, a "
+        "folder of them, or one that save_to_disk wrote, here or in an object store; hf://datasets/OWNER/NAME; or tiny",
+    )
+    columns: dict[Literal["instruction", "answer", "messages"], str] = Field(
+        default_factory=dict, description="our name of a column -> that in `path` and `eval_path`, where it is another"
+    )
+    num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2000)")
+    eval_path: str | None = Field(None, description="held-out problems, as `path`; null: held out of `path`")
+    eval_split: str | None = Field(None, description="split of `eval_path`; null: dataset_split")
+    num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
+    suffix: str = Field("", description="put behind each instruction when a model reads it")
+
+
+class TeacherConfig(Asked, DatasetConfig):
+    """One teacher and how it is asked. DeepSeek advises no system prompt for both of the recipe's teachers."""
+
+    responses: str | None = Field(
+        None, min_length=1, description="what it has answered already, as `instructions.path`; matched by instruction"
+    )
+    columns: dict[
+        Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason", "correctness"],
+        str,
+    ] = Field(default_factory=dict, description="our name of a column -> that in `responses`, where it is another")
+    system_prompt: str | None = Field(
+        None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
+    )
+    sampling_params: SamplingParams = SamplingParams()
+    num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
+
+    @model_validator(mode="after")
+    def _one(self) -> "TeacherConfig":
+        given = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"teachers: a teacher needs one of `engine`, `endpoint` and `responses`, not {' and '.join(given) or 'none'}"
+                "; set the others to null"
+            )
+        return self
+
+
+class TeachersConfig(Section):
+    """`direct` answers at once and is used as it is; `slow` reasons at length and is rewritten."""
+
+    direct: TeacherConfig | None = None
+    slow: TeacherConfig | None = None
+    direct_thoughts: Literal["drop", "reject"] = Field(
+        "drop", description="a direct answer that thinks: its conclusion is learnt, or it is rejected"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> "TeachersConfig":
+        if self.direct is None and self.slow is None:
+            raise ValueError("teachers: neither `direct` nor `slow` is there; give at least one")
+        return self
+
+    @property
+    def given(self) -> dict[str, TeacherConfig]:
+        """The teachers that there are, by name."""
+        named = {"direct": self.direct, "slow": self.slow}
+        return {name: teacher for name, teacher in named.items() if teacher is not None}
+
+
+class Long2ShortConfig(Asked):
+    """Rewriting of the slow responses into short reasoning; without engine and endpoint, by the slow teacher."""
+
+    enabled: bool = Field(True, description="false: slow responses are learnt as they are")
+    system_prompt: str | None = Field(None, description="null: that of the DistilQwen2.5-0324 recipe")
+    sampling_params: SamplingParams = SamplingParams()
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "Long2ShortConfig":
+        if self.engine is not None and self.endpoint is not None:
+            raise ValueError("long2short: has an `engine` and an `endpoint`; set one of them to null")
+        return self
+
+
+class GatesConfig(Section):
+    """Which gates reject a row, in this order."""
+
+    complete: bool = Field(True, description="the text ended by itself")
+    answered: bool = Field(True, description="the text states an answer")
+    correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
+    reasoned: bool = Field(True, description="a rewrite holds a step beside its answer")
+    shorter: bool = Field(True, description="a rewrite has fewer tokens than its source")
+
+
+class PackingConfig(Section):
+    """Packing of examples into sequences of fixed length."""
+
+    enabled: bool = Field(True, description="false: each example is a sequence of its own, of its own length")
+    max_length: int | None = Field(
+        4096,
+        ge=8,
+        description="tokens a sequence; a longer example is rejected, never cut; null: what the student reads",
+    )
+    template: str | None = Field(
+        None, description="Jinja that renders message.content and message.output; null: the student's chat template"
+    )
+
+    @model_validator(mode="after")
+    def _length_is_there(self) -> "PackingConfig":
+        if self.enabled and self.max_length is None:
+            raise ValueError("packing.max_length: null is for packing.enabled=false; give the tokens of a sequence")
+        return self
+
+
+class StagesConfig(Section):
+    """Settings of the stages that a run has."""
+
+    run: RunConfig = RunConfig()
+    ray: RayConfig = RayConfig()
+    instructions: InstructionsConfig = InstructionsConfig()
+    teachers: TeachersConfig | None = None
+    long2short: Long2ShortConfig = Long2ShortConfig()
+    gates: GatesConfig = GatesConfig()
+    packing: PackingConfig = PackingConfig()
+    training: TrainingConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    plan: PlanConfig = PlanConfig()
+
+    @model_validator(mode="after")
+    def _rewriter_is_there(self) -> "StagesConfig":
+        given, slow = self.long2short, self.teachers.slow if self.teachers is not None else None
+        if slow is not None and slow.responses and given.enabled and not given.engine and not given.endpoint:
+            raise ValueError(
+                "long2short: the slow teacher's responses are imported, so it rewrites none; give long2short an "
+                "`engine` or an `endpoint`, or set long2short.enabled=false"
+            )
+        return self
+
+    def asked_with(self, model: EvaluatedModel) -> tuple[str | None, dict[str, Any]]:
+        """`(system_prompt, chat_template_kwargs)` of an evaluated model; the student is asked as it was trained."""
+        settings = self.evaluation.engine
+        variables = dict(settings.chat_template_kwargs) if settings is not None else {}
+        if model.model_source != TRAINED or self.training is None:
+            return model.system_prompt, variables
+        own = self.training.system_prompt if model.system_prompt is None else model.system_prompt
+        return own, variables | self.training.chat_template_kwargs
+
+    def asked_by(self, model: EvaluatedModel) -> Asked:
+        """How an evaluated model is asked: by the engine of the evaluation, or by its own endpoint."""
+        settings = self.evaluation.engine
+        if model.endpoint is not None or settings is None:
+            return Asked(endpoint=model.endpoint)
+        return Asked(engine=settings.model_copy(update={"chat_template_kwargs": self.asked_with(model)[1]}))
+
+    @property
+    def engines(self) -> dict[str, EngineConfig]:
+        """All engines of our own, by key."""
+        sections: dict[str, Asked | EvaluationConfig | None] = {
+            "long2short": self.long2short,
+            "evaluation": self.evaluation,
+        }
+        if self.teachers is not None:
+            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
+        return {f"{key}.engine": s.engine for key, s in sections.items() if s is not None and s.engine is not None}
+
+    @property
+    def run_folder(self) -> Folder:
+        base = Path.home() if SUBMITTED in os.environ else Path.cwd()
+        return Folder.at(self.run.storage_path, base) / self.run.name
+
+    def to_yaml(self) -> str:
+        """Without secrets: a key in a URI, and values of environment variables whose names say that they are one."""
+        return yaml.safe_dump(without_secrets(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+class DistillConfig(StagesConfig):
+    """One run, from instructions to the report."""
+
+    teachers: TeachersConfig
+    training: TrainingConfig
+
+
+def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
+    """Read YAML (null: the tiny recipe) and apply `key.path=value` overrides, values in YAML spelling.
+
+    Raises ConfigError with one line a mistake.
+    """
+    return validate(DistillConfig, apply_overrides(read_mapping(path or RECIPES / "tiny.yaml"), overrides))

@@ -1,0 +1,181 @@
+"""The models and given responses that a configuration names, found before anything starts."""
+
+import os
+from pathlib import Path
+
+from ray_distil import UserError
+from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
+from ray_distil.config.engine_config import Asked, EndpointConfig
+from ray_distil.config.section import ConfigError
+from ray_distil.store.manifest import model_fingerprint
+from ray_distil.store.storage import Folder, describe, redacted
+from ray_distil.texts import sources
+from ray_distil.texts.sources import Source
+
+TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
+HUBS = ("huggingface", "modelscope")
+COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
+
+
+def resolve_models(config: StagesConfig) -> dict[str, str]:
+    """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
+
+    A teacher whose responses are there already has none. Raises ConfigError for a model that is not there, and for an
+    endpoint whose key is not; UserError for responses that are not.
+    """
+    served = {}
+    for key, section in _asked(config).items():
+        if section is not None and section.endpoint is not None:
+            served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
+        elif isinstance(section, TeacherConfig) and section.engine is None:
+            sources.check(responses_of(section, key))
+    for index, model in enumerate(config.evaluation.models):
+        if model.endpoint is not None:
+            key = f"evaluation.models.{index}"
+            served[f"{key}.model_source"] = resolve_endpoint(model.endpoint, f"{key}.endpoint")
+    found = {key: resolve_model(source, key) for key, source in model_sources(config).items()}
+    return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+
+
+def responses_of(teacher: TeacherConfig, key: str) -> Source:
+    """The source of a teacher whose responses are there already; `key`: its section."""
+    assert teacher.responses is not None
+    return Source(
+        teacher.responses,
+        f"{key}.responses",
+        teacher.dataset_split,
+        name=teacher.dataset_name,
+        columns=dict(teacher.columns),
+        drop_system=teacher.drop_system,
+    )
+
+
+def model_sources(config: StagesConfig) -> dict[str, str]:
+    """Key of the configuration -> model_source of each model that is loaded here."""
+    named = {"training.student": config.training.student} if config.training is not None else {}
+    for key, section in _asked(config).items():
+        if section is not None and section.engine is not None:
+            named[f"{key}.engine.model_source"] = section.engine.model_source
+    for index, model in enumerate(config.evaluation.models):
+        if model.model_source not in (None, TRAINED):
+            named[f"evaluation.models.{index}.model_source"] = str(model.model_source)
+    return named
+
+
+def _asked(config: StagesConfig) -> dict[str, Asked | None]:
+    asked: dict[str, Asked | None] = {"long2short": config.long2short}
+    if config.teachers is not None:
+        asked |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
+    return asked
+
+
+def is_hub_name(model_source: str) -> bool:
+    """Whether it can be a name of the hub, ORG/NAME, and no path."""
+    return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
+
+
+def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
+    """The models, with those of this package in the run's folder, which all nodes see.
+
+    A submitted job works in a copy of the package, which lies elsewhere on each node.
+    """
+    shared = dict(models)
+    for key, source in models.items():
+        folder = Path(source)
+        if folder.is_relative_to(TINY_MODELS):
+            target, mark = run / "models" / folder.name, model_fingerprint(source)
+            if not target.exists(COPY_OF) or target.read_text(COPY_OF) != mark:
+                target.remove_all()
+                target.upload(folder)
+                target.write_text(COPY_OF, mark)
+            shared[key] = target.uri
+    return shared
+
+
+def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
+    """The endpoint's name of the model. Raises ConfigError where its key is not in the environment."""
+    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+        raise ConfigError(
+            f"{key}.api_key_env: {endpoint.api_key_env!r} is not set in the environment; "
+            f"export the key of {endpoint.base_url}, or set api_key_env to null for an endpoint that takes none"
+        )
+    return endpoint.model
+
+
+def resolve_model(model_source: str, key: str) -> str:
+    """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
+
+    Raises ConfigError, naming `key`, where a path is not there or holds no model, or where the name is neither in the
+    hub's cache on this machine nor known to the hub.
+    """
+    prefix, _, name = model_source.partition(":")
+    if prefix == TINY and name:
+        folder = TINY_MODELS / name
+        if not (folder / "config.json").is_file():
+            known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
+            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
+        return str(folder)
+    if "://" in model_source:
+        try:
+            there = Folder.at(model_source).exists("config.json")
+        except UserError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{key}: cannot read {redacted(model_source)!r}: {describe(error)}") from error
+        if not there:
+            raise ConfigError(
+                f"{key}: {redacted(model_source)!r} has no config.json; give a folder in Hugging Face format"
+            )
+        return model_source
+    path = Path(model_source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
+        return str(path.resolve())
+    if not is_hub_name(model_source):
+        raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model_source, "config.json"), str):
+        return model_source
+    try:
+        HfApi().model_info(model_source, timeout=20)
+    except Exception as error:  # its types are many: not found, gated, no network, hub switched off
+        reason = type(error).__name__
+        raise ConfigError(
+            f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
+            f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
+        ) from error
+    return model_source
+
+
+def download(model: str, hub: str, target: Path) -> Path:
+    """All files of a hub's model in TARGET/NAME; `model` is ORG/NAME or a key of PUBLISHED. Returns the folder.
+
+    Raises UserError where the hub does not give it.
+    """
+    name = PUBLISHED.get(model.upper(), model)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f"{model!r} names no model; give ORG/NAME, or one of {', '.join(PUBLISHED)}")
+    folder = target / name.partition("/")[2]
+    try:
+        if hub == "modelscope":
+            from modelscope import snapshot_download  # an extra of this project
+
+            snapshot_download(name, local_dir=str(folder))
+        else:
+            from huggingface_hub import snapshot_download
+
+            snapshot_download(name, local_dir=folder)
+    except ImportError as error:
+        raise UserError(f"--from modelscope: its library is missing ({error}); pip install modelscope") from error
+    except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{hub} did not give {name!r} ({type(error).__name__}: {reason}); files that have come stay in {folder}, "
+            "and the same command goes on from there"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name!r} of {hub} has no config.json; it is no model in Hugging Face format")
+    return folder

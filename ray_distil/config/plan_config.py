@@ -1,0 +1,37 @@
+"""What `--plan` assumes. The part of `config.py` that no stage reads."""
+
+from pydantic import Field
+
+from ray_distil.config.section import Section
+
+
+class Expected(Section):
+    """What one kind of generation is taken to need."""
+
+    num_generated_tokens: float = Field(1000, gt=0, description="mean of a response")
+    tokens_per_s: float | None = Field(
+        None, gt=0, description="generated tokens a second, of one engine or of a whole endpoint; null: not known"
+    )
+    usd_per_million_tokens: tuple[float, float] | None = Field(
+        None, description="an endpoint's price of prompt and of generated tokens; null: not known"
+    )
+
+
+class PlanConfig(Section):
+    """What `--plan` assumes, since nothing is there to be measured yet. The run itself does not look at it."""
+
+    num_instructions: int | None = Field(
+        None, ge=2, description="training instructions, where the files of `instructions` are not there yet"
+    )
+    num_prompt_tokens: float = Field(150, gt=0, description="mean of an instruction in its chat template")
+    kept: float = Field(0.8, gt=0, le=1, description="share of responses, and of rewrites, that pass the gates")
+    direct: Expected = Expected()
+    slow: Expected = Expected(num_generated_tokens=8000)
+    long2short: Expected = Expected()
+    evaluation: dict[str, Expected] = Field(
+        default_factory=dict, description="by MODEL/BENCHMARK, MODEL, */BENCHMARK, or *: names in the report"
+    )
+    usd_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU; null: not known")
+    training_tokens_per_s: float | None = Field(None, gt=0, description="of one worker, forward and backward")
+    student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")
+    bytes_per_token: float = Field(4, gt=0, description="of Parquet, for each token that a row holds as text or as id")

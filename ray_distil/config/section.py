@@ -1,0 +1,135 @@
+"""A section of a configuration: checked fields, read from YAML with overrides, and what each mistake is told."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ray_distil import UserError
+from ray_distil.store.storage import redacted
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
+
+
+SECRET = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)")  # environment variables
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A YAML file, or a JSON file, which is YAML as well. Raises ConfigError where it holds no mapping."""
+    file = Path(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a date to YAML, and none
+        raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config {file}: expected sections such as `training:`, got {type(data).__name__}")
+    return data
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set `key.path=value`, values in YAML spelling. Raises ConfigError."""
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+def validate(model: type[SectionT], data: dict[str, Any]) -> SectionT:
+    """The mapping as a section. Raises ConfigError with one line a mistake."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_explain(line, model) for line in error.errors()))) from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected key.path=value, e.g. training.num_train_epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"override {override!r}: {text!r} is not YAML ({str(error).splitlines()[0]}); quote it"
+        ) from error
+    *parents, leaf = key.split(".")
+    node: Any = data
+    for parent in parents:
+        if isinstance(node, list):
+            node = node[_index(node, parent, override)]
+        else:
+            if node.get(parent) is None:
+                node[parent] = {}
+            # A YAML anchor shares one mapping between sections; an override changes the section it names alone.
+            node[parent] = node[parent].copy() if isinstance(node[parent], dict | list) else node[parent]
+            node = node[parent]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {override!r}: {parent!r} holds {node!r}, which has no keys")
+    if isinstance(node, list):
+        node[_index(node, leaf, override)] = value
+    else:
+        node[leaf] = value
+
+
+def _index(node: list[Any], text: str, override: str) -> int:
+    if not text.isdigit() or int(text) >= len(node):
+        raise ConfigError(f"override {override!r}: {text!r} is no position in a list of {len(node)}, counted from 0")
+    return int(text)
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    """One pydantic error as one line: where, what was given, what to do."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    if error["type"] == "missing":
+        return f"{where}: missing; add it to the configuration"
+    if error["type"] == "literal_error":
+        expected = str(error["ctx"]["expected"])
+        near = difflib.get_close_matches(str(error["input"]), re.findall(r"'([^']+)'", expected), n=1)
+        return f"{where}: {error['input']!r} is not known; " + (
+            f"did you mean {near[0]!r}?" if near else f"known: {expected}"
+        )
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys of the section at a location below `model`."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """A configuration without keys: those in URIs, and values under names such as HF_TOKEN."""
+    if isinstance(value, dict):
+        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(inner, name) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if SECRET.search(name) else redacted(value)

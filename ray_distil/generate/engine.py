@@ -1,0 +1,248 @@
+"""Generation by engines of our own, on the contract of `generation.py`: ray.data.llm and vLLM.
+
+Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows
+in flight.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil import UserError
+from ray_distil.config.engine_config import EngineConfig
+from ray_distil.config.section import SECRET, ConfigError
+from ray_distil.generate.generation import Generate, check_messages
+from ray_distil.generate.suspects import KillsEngine, deaths_actor, watched
+from ray_distil.runtime.session import is_local
+from ray_distil.store.model_files import local_copy
+from ray_distil.texts.chat_templates import PLAIN, ChatSettings
+from ray_distil.texts.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
+from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
+INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
+THINKS = "prompt_begins_thinking"
+
+
+def check(engines: dict[str, EngineConfig]) -> None:
+    """Raises ConfigError with a line for each of their arguments that vLLM does not know. By the key of each engine."""
+    if not engines:
+        return
+    from vllm import AsyncEngineArgs
+
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    wrong = []
+    for key, engine in engines.items():
+        for name in engine.engine_kwargs.keys() - known:
+            near = get_close_matches(name, known, n=1)
+            told = f"; did you mean {near[0]!r}?" if near else "; see vLLM's engine arguments"
+            wrong.append(f"{key}.engine_kwargs.{name}: vLLM has no such argument{told}")
+    if wrong:
+        raise ConfigError("\n".join(sorted(wrong)))
+
+
+def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Generate:
+    """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
+    # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
+    log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
+    engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
+    secret = {name: value for name, value in config.env_vars.items() if SECRET.search(name)}
+
+    def generate(dataset: "Dataset") -> "Dataset":
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        processor = build_processor(
+            vLLMEngineProcessorConfig(
+                model_source=local_copy(model),
+                engine_kwargs=dict(engine_kwargs),
+                concurrency=config.concurrency,
+                batch_size=config.batch_size,
+                max_concurrent_batches=config.max_concurrent_batches,
+                accelerator_type=config.accelerator_type,
+                placement_group_config={
+                    "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources},
+                    "strategy": config.placement_group_strategy,
+                },
+                runtime_env={"env_vars": {name: v for name, v in config.env_vars.items() if name not in secret}},
+                log_engine_metrics=log_metrics,
+                should_continue_on_error=True,
+                # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
+                chat_template_stage=False,
+                tokenize_stage=False,
+                detokenize_stage=False,
+            ),
+            preprocess=_identity,
+            postprocess=_identity,
+        )
+        name = "vLLMEngineStage"
+        stage = processor.get_stage_by_name(name)
+        capacity = config.batch_size * config.max_concurrent_batches
+        actor = with_environment(whole_responses(stage.fn, model), secret)
+        changed = {"fn": watched(actor, deaths_actor(), capacity)}
+        processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
+        # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
+        # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
+        blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
+        encoded = blocks.map_batches(
+            encode_batch,
+            batch_size=config.batch_size,
+            batch_format="pyarrow",
+            fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
+        )
+        stops = stop_token_ids(model) | {end_of_turn(model, chat)}
+        how = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
+        return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
+
+    return generate
+
+
+def with_environment(engine: type, values: Mapping[str, str]) -> type:
+    """The actor of an engine, with environment variables set before the engine starts.
+
+    This is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
+    """
+
+    class WithEnvironment(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            os.environ.update(values)  # the engine's own processes inherit it
+            super().__init__(*arguments, **options)
+
+    WithEnvironment.__name__ = engine.__name__  # in Ray's names of actors
+    return WithEnvironment
+
+
+def context_of(config: EngineConfig) -> int | None:
+    """max_model_len of an engine; None where it is the model's own, which vLLM calls -1 as well."""
+    given = config.engine_kwargs.get("max_model_len")
+    return given if given != -1 else None
+
+
+@lru_cache(maxsize=4)
+def model_length(model: str) -> int:
+    """The longest sequence that the model's own configuration allows, in tokens. Raises UserError where it names none."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()
+        return int(config.max_position_embeddings)
+    except (AttributeError, ValueError) as error:  # another name for it, or an architecture that transformers lacks
+        raise UserError(
+            f"{model!r} does not say how long its sequences are; set engine_kwargs.max_model_len"
+        ) from error
+
+
+def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: ChatSettings = PLAIN) -> pa.Table:
+    """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error.
+
+    Generation ends at the end of a turn too, where the template of a base model writes another token than its eos.
+    """
+    longest = max_model_len or model_length(model)
+    ends = {"stop_token_ids": [end_of_turn(model, chat)]}
+    rows = []
+    for row in table.to_pylist():
+        error = check_messages(row["messages"])
+        ids: list[int] = []
+        if not error:
+            ids = encode_prompt(row["messages"], model, chat)
+            if len(ids) >= longest:
+                error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
+        carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
+        carried[THINKS] = begins_thinking(ids, model)
+        rows.append({
+            "id": row["id"],
+            "carried": json.dumps(carried),
+            "tokenized_prompt": ids,
+            "sampling_params": row["sampling_params"] | ends,
+            INFERENCE_ERROR: error,
+            "num_input_tokens": len(ids),
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
+    """ "stop" where the last generated token ends a turn, else "length".
+
+    ray.data.llm drops vLLM's own finish_reason. vLLM keeps the stop token in the generated ids and looks for it before
+    it looks at max_tokens, so its presence tells the two apart even at exactly max_tokens.
+    """
+    return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
+
+
+def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids: list[int], model: str) -> int:
+    """How many of the generated tokens come before a text's conclusion; the prompt may have begun the think block.
+
+    The mark is looked for in the ids: a worker that must load a tokenizer for it keeps an engine's last rows waiting
+    for seconds. Only where the mark is written in other tokens is the text encoded again.
+    """
+    whole = with_our_marks(begin + text)
+    thinking = thinking_of(whole)
+    if not thinking or thinking_is_open(whole):
+        return len(tokens) if thinking else 0
+    n, num_marks = len(think_end_ids), thinking.count(THINK_END)  # a thought may quote its mark, or hold a block
+    for start in range(len(tokens) - n + 1):
+        num_marks -= tokens[start : start + n] == think_end_ids
+        if num_marks == 0:
+            return start + n
+    return min(len(tokens), len(token_ids(thinking.removeprefix(begin), model)))
+
+
+def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
+    """ray.data.llm's output in the columns of the contract."""
+    rows = []
+    for row in table.to_pylist():
+        error = row[INFERENCE_ERROR] or ""
+        if KillsEngine.__name__ in error:
+            error = f"kills_engine: {error.partition(f'{KillsEngine.__name__}: ')[2] or error}"
+        elif error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
+            error = f"engine_error: {error}"
+        tokens = [] if error else list(row["generated_tokens"])
+        carried = json.loads(row["carried"])
+        text = "" if error else row["generated_text"]
+        begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some write the mark again
+        begin = f"{THINK_BEGIN}\n" if begun else ""
+        rows.append(carried | {
+            "generated_text": "" if error else with_our_marks(begin + text),
+            "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
+            "num_prompt_tokens": int(row["num_input_tokens"] or 0),
+            "num_generated_tokens": len(tokens),
+            "num_thinking_tokens": num_thinking_tokens(tokens, begin, text, think_end_ids, model),
+            "error": error,
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def whole_responses(engine: type, uri: str) -> type:
+    """The engine's actor with what ray.data.llm has no option for.
+
+    It takes of a stream the last output alone, and vLLM makes one for each token, with all text so far, unless it is
+    told otherwise. And its own download from an object store needs boto3 and knows no options of a URI.
+    """
+
+    class WholeResponses(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, model: str, **options: Any) -> None:
+            super().__init__(*arguments, model=local_copy(uri, weights=True), **options)
+            from vllm.sampling_params import RequestOutputKind
+
+            generate = self.llm.engine.generate
+
+            def generate_whole(*, sampling_params: Any, **request: Any) -> Any:
+                sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
+                return generate(sampling_params=sampling_params, **request)
+
+            self.llm.engine.generate = generate_whole
+
+    WholeResponses.__name__ = engine.__name__  # in Ray's names of actors
+    return WholeResponses
+
+
+def _identity(row: dict[str, Any]) -> dict[str, Any]:
+    return row

@@ -1,0 +1,209 @@
+"""What an endpoint sent, read as one row, whatever its form: the text, why it ended, and the token counts.
+
+    reply                                      generated_text
+    content                                    content
+    reasoning apart (reasoning_content, ...)   <think>\\nreasoning\\n</think>\\n\\ncontent
+    reasoning alone: cut, or never closed      <think>\\nreasoning
+    content with </think> and no <think>       <think>\\ncontent
+
+The marks of thinking decide, not the field in which a text comes. Token counts that a server does not give are 0.
+"""
+
+import json
+import re
+from typing import Any
+
+from ray_distil.texts.conversations import finish_reason_of
+from ray_distil.texts.reasoning import joined, thinking_of
+
+# Of a message or a delta, the first that has text: DeepSeek and vLLM; vLLM and OpenRouter; Ollama.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+THINKING_PARTS = ("thinking", "reasoning", "reasoning.text")  # types of the parts of a content that are no answer
+# Ends that another try would not change: what the model wanted or the server forbids.
+FINAL_ENDS = {
+    "content_filter",
+    "sensitive",
+    "safety",
+    "recitation",
+    "blocklist",
+    "prohibited_content",
+    "spii",
+    "refusal",
+    "error_toxic",
+    "tool_calls",
+    "tool_call",
+    "tool_use",
+    "function_call",
+}
+FEW_TRIES = 3  # of a request whose replies cannot be read
+MOST_TOKENS = 2**30  # larger is no count
+_HTML = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+class BadReply(ValueError):
+    """A reply that has no text for its row. `tries`: how often such a request may be sent in all; None: as any other."""
+
+    def __init__(self, message: str, tries: int | None = FEW_TRIES, code: str = "bad_reply") -> None:
+        super().__init__(whole(message))
+        self.tries, self.code = tries, code
+
+
+class Reply:
+    """A reply while it comes: one JSON object, or the chunks of a stream one after the other."""
+
+    def __init__(self) -> None:
+        self.reasoning: list[str] = []
+        self.content: list[str] = []
+        self.finish_reason: str | None = None
+        self.usage: dict[str, Any] = {}
+        self.said = ""  # by the server, in place of choices
+
+    def add(self, sent: Any) -> None:
+        """Take what was sent. Raises BadReply where it is no part of a reply, with the server's own words."""
+        if isinstance(sent, dict) and (sent.get("error") or sent.get("object") == "error"):
+            status = _status(sent.get("error")) or _status(sent)
+            final = status is not None and 400 <= status < 500 and status not in (408, 409, 429)
+            passing = status is not None and not final
+            raise BadReply(words_of(sent), tries=1 if final else None if passing else FEW_TRIES)
+        if not isinstance(sent, dict):
+            raise BadReply(f"not a reply but {_kind(sent)}: {words_of(sent)}")
+        if isinstance(sent.get("usage"), dict):
+            self.usage = sent["usage"]
+        choices = sent.get("choices")
+        if not choices:
+            self.said = self.said or _message_in(sent)
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                self._take(choice)
+
+    def _take(self, choice: dict[str, Any]) -> None:
+        message = next((choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {})
+        thought, content = _texts_of(message.get("content"))
+        apart = next((text for key in REASONING_FIELDS if (text := _reasoning_of(message.get(key)))), "")
+        self.reasoning.append(apart or thought)
+        self.content.append(content)
+        reason = choice.get("finish_reason")
+        self.finish_reason = str(reason) if reason else self.finish_reason
+
+    def row(self) -> dict[str, Any]:
+        """The columns of `generation.ADDED`. Raises BadReply where the reply did not end, or ended without a text."""
+        if not self.content:
+            raise BadReply("the reply has no choices" + (f": {self.said[:300]}" if self.said else ""))
+        if self.finish_reason is None:
+            raise BadReply("the reply ends without a finish_reason", tries=None)
+        reason = finish_reason_of(self.finish_reason)
+        if reason.lower() in FINAL_ENDS:
+            raise BadReply("the endpoint did not finish this reply", tries=1, code=reason.lower())
+        if reason not in ("stop", "length"):  # insufficient_system_resource, abort, ...
+            raise BadReply(f"the endpoint broke off ({reason[:100]})", tries=None)
+        text = joined(whole("".join(self.reasoning)).strip(), whole("".join(self.content)))
+        if not text.strip() and reason == "stop":
+            raise BadReply("the reply is empty")
+        return {"generated_text": text, "finish_reason": reason, "error": "", **token_counts(self.usage, text)}
+
+
+def token_counts(usage: dict[str, Any], text: str) -> dict[str, int]:
+    """Prompt, generated and thinking tokens; 0 where the server does not count.
+
+    Servers whose completion_tokens leave the reasoning out (xAI) are known by their sums. Where the reasoning is not
+    counted apart, its share of the text's characters stands for it.
+    """
+    details = usage.get("completion_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    prompt, generated, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    thinking = _count(details.get("reasoning_tokens")) or _count(usage.get("reasoning_tokens"))
+    if generated and thinking:
+        if thinking > generated or 0 < total == prompt + generated + thinking:
+            generated += thinking
+    elif generated:
+        thinking = round(generated * len(thinking_of(text)) / max(1, len(text)))
+    counts = {"num_prompt_tokens": prompt, "num_generated_tokens": generated}
+    return counts | {"num_thinking_tokens": thinking if generated else 0}
+
+
+def words_of(sent: Any) -> str:
+    """What a server says of an error, in one line: the message in its JSON, or the text of its page."""
+    if isinstance(sent, str):
+        try:
+            parsed = json.loads(sent)
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, dict | list):
+            return words_of(parsed)
+    found = _message_in(sent)
+    if not found:
+        found = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False, default=str)
+    if found.lstrip()[:1] == "<" and (stripped := _HTML.sub(" ", found).split()):
+        return f"a page, {' '.join(stripped)[:200]!r}; does the base_url end in /v1?"
+    return whole(" ".join(found.split()))[:300]
+
+
+def whole(text: str) -> str:
+    """The text with halves of characters joined (a stream may cut an emoji), and a half without its other replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _message_in(sent: Any, depth: int = 4) -> str:
+    """The first text under the keys that servers use: OpenAI's `error.message`, FastAPI's `detail[].msg`, ..."""
+    if depth == 0:
+        return ""
+    if isinstance(sent, list):
+        found = [text for one in sent[:3] if (text := one if isinstance(one, str) else _message_in(one, depth - 1))]
+        return "; ".join(found)
+    if not isinstance(sent, dict):
+        return ""
+    for key in ("error", "message", "detail", "msg", "errors", "error_message", "title", "reason", "metadata"):
+        value = sent.get(key)
+        text = value if isinstance(value, str) else _message_in(value, depth - 1)
+        if text.strip():
+            place = sent.get("loc")  # where in the request; FastAPI's
+            return f"{'.'.join(map(str, place))}: {text}" if key == "msg" and isinstance(place, list) else text
+    return ""
+
+
+def _texts_of(content: Any) -> tuple[str, str]:
+    """Thought and answer of a content: a text, or parts of which some may be thinking (Mistral, Anthropic)."""
+    if isinstance(content, str):
+        return "", content
+    thought, answer = [], []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and part.get("type") in THINKING_PARTS:
+            thought.append(_reasoning_of(part))
+        else:
+            answer.append(part if isinstance(part, str) else _reasoning_of(part))
+    return "".join(thought), "".join(answer)
+
+
+def _reasoning_of(given: Any, depth: int = 4) -> str:
+    """The text of a field or part, which servers give as a text, as parts, or as an object that holds one."""
+    if isinstance(given, str):
+        return given
+    if depth and isinstance(given, list):
+        return "".join(_reasoning_of(part, depth - 1) for part in given)
+    if depth and isinstance(given, dict):
+        held = (given.get(key) for key in ("text", "thinking", "reasoning", "content"))
+        return next((text for value in held if (text := _reasoning_of(value, depth - 1))), "")
+    return ""
+
+
+def _count(given: Any) -> int:
+    """A number of tokens; 0 for what is none."""
+    try:
+        number = int(given) if isinstance(given, int | float | str) and not isinstance(given, bool) else 0
+    except (ValueError, OverflowError):
+        return 0
+    return number if 0 <= number <= MOST_TOKENS else 0
+
+
+def _status(error: Any) -> int | None:
+    """The HTTP status that an error in a 200 stands for, as gateways send it."""
+    given = [error.get(key) for key in ("code", "status", "status_code")] if isinstance(error, dict) else []
+    return next((number for value in given if (number := _count(value)) in range(400, 600)), None)
+
+
+def _kind(sent: Any) -> str:
+    return {str: "a text", list: "a list", type(None): "null"}.get(type(sent), f"a {type(sent).__name__}")

@@ -1,0 +1,120 @@
+"""The rows of a run that its report shows: problems side by side, rewrites beside their source, what was rejected.
+
+Which rows is decided by their ids, never by how they came out.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_distil.rows.scores import with_rejected
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.schemas import EVAL
+from ray_distil.store.shards import REJECTS_FOLDER
+from ray_distil.store.storage import Folder
+
+NUM_SHOWN = 3
+READ = ("instruction", "prompt", "response", "reasoning", "completion", "answer", "source_answer", "reference_answer")
+EVAL_COLUMNS = ["model", "instruction_id", "sample_index", "instruction", "reference_answer", "response"]
+EVAL_COLUMNS += ["correct", "complete", "num_generated_tokens"]
+
+
+def rows(folder: Folder, columns: list[str]) -> list[dict[str, Any]]:
+    """The rows of a finished artifact; none where it is not finished."""
+    return [row for table in _tables(folder, columns) for row in table.to_pylist()]
+
+
+def numbers(folder: Folder, columns: list[str]) -> tuple[int, list[npt.NDArray[np.int64]]]:
+    """How many rows a finished artifact has; its columns of whole numbers, [rows] each, without the rows with a null."""
+    num_rows, columns_of = 0, [[np.zeros(0, np.int64)] for _ in columns]
+    for table in _tables(folder, columns):
+        num_rows += table.num_rows
+        for name, parts in zip(columns, columns_of, strict=True):
+            parts.append(table.drop_null()[name].to_numpy())
+    return num_rows, [np.concatenate(parts) for parts in columns_of]
+
+
+def _tables(folder: Folder, columns: list[str], inside: str = "") -> Iterator[pa.Table]:
+    manifest = read_manifest(folder)
+    for shard in manifest.files if manifest else ():
+        if shard.startswith(f"{inside}part-"):
+            yield folder.read_table(shard, columns)
+
+
+def answers(folder: Folder, columns: list[str]) -> pa.Table:
+    """These columns of a model's answers, with a wrong one for each that was rejected."""
+    known = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
+    rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
+    return with_rejected(known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()])
+
+
+def first_rows(
+    folder: Folder, columns: list[str], number: int, inside: str = "", by: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The first rows by the first column, so many of each kind that the columns `by` tell.
+
+    Of other columns than these only the chosen rows are read into memory.
+    """
+    key, place = columns[0], folder / inside if inside else folder
+    manifest = read_manifest(folder)
+    start = f"{inside}/" if inside else ""
+    chosen: dict[tuple[Any, ...], list[tuple[str, str, int]]] = {}  # kind -> (key, shard, row), the smallest keys
+    for shard in manifest.files if manifest else ():
+        if not shard.startswith(f"{start}part-"):
+            continue
+        table = place.read_table(shard.removeprefix(start), [key, *by])
+        kinds = zip(*(table[name].to_pylist() for name in by), strict=True) if by else [()] * table.num_rows
+        for position, (value, kind) in enumerate(zip(table[key].to_pylist(), kinds, strict=True)):
+            found = chosen.setdefault(kind, [])
+            if len(found) < number or value < found[-1][0]:
+                chosen[kind] = sorted([*found, (value, shard.removeprefix(start), position)])[:number]
+    made = []
+    for kind in sorted(chosen):
+        for _, shard, position in chosen[kind]:
+            made += place.read_table(shard, columns).slice(position, 1).to_pylist()
+    return made
+
+
+def side_by_side(run: Folder, models: list[str], benchmark: str) -> list[dict[str, Any]]:
+    """The first problems of a benchmark (its folder) that all `models` have answered: `problem`, and `answers` in the models' order."""
+    by_problem: dict[str, dict[str, Any]] = {}
+    for name in models:
+        answers = rows(run / "eval" / name / benchmark, EVAL_COLUMNS)
+        for row in sorted(answers, key=lambda row: row["sample_index"]):
+            by_problem.setdefault(row["instruction_id"], {}).setdefault(name, row)
+    both = [by_problem[key] for key in sorted(by_problem) if len(by_problem[key]) == len(models)]
+    return [{"problem": b[models[0]], "answers": [b[name] for name in models]} for b in both[:NUM_SHOWN]]
+
+
+def rewritten(run: Folder) -> list[dict[str, Any]]:
+    """The first rewrites: `instruction`, `before` and `after`, and the tokens of each."""
+    columns = ["rewrite_id", "response_id", "instruction", "reasoning", "original_tokens", "rewritten_tokens"]
+    first = first_rows(run / "rewrites", columns, NUM_SHOWN)
+    before = _reasonings(run / "responses", {row["response_id"] for row in first})
+    return [row | {"before": before.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
+
+
+def _reasonings(responses: Folder, wanted: set[str]) -> dict[str, str]:
+    """The reasonings of these responses, by id; no other is kept in memory."""
+    manifest = read_manifest(responses)
+    found: dict[str, str] = {}
+    for shard in manifest.files if manifest and wanted else ():
+        if shard.startswith("part-"):
+            ids = responses.read_table(shard, ["response_id"])["response_id"].to_pylist()
+            here = [position for position, row_id in enumerate(ids) if row_id in wanted]
+            texts = responses.read_table(shard, ["reasoning"])["reasoning"] if here else []
+            found |= {ids[position]: texts[position].as_py() for position in here}
+    return found
+
+
+def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:
+    """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`."""
+    found = []
+    for artifact in artifacts:
+        columns = ["id", "stage", "reason", "detail", "row"]
+        found += first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("stage", "reason"))
+    return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in found]

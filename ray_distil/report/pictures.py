@@ -1,0 +1,91 @@
+"""The report's pictures of a run, each with its caption, from the rows that the run holds."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ray_distil.config.evaluation_config import folder_of
+from ray_distil.report import excerpts, figures
+from ray_distil.report.figures import Model
+from ray_distil.rows.scores import pareto_front
+from ray_distil.store.storage import Folder
+
+
+def pictures(
+    run_folder: Folder, models: list[Model], stages: list[dict[str, Any]], baseline: str, student: str | None
+) -> list[dict[str, str]]:
+    """Title, SVG ("" without data) and caption of each picture; models and stages as report.json has them.
+
+    `student`: the model that is drawn beside the baseline.
+    """
+    num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
+    try:
+        lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
+    except FileNotFoundError:
+        lines = []
+    losses = [json.loads(line) for line in lines]
+    rejects = [(f"{s['name']}: {reason}", n) for s in stages for reason, n in s["rejects"].items()]
+    return [
+        {
+            "title": "Reasoning before and after the rewrite",
+            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if len(before) else "",
+            "caption": f"{len(before):,} rewrites." if len(before) else _why_uncounted(num_rewrites),
+        },
+        *_histograms(run_folder, models, [name for name in (baseline, student) if name is not None]),
+        *scatters(models, baseline, student),
+        {
+            "title": "Training loss",
+            "svg": figures.loss_curve([m["step"] for m in losses], [m["loss"] for m in losses]) if losses else "",
+            "caption": f"{len(losses):,} steps, the last at {losses[-1]['loss']:.3g}."
+            if losses
+            else "This run holds no training metrics.",
+        },
+        {
+            "title": "Rejected rows by stage and reason",
+            "svg": figures.reject_bars(rejects) if rejects else "",
+            "caption": f"{sum(n for _, n in rejects):,} rows in all." if rejects else "No row was rejected.",
+        },
+    ]
+
+
+def _by_benchmark(models: list[Model]) -> dict[str, list[Model]]:
+    """The models on each benchmark; without any, none on one that has no name."""
+    names = dict.fromkeys(model["benchmark"] for model in models)
+    return {name: [m for m in models if m["benchmark"] == name] for name in names} or {"": []}
+
+
+def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> Iterator[dict[str, str]]:
+    """Tokens of the answers of two models, for each benchmark."""
+    several = len(_by_benchmark(models)) > 1
+    for number, name in enumerate(_by_benchmark(models)):
+        places = [run_folder / "eval" / model / folder_of(name) for model in asked]
+        found = [excerpts.numbers(place, ["num_generated_tokens"])[1][0] for place in places] if name else []
+        answers = [(model, tokens) for model, tokens in zip(asked, found, strict=False) if len(tokens)]
+        yield {
+            "title": f"Tokens of answers on {name}" if several else "Answers before and after the distillation",
+            "svg": figures.token_histogram(f"answers{number or ''}", answers) if len(answers) == 2 else "",
+            "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
+            if len(answers) == 2
+            else "This run compares no student with its baseline.",
+        }
+
+
+def scatters(models: list[Model], baseline: str, student: str | None) -> Iterator[dict[str, str]]:
+    """Accuracy against tokens, with the front, for each benchmark."""
+    several = len(_by_benchmark(models)) > 1
+    for number, (name, of_it) in enumerate(_by_benchmark(models).items()):
+        points = [m for m in of_it if None not in (m["mean_tokens"], m["accuracy"])]
+        front, place = pareto_front(points), f"accuracy{number or ''}"
+        yield {
+            "title": f"Accuracy against tokens{f' on {name}' if several else ''}",
+            "svg": figures.accuracy_scatter(points, front, baseline, student, place) if points else "",
+            "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
+            if points
+            else "This run holds no measured accuracy.",
+        }
+
+
+def _why_uncounted(num_rewrites: int) -> str:
+    if not num_rewrites:
+        return "This run holds no rewrites."
+    return f"The slow responses were imported: their tokens are not known, before {num_rewrites:,} rewrites."

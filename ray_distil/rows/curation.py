@@ -1,0 +1,100 @@
+"""Stage 4: responses and rewrites that pass the gates become training examples; the others are rejected."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
+from ray_distil.store.shards import reject, table_of
+from ray_distil.texts.agreement import answers_agree
+from ray_distil.texts.answers import extract_answer
+from ray_distil.texts.conversations import BadRecord, instruction_of
+from ray_distil.texts.gates import against_source, first_reason
+from ray_distil.texts.reasoning import split_reasoning, thinking_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+VERSION = 3
+STAGE = "curation"
+
+
+def response_example(
+    row: dict[str, Any], gates: list[str], suffix: str, direct_thoughts: str = "drop"
+) -> dict[str, Any]:
+    """A RESPONSES row as an SFT_EXAMPLES row, or rejected.
+
+    Of a direct answer that thinks the conclusion is learnt; with `direct_thoughts` "reject" it is rejected.
+    """
+    completion = row["response"].strip()
+    thinks = row["teacher"] == "direct" and thinking_of(completion)
+    example = _example(
+        row, row["teacher"], row["response_id"], split_reasoning(completion)[1] if thinks else completion, gates, suffix
+    )
+    return reject(example, "thinks", "direct") if thinks and direct_thoughts == "reject" else example
+
+
+def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
+    """A REWRITES row as an SFT_EXAMPLES row, or rejected.
+
+    A rewrite is reasoning only, as it was asked for. Where it does not state its answer, that is put behind it, if it
+    is the right one: the reference, or what the source states.
+    """
+    completion, measured = row["reasoning"], against_source(row)
+    is_right = answers_agree(row["answer"], measured["reference_answer"])
+    if is_right and extract_answer(completion) is None:
+        completion += f"\n\nThe final answer is \\boxed{{{row['answer']}}}."
+    return _example(measured, "rewrite", row["rewrite_id"], completion, gates, suffix)
+
+
+def imported_row(record: Any, example_id: str) -> dict[str, Any]:
+    """A record of `instruction` and `output` as an SFT_EXAMPLES row, as it is."""
+    known = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
+    texts = dict(record) if isinstance(record, dict) else {}
+    try:
+        texts["instruction"] = instruction_of(texts)
+    except BadRecord as error:
+        return reject(known, error.reason, str(error))
+    for key in ("instruction", "output"):
+        if not isinstance(texts.get(key), str) or not texts[key].strip():
+            return reject(known, "bad_record", f"the row has no text in {key!r}")
+    return known | {"prompt": texts["instruction"], "completion": texts["output"]}
+
+
+def _example(
+    row: Mapping[str, Any], origin: str, origin_id: str, completion: str, gates: list[str], suffix: str
+) -> dict[str, Any]:
+    example = {
+        "example_id": stable_id("example", origin_id),
+        "instruction_id": row["instruction_id"],
+        "prompt": row["instruction"] + suffix,
+        "completion": completion,
+        "origin": origin,
+        "origin_id": origin_id,
+    }
+    reason = first_reason(row, gates)
+    if reason is None and not completion:
+        reason = "empty"
+    return example if reason is None else reject(example, reason, origin)
+
+
+def curate(
+    responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str, direct_thoughts: str = "drop"
+) -> list["Dataset"]:
+    """The examples, accepted and rejected. A slow response is an example only where `rewrites` is None."""
+    options = {"gates": gates, "suffix": suffix}
+    direct = options | {"direct_thoughts": direct_thoughts}
+    if rewrites is not None:
+        responses = responses.filter(lambda row: row["teacher"] != "slow")
+    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
+    if rewrites is not None:
+        made.append(
+            rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
+        )
+    return made
+
+
+def example_batch(table: pa.Table, kind: str, **how: Any) -> pa.Table:
+    make = {"response": response_example, "rewrite": rewrite_example}[kind]
+    return table_of([make(row, **how) for row in table.to_pylist()], SFT_EXAMPLES)

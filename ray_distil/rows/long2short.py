@@ -1,0 +1,145 @@
+"""Stage 3: slow responses rewritten into short reasoning, and a verdict on each."""
+
+import json
+from collections.abc import Container, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.store.reuse import is_the_same
+from ray_distil.store.schemas import REWRITES, stable_id
+from ray_distil.store.shards import SOURCE, reject, table_of
+from ray_distil.texts.gates import GATES, against_source, first_reason
+from ray_distil.texts.prompts import long2short_messages
+from ray_distil.texts.reasoning import split_reasoning, thinking_is_open
+from ray_distil.texts.results import final_result
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ray_distil.generate.generation import Generate
+
+VERSION = 4
+ASKING_VERSION = 1  # of what is asked: another one buys all texts again
+STAGE = "long2short"
+ACCEPTED = "accepted"
+
+
+def request(
+    row: dict[str, Any],
+    gates: list[str],
+    sampling_params: dict[str, Any],
+    seed: int,
+    system_prompt: str | None = None,
+) -> dict[str, Any]:
+    """A slow RESPONSES row as a rewrite request; `source_reason` says why it is not worth one, "" if it is."""
+    rewrite_id = stable_id("rewrite", row["response_id"])
+    reason = first_reason(row, gates)
+    row_seed = int(stable_id(seed, rewrite_id), 16) % 2**31
+    reasoning = row["reasoning"] or row["response"]
+    return {
+        "id": rewrite_id,
+        "response_id": row["response_id"],
+        "instruction_id": row["instruction_id"],
+        "instruction": row["instruction"],
+        "reference_answer": row["reference_answer"],
+        "source_answer": row["answer"],
+        "original_tokens": row["num_generated_tokens"],
+        "source_mark": stable_id(row["instruction"], row["answer"] or "", reasoning),
+        "source_reason": SOURCE + reason if reason else "",
+        "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
+        "sampling_params": sampling_params | {"seed": row_seed},
+        "seed": row_seed,
+    }
+
+
+def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
+    """A generated row as a REWRITES row with its verdict. Without a reference the source's own answer is the measure."""
+    known = row | {"rewrite_id": row["id"], "model": model}
+    if row["error"]:
+        code, _, detail = row["error"].partition(": ")
+        return reject(known, code, detail)
+    text = row["generated_text"]
+    if not thinking_is_open(text):  # what the rewriter thought is no part of the rewrite
+        text = split_reasoning(text)[1]
+    generated, before = row["num_generated_tokens"] or None, row["original_tokens"]  # 0: not counted
+    length = None if generated is None else generated - row["num_thinking_tokens"]
+    rewrite = known | {
+        "reasoning": text,
+        "num_prompt_tokens": row["num_prompt_tokens"] or None,
+        "num_generated_tokens": generated,
+        "rewritten_tokens": length,
+        "compression_ratio": length / before if before and length is not None else None,
+        "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
+    }
+    return _judged(rewrite)
+
+
+def renewed(
+    row: dict[str, Any], source: dict[str, Any], max_tokens: int, has_same_limits: bool
+) -> dict[str, Any] | None:
+    """A REWRITES row of an earlier making as it is now; None where its text would be another one.
+
+    `source`: of its `request` today, the columns of `sources`.
+    """
+    if source["source_reason"] or source["source_mark"] != row["source_mark"]:
+        return None
+    if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
+        return _judged(row | {name: source[name] for name in ("reference_answer", "source_answer")})
+    return None
+
+
+def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
+    """A rewrite with its result and its verdict."""
+    rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
+    return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
+
+
+def rewrites(
+    responses: "Dataset",
+    generate: "Generate",
+    model: str,
+    gates: list[str],
+    sampling_params: dict[str, Any],
+    seed: int,
+    done: Container[str],
+    system_prompt: str | None = None,
+) -> list["Dataset"]:
+    """`[unfit, rewritten]`: slow responses that are rejected as sources, and rewrites, but for those done already.
+
+    `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
+    """
+    how = {"gates": gates, "sampling_params": sampling_params, "seed": seed, "system_prompt": system_prompt}
+    # Each of the two makes the requests for itself: kept for both, each reasoning would lie twice in the object store.
+    asked = responses.map(request, fn_kwargs=how).filter(lambda row: row["id"] not in done)
+    unfit = asked.filter(lambda row: row["source_reason"] != "")
+    fit = asked.filter(lambda row: row["source_reason"] == "")
+    rewritten = generate(fit).map_batches(
+        rewrite_batch,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"model": model, "sampling_params": sampling_params},
+    )
+    return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
+
+
+def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
+    """Of each slow response what `renewed` needs, by rewrite_id, a table for each table of RESPONSES."""
+    columns = ["reference_answer", "source_answer", "source_mark", "source_reason"]
+    schema = pa.schema([(name, pa.string()) for name in ("rewrite_id", *columns)])
+    for table in responses:
+        asked = [request(row, gates, {}, 0) for row in table.to_pylist() if row["teacher"] == "slow"]
+        rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]
+        yield pa.Table.from_pylist(rows, schema=schema)
+
+
+def unfit_batch(table: pa.Table) -> pa.Table:
+    rows = [
+        reject({**row, "rewrite_id": row["id"], "sampling_params": None}, row["source_reason"])
+        for row in table.to_pylist()
+    ]
+    return table_of(rows, REWRITES)
+
+
+def rewrite_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:
+    return table_of([rewrite_row(row, model, sampling_params) for row in table.to_pylist()], REWRITES)

@@ -1,0 +1,136 @@
+r"""Stage 5: examples packed into sequences of `max_length` tokens; none is cut, and none sees another.
+
+    input_ids     P P P C C E | P P C C C E | . .      P prompt, C completion, E end of turn, . padding
+    labels        _ _ _ C C E | _ _ C C C E | _ _      _ is -100: nothing is learnt there
+    position_ids  0 1 2 3 4 5 | 0 1 2 3 4 5 | 0 1      a restart is a border that attention does not cross
+    lengths       [6, 6]
+
+Packing is a stage of its own, before training: inside the launched job it would make the ranks wait for each other.
+
+Which examples are packed together depends on the order of their ids alone: each CHUNK of them is one. The driver has
+the ids, eight bytes each; the texts go from the shards to the chunks by Ray's sort, WINDOW chunks at a time, so that
+neither what Ray's driver knows of the pieces nor what lies in its object store grows with their number.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_distil.store.ids import Keys, keys_of, sorted_keys
+from ray_distil.store.schemas import PACKED
+from ray_distil.store.shards import reject, table_of
+from ray_distil.texts.chat_templates import PLAIN, ChatSettings
+from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, padding_token
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+VERSION = 2
+STAGE = "packing"
+CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
+WINDOW = 50  # chunks whose texts are sorted together: a piece for each shard and chunk
+COLUMNS = ("example_id", "prompt", "completion")  # that are read
+
+
+def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
+    """Best-fit decreasing: groups of indices whose lengths, each at most `max_length`, add up to no more than that.
+
+    The longest goes first, each into the fullest group that still takes it (Johnson, 1973: at most 11/9 of the least
+    number of groups). Equal lengths keep their order, so the result depends on the arguments alone.
+    """
+    room: list[tuple[int, int]] = []  # (tokens free, group), sorted
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect_left(room, (lengths[index], -1))
+        if at < len(room):
+            free, group = room.pop(at)
+        else:
+            free, group = max_length, len(groups)
+            groups.append([])
+        groups[group].append(index)
+        insort(room, (free - lengths[index], group))
+    return groups
+
+
+def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int, pad_token_id: int) -> dict[str, Any]:
+    """One PACKED row, without its id, of `(example_id, input_ids, labels)`."""
+    lengths = [len(ids) for _, ids, _ in examples]
+    padding = max_length - sum(lengths)
+    return {
+        "input_ids": [i for _, ids, _ in examples for i in ids] + [pad_token_id] * padding,
+        "labels": [i for *_, labels in examples for i in labels] + [IGNORE_INDEX] * padding,
+        # The padding is numbered like an example of its own.
+        "position_ids": [k for length in [*lengths, padding] for k in range(length)],
+        "lengths": lengths,
+        "example_ids": [example_id for example_id, *_ in examples],
+    }
+
+
+def pack_chunk(
+    table: pa.Table,
+    model: str,
+    max_length: int,
+    enabled: bool = True,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    chat: ChatSettings = PLAIN,
+) -> pa.Table:
+    """A chunk of SFT_EXAMPLES rows, in any order, as PACKED rows, and a reject for each example that is too long.
+
+    Not `enabled`: one example a row, without padding.
+    """
+    encoded, rows = [], []
+    for row in table.sort_by("example_id").to_pylist():
+        ids, labels = encode_example(row["prompt"], row["completion"], model, template, system_prompt, chat)
+        if len(ids) > max_length:
+            detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
+            rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
+        else:
+            encoded.append((row["example_id"], ids, labels))
+    (chunk,) = table["chunk"].unique().to_pylist()
+    lengths = [len(ids) for _, ids, _ in encoded]
+    groups = best_fit(lengths, max_length) if enabled else [[i] for i in range(len(encoded))]
+    for number, group in enumerate(groups):
+        long = max_length if enabled else lengths[group[0]]
+        packed = pack_group([encoded[i] for i in group], long, padding_token(model))
+        rows.append({"sequence_id": f"{chunk:05d}-{number:06d}", **packed})
+    return table_of(rows, PACKED)
+
+
+def chunk_starts(parts: Iterable[list[str]]) -> Keys:
+    """Of example ids: the smallest of each chunk, [chunks]."""
+    return sorted_keys(parts)[::CHUNK].copy()
+
+
+def numbered(table: pa.Table, starts: Keys, first: int, end: int) -> pa.Table:
+    """Those of the SFT_EXAMPLES rows that are in the chunks [first, end), with the number of theirs as `chunk`."""
+    chunks = np.searchsorted(starts, keys_of(table["example_id"].to_pylist()), side="right") - 1
+    table = table.append_column("chunk", pa.array(chunks, pa.int32()))
+    return table.filter(pa.array((chunks >= first) & (chunks < end)))
+
+
+def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["Dataset"]:
+    """The packed sequences of SFT_EXAMPLES rows, a dataset for each window.
+
+    read: gives the dataset of all rows with COLUMNS. starts: `chunk_starts`. how: other arguments of `pack_chunk`.
+    """
+    for first in range(0, len(starts), WINDOW):
+        end = min(first + WINDOW, len(starts))
+        rows = read().map_batches(
+            numbered,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"starts": starts, "first": first, "end": end},
+        )
+        borders = list(range(first + 1, end))
+        # A block a chunk: between borders that are given, Ray's sort makes one.
+        chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
+        yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
+
+
+def fill(num_tokens: int, num_sequences: int, max_length: int) -> float:
+    """Share of the positions that hold tokens of examples."""
+    return num_tokens / max(1, num_sequences * max_length)

@@ -1,0 +1,234 @@
+"""All problems of a run before they are written: in parts of a set size, of which one is in memory at a time.
+
+    records -> parts, duplicates rejected -> a file without a name -> parts as they are written, as often as asked
+
+Which problems are held out, and which are over a limit, is known when the last record has been read; a part gets its
+final form when it is taken out. Of all rows at once there are eight bytes a row, for duplicates. The file lies where
+Python's temporary files do (TMPDIR), takes about a third of the texts' bytes, and is gone with the process.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_distil import UserError
+from ray_distil.store.artifact import ROWS_PER_SHARD
+from ray_distil.store.ids import Keys, SeenIds, keys_of, smallest
+from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
+from ray_distil.store.shards import DETAIL, REASON, reject, table_of, with_rejects
+from ray_distil.store.storage import describe
+
+TRAIN, EVAL = "train", "eval"
+SPLITS = (TRAIN, EVAL)
+NUM_SAMPLES = 200
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so many rows of a split, None: all; `key`: where the configuration says so."""
+
+    most: int | None
+    key: str
+
+
+@dataclass
+class Facts:
+    """What the rows come to: accepted ones by split, those with a reference answer, and why others are rejected."""
+
+    num_rows: int = 0
+    usable: Counter[str] = field(default_factory=Counter)
+    num_answered: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    details: dict[str, str] = field(default_factory=dict)  # reason -> that of its first row
+
+    @property
+    def num_usable(self) -> int:
+        return self.usable.total()
+
+
+class Problems:
+    """INSTRUCTIONS rows, accepted or rejected, in the order of their records."""
+
+    def __init__(self, rows: Iterable[Row], labels: list[str], num_eval: int, limits: dict[str, Limit]) -> None:
+        """Reads all rows (`instructions.instruction_row`), those of the split "eval" first.
+
+        labels: the sources that rows may have. num_eval: how many rows are held out where none is in "eval" already.
+        """
+        self._limits = limits
+        self._parts = _Parts()
+        choice = _Choice(num_eval)
+        for part in _without_duplicates(rows, list(dict.fromkeys(labels))):
+            choice.add(part)
+            self._parts.add(table_of(part, INSTRUCTIONS))
+        self._parts.close()
+        self._held_out = choice.held_out()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD a table."""
+        kept: Counter[str] = Counter()
+        for table in self._parts:
+            if len(self._held_out):
+                is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
+                table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
+            for split, limit in self._limits.items():
+                table = _limited(table, split, limit, kept)
+            yield table
+
+    def to_pylist(self) -> list[Row]:
+        """All rows at once, as dicts: for programs that look at a few thousand."""
+        return [row for table in self.tables() for row in table.to_pylist()]
+
+    @cached_property
+    def facts(self) -> Facts:
+        facts = Facts()
+        for table in self.tables():
+            usable = table.filter(pc.is_null(table[REASON]))
+            rejected = table.filter(pc.is_valid(table[REASON])).select([REASON, DETAIL])
+            facts.num_rows += table.num_rows
+            facts.usable.update(usable["split"].to_pylist())
+            facts.num_answered += usable.num_rows - usable["reference_answer"].null_count
+            for row in rejected.to_pylist():
+                facts.rejects[row[REASON]] += 1
+                facts.details.setdefault(row[REASON], row[DETAIL])
+        return facts
+
+    def ids(self, split: str) -> Iterator[list[str]]:
+        """Ids of the accepted rows of a split, a list a part."""
+        for table in self.tables():
+            yield _usable(table, split)["instruction_id"].to_pylist()
+
+    @cached_property
+    def samples(self) -> dict[str, list[str]]:
+        """Split -> texts of accepted rows, evenly over all of them: NUM_SAMPLES, or up to twice as many."""
+        taken: dict[str, list[str]] = {split: [] for split in SPLITS}
+        seen: Counter[str] = Counter()
+        for table in self.tables():
+            for split in SPLITS:
+                texts = _usable(table, split)["instruction"]
+                step = max(1, self.facts.usable[split] // NUM_SAMPLES)
+                taken[split] += texts.take(
+                    pa.array(range(-seen[split] % step, len(texts), step), pa.int64())
+                ).to_pylist()
+                seen[split] += len(texts)
+        return taken
+
+
+def _usable(table: pa.Table, split: str) -> pa.Table:
+    return table.filter(pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split)))
+
+
+def _set(table: pa.Table, name: str, column: Any) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(at), column)
+
+
+def _limited(table: pa.Table, split: str, limit: Limit, kept: Counter[str]) -> pa.Table:
+    """The rows of a split beyond the first so many rejected; `kept`: accepted ones of the tables before, and of this."""
+    is_of = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split))
+    number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + kept[split]
+    kept[split] = int(number[-1]) if len(number) else kept[split]
+    if limit.most is None or kept[split] <= limit.most:
+        return table
+    is_over = pc.and_(is_of, pa.array(number > limit.most))
+    over = reject({}, "over_limit", f"{limit.key} is {limit.most}")
+    for name in (REASON, DETAIL):
+        table = _set(table, name, pc.if_else(is_over, over[name], table[name]))
+    return table
+
+
+def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list[Row]]:
+    """The rows in parts, the later of two equal instructions rejected (whatever their files and splits).
+
+    An id is a hash of the text and its source: equal texts are known by their ids, one for each source (`labels`).
+    """
+    seen, number, given = SeenIds(), 0, iter(rows)
+    while part := list(islice(given, ROWS_PER_SHARD)):
+        usable = [k for k, row in enumerate(part) if "instruction" in row]
+        ids = {label: [_id_from(part[k], label) for k in usable] for label in labels}
+        before = {label: seen.contains(keys_of(ids[label])) for label in labels}
+        here = set[str]()
+        for place, k in enumerate(usable):
+            row = part[k]
+            first = (ids[label][place] for label in labels if before[label][place] or ids[label][place] in here)
+            if same := next(first, None):
+                row_id = stable_id(row["instruction_id"], number + k + 1)
+                part[k] = reject(row, "duplicate", f"same text as {same}") | {"instruction_id": row_id}
+            else:
+                here.add(row["instruction_id"])
+        seen.add(keys_of(list(here)))
+        number += len(part)
+        yield part
+
+
+def _id_from(row: Row, label: str) -> str:
+    """The id that the row's text has in this source."""
+    return row["instruction_id"] if row["source"] == label else instruction_id(row["instruction"], label)
+
+
+class _Choice:
+    """Which rows are held out, of rows that are seen once.
+
+    At most `most`, and a tenth of all: those of the smallest ids. Ids are hashes, so the choice is as good as random and
+    does not depend on the order of the file. Rows with a reference answer are preferred, since the others can show
+    tokens but no accuracy; half of them stay, for what is learnt to be checked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.num_usable, self.num_answered = most, 0, 0
+        self.is_made = False  # by a source of its own
+        self.usable, self.answered = keys_of([]), keys_of([])  # the smallest so far
+
+    def add(self, part: list[Row]) -> None:
+        self.is_made = self.is_made or any(row["split"] == EVAL for row in part)
+        usable = [row for row in part if REASON not in row]
+        answered = [row["instruction_id"] for row in usable if row["reference_answer"] is not None]
+        self.num_usable += len(usable)
+        self.num_answered += len(answered)
+        self.answered = smallest(self.most, self.answered, keys_of(answered))
+        if not self.num_answered:
+            self.usable = smallest(self.most, self.usable, keys_of([row["instruction_id"] for row in usable]))
+
+    def held_out(self) -> Keys:
+        """The ids of the rows that are moved to the held-out split."""
+        usable, answered = self.num_usable, self.num_answered
+        pool = self.answered if answered else self.usable
+        number = min(self.most, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
+        return pool[: 0 if self.is_made else max(0, number)]
+
+
+class _Parts:
+    """Tables in a file without a name, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="ray_distil-")  # noqa: SIM115  it lives as long as this object
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), with_rejects(INSTRUCTIONS), options=options)
+
+    def add(self, table: pa.Table) -> None:
+        """Raises UserError where the disk is full."""
+        self._written(lambda: self._writer.write_table(table))
+
+    def close(self) -> None:
+        self._written(self._writer.close)
+        self._written(self._file.flush)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        with pa.ipc.open_file(pa.PythonFile(self._file, "r")) as reader:
+            for number in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(number)])
+
+    def _written(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            place = tempfile.gettempdir()
+            raise UserError(f"instructions: {place} cannot take them ({describe(error)}); set TMPDIR") from error

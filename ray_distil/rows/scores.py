@@ -1,0 +1,258 @@
+"""Figures of one model's answers, and of two models side by side: pure functions on columns of EVAL rows.
+
+    instruction_id         which problem
+    correct                whether the answer equals the reference; null where there is none
+    complete               whether the model stopped by itself
+    answer                 what it stated; null where it stated nothing
+    num_generated_tokens   null of a rejected answer, which counts as wrong and not complete; and where nobody counted
+    num_thinking_tokens    of these; null where nobody counted
+
+A figure that is not defined is None, never 0. Intervals are of 95 %; their coverage is in tests/benchmarks/intervals.py.
+"""
+
+from collections import Counter
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_distil.texts.agreement import answers_agree
+
+Z = 1.959964  # of the normal distribution, for 95 %
+COLUMNS = (
+    "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
+)  # fmt: skip
+REJECTED = "is_rejected"  # a column of `with_rejected`
+DRAWS = 2000  # of the bootstrap
+SEED = 0  # of its draws: the same figures each time
+
+Numbers = Any  # a numpy array of floats, NaN where a value is null
+
+
+def with_rejected(answers: pa.Table, rejected: list[dict[str, Any]]) -> pa.Table:
+    """The COLUMNS of a model's answers, and a wrong answer that is not complete for each row that has none."""
+    lost = [
+        {
+            "instruction_id": row["instruction_id"],
+            "correct": None if row.get("reference_answer") is None else False,
+            "complete": False,
+            "category": row.get("category"),
+            REJECTED: True,
+        }
+        for row in rejected
+    ]
+    known = answers.select([name for name in COLUMNS if name in answers.column_names])
+    known = known.append_column(REJECTED, pa.array([False] * known.num_rows, pa.bool_()))
+    schema = pa.schema([pa.field(field.name, field.type) for field in known.schema])
+    return pa.concat_tables([known.cast(schema), pa.Table.from_pylist(lost, schema=schema)])
+
+
+def summary(answers: pa.Table) -> dict[str, Any]:
+    """One model's figures.
+
+    accuracy: mean over the problems of their shares of correct answers. accuracy_interval: see `clustered_wilson`.
+    pass_at: {k: value} for 1, 2, 4, ... and the number of samples; the chance that one of k answers is right.
+    majority: share of problems whose most frequent answer is right, of two samples and more.
+    mean_tokens, median_tokens, p90_tokens: generated tokens an answer, reasoning and end token included, cut ones too.
+    tokens_of_right, _wrong, _cut: their means. tokens_per_correct: all tokens over the number of right answers.
+    completion_rate: share of answers that ended by themselves. no_answer_rate: share of those that state none.
+    """
+    problem, correct, tokens = _problem(answers), _floats(answers, "correct"), _floats(answers, "num_generated_tokens")
+    complete, is_there = _floats(answers, "complete") == 1, ~np.isnan(tokens)
+    graded = ~np.isnan(correct)
+    num, num_right = _by_problem(problem[graded], np.ones(graded.sum())), _by_problem(problem[graded], correct[graded])
+    shares = num_right / num
+    spent = tokens[is_there & graded].sum() if (is_there & graded).any() else None
+    stated = np.array([text is not None for text in answers["answer"].to_pylist()], bool)
+    answered = _floats(answers, REJECTED) != 1
+    per_problem = np.bincount(problem) if len(problem) else np.zeros(0)
+    return {
+        "num_problems": len(per_problem),
+        "num_samples": int(per_problem.min()) if len(per_problem) else 0,
+        "accuracy": _mean(shares),
+        "accuracy_interval": _rounded(clustered_wilson(shares.tolist(), int(num.sum()))) if len(shares) else None,
+        "pass_at": {str(k): pass_at_k(num, num_right, k) for k in _ks(num)},
+        "majority": majority(answers) if len(num) and num.min() > 1 else None,
+        "completion_rate": _mean(complete.astype(float)),
+        "no_answer_rate": _mean(1.0 - stated[answered]),
+        "mean_tokens": _mean(tokens[is_there]),
+        "median_tokens": _quantile(tokens[is_there], 0.5),
+        "p90_tokens": _quantile(tokens[is_there], 0.9),
+        "mean_thinking_tokens": _mean(_known(_floats(answers, "num_thinking_tokens"))),
+        "tokens_of_right": _mean(tokens[is_there & (correct == 1)]),
+        "tokens_of_wrong": _mean(tokens[is_there & complete & (correct == 0)]),
+        "tokens_of_cut": _mean(tokens[is_there & ~complete]),
+        "tokens_per_correct": float(spent / num_right.sum()) if spent is not None and num_right.sum() else None,
+    }
+
+
+def clustered_wilson(shares: list[float], num_answers: int) -> tuple[float, float]:
+    """Wilson's interval for the mean of the problems' shares of correct answers, of `num_answers` answers in all.
+
+    Wilson's score interval (1927) on an effective number of answers: that with which independent answers would have
+    the standard error that is clustered by problem (Miller, 2411.00640). Samples of one problem that agree say no more
+    than one of them. It has a width at 0 and at 100 % too.
+    """
+    n, mean = len(shares), sum(shares) / len(shares)
+    variance = sum((share - mean) ** 2 for share in shares) / max(1, n - 1) / n  # of the mean
+    effective = min(max(mean * (1 - mean) / variance, n), num_answers) if variance else n
+    middle, spread = mean + Z**2 / (2 * effective), Z * sqrt(mean * (1 - mean) / effective + (Z / (2 * effective)) ** 2)
+    scale = 1 + Z**2 / effective
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def pass_at_k(num: Numbers, num_right: Numbers, k: int) -> float | None:
+    """The chance that at least one of k answers is right, without bias (Chen et al., 2107.03374): the mean over the
+    problems of 1 - C(n - c, k) / C(n, k). `num`, `num_right`: (P,) n and c; None where a problem has fewer than k.
+    """
+    if not len(num) or num.min() < k:
+        return None
+    drawn = np.arange(k)[None, :]
+    all_wrong = np.prod(np.clip(num[:, None] - num_right[:, None] - drawn, 0, None) / (num[:, None] - drawn), axis=1)
+    return float(np.mean(1 - all_wrong))
+
+
+def majority(answers: pa.Table) -> float | None:
+    """The share of problems whose most frequent answer is right.
+
+    Answers are one vote each, and the same one where they mean the same; a cut one and one that states nothing have no
+    vote. Where several answers have the most votes, the share of these that is right counts.
+    """
+    votes: dict[str, list[tuple[str, bool]]] = {}
+    columns = (answers[name].to_pylist() for name in ("instruction_id", "correct", "complete", "answer"))
+    for problem, correct, complete, answer in zip(*columns, strict=True):
+        if correct is not None:
+            voted = votes.setdefault(problem, [])
+            if complete and answer is not None:
+                voted.append((answer, correct))
+    return _mean([_majority_of(voted) for voted in votes.values()])
+
+
+def _majority_of(votes: list[tuple[str, bool]]) -> float:
+    number = Counter(answer for answer, _ in votes)
+    is_right = dict(reversed(votes))
+    groups: list[tuple[str, int]] = []  # what stands for them, votes
+    for answer, count in number.items():
+        same = next((k for k, (other, _) in enumerate(groups) if answers_agree(answer, other)), None)
+        if same is None:
+            groups.append((answer, count))
+        else:
+            groups[same] = (groups[same][0], groups[same][1] + count)
+    most = max((count for _, count in groups), default=0)
+    best = [is_right[answer] for answer, count in groups if count == most]
+    return sum(best) / len(best) if best else 0.0
+
+
+def difference(one: pa.Table, other: pa.Table) -> dict[str, Any] | None:
+    """Accuracy of the one less that of the other, on the problems that both have: `difference`, `interval`, `problems`.
+
+    Paired by problem, by the interval of Agresti and Min (2005), which adds two problems, of which one half goes each
+    way and one to neither: it has a width where the models never differ. None without a common problem.
+    """
+    mine, theirs = _shares(one), _shares(other)
+    apart = np.array([share - theirs[problem] for problem, share in mine.items() if problem in theirs])
+    if not len(apart):
+        return None
+    n = len(apart) + 2
+    mean = apart.sum() / n
+    spread = Z * sqrt((np.square(apart).sum() + 1) / n - mean**2) / sqrt(n)
+    interval = _rounded((max(-1.0, mean - spread), min(1.0, mean + spread)))
+    return {"difference": float(apart.mean()), "interval": interval, "problems": len(apart)}
+
+
+def gain(one: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
+    """How many times fewer tokens the one needs on the problems that both have answered: `gain`, `interval`, `problems`.
+
+    The mean tokens of the baseline over its own. The interval is a bootstrap's over the problems, both models on the
+    same draw. None without a common problem or without a token.
+    """
+    mine, theirs = _mean_tokens(one), _mean_tokens(baseline)
+    both = sorted(mine.keys() & theirs.keys())
+    own, base = np.array([mine[p] for p in both]), np.array([theirs[p] for p in both])
+    if not len(both) or not own.all():
+        return None
+    draw = np.random.default_rng(SEED)
+    ratios = []
+    for _ in range(DRAWS):
+        chosen = draw.integers(0, len(both), len(both))
+        ratios.append(base[chosen].mean() / own[chosen].mean())
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return {"gain": float(base.mean() / own.mean()), "interval": _rounded((low, high)), "problems": len(both)}
+
+
+def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it."""
+    reference = next((model["mean_tokens"] for model in models if model["name"] == baseline), None)
+    return [
+        model | {"speed_gain": reference / model["mean_tokens"] if reference and model["mean_tokens"] else None}
+        for model in models
+    ]
+
+
+def pareto_front(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The models that no other one beats, by tokens: none is as accurate with fewer, or more accurate with as many."""
+    measured = [m for m in models if m["accuracy"] is not None and m["mean_tokens"] is not None]
+    front: list[dict[str, Any]] = []
+    for model in sorted(measured, key=lambda m: (m["mean_tokens"], -m["accuracy"])):
+        if not front or model["accuracy"] > front[-1]["accuracy"]:
+            front.append(model)
+    return front
+
+
+def _problem(answers: pa.Table) -> Any:
+    """(N,) a number for each answer's problem."""
+    return np.unique(np.array(answers["instruction_id"].to_pylist(), dtype=object), return_inverse=True)[1]
+
+
+def _floats(answers: pa.Table, name: str) -> Numbers:
+    """(N,) a column as floats; all NaN where there is no such column."""
+    if name not in answers.column_names:
+        return np.full(answers.num_rows, np.nan)
+    return answers[name].cast(pa.float64()).to_numpy(zero_copy_only=False).astype(float)
+
+
+def _by_problem(problem: Any, values: Numbers) -> Numbers:
+    """(P,) sums of the problems that have a value."""
+    numbers, inverse = np.unique(problem, return_inverse=True)
+    return np.bincount(inverse, weights=values, minlength=len(numbers)) if len(values) else np.zeros(0)
+
+
+def _of_problems(answers: pa.Table, column: str) -> dict[str, float]:
+    """Problem -> mean of a column's known values."""
+    values, names = _floats(answers, column), answers["instruction_id"].to_pylist()
+    sums: dict[str, list[float]] = {}
+    for name, value in zip(names, values.tolist(), strict=True):
+        if value == value:  # no NaN
+            sums.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in sums.items()}
+
+
+def _shares(answers: pa.Table) -> dict[str, float]:
+    return _of_problems(answers, "correct")
+
+
+def _mean_tokens(answers: pa.Table) -> dict[str, float]:
+    return _of_problems(answers, "num_generated_tokens")
+
+
+def _ks(num: Numbers) -> list[int]:
+    """1, 2, 4, ... up to the samples that each problem has, and that number itself."""
+    most = int(num.min()) if len(num) else 0
+    return sorted({2**power for power in range(most.bit_length())} | ({most} if most else set()))
+
+
+def _known(values: Numbers) -> Numbers:
+    return values[~np.isnan(values)]
+
+
+def _quantile(values: Numbers, share: float) -> float | None:
+    return float(np.quantile(values, share)) if len(values) else None
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _rounded(bounds: tuple[float, float]) -> list[float]:
+    return [round(float(bound), 6) for bound in bounds]

@@ -1,0 +1,71 @@
+"""How the models of a configuration are asked: engine or endpoint, chat template, sampling, and what changes their texts."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ray_distil.config.engine_config import Asked, SamplingParams
+from ray_distil.generate import endpoint, engine
+from ray_distil.generate.generation import Generate
+from ray_distil.run.runs import Run
+from ray_distil.store.manifest import model_fingerprint
+from ray_distil.store.model_files import local_copy
+from ray_distil.texts.chat_templates import ChatSettings, writes_date
+
+# What changes no text: of an endpoint's request_params, and of vLLM's engine arguments (where, how fast, how many at once).
+SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+SILENT_KWARGS = {
+    "block_size", "compilation_config", "cpu_offload_gb", "disable_log_stats", "distributed_executor_backend",
+    "download_dir", "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization",
+    "kv_cache_memory_bytes", "load_format", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
+    "max_parallel_loading_workers", "pipeline_parallel_size", "swap_space", "tensor_parallel_size",
+}  # fmt: skip
+
+
+def generate(run: Run, asked: Asked, model: str) -> Generate:
+    """Generation by the engine or the endpoint of a section; `model`: folder or hub name, or the endpoint's name of it."""
+    if asked.engine is not None:
+        return engine.build(asked.engine, model, chat_settings(run, model, asked.engine.chat_template_kwargs))
+    assert asked.endpoint is not None  # the configuration has seen to it
+    return endpoint.build(asked.endpoint)
+
+
+def imports(*asked: Asked) -> tuple[str, ...]:
+    """The modules that generation by these sections loads."""
+    return engine.IMPORTS if any(one.engine is not None for one in asked) else ()
+
+
+def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]:
+    """Sampling parameters for a request. What is null is the model's own: an endpoint knows it, an engine is told."""
+    given = sampling.model_dump()
+    if asked.engine is not None:
+        own = _generation_config(model) if None in given.values() else {}
+        given |= {name: own.get(name) for name, value in given.items() if value is None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _generation_config(model: str) -> dict[str, Any]:
+    from transformers import GenerationConfig
+
+    try:
+        return dict(GenerationConfig.from_pretrained(local_copy(model)).to_diff_dict())
+    except OSError:  # it has none
+        return {}
+
+
+def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> ChatSettings:
+    """What the model's chat template is given: the date only where it writes one, so that no other run depends on it."""
+    return ChatSettings.of(template_kwargs, run.date if writes_date(model) else None)
+
+
+def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
+    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is.
+
+    Nor `max_model_len`: a text that ends in time is the same under any, as under any max_tokens.
+    """
+    if asked.engine is None:
+        assert asked.endpoint is not None
+        params = {k: v for k, v in asked.endpoint.request_params.items() if k not in SILENT_PARAMS}
+        return {"model": model} | ({"request_params": params} if params else {})
+    chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
+    kwargs = {name: value for name, value in asked.engine.engine_kwargs.items() if name not in SILENT_KWARGS}
+    return {"model": model_fingerprint(model), "engine_kwargs": kwargs, "chat": asdict(chat)}

@@ -1,0 +1,79 @@
+"""Texts that are there already, as artifacts: responses of a teacher, and training examples."""
+
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from ray_distil import UserError
+from ray_distil.config import TeacherConfig
+from ray_distil.rows import curation, teacher
+from ray_distil.run.runs import Run
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import digest
+from ray_distil.store.shards import table_of
+from ray_distil.texts import sources
+from ray_distil.texts.sources import Source
+
+Made = tuple[int, dict[str, Any]]
+IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
+
+
+def import_teacher(
+    run: Run, artifact: Artifact, problems: Artifact, name: str, asked: TeacherConfig, source: Source
+) -> Counter[str]:
+    """Write the rows of a teacher whose responses are there already; returns how many records had no use, by why."""
+    columns = ["instruction_id", "instruction", "reference_answer", "split"]
+    rows = (row for table in problems.tables(columns) for row in table.to_pylist())
+    counts: Counter[str] = Counter()
+    details: dict[str, str] = {}
+    made = teacher.imported(rows, sources.records(source), name, asked.fraction, asked.num_samples, counts, details)
+    done = artifact.done_ids()
+    while chunk := list(islice(made, IMPORTED_ROWS)):
+        if not counts[teacher.MATCHED]:
+            bad = "; ".join(f"{counts[reason]:,} records are {reason} ({detail})" for reason, detail in details.items())
+            raise UserError(
+                f"{source.key}: {source.path!r} has no response to any training instruction of this run"
+                + (f": {bad}" if bad else "")
+            )
+        missing = [row for row in chunk if row["response_id"] not in done]
+        artifact.write_table(table_of(missing, schemas.RESPONSES), teacher.STAGE)
+        artifact.tell.advance(len(chunk))
+    num_matched = counts.pop(teacher.MATCHED, 0)
+    if counts:
+        why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
+        run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}")
+    return counts
+
+
+def imported_id(source: str, position: int) -> str:
+    """Id of a row that was not made here: the file's name and the row's place in it."""
+    return schemas.stable_id("imported", source, position)
+
+
+def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
+    """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
+    rows = []
+    for position, record in enumerate(records, 1):
+        response_id = imported_id(source, position)
+        known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
+        rows.append(teacher.imported_row(record, known | {"sample_index": position}))
+
+    def make(artifact: Artifact) -> Made:
+        artifact.write_table(table_of(rows, schemas.RESPONSES), teacher.STAGE)
+        return len(rows), {}
+
+    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", {"source": source}, [digest(rows)], make)
+
+
+def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
+    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
+    rows = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
+
+    def make(artifact: Artifact) -> Made:
+        artifact.write_table(table_of(rows, schemas.SFT_EXAMPLES), curation.STAGE)
+        return len(rows), {}
+
+    return run.stage(
+        curation, "sft_examples", schemas.SFT_EXAMPLES, "examples", {"source": source}, [digest(rows)], make
+    )

@@ -1,0 +1,142 @@
+"""What each artifact of a run is made of: all that goes into its fingerprint beside its inputs, in one place.
+
+    settings    what changes which rows there are, or what they say; another value remakes the artifact
+    asked       of artifacts with generated texts: part -> marks of what changes those, and of the limits to their length;
+                rows of equal marks stay good, those of other limits where they are the same under these
+
+A key of the configuration that is in neither (how many engines, where the run lies, how often a loss is logged) remakes
+nothing.
+"""
+
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+from ray_distil.config import TINY, TRAINED, EvaluatedModel, StagesConfig, TrainingConfig
+from ray_distil.config.engine_config import Asked, SamplingParams
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
+from ray_distil.config.models import responses_of
+from ray_distil.rows import evaluation, instructions, long2short, scorers, teacher
+from ray_distil.run import asking
+from ray_distil.run.runs import Run
+from ray_distil.store.manifest import fingerprint, model_fingerprint
+from ray_distil.texts import sources
+from ray_distil.texts.prompts import long2short_messages
+
+ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
+# Of training, what changes no weight of the student.
+SILENT_TRAINING = {
+    "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
+    "eval_steps",
+}  # fmt: skip
+SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    settings: dict[str, Any]
+    asked: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def of_instructions(config: StagesConfig) -> MadeOf:
+    """Not the path, whose spelling changes nothing: the names of the sources, and what they hold (an input)."""
+    settings = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
+    labels = [source.label if source is not None else None for source in instructions.sources_of(config.instructions)]
+    return MadeOf(settings | {"sources": labels, "seed": config.run.seed})
+
+
+def of_responses(run: Run) -> MadeOf:
+    settings: dict[str, Any] = {}
+    asked = {}
+    assert run.config.teachers is not None
+    for name, one in run.config.teachers.given.items():
+        settings[name] = one.model_dump(mode="json", include={"fraction", "num_samples"})
+        if one.responses is not None:
+            source = responses_of(one, f"teachers.{name}")
+            settings[name] |= {"responses": sources.fingerprint(source), "columns": one.columns}
+            settings[name] |= {"drop_system": one.drop_system}
+            continue
+        texts = _texts(run, one, run.models[f"teachers.{name}"], one.sampling_params, one.system_prompt)
+        asked[name] = _marks(teacher, texts, one, one.sampling_params)
+        settings[name] |= {"asked": list(asked[name])}
+    return MadeOf(settings, asked)
+
+
+def of_rewrites(run: Run, asked: Asked, model: str) -> MadeOf:
+    config = run.config.long2short
+    prompt = long2short_messages("PROBLEM", "ANSWER", "REASONING", config.system_prompt)
+    texts = _texts(run, asked, model, config.sampling_params, None) | {"prompt": prompt}
+    del texts["suffix"]
+    marks = _marks(long2short, texts, asked, config.sampling_params)
+    return MadeOf({"asked": list(marks), "gates": enabled_gates(run.config)}, {"": marks})
+
+
+def of_examples(config: StagesConfig) -> MadeOf:
+    thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
+    return MadeOf({
+        "gates": enabled_gates(config),
+        "suffix": config.instructions.suffix,
+        "direct_thoughts": thoughts,
+    })  # fmt: skip
+
+
+def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
+    chat = asking.chat_settings(run, student, training.chat_template_kwargs)
+    read = {"tokenizer": model_fingerprint(student), "system_prompt": training.system_prompt, "chat": asdict(chat)}
+    return MadeOf(run.config.packing.model_dump() | read)
+
+
+def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
+    """Of workers, micro-batches and micro-steps their product counts: however a step is split, it is the same step."""
+    trained = training.model_dump(mode="json", exclude={"student", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
+    trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
+    return MadeOf(trained | {"seed": run.config.run.seed, "student": model_fingerprint(student)})
+
+
+def of_benchmark(config: BenchmarkConfig) -> MadeOf:
+    """What the problems are, and not how often they are asked; not the path: what it holds is an input."""
+    named = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
+    settings = config.model_dump(mode="json", include=named) | {"prompt": config.template}
+    return MadeOf(settings | ({"num_problems": config.num_problems} if config.path == TINY else {}))
+
+
+def of_evaluation(
+    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str
+) -> MadeOf:
+    """`model_mark` tells the model from others: its own fingerprint, or that of its training.
+
+    How answers are judged is no part of what was asked: another scorer judges the stored texts.
+    """
+    config = run.config.evaluation
+    sampling = config.sampling_of(benchmark)
+    system_prompt, _ = run.config.asked_with(evaluated)
+    # The template is known before training: it is that of the student as it was.
+    known = run.models["training.student"] if evaluated.model_source == TRAINED else model
+    asked = run.config.asked_by(evaluated)
+    texts = _texts(run, asked, known, sampling, system_prompt)
+    texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
+    if benchmark.name != HELD_OUT:  # its prompts are whole
+        texts["suffix"] = benchmark.template
+    marks = _marks(evaluation, texts, asked, sampling)
+    settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
+    return MadeOf(settings | {"scored_by": scorers.scored_by(benchmark.answer)}, {"": marks})
+
+
+def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:
+    """Of what changes the texts, and of the limits to their length."""
+    context = asked.engine.engine_kwargs.get("max_model_len") if asked.engine is not None else None
+    limits = {"max_tokens": sampling.max_tokens, "max_model_len": context}
+    mark = fingerprint(stage.STAGE, stage.ASKING_VERSION, texts, [])
+    return mark, fingerprint(stage.STAGE, stage.ASKING_VERSION, limits, [])
+
+
+def _texts(run: Run, asked: Asked, model: str, sampling: SamplingParams, system_prompt: str | None) -> dict[str, Any]:
+    """What changes the texts that a model gives: not max_tokens, under which a text that ends in time is the same."""
+    drawn = {k: v for k, v in asking.params(sampling, asked, model).items() if k != "max_tokens"}
+    known = {"seed": run.config.run.seed, "suffix": run.config.instructions.suffix, "system_prompt": system_prompt}
+    return known | {"sampling_params": drawn} | asking.texts_of(run, asked, model)
+
+
+def enabled_gates(config: StagesConfig) -> list[str]:
+    """The names of the gates that are on, in their order."""
+    return [name for name, on in config.gates.model_dump().items() if on]

@@ -1,0 +1,48 @@
+"""The ordered stages of a run; those already complete are skipped."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ray_distil.config import DistillConfig, StagesConfig
+from ray_distil.config.models import resolve_models, share_tiny_models
+from ray_distil.report import report
+from ray_distil.report.report import Report
+from ray_distil.rows import instructions
+from ray_distil.run import comparing, preflight, stages
+from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import SUBMITTED, messages_to
+
+
+def run(config: DistillConfig, display: Display | None = None) -> Report:
+    """Make what the run does not have yet, and its report.
+
+    Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
+    """
+    records = instructions.collect(config.instructions, config.run.seed)
+    models = at_hand = resolve_models(config)
+    log = log_folder(config) / "driver.log"
+    display = display or Display()
+    with run_lock(config.run_folder), messages_to(log), display.live():
+        if SUBMITTED in os.environ:
+            models = share_tiny_models(models, config.run_folder)
+        this = Run(config, models, display)
+        this.before_making = lambda: preflight.check(config, at_hand, records)
+        display.say(f"messages of the libraries: {log}")
+        this.folder.write_text("config.yaml", config.to_yaml())
+        problems = stages.make_instructions(this, records)
+        asks = comparing.make_benchmarks(this, problems)
+        responses = stages.make_responses(this, problems)
+        with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
+            rewrites = stages.make_rewrites(this, responses)
+            examples = stages.make_examples(this, responses, rewrites)
+            packed = stages.make_packed(this, examples)
+            checkpoint = stages.make_checkpoint(this, packed)
+        comparing.make_student_evaluations(this, asks, checkpoint)
+        return report.build(this.folder)
+
+
+def log_folder(config: StagesConfig) -> Path:
+    """Where messages go: RUN/logs; for a run in an object store, a folder of the machine that the program runs on."""
+    return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray_distil" / config.run.name) / "logs"

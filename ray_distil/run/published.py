@@ -1,0 +1,265 @@
+"""The recipe's own two configuration files, run as they were published (EasyDistill, DistilQwen2.5-0324).
+
+    jobs/infer.py   cot_long2short_api   raw.json -> raw_simplified.json, through an endpoint
+    jobs/train.py   kd_black_box_api     instruction and output -> a student
+
+The files keep their keys; each becomes a configuration of ours, whose stages do the work in a run folder beside the
+output. DIFFERENCES says in what they knowingly do not do as the original does.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ray_distil import UserError
+from ray_distil.config import StagesConfig
+from ray_distil.config.models import resolve_model, resolve_models
+from ray_distil.config.section import ConfigError, Section, apply_overrides, read_mapping, validate
+from ray_distil.generate.replies import words_of
+from ray_distil.rows import curation
+from ray_distil.run import importing, preflight, stages
+from ray_distil.run.export import write_records
+from ray_distil.run.pipeline import log_folder
+from ray_distil.run.runs import Run, run_lock
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import messages_to, start_ray
+from ray_distil.store.manifest import STUDENT
+from ray_distil.store.shards import StageError
+from ray_distil.texts import sources
+from ray_distil.texts.sources import Source
+
+DIFFERENCES = {
+    "cot_long2short_api": (
+        "`prompt` is the system prompt, as the recipe has it; the original puts it into the user's turn",
+        "problem, answer and reasoning are sent apart; the original sends the output as the answer",
+        "`instruction` in the output is the row's own; the original writes the whole request there",
+        "a reply that was cut at max_new_tokens is rejected; the original keeps it",
+    ),
+    "kd_black_box_api": (
+        "the loss is on the output and its stop token; the original learns the prompt too",
+        "an example longer than the student can read is rejected; the original cuts it at 1,024 tokens",
+        "what the template puts behind the output's stop token is left out",
+    ),
+}
+PLACEHOLDERS = {"base_url": "ENDPOINT", "api_key": "TOKEN"}  # as published: read from the environment
+
+
+class _SimplifyDataset(Section):
+    input_path: str = Field(description="records of `instruction` and `output`, a long reasoning; see sources.py")
+    output_path: str = Field(description="JSON list of `instruction` and `output`, a short one")
+
+
+class _Inference(Section):
+    base_url: str = Field(description="OpenAI-compatible endpoint; the word ENDPOINT: see the environment")
+    api_key: str = Field(description="key; the word TOKEN: see the environment")
+    stream: bool = Field(False, description="replies come in parts")
+    prompt: str = Field(min_length=1, description="system prompt")
+    max_new_tokens: int = Field(1024, ge=1, description="tokens of a reply")
+
+
+class SimplifyFile(Section):
+    """Stage 1 as published."""
+
+    job_type: Literal["cot_long2short_api"]
+    dataset: _SimplifyDataset
+    inference: _Inference
+
+
+class _LabeledDataset(Section):
+    labeled_path: str = Field(description="records of `instruction` and `output`; see sources.py")
+    template: str = Field(description="Jinja file that renders message.content and message.output")
+    seed: int = Field(42, ge=0, description="order of the examples")
+
+
+class _Models(Section):
+    student: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+
+
+class _Training(Section):
+    output_dir: str = Field(min_length=1, description="folder of the student")
+    num_train_epochs: int = Field(3, ge=1)
+    per_device_train_batch_size: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(8, ge=1)
+    save_steps: int = Field(1000, ge=1)
+    logging_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+
+
+class TrainFile(Section):
+    """Stage 2 as published."""
+
+    job_type: Literal["kd_black_box_api"]
+    dataset: _LabeledDataset
+    models: _Models
+    training: _Training
+
+
+def simplify(path: str, overrides: Sequence[str] = (), display: Display | None = None) -> Path:
+    """Stage 1: rewrite each row's reasoning; returns the JSON file with the rows that were rewritten, in their order.
+
+    `overrides` change the configuration that the file becomes, as long2short.endpoint.max_concurrency=8.
+    """
+    file = validate(SimplifyFile, read_mapping(path))
+    display = display or Display()
+    _say_differences(file.job_type, display)
+    records = list(sources.records(Source(file.dataset.input_path, "dataset.input_path")))
+    output = Path(file.dataset.output_path).absolute()
+    api_key_env = key_in_environment(file.inference.api_key)
+    base_url = _told(file.inference.base_url, "base_url")
+    data = {
+        "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
+        # What a row says is taken as it is, but for a cut: the recipe has no reference to check it against.
+        "gates": {"answered": False, "correct": False, "reasoned": False, "shorter": False},
+        "long2short": {
+            "system_prompt": file.inference.prompt,
+            "sampling_params": {"temperature": None, "top_p": None, "max_tokens": file.inference.max_new_tokens},
+            "endpoint": {
+                "base_url": base_url,
+                "model": served_model(base_url, os.environ[api_key_env]),
+                "api_key_env": api_key_env,
+                "stream": file.inference.stream,
+            },
+        },
+    }
+    run = _run(data, overrides, display)
+    with _working_in(run):
+        responses = importing.import_responses(run, records, file.dataset.input_path)
+        rewrites = stages.make_rewrites(run, responses)
+        assert rewrites is not None  # they are what this run is for
+        gates = stages.enabled_gates(run.config)
+        written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
+    rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
+    made = []
+    for position in range(1, len(records) + 1):
+        row = written.get(importing.imported_id(file.dataset.input_path, position))
+        if row is None:
+            continue  # counted above
+        example = curation.rewrite_example(row, gates, "")
+        if example.get("reject_reason"):
+            rejected[example["reject_reason"]] += 1
+        else:
+            made.append({"instruction": row["instruction"], "output": example["completion"]})
+    why = ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
+    if not made:
+        raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
+    write_records(output, made)
+    display.say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
+    return output
+
+
+def train(path: str, overrides: Sequence[str] = (), display: Display | None = None) -> Path:
+    """Stage 2: SFT on instruction and output; returns the folder of the student, in Hugging Face format."""
+    file = validate(TrainFile, read_mapping(path))
+    display = display or Display()
+    _say_differences(file.job_type, display)
+    records = list(sources.records(Source(file.dataset.labeled_path, "dataset.labeled_path")))
+    resolve_model(file.models.student, "models.student")  # before Ray is asked for its GPUs
+    output, trained = Path(file.training.output_dir).absolute(), file.training
+    data = {
+        "run": {"name": f"{output.name}_run", "storage_path": str(output.parent), "seed": file.dataset.seed},
+        "packing": {"enabled": False, "max_length": None, "template": _template(file.dataset.template)},
+        "training": {
+            "student": file.models.student,
+            "train_micro_batch_size_per_gpu": trained.per_device_train_batch_size,
+            **trained.model_dump(exclude={"output_dir", "per_device_train_batch_size"}),
+            **devices(),
+        },
+    }
+    run = _run(data, overrides, display)
+    with _working_in(run):
+        examples = importing.import_examples(run, records, file.dataset.labeled_path)
+        checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
+        (checkpoint.folder / STUDENT).download(output)
+    display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
+    return output
+
+
+def devices() -> dict[str, Any]:
+    """All GPUs of the cluster that the job runs on, or of this machine; else one CPU worker."""
+    start_ray(None)
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return {"num_workers": gpus, "use_gpu": True} if gpus else {"num_workers": 1, "bf16": False}
+
+
+def key_in_environment(api_key: str) -> str:
+    """The environment variable that holds the key: workers read it there, and no file or log gets it."""
+    if api_key == PLACEHOLDERS["api_key"]:
+        _told(api_key, "api_key")
+        return api_key
+    if "RAY_ADDRESS" in os.environ:
+        raise ConfigError(
+            "inference.api_key: on a cluster the key is read from the environment of the nodes; "
+            "write TOKEN in the file, and set TOKEN there"
+        )
+    os.environ["RAY_DISTIL_API_KEY"] = api_key  # this machine's workers inherit it
+    return "RAY_DISTIL_API_KEY"
+
+
+def served_model(base_url: str, api_key: str) -> str:
+    """The first model that an endpoint names. Raises UserError where it cannot be asked."""
+    import openai
+
+    try:
+        client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=30, max_retries=2)
+        listed = client.get("/models", cast_to=object)
+    except openai.OpenAIError as error:
+        body = getattr(error, "body", None)
+        reason = words_of(body) if body else (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(_no_models(base_url, reason.replace(api_key, "***"))) from error
+    models = listed.get("data") if isinstance(listed, dict) else None
+    first = models[0] if isinstance(models, list) and models else None
+    if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+        raise UserError(_no_models(base_url, words_of(listed).replace(api_key, "***")))
+    return str(first["id"])
+
+
+def _no_models(base_url: str, reason: str) -> str:
+    return f"inference.base_url: {base_url!r} does not say which models it has ({reason})"
+
+
+def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:
+    config = validate(StagesConfig, apply_overrides(data, overrides))
+    run = Run(config, resolve_models(config), display)
+    run.before_making = lambda: preflight.check(config, run.models)
+    return run
+
+
+@contextmanager
+def _working_in(run: Run) -> Iterator[None]:
+    log = log_folder(run.config) / "driver.log"
+    with run_lock(run.folder), messages_to(log), run.display.live():
+        run.display.say(f"messages of the libraries: {log}")
+        run.folder.write_text("config.yaml", run.config.to_yaml())
+        yield
+
+
+def _told(value: str, key: str) -> str:
+    """A value of `inference`; a placeholder of the published file is looked up in the environment."""
+    name = PLACEHOLDERS[key]
+    if value != name:
+        return value
+    if not os.environ.get(name):
+        raise ConfigError(f"inference.{key}: {name!r} is a placeholder; write the value there, or export {name}=...")
+    return os.environ[name]
+
+
+def _template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"dataset.template: cannot read {path!r}: {error.strerror}; give a Jinja file") from error
+
+
+def _say_differences(job_type: str, display: Display) -> None:
+    for line in DIFFERENCES[job_type]:
+        display.say(f"differs from the original: {line}")

@@ -1,0 +1,259 @@
+"""A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
+
+import fcntl
+import gc
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil import UserError
+from ray_distil.config import StagesConfig
+from ray_distil.generate.generation import may_pass
+from ray_distil.run import waiting
+from ray_distil.run.watchdog import FailureLimit, steady
+from ray_distil.runtime import metrics
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import in_background, last_line, nodes_without, start_ray, user_error_in
+from ray_distil.store.artifact import DROPPED, Artifact
+from ray_distil.store.ids import IdSet
+from ray_distil.store.manifest import NOTES, Manifest, fingerprint
+from ray_distil.store.reuse import Reuse, carry
+from ray_distil.store.shards import REJECTS_FOLDER, StageError
+from ray_distil.store.storage import Folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+BEGAN = "began"  # a file in the run's folder, with the date
+# Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
+Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
+
+
+class Run:
+    """A run while its stages are made. `models` has each model of the configuration, by its key, as folder or hub name."""
+
+    def __init__(self, config: StagesConfig, models: dict[str, str], display: Display | None = None) -> None:
+        self.config, self.models, self.folder = config, models, config.run_folder
+        self.display = display or Display()
+        self._seen: set[tuple[str, str]] = set()  # places, and nodes that have them; nodes may come later
+        self.before_making: Callable[[], list[str]] | None = None  # checks, once before a stage is made; gives remarks
+
+    @cached_property
+    def date(self) -> str:
+        """The day that chat templates write: the configuration's, else the one on which the run began."""
+        if self.config.run.date is not None:
+            return self.config.run.date
+        if not self.folder.exists(BEGAN):
+            self.folder.write_text(BEGAN, date.today().isoformat() + "\n")
+        return self.folder.read_bytes(BEGAN).decode().strip()
+
+    def start_ray(self, imports: tuple[str, ...] = ()) -> None:
+        """See `session.start_ray`. Raises UserError where a node does not see the run's folder."""
+        logs = start_ray(self.config.ray.num_cpus, imports)
+        if logs is not None:
+            self.display.say(f"messages of engines and workers: {logs}")
+        places = {"run.storage_path": self.folder.local} | {
+            key: Path(model) for key, model in self.models.items() if Path(model).is_dir()
+        }
+        for key, place in places.items():
+            if place is not None and (blind := nodes_without(place, self._seen)):
+                raise UserError(
+                    f"{key}: the nodes {', '.join(blind)} do not see {place}; "
+                    "give a path on a disk that all nodes share, or s3://BUCKET/PATH"
+                )
+
+    def stage(
+        self,
+        module: Any,
+        artifact: str,
+        schema: pa.Schema | None,
+        unit: str,
+        settings: dict[str, Any],
+        inputs: list[str],
+        make: Make,
+        counted: str | None = None,
+        resume: bool = False,
+        reuse: Reuse | None = None,
+    ) -> Artifact:
+        """One stage: skipped if its artifact is complete, else made and its manifest written.
+
+        `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
+
+        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`). Rows that a run
+        rejected for what may have passed meanwhile, such as an endpoint that was away, are then made again, also where
+        the artifact is whole. `reuse`: which rows of an earlier making are good for this one.
+        """
+        made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
+        target = Artifact(self.folder, artifact, schema, made_of, counted)
+        name = "/".join([module.STAGE, *artifact.split("/")[1:]])
+        manifest = target.manifest()
+        if manifest is not None and not (resume and any(map(may_pass, manifest.rejects))):
+            self.display.tell(name, f"complete: {_counts(manifest)}")
+            return target
+        self._check()
+        started = time.monotonic()
+        target.start(resume, reuse.asked if reuse is not None else None)
+        with (
+            self.display.stage(name, unit) as target.tell,
+            waiting.told(name, target.tell.idle_seconds, self.display.say),
+        ):
+            if reuse is not None and (num_carried := carry(target, reuse, module.STAGE)):
+                self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
+            rows_in, summary = make(target)
+        gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
+        most = self.config.run.max_shard_mb
+        manifest = target.finish(
+            name, unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
+        )
+        pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
+        self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
+        left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and may_pass(reason)})
+        if left:
+            self.display.say(f"{name}: {_told(left)}: the same command tries them again")
+        return target
+
+    def _check(self) -> None:
+        """The checks of `before_making`, at the first stage that is not complete: a finished run waits for none."""
+        if self.before_making is None:
+            return
+        remarks, self.before_making = self.before_making(), None
+        for remark in remarks:
+            self.display.say(f"note: {remark}")
+        self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
+
+    def generate(
+        self,
+        artifact: Artifact,
+        rows_in: int,
+        stage: str,
+        parts: Callable[[IdSet], list["Dataset"]],
+        parallel: bool,
+        imports: tuple[str, ...] = (),
+    ) -> None:
+        """Write the rows that are not in the artifact yet. `parts` makes the datasets of all rows but those given.
+
+        `imports`: modules that it will need, which are loaded beside the start of Ray.
+
+        What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
+        are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
+        own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
+
+        Rows that failed for what may pass are tried once more when all others are there.
+        """
+        num_failed = artifact.forget_rejects(may_pass).total() + artifact.num_failed_before
+        self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, num_failed)
+        if failed := artifact.forget_rejects(may_pass):
+            self.display.say(f"{stage}: {_told(failed)}, for what may have passed: they are tried once more")
+            self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
+
+    def _generate_missing(
+        self,
+        artifact: Artifact,
+        rows_in: int,
+        stage: str,
+        parts: Callable[[IdSet], list["Dataset"]],
+        parallel: bool,
+        imports: tuple[str, ...],
+        num_failed: int,
+    ) -> None:
+        """`num_failed` of the rows that are not there have failed before, and may fail again."""
+        failed_at = -1
+        limits = self.config.run
+        while True:
+            done = artifact.done_ids()
+            artifact.tell.expect(rows_in, len(done))
+            num_missing = rows_in - len(done)
+            if num_missing <= 0:
+                return
+            self.start_ray(imports)
+            rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
+            failures = FailureLimit(limits.max_reject_fraction, num_missing, stage, rejects, num_failed)
+            try:
+                for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
+                    failures.add(shard)
+                    left = artifact.tell.seconds_left()
+                    known = {} if left is None else {"distil_seconds_left": left}
+                    metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=stage)
+                return
+            except (StageError, UserError):
+                raise
+            except Exception as error:
+                if told := user_error_in(error):  # a mistake stays one
+                    raise UserError(told) from error
+                num_done = len(artifact.done_ids())
+                if artifact.is_taken():
+                    raise
+                if num_done == failed_at:
+                    raise StageError(
+                        f"{stage}: failed twice with no row finished in between: {last_line(error)}. What engines and "
+                        "workers say is in Ray's log folder"
+                    ) from error
+                failed_at = num_done
+                self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
+                gc.collect()  # the failed dataset's engines hold on to their places as long as it is there
+                artifact.start()
+
+
+@contextmanager
+def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Do `work` while the body runs, in a thread of its own, or before it.
+
+    Its error is said at once and raised after the body. A body that fails does not wait for it: the process is about
+    to end, and what `work` has saved stays.
+    """
+    if not parallel:
+        work()
+        yield
+        return
+
+    def tell(done: "Future[None]") -> None:
+        if done.exception() is not None:
+            say(f"failed beside the other stages, which go on: {done.exception()}")
+
+    working = in_background(work)
+    working.add_done_callback(tell)
+    yield
+    working.result()
+
+
+@contextmanager
+def run_lock(folder: Folder) -> Iterator[None]:
+    """One process at a time in a run's folder. Raises UserError where another one is in it.
+
+    An object store has no such lock; there, only the newest process can write shards (`Artifact.start`).
+    """
+    if folder.local is None:
+        yield
+        return
+    folder.local.mkdir(parents=True, exist_ok=True)
+    with open(folder.local / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is making {folder}; wait for it, or give this run another run.name"
+            ) from None
+        yield
+
+
+def _counts(manifest: Manifest) -> str:
+    counts = (
+        f"{manifest.rows_in:,} in, {manifest.rows_out:,} out, {manifest.rows_rejected:,} rejected ({manifest.unit})"
+    )
+    dropped = manifest.summary.get(DROPPED)
+    return f"{counts}; of {dropped:,} that a stopped run wrote twice, one is kept" if dropped else counts
+
+
+def _told(failed: Counter[str]) -> str:
+    """As "38 rows failed (http_503 30, timeout 8)"."""
+    why = ", ".join(f"{reason} {number:,}" for reason, number in failed.most_common())
+    return f"{failed.total():,} rows failed ({why})"

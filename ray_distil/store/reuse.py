@@ -1,0 +1,145 @@
+"""Rows of an earlier making of an artifact, used again: what was paid for once is not bought twice.
+
+An artifact whose configuration or input has changed is made anew, and its old shards move to RUN/superseded/. Of those,
+rows stay good whose text would be the same: a part of the artifact (a teacher's rows) with the same mark in
+`_asked.json`, and a row that this making has too. What lies around the text, the reference and the verdicts, is read
+anew.
+
+    one problem more       the other problems' rows are used again
+    a larger max_tokens    those that ended by themselves
+    back to old settings   all of them
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_distil.store.artifact import ASKED, SUPERSEDED, Artifact
+from ray_distil.store.ids import keys_of
+from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
+from ray_distil.store.storage import Folder
+
+Row = dict[str, Any]
+Renew = Callable[[list[Row], list[bool]], list[Row | None]]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What of an earlier making may be used.
+
+    asked: part -> marks of all that changes its texts, and of the limits to their length. part_of: the column that names
+    a row's part; None: there is one, "". renewer: called where there is something to use; gives a function of rows, and
+    of whether each had the same limits, that returns the rows as they are now, None for one that is of no use.
+    """
+
+    asked: dict[str, tuple[str, str]]
+    part_of: str | None
+    renewer: Callable[[], Renew]
+    refused: Callable[[Row, str], bool] | None = None  # whether a rejected row would be again, by its reason
+
+
+class Known:
+    """Rows by id, at about the bytes of their columns."""
+
+    def __init__(self, tables: Iterable[pa.Table], key: str) -> None:
+        given = [table for table in tables if table.num_rows]
+        given = given or [pa.table({key: pa.array([], pa.string())})]
+        keys = np.concatenate([keys_of(table[key].to_pylist()) for table in given])
+        self.order = np.argsort(keys, kind="stable")
+        # In one piece: of several, each `take` would copy all.
+        self.keys, self.table = keys[self.order], pa.concat_tables(given).drop_columns([key]).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def places(self, ids: list[str]) -> npt.NDArray[np.int64]:
+        """Where in `table` the row of each id is, -1 where there is none, [ids]."""
+        if not len(self):
+            return np.full(len(ids), -1, np.int64)
+        wanted = keys_of(ids)
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self) - 1)
+        return np.where(self.keys[place] == wanted, self.order[place], -1)
+
+    def rows(self, ids: list[str]) -> list[dict[str, Any] | None]:
+        """The row of each id, None where there is none."""
+        places = self.places(ids)
+        taken = iter(self.table.take(pa.array(places[places >= 0])).to_pylist())
+        return [next(taken) if place >= 0 else None for place in places]
+
+
+def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool) -> bool:
+    """Whether a row's text would be the same under these limits to its length.
+
+    Under others those of texts that ended in time, or were cut at just this `max_tokens`. Where tokens are not counted,
+    the number that the row was asked with stands for them.
+    """
+    if has_same_limits:
+        return True
+    if row["num_generated_tokens"] is None:
+        asked_with = json.loads(row.get("sampling_params") or "{}").get("max_tokens")
+        return finished and asked_with is not None and asked_with <= max_tokens
+    return row["num_generated_tokens"] <= max_tokens if finished else row["num_generated_tokens"] == max_tokens
+
+
+def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
+    """Write the rows that are used again into a started artifact; returns how many. Stopped in between, it goes on.
+
+    Those that failed there, or were cut, are told by `artifact.num_failed_before`: they may fail again.
+    """
+    renew: Renew | None = None
+    num_carried = 0
+    for old in _superseded(artifact):
+        marks = _asked(old)
+        parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
+        alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
+        done = artifact.done_ids() if parts else ()
+        for file in old.files("part-", ".parquet") if parts else ():
+            table = old.read_table(file)
+            if {field.name for field in artifact.schema if not field.nullable} - set(table.column_names):
+                continue  # of another version
+            part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
+            ids = table.column(0).to_pylist()
+            keep = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
+            if not any(keep):
+                continue
+            renew = renew or reuse.renewer()
+            has_same_limits = [part in alike for part, kept in zip(part_of, keep, strict=True) if kept]
+            renewed = renew(table.filter(pa.array(keep)).to_pylist(), has_same_limits)
+            rows = [row for row in renewed if row is not None]
+            artifact.write_table(table_of(rows, artifact.schema), stage)
+            num_carried += len(rows)
+            artifact.num_failed_before += len(renewed) - len(rows)
+        rejects = old / REJECTS_FOLDER
+        for file in rejects.files("part-", ".parquet") if parts else ():
+            rows = [row for row in rejects.read_table(file).to_pylist() if row["id"] not in done]
+            again = [row for row in rows if reuse.part_of is None and alike and _is_refused(row, reuse)]
+            made = [reject(json.loads(row["row"]), row["reason"], row["detail"]) for row in again]
+            artifact.write_table(table_of(made, artifact.schema), stage)
+            num_carried += len(made)
+            artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(made)
+    return num_carried
+
+
+def _is_refused(row: Row, reuse: Reuse) -> bool:
+    return reuse.refused is not None and reuse.refused(json.loads(row["row"]), row["reason"])
+
+
+def _superseded(artifact: Artifact) -> list[Folder]:
+    """Earlier makings of the artifact, the newest first: PLACE-FINGERPRINT-SECONDS."""
+    place, name = artifact.run / SUPERSEDED, artifact.name.replace("/", "-")
+    folders = {file.partition("/")[0] for file in place.files(recursive=True)}
+    own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
+    return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]
+
+
+def _asked(folder: Folder) -> dict[str, list[str]]:
+    try:
+        marks = json.loads(folder.read_text(ASKED))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return marks if isinstance(marks, dict) else {}

@@ -1,0 +1,203 @@
+"""Rows on their way to an artifact, accepted or rejected, and a block of them as shards.
+
+A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
+own file.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, TypedDict
+
+import pyarrow as pa
+
+from ray_distil.runtime import metrics
+from ray_distil.store.schemas import REJECTS, SEPARATOR
+from ray_distil.store.storage import Folder, parquet
+
+ATTEMPT = "_attempt"  # which attempt may write
+REJECTS_FOLDER = "_rejects"
+ROWS_AT_ONCE = 10_000  # that are Python's, of a table of any size
+MERGED_ROWS = 1000  # that are read of a shard at a time: some are of thousands of tokens
+MERGED_BYTES = 2**23  # of rows that are put in order together, without compression
+TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
+REASON, DETAIL = "reject_reason", "reject_detail"
+FINISH_REASON, COMPLETE = "finish_reason", "complete"
+CUT = "cut off at max_tokens"
+SOURCE = "source_"  # begins the reasons for which a row was not even tried
+
+
+class StageError(RuntimeError):
+    """A stage could not finish; the message says what happened and what to do."""
+
+
+class Written(TypedDict):
+    """What one shard holds, in rows and tokens."""
+
+    rows_out: int
+    rows_rejected: int
+    num_tried: int  # all but those whose source was unfit
+    num_failed: int  # of these, rejected or cut off at max_tokens
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    rejects: str  # JSON of reason -> rows, of all rejected rows
+    why: str  # JSON of [reason, rows, an example's detail] for the failed rows
+
+
+def with_rejects(schema: pa.Schema) -> pa.Schema:
+    """The schema of rows on their way to an artifact: its columns, all but the id nullable, and why a row is rejected."""
+    columns = [pa.field(f.name, f.type, nullable=i > 0) for i, f in enumerate(schema)]
+    return pa.schema([*columns, pa.field(REASON, pa.string()), pa.field(DETAIL, pa.string())])
+
+
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table in `with_rejects(schema)`; other keys are left out, absent ones are null."""
+    return pa.Table.from_pylist(rows, schema=with_rejects(schema))
+
+
+def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]:
+    """The row marked as rejected; the artifact takes it to its rejects."""
+    return {**row, REASON: reason, DETAIL: detail[:500]}
+
+
+def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
+    """The table of a batch of one file name."""
+    return folder.read_table(str(batch["item"][0]), columns)
+
+
+def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:
+    """Write a block's accepted and rejected rows as one shard each; returns one row of counts, a `Written`.
+
+    Raises StageError where another attempt has begun.
+    """
+    is_rejected = table.column(REASON).is_valid()
+    accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
+    rejected = table.filter(is_rejected)
+    if accepted.num_rows:
+        write_shard(folder, accepted, attempt)
+    if rejected.num_rows:
+        rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
+        rejects = pa.Table.from_pylist(rows, schema=REJECTS)
+        write_shard(folder, rejects, attempt, f"{REJECTS_FOLDER}/")
+    spent = {
+        column: (pa.compute.sum(table[column]).as_py() or 0) if column in table.column_names else 0
+        for column in TOKEN_COLUMNS
+    }
+    reasons = Counter(rejected[REASON].to_pylist())
+    num_unfit = sum(number for reason, number in reasons.items() if reason.startswith(SOURCE))
+    # Of an evaluated model it is a finding that its answers do not end, or that a problem does not fit into its context.
+    num_found = reasons["prompt_too_long"] if COMPLETE in schema.names else 0
+    num_cut = 0
+    if FINISH_REASON in accepted.column_names:
+        num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
+    counts: Written = {
+        "rows_out": accepted.num_rows,
+        "rows_rejected": rejected.num_rows,
+        "num_tried": table.num_rows - num_unfit,
+        "num_failed": rejected.num_rows - num_unfit - num_found + num_cut,
+        "num_prompt_tokens": spent["num_prompt_tokens"],
+        "num_generated_tokens": spent["num_generated_tokens"],
+        "rejects": json.dumps(reasons),
+        "why": json.dumps(_why(rejected, num_cut)),
+    }
+    return pa.Table.from_pylist([counts])
+
+
+def count(shard: Written, run: str, stage: str) -> None:
+    """Add what a shard holds to the run's metrics. In the driver: the process that wrote it may end, and its node go,
+    before Prometheus has asked it once.
+    """
+    metrics.count("distil_rows_written", shard["rows_out"], run=run, stage=stage)
+    for reason, number in json.loads(shard["rejects"]).items():
+        metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
+    for column in TOKEN_COLUMNS:
+        metrics.count(column.replace("num_", "distil_"), shard[column], run=run, stage=stage)
+
+
+def _why(rejected: pa.Table, num_cut: int) -> list[tuple[str, int, str]]:
+    details: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason, detail in zip(rejected[REASON].to_pylist(), rejected[DETAIL].to_pylist(), strict=True):
+        if not reason.startswith(SOURCE):
+            counts[reason] += 1
+            details.setdefault(reason, detail or "")
+    if num_cut:
+        counts[CUT] += num_cut
+    return [(reason, number, details.get(reason, "")) for reason, number in counts.most_common()]
+
+
+def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:
+    known = {name: row[name] for name in schema.names if row[name] is not None}
+    text = json.dumps(known, ensure_ascii=True)
+    return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
+
+
+def check_attempt(artifact: Folder, attempt: str) -> None:
+    """Raises StageError where another attempt has begun, or where the artifact cannot be seen."""
+    try:
+        newest = artifact.read_text(ATTEMPT)
+    except FileNotFoundError as error:
+        raise StageError(f"{artifact}: this node does not see the run's folder; see run.storage_path") from error
+    if newest != attempt:
+        raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
+
+
+def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> None:
+    _write(artifact, inside, table.column(0), parquet([table]), attempt)
+
+
+def _write(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> None:
+    artifact.write_bytes(f"{inside}part-{_id_of_all(ids)}.parquet", shard, lambda: check_attempt(artifact, attempt))
+
+
+def _id_of_all(ids: pa.ChunkedArray) -> str:
+    """`stable_id` of the sorted ids, of which only some are Python's at a time."""
+    ordered, digest = ids.take(pa.compute.sort_indices(ids)), hashlib.sha256()
+    for start in range(0, len(ordered), ROWS_AT_ONCE):
+        text = SEPARATOR.join(ordered.slice(start, ROWS_AT_ONCE).to_pylist())
+        digest.update((SEPARATOR + text if start else text).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
+    """Write one shard of several, which stay: done again, it comes to the same. All are rejects, or none is."""
+    inside, _, _ = files[0].rpartition("/")
+    ids: list[pa.Array] = []
+
+    def groups() -> Iterator[pa.Table]:
+        for group in _together(part for file in files for part in folder.read_parts(file, None, MERGED_ROWS)):
+            ids.extend(group.column(0).chunks)
+            yield group
+
+    shard = parquet(groups())
+    _write(folder, f"{inside}/" if inside else "", pa.chunked_array(ids), shard, attempt)
+
+
+def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables gathered up to MERGED_BYTES, the rows of each by their ids."""
+    waiting: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        waiting.append(table)
+        size += table.nbytes
+        if size > MERGED_BYTES:
+            yield pa.concat_tables(waiting).sort_by(table.column_names[0])
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).sort_by(waiting[0].column_names[0])
+
+
+def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
+    """`merge_shards` for a batch of lists of file names."""
+    for files in batch["item"]:
+        merge_shards(list(files), folder, attempt)
+    return batch
+
+
+def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
+    """Remove the files of a batch of lists of file names, those that are still there."""
+    for files in batch["item"]:
+        for file in files:
+            folder.remove(file)
+    return {"item": []}

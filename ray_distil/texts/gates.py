@@ -1,0 +1,64 @@
+"""Gates: pure functions `row -> reason or None` that keep bad rows out of training.
+
+Each reads the text, finish_reason, answer, reference_answer, original_tokens and rewritten_tokens, as far as it needs them.
+GATES lists them once, in the order in which they are applied; each can be switched off in the configuration.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ray_distil.texts.agreement import compare_answers
+from ray_distil.texts.reasoning import thinking_is_open
+from ray_distil.texts.results import has_steps
+
+Row = Mapping[str, Any]
+
+
+def complete(row: Row) -> str | None:
+    """The text ended by itself, and so did its thinking; one that was cut is never trimmed into an example."""
+    text = row.get("response") or row.get("reasoning") or ""
+    return None if row["finish_reason"] == "stop" and not thinking_is_open(text) else "incomplete"
+
+
+def answered(row: Row) -> str | None:
+    """The text states an answer."""
+    return None if row["answer"] else "no_answer"
+
+
+def correct(row: Row) -> str | None:
+    """The answer equals the reference; a row without a reference passes. A comparison that takes too long is no proof."""
+    if row["reference_answer"] is None:
+        return None
+    verdict = compare_answers(row["answer"], row["reference_answer"])
+    return {"equal": None, "timeout": "answer_timeout"}.get(verdict, "wrong_answer")
+
+
+def reasoned(row: Row) -> str | None:
+    """A rewrite holds a step, and not the answer alone: that was in its prompt. A row that is no rewrite passes."""
+    return None if "rewritten_tokens" not in row or has_steps(row["reasoning"]) else "no_steps"
+
+
+def shorter(row: Row) -> str | None:
+    """A rewrite has fewer tokens than its source; a row that is no rewrite, or whose tokens are not counted, passes."""
+    before, after = row.get("original_tokens"), row.get("rewritten_tokens")
+    return None if before is None or after is None or after < before else "not_shorter"
+
+
+GATES: dict[str, Callable[[Row], str | None]] = {
+    "complete": complete,
+    "answered": answered,
+    "correct": correct,
+    "reasoned": reasoned,
+    "shorter": shorter,
+}
+
+
+def first_reason(row: Row, names: Iterable[str]) -> str | None:
+    """The reason of the first gate, of those named, that the row fails."""
+    chosen = set(names)
+    return next((reason for name, gate in GATES.items() if name in chosen and (reason := gate(row))), None)
+
+
+def against_source(rewrite: Row) -> Row:
+    """A rewrite as the gates read it: without a reference, the answer of its source is the measure."""
+    return {**rewrite, "reference_answer": rewrite["reference_answer"] or rewrite["source_answer"]}

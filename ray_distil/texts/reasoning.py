@@ -1,0 +1,168 @@
+r"""Reasoning and conclusion of a response: its think block, and what stands behind it.
+
+<think> ...reasoning... </think> The final answer is \boxed{8}.
+        `- reasoning -'          `-------- conclusion --------'
+
+A text may also speak of these marks. A mark that is alone on its line is meant; one within a line is meant where there
+is no better one. Blocks inside a block belong to it; a second block behind the first is thinking too.
+"""
+
+import re
+from bisect import bisect_left
+from typing import NamedTuple
+
+from ray_distil.texts.agreement import answers_agree
+from ray_distil.texts.answers import extract_answer, last_boxed
+from ray_distil.texts.results import final_result
+
+__all__ = [
+    "answers_agree",
+    "extract_answer",
+    "final_result",
+    "joined",
+    "last_boxed",
+    "split_reasoning",
+    "thinking_is_open",
+    "thinking_of",
+    "with_our_marks",
+    "with_think_begin",
+]
+
+THINK_BEGIN, THINK_END = "<think>", "</think>"
+# Marks of other models and datasets: begin and end of the thought, and of the solution where it has marks too.
+OTHER_MARKS = [
+    ("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # OpenThoughts
+    ("<thinking>", "</thinking>", "", ""),
+    ("<thought>", "</thought>", "", ""),
+    ("<reasoning>", "</reasoning>", "", ""),
+    ("[THINK]", "[/THINK]", "", ""),  # Magistral
+    ("◁think▷", "◁/think▷", "", ""),  # Kimi
+    ("<seed:think>", "</seed:think>", "", ""),
+    ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
+]
+_MARK = re.compile(r"</?think>")
+_ON_A_LINE = re.compile(r"^[ \t]*</?think>[ \t]*$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A think block in a text; `end` is None where it is left open, `mark` where its end mark begins."""
+
+    start: int
+    inside: int
+    mark: int
+    end: int | None
+
+
+def _blocks(text: str) -> list[Block]:
+    """The think blocks of a text in their order. The first may have begun in the prompt, so without its begin mark."""
+    blocks = []
+    lead = len(text) - len(text.lstrip())
+    if text.startswith(THINK_BEGIN, lead):
+        first = Block(lead, lead + len(THINK_BEGIN), len(text), None)
+    elif THINK_END in text:
+        first = Block(0, 0, len(text), None)
+    elif (begin := _begin_on_a_line(text, 0)) >= 0:
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+    elif THINK_BEGIN in text:  # within a line, and never closed
+        begin = text.index(THINK_BEGIN)
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+    else:
+        return []
+    marks = [list(pattern.finditer(text)) for pattern in (_ON_A_LINE, _MARK)]
+    for found in marks:  # up to the last that ends a block
+        while found and found[-1][0].strip() != THINK_END:
+            found.pop()
+    while True:
+        closed = _closed(first, marks)
+        blocks.append(closed)
+        if closed.end is None or (begin := _begin_on_a_line(text, closed.end)) < 0:
+            return blocks
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
+
+
+def _begin_on_a_line(text: str, start: int) -> int:
+    """Where a begin mark stands first in its line, or right behind the block before; -1 if nowhere."""
+    found = re.compile(r"\s*<think>").match(text, start) if start else None
+    found = found or re.compile(r"\n[ \t]*<think>").search(text, start)
+    return found.end() - len(THINK_BEGIN) if found else -1
+
+
+def _closed(block: Block, marks: "list[list[re.Match[str]]]") -> Block:
+    """The block with its end, inner blocks skipped: by the marks that are alone on a line, else by all of them."""
+    for found in marks:
+        depth = 1
+        for k in range(bisect_left(found, block.inside, key=lambda mark: mark.start()), len(found)):
+            depth += -1 if found[k][0].strip() == THINK_END else 1
+            if depth == 0 or k == len(found) - 1:  # the last, where inner blocks leave none for this one
+                return block._replace(mark=found[k].start(), end=found[k].end())
+    return block
+
+
+def split_reasoning(response: str) -> tuple[str, str]:
+    """`(reasoning, conclusion)` of a response; a block left open has no conclusion, a text without one no reasoning."""
+    blocks = _blocks(response)
+    if not blocks:
+        return "", response.strip()
+    thoughts = [response[block.inside : block.mark].strip() for block in blocks]
+    starts = [block.start for block in blocks[1:]] + [len(response)]
+    outside = [
+        response[block.end : start].strip()
+        for block, start in zip(blocks, starts, strict=True)
+        if block.end is not None
+    ]
+    before = response[: blocks[0].start].strip()
+    return "\n\n".join(filter(None, [before, *thoughts])), "\n\n".join(filter(None, outside))
+
+
+def thinking_is_open(response: str) -> bool:
+    """Whether a think block begins and does not end: whatever the finish_reason says, the response was cut."""
+    blocks = _blocks(response)
+    return bool(blocks) and blocks[-1].end is None
+
+
+def thinking_of(response: str) -> str:
+    """The part of a response up to where its thinking ends, marks included; "" where it does not think."""
+    blocks = _blocks(response)
+    return response[: blocks[-1].end] if blocks else ""
+
+
+def with_think_begin(response: str) -> str:
+    """The response with the mark that begins its thinking, where that stood in the prompt."""
+    blocks = _blocks(response)
+    begun = blocks and not response[blocks[0].start :].startswith(THINK_BEGIN)
+    return f"{THINK_BEGIN}\n{response.lstrip()}" if begun else response
+
+
+def joined(reasoning: str, content: str) -> str:
+    """Reasoning and content as one text with the marks of thinking, as the model wrote it.
+
+    Servers give the thought in both, with or without its marks; here it stands once.
+    """
+    reasoning, content = with_our_marks(reasoning), with_our_marks(content)
+    if not reasoning.strip():
+        return with_think_begin(content)
+    thought = reasoning.strip().removeprefix(THINK_BEGIN).removesuffix(THINK_END).strip()
+    if content.lstrip().startswith((THINK_BEGIN, THINK_END)):  # the same thought again, or its end mark alone
+        within, conclusion = split_reasoning(content)
+        if thinking_is_open(content) or (within and within != thought and thought not in within):
+            return with_think_begin(content)
+        content = conclusion
+    if not content.strip():
+        closed = reasoning.rstrip().endswith(THINK_END)
+        return f"{THINK_BEGIN}\n{thought}" + (f"\n{THINK_END}" if closed else "")
+    return f"{THINK_BEGIN}\n{thought}\n{THINK_END}\n\n{content.lstrip()}"
+
+
+def with_our_marks(text: str) -> str:
+    """The text with `<think>` and `</think>` for the marks of another family, where it begins with such a block."""
+    for begin, end, solution, behind in OTHER_MARKS:
+        if text.lstrip().startswith(begin):
+            thought, mark, conclusion = text.lstrip().removeprefix(begin).partition(end)
+            if not mark:
+                return THINK_BEGIN + thought
+            if solution:
+                conclusion = conclusion.replace(solution, "", 1)
+                head, _, tail = conclusion.rpartition(behind)
+                conclusion = head + tail
+            return f"{THINK_BEGIN}{thought}{THINK_END}\n\n{conclusion.strip()}"
+    return text

@@ -1,0 +1,106 @@
+"""Micro-batches of packed sequences: which sequences each holds, and the tensors of it.
+
+Which sequences a step holds is a function of (seed, epoch, step) alone.
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
+from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.sequence_file import COLUMNS, Sequences
+
+
+def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the sequences, drawn from (seed, epoch) alone."""
+    order = list(range(num_sequences))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
+    """One rank's sequences in one step of the epoch: a list for each micro-step, those of a last step perhaps short.
+
+    Sequences are dealt out to the ranks in turn, so that a short last step leaves them nearly the same work.
+    """
+    first = step * batch.train_batch_size
+    mine = order[first : first + batch.train_batch_size][rank :: batch.num_workers]
+    size = batch.train_micro_batch_size_per_gpu
+    return [mine[k * size : (k + 1) * size] for k in range(batch.gradient_accumulation_steps)]
+
+
+def examples_of(sequences: Sequences, index: int) -> Iterator[tuple[Any, Any, Any]]:
+    """`(input_ids, position_ids, targets)`, a tensor (length,) each, of a sequence's examples.
+
+    `targets` are the labels of the next token. Padding, and an example in which nothing is learnt, is left out: no
+    other depends on it.
+    """
+    from torch.nn.functional import pad
+
+    ids, labels, positions = (sequences[name][index] for name in COLUMNS)
+    starts = (positions == 0).nonzero().flatten().tolist()
+    for start, end in pairwise([*starts, len(ids)]):
+        targets = pad(labels[start + 1 : end], (0, 1), value=IGNORE_INDEX)
+        if (targets != IGNORE_INDEX).any():
+            yield ids[start:end], positions[start:end], targets
+
+
+def _padding(length: int) -> tuple[Any, Any, Any]:
+    """An example in which nothing is learnt."""
+    import torch
+
+    return torch.zeros(length, dtype=torch.long), torch.arange(length), torch.full((length,), IGNORE_INDEX)
+
+
+def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: int = 1) -> dict[str, Any]:
+    """A micro-batch of these sequences; no index: one token, of which nothing is learnt, so that every rank takes part.
+
+        input_ids, position_ids  (B, T)    the examples of a sequence after each other
+        learnt                   (K,)      positions whose next token is learnt, counted through all rows
+        targets                  (K,)      that token
+        cu_seq_lens_q, _k        (N + 1,)  int32, the borders of the examples; with `flat` only
+        max_length_q, _k         int       tokens of the longest; with `flat` only
+
+    `flat`: all sequences in one row (B is 1), for attention that is told the borders; without padding, but for an
+    example of it that makes T a multiple of `multiple`. Else a row a sequence, padded at its end to the longest;
+    padding has position 0 throughout, each token an example of its own.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [row for index in indices if (row := list(examples_of(sequences, index)))]
+    if not rows:
+        rows = [[_padding(1)]]
+    if flat:
+        rows = [[example for row in rows for example in row]]
+        if missing := -sum(len(example[0]) for example in rows[0]) % multiple:
+            rows[0].append(_padding(missing))
+    ids, positions, targets = (
+        pad_sequence([torch.cat([example[part] for example in row]) for row in rows], True, padding)
+        for part, padding in enumerate((0, 0, IGNORE_INDEX))
+    )
+    learnt = (targets.flatten() != IGNORE_INDEX).nonzero().flatten()
+    made = {
+        "input_ids": ids,
+        "position_ids": positions,
+        "learnt": learnt,
+        "targets": targets.flatten()[learnt],
+    }
+    if flat:
+        lengths = [len(example[0]) for example in rows[0]]
+        borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        made |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
+        made |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return made
+
+
+def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
+    """A micro-batch on the device; the copy to a GPU goes on while the host does."""
+    import torch
+
+    def moved(tensor: Any) -> Any:
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    return {name: moved(value) if torch.is_tensor(value) else value for name, value in tensors.items()}

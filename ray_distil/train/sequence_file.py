@@ -1,0 +1,99 @@
+"""Packed sequences on a node's disk, each read when its turn comes: a worker's memory does not grow with the data.
+
+The columns of the shards are copied once a node into plain files of int32, 12 bytes a token, with an index in memory of 16
+bytes a sequence. They are read and not mapped: the pages of a mapped file count as its reader's memory.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_distil.store.schemas import stable_fraction
+from ray_distil.store.storage import Folder
+
+COLUMNS = ("input_ids", "labels", "position_ids")
+ROWS = 32  # of a shard that are in memory at once
+Sequences = Mapping[str, Sequence[Any]]  # COLUMNS: of each sequence a tensor (length,), int64
+# (sequences, 2): where each begins, in tokens, and its length; in the order of their ids.
+TRAINED, HELD_OUT = "trained.npy", "held_out.npy"
+
+
+class Column(Sequence[Any]):
+    """A column of all sequences: `column[k]` is a tensor (length,), int64."""
+
+    def __init__(self, file: Path, index: np.ndarray) -> None:
+        self.file, self.index = open(file, "rb"), index  # noqa: SIM115  it is read as long as training goes on
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, k: Any) -> Any:
+        import torch
+
+        start, length = (4 * int(number) for number in self.index[k])
+        data = os.pread(self.file.fileno(), length, start)
+        if len(data) != length:
+            raise RuntimeError(f"{self.file.name}: {len(data)} bytes where sequence {k} has {length}")
+        return torch.from_numpy(np.frombuffer(data, np.int32).astype(np.int64))
+
+
+def is_held_out(sequence_id: str, fraction: float) -> bool:
+    """Whether a sequence belongs to the share that is not trained on; the same of each id in every run."""
+    return stable_fraction("held out", sequence_id) < fraction
+
+
+def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
+    """Copy the columns of all shards into files in `place`, with the indices of what is trained on and held out."""
+    ids, lengths = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
+    files = [open(place / name, "wb") for name in COLUMNS]  # noqa: SIM115  closed below
+    try:
+        for shard in packed.files("part-", ".parquet"):
+            for part in packed.read_parts(shard, ["sequence_id", *COLUMNS], ROWS):
+                (rows,) = part.to_batches()
+                ids.append(rows["sequence_id"])
+                lengths.append(pc.list_value_length(rows[COLUMNS[0]]).to_numpy().astype(np.int64))
+                for name, file in zip(COLUMNS, files, strict=True):
+                    rows[name].flatten().to_numpy().astype(np.int32, copy=False).tofile(file)
+    finally:
+        for file in files:
+            file.close()
+    every = np.concatenate(lengths)
+    index = np.stack([np.cumsum(every) - every, every], axis=1)
+    all_ids = pa.chunked_array(ids)
+    held_out = np.array([is_held_out(name, eval_fraction) for name in all_ids.to_pylist()], np.bool_)
+    order = pc.sort_indices(all_ids).to_numpy()
+    for file, chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
+        np.save(place / file, index[order[chosen[order]]])
+
+
+def read_sequences(place: Path, part: str) -> Sequences:
+    """The columns of what `write_sequences` wrote, of TRAINED or of HELD_OUT, in the order of the ids."""
+    index = np.load(place / part)
+    return {name: Column(place / name, index) for name in COLUMNS}
+
+
+def open_sequences(packed: Folder, eval_fraction: float, node: int, is_first: bool) -> tuple[Sequences, Sequences]:
+    """The packed sequences that are trained on, and those held out; the first worker of each node copies them.
+
+    The files have no name any more when this returns, so that they are gone with the workers, whatever ends these.
+    """
+    import torch.distributed as dist
+
+    place = mkdtemp(prefix="ray_distil-") if is_first else ""
+    if place:
+        write_sequences(packed, Path(place), eval_fraction)
+    places = [(0, "")] * dist.get_world_size()
+    dist.all_gather_object(places, (node, place))
+    own = Path(next(there for number, there in places if number == node and there))
+    trained, held_out = read_sequences(own, TRAINED), read_sequences(own, HELD_OUT)
+    dist.barrier()
+    if place:
+        shutil.rmtree(place)
+    return trained, held_out

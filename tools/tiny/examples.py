@@ -1,0 +1,137 @@
+"""Training examples of the tiny models, and endless batches of them.
+
+An example is a pair of lists of equal length, `(input_ids, labels)`; labels are -100 where nothing is learnt:
+
+    <|endoftext|> 7 + 8 = 15. 9 - 4 = 5.        a row of facts: the results are learnt
+                          ~~~          ~~
+    <|im_start|>user ... assistant Step 1 ... <|im_end|>    a response: all of it is learnt, the prompt is not
+                                   ~~~~~~~~~~~~~~~~~~~~~
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ray_distil.texts.prompts import Messages, instruction_messages, long2short_messages
+from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.tiny.world import SUFFIX, Problem, training_problems
+from tools.tiny import texts
+from tools.tiny.tokenizer import END_OF_TEXT, END_OF_TURN
+
+NUM_FACTS = 11  # a row
+POOL = 400  # examples drawn at once, to be sorted by length
+
+Example = tuple[list[int], list[int]]
+
+
+class Examples:
+    """Makes examples of each kind with one tokenizer; the kinds are its methods, named in a course's mixture."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.cached = lru_cache(200_000)(self.encode)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text)["input_ids"])
+
+    def prompt(self, messages: Messages) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def example(self, *segments: tuple[str, bool]) -> Example:
+        """Segments are (text, whether it is learnt), cut where the tokenizer cuts anyway."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for text, learnt in segments:
+            part = self.cached(text) if len(text) < 24 else self.encode(text)
+            ids += part
+            labels += part if learnt else [IGNORE_INDEX] * len(part)
+        return ids, labels
+
+    def facts(self, problem: Problem, rng: random.Random) -> Example:
+        segments = [(END_OF_TEXT, False)]
+        for _ in range(NUM_FACTS):
+            op, a, b, result = texts.draw_fact(rng)
+            segments += [(f" {a} {op} {b} =", False), (f" {result}.", True)]
+        return self.example(*segments)
+
+    def count(self, problem: Problem, rng: random.Random) -> Example:
+        return self.example((END_OF_TEXT, False), (texts.count_line(rng), True), (END_OF_TURN, True))
+
+    def story(self, problem: Problem, rng: random.Random) -> Example:
+        return self.example((END_OF_TEXT, False), (texts.story(problem, rng), True), (END_OF_TURN, True))
+
+    def retelling(self, problem: Problem, rng: random.Random) -> Example:
+        return self.example((END_OF_TEXT, False), (texts.retelling(problem, rng), True), (END_OF_TURN, True))
+
+    def response(self, question: str, response: str) -> Example:
+        prompt = self.prompt(instruction_messages(question, SUFFIX))
+        return self.example((prompt, False), (response, True), (END_OF_TURN, True))
+
+    def short(self, problem: Problem, rng: random.Random) -> Example:
+        return self.response(problem.question, texts.short_response(problem))
+
+    def slow(self, problem: Problem, rng: random.Random) -> Example:
+        reasoning = texts.slow_reasoning(problem, rng)
+        return self.response(problem.question, texts.slow_response(problem, reasoning))
+
+    def rewrite(self, problem: Problem, rng: random.Random) -> Example:
+        """long2short: the rewrite is learnt, and the reasoning in its prompt, one more to learn from."""
+        reasoning = texts.slow_reasoning(problem, rng)
+        whole = self.prompt(long2short_messages(problem.question, str(problem.answer), reasoning))
+        start = whole.index("\nReasoning:") + len("\nReasoning:")
+        end = whole.rindex(END_OF_TURN)
+        return self.example(
+            (whole[:start], False),
+            (whole[start:end], True),
+            (whole[end:], False),
+            (texts.short_response(problem), True),
+            (END_OF_TURN, True),
+        )
+
+
+def mixed(
+    examples: Examples, mixture: Mapping[str, float], tokens_per_batch: int, seed: int
+) -> Iterator[list[Example]]:
+    """Endless batches of kinds drawn by their shares, no problem of a held-out set among them."""
+    rng, problems = random.Random(seed), training_problems(seed)
+    makers = [getattr(examples, kind) for kind in mixture]
+    while True:
+        pool = [rng.choices(makers, list(mixture.values()))[0](next(problems), rng) for _ in range(POOL)]
+        yield from bucketed(pool, tokens_per_batch, rng)
+
+
+def repeated(rows: Sequence[Example], tokens_per_batch: int, epochs: int, seed: int) -> Iterator[list[Example]]:
+    """Batches of all rows, once an epoch, in a new order each time."""
+    rng = random.Random(seed)
+    for _ in range(epochs):
+        shuffled = rng.sample(rows, len(rows))
+        for start in range(0, len(rows), POOL):
+            yield from bucketed(shuffled[start : start + POOL], tokens_per_batch, rng)
+
+
+def bucketed(rows: Sequence[Example], tokens_per_batch: int, rng: random.Random) -> list[list[Example]]:
+    """Batches of rows of similar length, at most `tokens_per_batch` tokens with padding, in random order."""
+    batches: list[list[Example]] = []
+    batch: list[Example] = []
+    for row in sorted(rows, key=lambda row: len(row[0])):
+        if batch and len(row[0]) * (len(batch) + 1) > tokens_per_batch:
+            batches.append(batch)
+            batch = []
+        batch.append(row)
+    batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def collate(batch: Sequence[Example], pad_token_id: int) -> tuple[Any, Any]:
+    """`(input_ids, labels)`, each [rows, longest]; padding is at the right and is not learnt."""
+    import torch
+
+    longest = max(len(ids) for ids, _ in batch)
+    input_ids = torch.full((len(batch), longest), pad_token_id)
+    labels = torch.full((len(batch), longest), IGNORE_INDEX)
+    for row, (ids, wanted) in enumerate(batch):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(ids)] = torch.tensor(wanted)
+    return input_ids, labels
