@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ray_distil.short_names import install
+
 __version__ = "0.1.0"
+install()
 
 if TYPE_CHECKING:
     from ray_distil.api import (

@@ -21,7 +21,7 @@ from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
 
-RECIPES = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 TINY = "tiny"
 TRAINED = "student"  # as a model to evaluate: the one that the run trains
 

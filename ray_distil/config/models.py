@@ -12,7 +12,7 @@ from ray_distil.store.storage import Folder, describe, redacted
 from ray_distil.texts import sources
 from ray_distil.texts.sources import Source
 
-TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
 HUBS = ("huggingface", "modelscope")
 COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model

@@ -4,84 +4,17 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
-LAYERS = [
-    ["math_child", "math_process", "quantities", "spelling", "answers", "json_lists"],
-    [
-        "agreement",
-        "results",
-        "storage",
-        "section",
-        "engine_config",
-        "evaluation_config",
-        "plan_config",
-        "training_config",
-        "config",
-        "schemas",
-        "ids",
-        "progress",
-        "tiny.world",
-    ],
-    [
-        "prompts",
-        "choices",
-        "reasoning",
-        "conversations",
-        "files",
-        "sources",
-        "attention",
-        "small_copies",
-        "deepspeed_config",
-        "throughput",
-        "repartition",
-        "sequence_file",
-        "session",
-        "model_files",
-        "models",
-        "metrics",
-        "manifest",
-        "rate_limits",
-        "tiny.muon",
-    ],
-    ["chat_templates", "replies", "tokenization", "tiny.texts", "tiny.tokenizer", "tiny.examples"],
-    [
-        "scores",
-        "scorers",
-        "gates",
-        "blocks",
-        "shards",
-        "reuse",
-        "watchdog",
-        "suspects",
-        "problems",
-        "generation",
-        "engine",
-        "endpoint",
-        "checkpoint",
-        "follow",
-        "failures",
-        "states",
-        "step_log",
-    ],
-    ["batches", "held_out", "loss"],
-    ["instructions", "teacher", "long2short", "curation", "packing", "sft", "evaluation"],
-    ["leaks", "waiting", "runs", "benchmarks"],
-    ["resources", "preflight"],
-    ["asking", "importing", "made_of"],
-    ["stages", "comparing"],
-    ["figures", "plan", "excerpts", "export", "benchmark_tables"],
-    ["pictures"],
-    ["report", "report_page"],
-    ["pipeline", "published", "standalone", "cli", "config_reference", "tiny.answers", "tiny.train"],
-    ["api"],
-]
-LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
-STAGES = next({*names} for names in LAYERS if "teacher" in names)
+# From the bottom; a module may import those of its own room and of rooms below.
+ROOMS = ["tiny", "runtime", "store", "texts", "config", "generate", "train", "rows", "report", "run"]
+STAGES = {f"rows.{name}" for name in ("instructions", "teacher", "long2short", "curation", "packing", "evaluation")}
+STAGES |= {"train.sft"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
 
@@ -90,22 +23,34 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of the package that a file imports, anywhere in it."""
+    """The modules of the package that a file imports, anywhere in it; a room's own names stand for the whole room."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray_distil":
             inner = (node.module or "").removeprefix("ray_distil").lstrip(".")
-            found |= {inner} if inner in LAYER else {f"{inner}.{a.name}".lstrip(".") for a in node.names}
-    return found & LAYER.keys()
+            found |= {inner} if inner in NAMES else {f"{inner}.{a.name}".lstrip(".") for a in node.names}
+    return {name for name in found if name in NAMES or name.split(".")[0] in ROOMS}
+
+
+NAMES = {name_of(path) for path in MODULES}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_has_a_layer_and_imports_go_down(path: Path) -> None:
+def test_imports_go_down_from_room_to_room(path: Path) -> None:
     name = name_of(path)
-    assert name in LAYER, f"{name} has no layer: give it one here and in docs/code.md"
+    room = name.split(".")[0]
+    if name in {"api", "short_names"}:  # on top of all
+        return
+    assert room in ROOMS, f"{name} is in no room: {', '.join(ROOMS)}"
     for other in imported(path):
-        assert LAYER[other] <= LAYER[name], f"{name} imports {other} from above"
-        assert not (name in STAGES and other in STAGES), f"the stages {name} and {other} know each other"
+        above = ROOMS.index(other.split(".")[0]) > ROOMS.index(room)
+        assert not above, f"{name} imports {other} from above"
+        assert not {name, other} <= STAGES, f"the stages {name} and {other} know each other"
+
+
+def test_no_modules_import_each_other_in_circles() -> None:
+    arrows = {name_of(path): imported(path) & NAMES for path in MODULES}
+    tuple(TopologicalSorter(arrows).static_order())  # raises CycleError, which names them
 
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)
@@ -116,7 +61,19 @@ def test_files_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "schemas", "sources", "shards", "instructions", "stages", "report", "plan", "pipeline", "export", "api"],
+    [
+        "config",
+        "store.schemas",
+        "texts.sources",
+        "store.artifact",
+        "rows.instructions",
+        "run.stages",
+        "report.report",
+        "run.plan",
+        "run.pipeline",
+        "run.export",
+        "api",
+    ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, ray_distil.{module}; print({{'ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets'}} & set(sys.modules))"
@@ -126,5 +83,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_page_of_the_code_annotates_every_module(path: Path) -> None:
-    named = re.findall(r"[\w/]+\.py", (ROOT / "docs" / "code.md").read_text())
-    assert str(path.relative_to(PACKAGE)) in named
+    page = (ROOT / "docs" / "code.md").read_text()
+    room = path.parent.name
+    section = page.split(f" {room}/\n")[1]
+    assert re.search(rf"^ +{path.name} +\w", re.split(r"\n {4,6}\w+/", section)[0], re.MULTILINE)

@@ -1,0 +1,29 @@
+"""The configuration of a run: every key with type, bound and unit; the models that it names."""
+
+from ray_distil.config.evaluation_config import EvaluatedModel
+from ray_distil.config.keys import (
+    RECIPES,
+    TINY,
+    TRAINED,
+    DistillConfig,
+    InstructionsConfig,
+    PackingConfig,
+    StagesConfig,
+    TeacherConfig,
+    load,
+)
+from ray_distil.config.training_config import TrainingConfig
+
+__all__ = [
+    "RECIPES",
+    "TINY",
+    "TRAINED",
+    "DistillConfig",
+    "EvaluatedModel",
+    "InstructionsConfig",
+    "PackingConfig",
+    "StagesConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+    "load",
+]

@@ -1,0 +1,1 @@
+"""Generation: its contract, engines of our own, endpoints, limits, rows that kill an engine."""

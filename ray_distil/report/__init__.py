@@ -1,0 +1,1 @@
+"""The report of a run: figures, pictures, excerpts, the page."""

@@ -1,0 +1,1 @@
+"""What each stage does to its rows: pure functions, and a thin `Dataset -> Dataset` around each."""

@@ -1,0 +1,1 @@
+"""Folders on a disk or in an object store; schemas, ids, manifests, shards and the life of an artifact."""

@@ -1,0 +1,1 @@
+"""What a text means: records, prompts, reasoning, answers, tokens, gates."""

@@ -1,0 +1,1 @@
+"""Training: batches, attention, loss, states, the loop on Ray Train and DeepSpeed, the export."""

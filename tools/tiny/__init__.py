@@ -1,0 +1,1 @@
+"""What made the tiny models of `ray_distil/tiny/models`."""
