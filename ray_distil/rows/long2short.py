@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
-VERSION = 4
+VERSION = 5
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "long2short"
 ACCEPTED = "accepted"
@@ -45,6 +45,7 @@ def request(
         "reference_answer": row["reference_answer"],
         "source_answer": row["answer"],
         "original_tokens": row["num_generated_tokens"],
+        "original_characters": len(reasoning),
         "source_mark": stable_id(row["instruction"], row["answer"] or "", reasoning),
         "source_reason": SOURCE + reason if reason else "",
         "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
@@ -85,7 +86,9 @@ def renewed(
     if source["source_reason"] or source["source_mark"] != row["source_mark"]:
         return None
     if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
-        return _judged(row | {name: source[name] for name in ("reference_answer", "source_answer")})
+        return _judged(
+            row | {name: source[name] for name in ("reference_answer", "source_answer", "original_characters")}
+        )
     return None
 
 
@@ -125,8 +128,9 @@ def rewrites(
 
 def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
     """Of each slow response what `renewed` needs, by rewrite_id, a table for each table of RESPONSES."""
-    columns = ["reference_answer", "source_answer", "source_mark", "source_reason"]
-    schema = pa.schema([(name, pa.string()) for name in ("rewrite_id", *columns)])
+    columns = ["reference_answer", "source_answer", "source_mark", "source_reason", "original_characters"]
+    types = {"original_characters": pa.int32()}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in ("rewrite_id", *columns)])
     for table in responses:
         asked = [request(row, gates, {}, 0) for row in table.to_pylist() if row["teacher"] == "slow"]
         rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]

@@ -57,7 +57,7 @@ def test_a_failure_beside_other_work_ends_at_once_and_cleanly(
     program = f"""
 import time
 from pathlib import Path
-from ray_distil import UserError, cli, session
+from ray_distil import UserError; from ray_distil.run import cli; from ray_distil.runtime import session
 
 def job():
     session.in_background(lambda: time.sleep(60))

@@ -11,7 +11,7 @@ import pytest
 
 JOB = """
 import subprocess, sys, time
-from ray_distil import cli
+from ray_distil.run import cli
 
 cli.GRACE_SECONDS = 1.0
 

@@ -88,7 +88,8 @@ def test_tokens_that_an_endpoint_does_not_count_are_null() -> None:
 
 
 def rewrite(text: str, **changes: Any) -> dict[str, Any]:
-    request = long2short.request(response() | changes, ALL, PARAMS, 0)
+    at_length = {"reasoning": "Hmm, 2 and 3. 2 + 3 is 4? No: 2 + 3 = 5. " * 3}
+    request = long2short.request(response() | at_length | changes, ALL, PARAMS, 0)
     counts = {"num_prompt_tokens": 3, "num_generated_tokens": 8, "num_thinking_tokens": 0}
     counts |= {name: changes.pop(name) for name in [*counts] if name in changes}
     row = request | {"generated_text": text, "finish_reason": "stop", "error": ""}
