@@ -116,7 +116,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     base_url = _told(file.inference.base_url, "base_url")
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
-        # What a row says is taken as it is, but for a cut: the recipe has no reference to check it against.
+        # Every rewrite that is complete is taken: the recipe has no reference to check answers against.
         "gates": {"answered": False, "correct": False, "reasoned": False, "shorter": False},
         "long2short": {
             "system_prompt": file.inference.prompt,

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.generate.generation import may_pass
+from ray_distil.generate.generation import is_transient
 from ray_distil.run import waiting
 from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
@@ -89,14 +89,14 @@ class Run:
         `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
 
         With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`). Rows that a run
-        rejected for what may have passed meanwhile, such as an endpoint that was away, are then made again, also where
+        rejected with a transient error, such as a time-out of an endpoint that was away, are then made again, also where
         the artifact is whole. `reuse`: which rows of an earlier making are good for this one.
         """
         made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
         target = Artifact(self.folder, artifact, schema, made_of, counted)
         name = "/".join([module.STAGE, *artifact.split("/")[1:]])
         manifest = target.manifest()
-        if manifest is not None and not (resume and any(map(may_pass, manifest.rejects))):
+        if manifest is not None and not (resume and any(map(is_transient, manifest.rejects))):
             self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
         self._check()
@@ -116,7 +116,7 @@ class Run:
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
-        left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and may_pass(reason)})
+        left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and is_transient(reason)})
         if left:
             self.display.say(f"{name}: {_told(left)}: the same command tries them again")
         return target
@@ -147,12 +147,12 @@ class Run:
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
         own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
 
-        Rows that failed for what may pass are tried once more when all others are there.
+        Rows with transient errors are tried once more when all others are there.
         """
-        num_failed = artifact.forget_rejects(may_pass).total() + artifact.num_failed_before
+        num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, num_failed)
-        if failed := artifact.forget_rejects(may_pass):
-            self.display.say(f"{stage}: {_told(failed)}, for what may have passed: they are tried once more")
+        if failed := artifact.forget_rejects(is_transient):
+            self.display.say(f"{stage}: {_told(failed)}, with transient errors: they are tried once more")
             self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
 
     def _generate_missing(
@@ -205,10 +205,10 @@ class Run:
 
 @contextmanager
 def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Do `work` while the body runs, in a thread of its own, or before it.
+    """Do `work` in a thread beside the `with` block; without `parallel`, before the block.
 
-    Its error is said at once and raised after the body. A body that fails does not wait for it: the process is about
-    to end, and what `work` has saved stays.
+    An error of `work` is said at once and raised after the block. A block that fails does not wait for `work`: the
+    process is about to end, and the shards that `work` has written stay.
     """
     if not parallel:
         work()

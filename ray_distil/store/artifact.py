@@ -17,8 +17,8 @@ Shards of another fingerprint are moved to RUN/superseded/, so that one artifact
 nothing that was paid for is deleted.
 
 Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used because it
-knows one output, where ours are accepted and rejected rows; no fingerprint; and nothing of rows that failed for what
-may have passed, which must be made again.
+knows one output, where ours are accepted and rejected rows; it knows no fingerprint, and no rows with transient
+errors, such as a timeout, which must be made again.
 """
 
 import json
@@ -111,13 +111,14 @@ class Artifact(ArtifactReader):
             pass
 
     def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
-        """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
-        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
-        rows before the first is saved. For the same reason the union is one of shards that are written: an operator
-        behind the union gets no CPU until the engines in front of it are done.
+        """Run the datasets (schema `with_rejects`), and write each block as a shard as soon as it is there.
 
-        All at once, or one after the other, so that an engine of one is gone before the next one starts. Yields what
-        each shard holds.
+        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default gathers 1,024 rows
+        before the first row is saved. Datasets are joined behind the write, not before it: an operator behind a join
+        gets no CPU until all engines in front of it are done, and nothing would be saved until then.
+
+        `parallel`: all datasets at once; else one after the other, so that one's engine is gone before the next one
+        starts. Yields what each shard holds.
         """
         how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [

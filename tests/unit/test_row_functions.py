@@ -217,8 +217,8 @@ def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, e
      ("bad_reply", True), ("http_400", False), ("content_filter", False), ("prompt_too_long", False),
      ("kills_engine", False), ("tool_calls", False), ("source_wrong_answer", False)],
 )  # fmt: skip
-def test_what_may_pass_is_no_fault_of_the_row(code: str, passes: bool) -> None:
-    assert generation.may_pass(code) == passes
+def test_a_transient_error_is_no_fault_of_the_row(code: str, passes: bool) -> None:
+    assert generation.is_transient(code) == passes
 
 
 def test_finish_reason_is_told_by_the_stop_token() -> None:
