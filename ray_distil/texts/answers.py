@@ -21,7 +21,6 @@ _BETWEEN = re.compile(
 _KEY = re.compile(
     r"""
     (?: (?<![A-Za-z])(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?
-      | \b(?:final|end)\sresult
       | \bcorrect\s(?:answer|option|choice) | \b(?:right|correct)\sanswer
       | 答案 | (?P<chosen>故选) )
     (?P<bold>[*_\s]{0,6})

@@ -50,7 +50,6 @@ _REWRITES = [
         (r"^(\d+) to (\d+)$", r"\1:\2"),
         (r"\\approx(?:eq)?(?![A-Za-z])", "="),
         (r"^\s*=", ""),
-        (r"^\s*(?:approximately|approx\.|about|roughly|nearly|around)\s+(?=[-+$\\.\d])", ""),
         (r"\bper ?cent(?:age points?)?\b|\bpercentage points?\b", "percent"),
         (r"^—(?=\d)", "-"),
         (r"(?<=\d)'(?=\d{3}(?!\d))", ""),
