@@ -12,8 +12,9 @@ from ray_distil.config.models import resolve_models
 from ray_distil.generate.generation import Generate
 from ray_distil.rows import evaluation, long2short, teacher
 from ray_distil.rows.instructions import instruction_row
+from ray_distil.run.comparing import make_evaluation
 from ray_distil.run.runs import Run
-from ray_distil.run.stages import make_evaluation, make_responses, make_rewrites
+from ray_distil.run.stages import make_responses, make_rewrites
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.reuse import Known, is_the_same
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
