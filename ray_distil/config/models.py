@@ -21,8 +21,8 @@ COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
 def resolve_models(config: StagesConfig) -> dict[str, str]:
     """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
 
-    A teacher whose responses are there already has none. Raises ConfigError for a model that is not there, and for an
-    endpoint whose key is not; UserError for responses that are not.
+    A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name and
+    an endpoint's key that is not in the environment; UserError for a missing file of responses.
     """
     served = {}
     for key, section in _asked(config).items():

@@ -4,8 +4,6 @@ Reads manifests, Parquet shards, `config.yaml` and `checkpoint/metrics.jsonl`, a
 hold is said on the page, so that a run can be reported at any point. Needs neither Ray nor torch.
 """
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -14,91 +12,13 @@ from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.report import excerpts, report_page
-from ray_distil.report.benchmark_tables import DASH, MODEL_HEADER, STAGE_HEADER, interval, shown
+from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
+from ray_distil.report.contents import Report
 from ray_distil.rows import scores
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
-
-
-@dataclass(frozen=True)
-class Report:
-    """`models` and `stages` as report.json has them; `units` says what each stage counts."""
-
-    run: str
-    models: list[dict[str, Any]]
-    stages: list[dict[str, Any]]
-    units: list[str]
-    baseline: str
-    student: str | None  # the model that the run trained
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """The names of the benchmarks, in their order."""
-        return list(dict.fromkeys(model["benchmark"] for model in self.models))
-
-    def of(self, benchmark: str | None) -> list[dict[str, Any]]:
-        """The models on a benchmark; None: on the first."""
-        chosen = benchmark or next(iter(self.benchmarks), None)
-        return [model for model in self.models if model["benchmark"] == chosen]
-
-    @property
-    def other(self) -> str | None:
-        """The first model beside the baseline."""
-        return next((model["name"] for model in self.models if model["name"] != self.baseline), None)
-
-    def of_run(self, run: str, benchmark: str) -> list[dict[str, Any]]:
-        """The models of one of several runs."""
-        return [model for model in self.of(benchmark) if model.get("run") == run]
-
-    def model_rows(self, benchmark: str | None = None) -> list[list[str]]:
-        return [
-            [
-                model["name"],
-                shown(model["accuracy"], "{:.1%}"),
-                interval(model.get("accuracy_interval")),
-                shown(model["mean_tokens"], "{:,.1f}"),
-                shown(model["completion_rate"], "{:.1%}"),
-                shown(model["speed_gain"], "{:.1f}x"),
-                f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
-            ]
-            for model in self.of(benchmark)
-        ]
-
-    def sample_rows(self, benchmark: str | None = None) -> list[list[str]]:
-        """Of each model: its tokens in more detail, and what several samples of a problem tell."""
-        tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
-        rows = []
-        for model in self.of(benchmark):
-            spent = [shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
-            most = str(model.get("num_samples") or 0)
-            rows.append([
-                model["name"],
-                *spent,
-                shown(model.get("no_answer_rate"), "{:.1%}"),
-                most,
-                shown(model.get("majority"), "{:.1%}"),
-                shown(model.get("pass_at", {}).get(most), "{:.1%}"),
-            ])  # fmt: skip
-        return rows
-
-    def comparisons(self, benchmark: str | None = None) -> list[str]:
-        """Each other model beside the baseline, in a sentence."""
-        of_it = self.of(benchmark)
-        return [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
-
-    def stage_rows(self) -> list[list[str]]:
-        rows = []
-        for stage, unit in zip(self.stages, self.units, strict=True):
-            why = ", ".join(f"{reason} {count:,}" for reason, count in stage["rejects"].items())
-            counts = [f"{stage[key]:,}" for key in ("rows_in", "rows_out", "rows_rejected")]
-            rows.append([stage["name"], *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
-        return rows
-
-    def to_json(self) -> str:
-        facts = {"run": self.run, "models": self.models, "stages": self.stages}
-        return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(run_folder: Folder) -> Report:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import benchmark_tables, excerpts, pictures
-from ray_distil.run.runs import NOTES
+from ray_distil.report.contents import Report
+from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
-
-if TYPE_CHECKING:
-    from ray_distil.report.report import Report
 
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
 Page = dict[str, Any]
@@ -48,7 +46,7 @@ def text_of(folder: Folder, file: str) -> str:
         return ""
 
 
-def page_of(run_folder: Folder, report: "Report", headline: str, artifacts: Sequence[str]) -> Page:
+def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequence[str]) -> Page:
     """Everything that the page and the Markdown of a run show. `artifacts`: whose rejected rows are shown."""
     saved = saved_config(run_folder)
     compared = [name for name in (report.baseline, report.student or report.other) if name]
@@ -73,7 +71,7 @@ def page_of(run_folder: Folder, report: "Report", headline: str, artifacts: Sequ
     }
 
 
-def page_of_several(report: "Report", saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
+def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
     """The page on which several runs are compared. `saved_of`: run -> configuration; `comparisons`: by benchmark."""
     chosen: dict[str, tuple[Declared, dict[str, Any]]] = {}
     unlike = []
@@ -109,7 +107,7 @@ def page_of_several(report: "Report", saved_of: dict[str, dict[str, Any]], compa
     }
 
 
-def _of_models(report: "Report", chosen: dict[str, tuple[Declared, dict[str, Any]]]) -> Page:
+def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]]) -> Page:
     """The tables of models; `chosen`: benchmark -> its declaration, and the configuration that it stands in."""
     header, rows = benchmark_tables.recipe_table(report.models, [one for one, _ in chosen.values()])
     several = len(report.benchmarks) > 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.rows import scorers, scores
+from ray_distil.rows.question import Question
 from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import EVAL, stable_id
 from ray_distil.store.shards import reject, table_of
@@ -27,21 +28,16 @@ OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # what an answer
 
 
 def requests(
-    row: dict[str, Any],
-    name: str,
-    benchmark: str,
-    num_samples: int,
-    sampling_params: dict[str, Any],
-    seed: int,
-    suffix: str,
-    system_prompt: str | None = None,
-    done: Container[str] = (),
+    row: dict[str, Any], name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """A row of INSTRUCTIONS or BENCHMARK as the requests to one model: none if it is not held out, else one a sample not in `done`."""
+    """A row of INSTRUCTIONS or BENCHMARK as the requests to one model: one a sample that is not in `done`.
+
+    A problem that is not held out has none.
+    """
     if row["split"] != "eval":
         return []
     made = []
-    for sample_index in range(num_samples):
+    for sample_index in range(question.num_samples):
         eval_id = stable_id(name, benchmark, row["instruction_id"], sample_index)
         if eval_id in done:
             continue
@@ -53,8 +49,8 @@ def requests(
             "instruction": row["instruction"],
             **{name: row.get(name) for name in OF_A_PROBLEM},
             "sample_index": sample_index,
-            "messages": instruction_messages(row["instruction"], suffix, system_prompt),
-            "sampling_params": sampling_params | {"seed": int(stable_id(seed, eval_id), 16) % 2**31},
+            "messages": instruction_messages(row["instruction"], question.suffix, question.system_prompt),
+            "sampling_params": question.sampling_params | {"seed": int(stable_id(question.seed, eval_id), 16) % 2**31},
         })  # fmt: skip
     return made
 
@@ -85,8 +81,17 @@ def answer_batch(table: pa.Table, kind: str = "math") -> pa.Table:
     return table_of([answer_row(row, kind) for row in table.to_pylist()], EVAL)
 
 
-def evaluate(problems: "Dataset", generate: "Generate", kind: str, **asked: Any) -> "Dataset":
-    """One model's answers to problems, by their `kind` of answer. `asked`: the other arguments of `requests`."""
+def evaluate(
+    problems: "Dataset",
+    generate: "Generate",
+    kind: str,
+    name: str,
+    benchmark: str,
+    question: Question,
+    done: Container[str] = (),
+) -> "Dataset":
+    """The answers of the model `name` to problems, judged by their `kind` of answer."""
+    asked = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=asked)
     how = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
     return generate(pending).map_batches(answer_batch, **how)

@@ -11,6 +11,7 @@ from ray_distil.report.report import Report
 from ray_distil.rows import instructions
 from ray_distil.run import comparing, preflight, stages
 from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, messages_to
 
@@ -38,7 +39,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)
-            checkpoint = stages.make_checkpoint(this, packed)
+            checkpoint = make_checkpoint(this, packed)
         comparing.make_student_evaluations(this, asks, checkpoint)
         return report.build(this.folder)
 

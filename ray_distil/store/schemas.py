@@ -62,6 +62,7 @@ REWRITES = _schema(
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
+    ("original_characters", pa.int32()),  # of the slow response's reasoning, which was rewritten
     ("rewritten_tokens", pa.int32(), NULLABLE),  # generated, without what the rewriter thought
     ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
     ("num_prompt_tokens", pa.int32(), NULLABLE),

@@ -43,6 +43,7 @@ _SENTENCE_ENDS = re.compile(
     r"(?<!\bSt)(?<!\bMt)(?<!\bDr)\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|，(?!\d)|\.\*\*|\s[-–—]\s(?=[A-Za-z]{2})|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
 )
 _MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MARKS = {"<|begin_of_box|>": "<answer>", "<|end_of_box|>": "</answer>"}  # GLM's
 WINDOW = 2000  # characters behind "answer is" that are read
 
 
@@ -52,6 +53,8 @@ def extract_answer(text: str) -> str | None:
     Its last `\boxed{}` (or several side by side), unless an explicit "Answer: X" or `<answer>` follows; else the last
     of these, or what follows "the answer is"; else GSM8K's `#### 12` in the last line. Linear in the text's length.
     """
+    for mark, tag in _MARKS.items():
+        text = text.replace(mark, tag)
     boxed, end = _last_boxes(text)
     if tagged := _last_tagged(text, end):
         return _last_boxes(tagged)[0] or tagged

@@ -240,7 +240,7 @@ def test_what_is_read_from_a_text_is_read_anew(asked: Asked, monkeypatch: pytest
     assert {row["answer"] for row in after.values()} == {"read anew"}
 
 
-def test_what_failed_for_what_may_pass_is_tried_once_more_and_by_the_next_run(asked: Asked) -> None:
+def test_a_transient_error_is_tried_once_more_and_by_the_next_run(asked: Asked) -> None:
     asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" and asked.ids.count(row["id"]) < 3 else ""
     responses = asked.run()[0]
     left = {i for i in asked.ids if i[0] in "01"} & {row["response_id"] for row in responses.rejected()}

@@ -1,0 +1,78 @@
+"""Training as a stage: what is checked of its data and settings, and the student as its artifact."""
+
+from math import ceil
+
+from ray_distil.run import made_of
+from ray_distil.run.runs import Run
+from ray_distil.run.stage import Made, Stage, given
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.shards import StageError
+from ray_distil.train import sft, states
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.sequence_file import is_held_out
+
+BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
+
+
+class Checkpoint(Stage):
+    """The student, trained."""
+
+    rows, artifact, schema, unit, resume = sft, "checkpoint", None, "sequences", True
+
+    def __init__(self, run: Run, packed: Artifact) -> None:
+        self.run, self.packed, self.student = run, packed, run.models["training.student"]
+        self.config = given(run.config.training)
+        self.settings = made_of.of_checkpoint(run, self.student, self.config).settings
+        self.inputs = [packed.content()]
+
+    def make(self, artifact: Artifact) -> Made:
+        run, packed, config, student = self.run, self.packed, self.config, self.student
+        read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
+        trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
+        saved = artifact.folder / states.STATES
+        if (state := states.find(saved, artifact.fingerprint).newest) is not None:
+            states.check_workers(saved, state, config.num_workers)
+        run.start_ray()
+        num_sequences = packed.count("sequence_id")
+        if not num_sequences:
+            raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
+        ids = (name for table in packed.tables(["sequence_id"]) for name in table["sequence_id"].to_pylist())
+        num_held_out = sum(is_held_out(name, config.eval_fraction) for name in ids)
+        if config.eval_fraction and not 0 < num_held_out < num_sequences:
+            what = "raise" if not num_held_out else "lower"
+            raise StageError(
+                f"{sft.STAGE}: training.eval_fraction={config.eval_fraction:g} holds {num_held_out} of {num_sequences} "
+                f"sequences out; {what} it"
+            )
+        batch = BatchArithmetic(num_sequences - num_held_out, **{name: trained[name] for name in BATCH_KEYS})
+        if trained["warmup_ratio"] and batch.num_steps * trained["warmup_ratio"] < 1:
+            run.display.say(
+                f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
+                f"that training.warmup_ratio={trained['warmup_ratio']:g} needs; the first has learning rate 0"
+            )
+        if artifact.replaced is not None and (step := states.last_step(artifact.replaced / states.STATES)) is not None:
+            run.display.say(
+                f"{sft.STAGE}: the training states up to step {step} are of other data, other settings or another "
+                f"student; they are in {artifact.replaced}, and training begins anew"
+            )
+        result = sft.train(
+            packed.folder,
+            student,
+            artifact.folder,
+            resources_per_worker=config.resources_per_worker,
+            run=run.folder.name,
+            made_of=artifact.fingerprint,
+            attempt=artifact.attempt,
+            tell=artifact.tell,
+            say=run.display.say,
+            **trained,
+        )
+        losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
+        return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
+
+
+def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
+    checkpoint = run.make(Checkpoint(run, packed))
+    if not given(run.config.training).keep_states:  # the student is there, and its manifest
+        (checkpoint.folder / states.STATES).remove_all()
+    return checkpoint
