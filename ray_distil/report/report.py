@@ -13,7 +13,7 @@ from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.report import excerpts, report_page
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
-from ray_distil.report.contents import Report
+from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.rows import scores
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
@@ -133,26 +133,6 @@ def _beside_baseline(
         pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)} if own is not None else None
         made.append(model | {"against": pair})
     return made
-
-
-def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
-    """As "fast beside slow on 300 problems: accuracy +0.7 points (-1.2 to +2.6), no difference seen; ..."."""
-    said = []
-    if apart := against["accuracy"]:
-        low, high = (100 * bound for bound in apart["interval"])
-        seen = ", no difference seen" if low <= 0 <= high else ""
-        points = f"accuracy {100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
-        said.append(f"{points}, on {apart['problems']:,} problems")
-    if gained := against["tokens"]:
-        low, high = gained["interval"]
-        said.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
-    return (
-        f"{name} beside {baseline}: {'; '.join(said)}" if said else f"{name} and {baseline} have no problem in common"
-    )
-
-
-def _of_them(num_rejected: int) -> str:
-    return f" ({num_rejected:,} answers rejected)" if num_rejected else ""
 
 
 def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
