@@ -32,7 +32,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in files if "report" not in f.parts}
 
 
-STAGES = [*list(ARTIFACTS)[:-1], "checkpoint", "eval/base", "eval/slow", "eval/fast"]
+STAGES = [*list(ARTIFACTS)[:-1], "checkpoint", "eval/base/tiny", "eval/slow/tiny", "eval/fast/tiny"]
 
 
 @pytest.mark.parametrize("artifact", STAGES)
