@@ -169,7 +169,9 @@ class GatesConfig(Section):
     answered: bool = Field(True, description="the text states an answer")
     correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
     reasoned: bool = Field(True, description="a rewrite holds a step beside its answer")
-    shorter: bool = Field(True, description="a rewrite has fewer characters than its source, and fewer tokens where both are counted")
+    shorter: bool = Field(
+        True, description="a rewrite has fewer characters than its source, and fewer tokens where both are counted"
+    )
 
 
 class PackingConfig(Section):
