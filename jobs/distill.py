@@ -40,7 +40,7 @@ def main() -> int:
             return
         logs.append(pipeline.log_folder(config))
         made = run_pipeline(config, Display(console))
-        console.print(report.stages_table(made), "", report.models_table(made), "")
+        console.print(report.stages_table(made), "", *report.models_tables(made), "")
         console.print(f"{report.headline(made)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 
     return cli.guarded(job, lambda: logs[0] if logs else None)

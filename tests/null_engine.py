@@ -1,4 +1,4 @@
-"""An engine that needs no model, on the contract of `ray_distil/generate/engine.py`: it takes a set time a batch.
+"""An engine that needs no model, on the contract of `ray_distil/generate/generation.py`: it takes a set time a batch.
 
 For what is about rows and not about texts: kills, stops, resumption, backlog. Its answers are a function of a row's id
 and reference answer alone, so that runs can be compared; a word is a token. Some are wrong, some are cut, and some rows

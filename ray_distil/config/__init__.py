@@ -1,11 +1,11 @@
 """The configuration of a run: every key with type, bound and unit; the models that it names."""
 
+from ray_distil.config.evaluation_config import EvaluatedModel
 from ray_distil.config.keys import (
     RECIPES,
     TINY,
     TRAINED,
     DistillConfig,
-    EvaluatedModel,
     InstructionsConfig,
     PackingConfig,
     StagesConfig,

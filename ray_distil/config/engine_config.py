@@ -49,7 +49,7 @@ class EngineConfig(Section):
     max_concurrent_batches: int = Field(
         8,
         ge=1,
-        description="batches in one engine; with batch_size 2 to 4 times max_num_seqs: a batch waits for its last",
+        description="batches in one engine; max_concurrent_batches x batch_size is best at 2 to 4 times max_num_seqs, since a batch is done when its longest row is",
     )
     num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
     num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")

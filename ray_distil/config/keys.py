@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.config.training_config import TrainingConfig
@@ -168,7 +169,9 @@ class GatesConfig(Section):
     answered: bool = Field(True, description="the text states an answer")
     correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
     reasoned: bool = Field(True, description="a rewrite holds a step beside its answer")
-    shorter: bool = Field(True, description="a rewrite has fewer tokens than its source")
+    shorter: bool = Field(
+        True, description="a rewrite has fewer characters than its source, and fewer tokens where both are counted"
+    )
 
 
 class PackingConfig(Section):
@@ -188,36 +191,6 @@ class PackingConfig(Section):
     def _length_is_there(self) -> "PackingConfig":
         if self.enabled and self.max_length is None:
             raise ValueError("packing.max_length: null is for packing.enabled=false; give the tokens of a sequence")
-        return self
-
-
-class EvaluatedModel(Section):
-    """A model to compare."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", description="name in the report")
-    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student")
-    system_prompt: str | None = Field(None, description="null: as in training for the student, else the template's own")
-
-
-class EvaluationConfig(Section):
-    """Comparison of models on the held-out problems: accuracy and tokens used."""
-
-    engine: EngineConfig | None = Field(None, description="settings for all; model_source is each model's own")
-    models: list[EvaluatedModel] = Field(default_factory=list, description="compared on the same problems")
-    baseline: str = Field("slow", description="the model whose mean tokens are speed gain 1")
-    benchmark: str = Field("held-out", min_length=1, description="name of the problems in the report")
-    sampling_params: SamplingParams = SamplingParams()
-    num_samples: int = Field(1, ge=1, description="answers a problem")
-
-    @model_validator(mode="after")
-    def _baseline_is_there(self) -> "EvaluationConfig":
-        names = [model.name for model in self.models]
-        if len(set(names)) < len(names):
-            raise ValueError(f"evaluation.models: two have the same name in {names}; give each its own")
-        if names and self.baseline not in names:
-            raise ValueError(f"evaluation.baseline: {self.baseline!r} is none of the models {names}; name one of them")
-        if names and self.engine is None:
-            raise ValueError("evaluation.engine: missing; the models need engine settings")
         return self
 
 
@@ -253,6 +226,13 @@ class StagesConfig(Section):
             return model.system_prompt, variables
         own = self.training.system_prompt if model.system_prompt is None else model.system_prompt
         return own, variables | self.training.chat_template_kwargs
+
+    def asked_by(self, model: EvaluatedModel) -> Asked:
+        """How an evaluated model is asked: by the engine of the evaluation, or by its own endpoint."""
+        settings = self.evaluation.engine
+        if model.endpoint is not None or settings is None:
+            return Asked(endpoint=model.endpoint)
+        return Asked(engine=settings.model_copy(update={"chat_template_kwargs": self.asked_with(model)[1]}))
 
     @property
     def engines(self) -> dict[str, EngineConfig]:

@@ -21,8 +21,8 @@ COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
 def resolve_models(config: StagesConfig) -> dict[str, str]:
     """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
 
-    A teacher whose responses are there already has none. Raises ConfigError for a model that is not there, and for an
-    endpoint whose key is not; UserError for responses that are not.
+    A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name and
+    an endpoint's key that is not in the environment; UserError for a missing file of responses.
     """
     served = {}
     for key, section in _asked(config).items():
@@ -30,6 +30,10 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
             served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
         elif isinstance(section, TeacherConfig) and section.engine is None:
             sources.check(responses_of(section, key))
+    for index, model in enumerate(config.evaluation.models):
+        if model.endpoint is not None:
+            key = f"evaluation.models.{index}"
+            served[f"{key}.model_source"] = resolve_endpoint(model.endpoint, f"{key}.endpoint")
     found = {key: resolve_model(source, key) for key, source in model_sources(config).items()}
     return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
 
@@ -54,8 +58,8 @@ def model_sources(config: StagesConfig) -> dict[str, str]:
         if section is not None and section.engine is not None:
             named[f"{key}.engine.model_source"] = section.engine.model_source
     for index, model in enumerate(config.evaluation.models):
-        if model.model_source != TRAINED:
-            named[f"evaluation.models.{index}.model_source"] = model.model_source
+        if model.model_source not in (None, TRAINED):
+            named[f"evaluation.models.{index}.model_source"] = str(model.model_source)
     return named
 
 

@@ -28,7 +28,10 @@ class PlanConfig(Section):
     direct: Expected = Expected()
     slow: Expected = Expected(num_generated_tokens=8000)
     long2short: Expected = Expected()
-    evaluation: dict[str, Expected] = Field(default_factory=dict, description="by the model's name in the report")
+    evaluation: dict[str, Expected] = Field(
+        default_factory=dict, description="by MODEL/BENCHMARK, MODEL, */BENCHMARK, or *: names in the report"
+    )
+    usd_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU; null: not known")
     training_tokens_per_s: float | None = Field(None, gt=0, description="of one worker, forward and backward")
     student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")
     bytes_per_token: float = Field(4, gt=0, description="of Parquet, for each token that a row holds as text or as id")

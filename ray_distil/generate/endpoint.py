@@ -1,7 +1,7 @@
 """Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): the other `Generate`.
 
 The contract is that of `engine.py`; the client is openai's, in an actor, since ray.data.llm's processor of HTTP requests
-knows neither Retry-After nor limits in tokens. What may pass is asked again: no connection, time-outs, 408, 409, 429
+knows neither Retry-After nor limits in tokens. Transient errors are asked again: no connection, time-outs, 408, 409, 429
 and 5xx, a broken stream, and a few times what cannot be read. Pauses grow and are jittered; where the server says
 Retry-After, it is kept to the letter, by all requests where it says 429; one of more than ten minutes is not waited for.
 Whatever comes, it ends in its row: as a text (`replies.py`), or as an error with the server's own words.

@@ -5,7 +5,8 @@ A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kep
     columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
     columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
                     finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
-                    num_thinking_tokens (of these, up to </think>; counts are 0 where an endpoint has none), error ("" or "code: what was wrong with this row")
+                    num_thinking_tokens (of the generated ones, up to </think>); counts are 0 where an endpoint has none;
+                    error ("", or "code: detail", e.g. "timeout: no reply within 600 s")
     all other columns are carried through; their values must have a form in JSON
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Generate = Callable[["Dataset"], "Dataset"]
-PASSING = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # but for those that blame the request:
+TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of codes; all but:
 BAD_REQUEST = {"http_400", "http_413", "http_422"}
 ADDED = pa.schema([
     ("generated_text", pa.string()),
@@ -30,9 +31,9 @@ ADDED = pa.schema([
 ])  # fmt: skip
 
 
-def may_pass(code: str) -> bool:
-    """Whether a row that failed with this code may do better when it is asked again: all but faults of the row."""
-    return code.startswith(PASSING) and code not in BAD_REQUEST
+def is_transient(code: str) -> bool:
+    """Whether another try may succeed after an error of this code: http_503, and not http_400 or prompt_too_long."""
+    return code.startswith(TRANSIENT) and code not in BAD_REQUEST
 
 
 def check_messages(messages: Any) -> str:

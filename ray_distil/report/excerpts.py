@@ -79,11 +79,11 @@ def first_rows(
     return made
 
 
-def side_by_side(run: Folder, models: list[str]) -> list[dict[str, Any]]:
-    """The first held-out problems that all `models` have answered: `problem`, and `answers` in the models' order."""
+def side_by_side(run: Folder, models: list[str], benchmark: str) -> list[dict[str, Any]]:
+    """The first problems of a benchmark (its folder) that all `models` have answered: `problem`, and `answers` in the models' order."""
     by_problem: dict[str, dict[str, Any]] = {}
     for name in models:
-        answers = rows(run / "eval" / name, EVAL_COLUMNS)
+        answers = rows(run / "eval" / name / benchmark, EVAL_COLUMNS)
         for row in sorted(answers, key=lambda row: row["sample_index"]):
             by_problem.setdefault(row["instruction_id"], {}).setdefault(name, row)
     both = [by_problem[key] for key in sorted(by_problem) if len(by_problem[key]) == len(models)]

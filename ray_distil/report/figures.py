@@ -61,7 +61,9 @@ def token_histogram(name: str, groups: Sequence[tuple[str, npt.NDArray[np.int64]
     return _svg(figure, name, f"Tokens: {' and '.join(label for label, _ in groups)}")
 
 
-def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: str, student: str | None) -> str:
+def accuracy_scatter(
+    models: Sequence[Model], front: Sequence[Model], baseline: str, student: str | None, name: str = "accuracy"
+) -> str:
     """Accuracy (0..1, with its interval) against mean tokens, at least one model; the line joins those of the front."""
     figure, axes = _axes("mean tokens of an answer", "accuracy, %")
     longest = max(m["mean_tokens"] for m in models)
@@ -75,8 +77,8 @@ def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: 
         linestyle=(0, (4, 3)),
     )
     for model in models:
-        name, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
-        colour = SLOW if name == baseline else FAST if name == student else OTHER
+        who, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
+        colour = SLOW if who == baseline else FAST if who == student else OTHER
         if model.get("accuracy_interval"):
             low, high = (100 * bound for bound in model["accuracy_interval"])
             axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
@@ -86,10 +88,10 @@ def accuracy_scatter(models: Sequence[Model], front: Sequence[Model], baseline: 
             "ha": "left" if right else "right",
             "xytext": (9 if right else -9, 9 if accuracy < 10 else -9),
         }
-        axes.annotate(name, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
+        axes.annotate(who, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
     axes.set_ylim(-5, 105)
     axes.set_xlim(0, 1.12 * longest + 1)
-    return _svg(figure, "accuracy", "Accuracy against mean tokens")
+    return _svg(figure, name, "Accuracy against mean tokens")
 
 
 def loss_curve(trained: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]) -> str:

@@ -1,8 +1,10 @@
 """The report's pictures of a run, each with its caption, from the rows that the run holds."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from ray_distil.config.evaluation_config import folder_of
 from ray_distil.report import excerpts, figures
 from ray_distil.report.figures import Model
 from ray_distil.rows.scores import pareto_front
@@ -12,12 +14,11 @@ from ray_distil.store.storage import Folder
 def pictures(
     run_folder: Folder, models: list[Model], stages: list[dict[str, Any]], baseline: str, student: str | None
 ) -> list[dict[str, str]]:
-    """Title, SVG ("" without data) and caption of each picture; models and stages as report.json has them."""
+    """Title, SVG ("" without data) and caption of each picture; models and stages as report.json has them.
+
+    `student`: the model that is drawn beside the baseline.
+    """
     num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
-    points = [m for m in models if None not in (m["mean_tokens"], m["accuracy"])]
-    asked = [name for name in (baseline, student) if name is not None]
-    answers = [(name, excerpts.numbers(run_folder / "eval" / name, ["num_generated_tokens"])[1][0]) for name in asked]
-    answers = [(name, tokens) for name, tokens in answers if len(tokens)]
     try:
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
     except FileNotFoundError:
@@ -32,20 +33,8 @@ def pictures(
             "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if len(before) else "",
             "caption": f"{len(before):,} rewrites." if len(before) else _why_uncounted(num_rewrites),
         },
-        {
-            "title": "Answers before and after the distillation",
-            "svg": figures.token_histogram("answers", answers) if len(answers) == 2 else "",
-            "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
-            if len(answers) == 2
-            else "This run compares no student with its baseline.",
-        },
-        {
-            "title": "Accuracy against tokens",
-            "svg": figures.accuracy_scatter(points, pareto_front(points), baseline, student) if points else "",
-            "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
-            if points
-            else "This run holds no measured accuracy.",
-        },
+        *_histograms(run_folder, models, [name for name in (baseline, student) if name is not None]),
+        *scatters(models, baseline, student),
         {
             "title": "Training loss",
             "svg": figures.loss_curve(losses, held_out) if losses else "",
@@ -63,6 +52,43 @@ def pictures(
 
 def _held_out(losses: list[tuple[int, float]]) -> str:
     return f"; on held-out sequences {losses[-1][1]:.3g} at step {losses[-1][0]:,}." if losses else "."
+
+
+def _by_benchmark(models: list[Model]) -> dict[str, list[Model]]:
+    """The models on each benchmark; without any, none on one that has no name."""
+    names = dict.fromkeys(model["benchmark"] for model in models)
+    return {name: [m for m in models if m["benchmark"] == name] for name in names} or {"": []}
+
+
+def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> Iterator[dict[str, str]]:
+    """Tokens of the answers of two models, for each benchmark."""
+    several = len(_by_benchmark(models)) > 1
+    for number, name in enumerate(_by_benchmark(models)):
+        places = [run_folder / "eval" / model / folder_of(name) for model in asked]
+        found = [excerpts.numbers(place, ["num_generated_tokens"])[1][0] for place in places] if name else []
+        answers = [(model, tokens) for model, tokens in zip(asked, found, strict=False) if len(tokens)]
+        yield {
+            "title": f"Tokens of answers on {name}" if several else "Answers before and after the distillation",
+            "svg": figures.token_histogram(f"answers{number or ''}", answers) if len(answers) == 2 else "",
+            "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
+            if len(answers) == 2
+            else "This run compares no student with its baseline.",
+        }
+
+
+def scatters(models: list[Model], baseline: str, student: str | None) -> Iterator[dict[str, str]]:
+    """Accuracy against tokens, with the front, for each benchmark."""
+    several = len(_by_benchmark(models)) > 1
+    for number, (name, of_it) in enumerate(_by_benchmark(models).items()):
+        points = [m for m in of_it if None not in (m["mean_tokens"], m["accuracy"])]
+        front, place = pareto_front(points), f"accuracy{number or ''}"
+        yield {
+            "title": f"Accuracy against tokens{f' on {name}' if several else ''}",
+            "svg": figures.accuracy_scatter(points, front, baseline, student, place) if points else "",
+            "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
+            if points
+            else "This run holds no measured accuracy.",
+        }
 
 
 def _why_uncounted(num_rewrites: int) -> str:

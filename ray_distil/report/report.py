@@ -4,92 +4,21 @@ Reads manifests, Parquet shards, `config.yaml` and `checkpoint/metrics.jsonl`, a
 hold is said on the page, so that a run can be reported at any point. Needs neither Ray nor torch.
 """
 
-import json
-import platform
-from dataclasses import dataclass
-from html import escape
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from ray_distil import UserError
 from ray_distil.config import TRAINED
-from ray_distil.report import excerpts, pictures
+from ray_distil.config.evaluation_config import folder_of
+from ray_distil.report import excerpts, report_page
+from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
+from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.rows import scores
-from ray_distil.store.manifest import NOTES, Manifest, read_manifest
+from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
-PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
-MODEL_HEADER = ("Model", "Accuracy", "95% interval", "Tokens", "Completed", "Speed gain", "Problems")
-SAMPLE_HEADER = (
-    "Model", "Median", "90%", "Thinking", "Right", "Wrong", "Cut", "A right answer", "Without answer", "Samples",
-    "Majority", "One of all",
-)  # fmt: skip
-STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Report:
-    """`models` and `stages` as report.json has them; `units` says what each stage counts."""
-
-    run: str
-    models: list[dict[str, Any]]
-    stages: list[dict[str, Any]]
-    units: list[str]
-    baseline: str
-    student: str | None  # the model that the run trained
-
-    def model_rows(self) -> list[list[str]]:
-        return [
-            [
-                model["name"],
-                _shown(model["accuracy"], "{:.1%}"),
-                _interval(model.get("accuracy_interval")),
-                _shown(model["mean_tokens"], "{:,.1f}"),
-                _shown(model["completion_rate"], "{:.1%}"),
-                _shown(model["speed_gain"], "{:.1f}x"),
-                f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
-            ]
-            for model in self.models
-        ]
-
-    def sample_rows(self) -> list[list[str]]:
-        """Of each model: its tokens in more detail, and what several samples of a problem tell."""
-        tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
-        rows = []
-        for model in self.models:
-            spent = [_shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
-            most = str(model.get("num_samples") or 0)
-            rows.append([
-                model["name"],
-                *spent,
-                _shown(model.get("no_answer_rate"), "{:.1%}"),
-                most,
-                _shown(model.get("majority"), "{:.1%}"),
-                _shown(model.get("pass_at", {}).get(most), "{:.1%}"),
-            ])  # fmt: skip
-        return rows
-
-    def comparisons(self) -> list[str]:
-        """Each other model beside the baseline, in a sentence."""
-        return [_compared_sentence(m["name"], self.baseline, m["against"]) for m in self.models if m.get("against")]
-
-    def stage_rows(self) -> list[list[str]]:
-        rows = []
-        for stage, unit in zip(self.stages, self.units, strict=True):
-            why = ", ".join(f"{reason} {count:,}" for reason, count in stage["rejects"].items())
-            counts = [f"{stage[key]:,}" for key in ("rows_in", "rows_out", "rows_rejected")]
-            rows.append([stage["name"], *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
-        return rows
-
-    def to_json(self) -> str:
-        facts = {"run": self.run, "models": self.models, "stages": self.stages}
-        return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(run_folder: Folder) -> Report:
@@ -97,13 +26,17 @@ def read(run_folder: Folder) -> Report:
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
-    artifacts = [*ARTIFACTS, *(f"eval/{name}" for name in compared["names"])]
+    artifacts = ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
-    models = [m.summary for m in found if m.artifact.startswith("eval/")]
-    models = _beside_baseline(run_folder, models, compared["baseline"])
+    summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
+    models = []
+    for benchmark in compared["benchmarks"]:
+        of_it = [one for one in summaries if one["benchmark"] == benchmark]
+        of_it = _beside_baseline(run_folder, of_it, compared["baseline"], benchmark)
+        models += scores.compare(of_it, compared["baseline"])
     return Report(
         run=run_folder.name,
-        models=scores.compare(models, compared["baseline"]),
+        models=models,
         stages=[_stage_entry(m) for m in found],
         units=[m.unit for m in found],
         baseline=compared["baseline"],
@@ -115,9 +48,11 @@ def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json; returns what they hold."""
     report = read(run_folder)
     folder = run_folder / "report"
-    page = _page(run_folder, report)
-    folder.write_text("report.html", _html(page))
-    folder.write_text("report.md", _markdown(page))
+    compared = _compared(run_folder)
+    artifacts = [*_benchmarks(compared), *ARTIFACTS, *_evaluations(compared)]
+    page = report_page.page_of(run_folder, report, headline(report), artifacts)
+    folder.write_text("report.html", report_page.html(page))
+    folder.write_text("report.md", report_page.markdown(page))
     folder.write_text("report.json", report.to_json())
     return report
 
@@ -128,16 +63,21 @@ def stages_table(report: Report) -> Table:
     return _console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
 
 
-def models_table(report: Report) -> Table:
-    """The compared models as a table for the console, in the form of the recipe's own."""
-    benchmark = report.models[0]["benchmark"] if report.models else ""
-    return _console_table(f"Models on {benchmark}", MODEL_HEADER, report.model_rows(), left=(0,))
+def models_tables(report: Report) -> list[Table]:
+    """The compared models as tables for the console, one a benchmark, in the form of the recipe's own."""
+    return [
+        _console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
+        for name in report.benchmarks
+    ]
 
 
 def headline(report: Report) -> str:
     """The result in one sentence, whichever way it went."""
-    named = {model["name"]: model for model in report.models}
+    named = {model["name"]: model for model in report.of(None)}
     slow, fast = named.get(report.baseline), named.get(str(report.student))
+    if report.student is None and report.models:
+        models = len({model["name"] for model in report.models})
+        return f"{models} model{'s' if models > 1 else ''} on {report_page.listed(report.benchmarks)}"
     if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
         return "This run compares no student with its baseline"
     share = fast["mean_tokens"] / slow["mean_tokens"]
@@ -160,55 +100,39 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
 
 def _compared(run_folder: Folder) -> dict[str, Any]:
     """Names of the models that the run compares, the baseline and the trained student, by its saved configuration."""
-    saved = yaml.safe_load(_text(run_folder, "config.yaml")) or {}
+    saved = report_page.saved_config(run_folder)
     evaluation = saved.get("evaluation", {})
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
         "baseline": evaluation.get("baseline", "slow"),
         "student": next((m["name"] for m in evaluation.get("models", []) if m.get("model_source") == TRAINED), None),
+        "benchmarks": list(report_page.declared(saved)),
     }
 
 
-def _beside_baseline(run_folder: Folder, models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def _benchmarks(compared: dict[str, Any]) -> list[str]:
+    """The artifacts of the problems of declared benchmarks."""
+    return [f"benchmarks/{name}" for name in compared["benchmarks"]]
+
+
+def _evaluations(compared: dict[str, Any]) -> list[str]:
+    """The artifacts of all models on all benchmarks."""
+    return [f"eval/{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
+
+
+def _beside_baseline(
+    run_folder: Folder, models: list[dict[str, Any]], baseline: str, benchmark: str
+) -> list[dict[str, Any]]:
     """The models with `against`: accuracy and tokens beside the baseline's, problem by problem; None of itself."""
     if baseline not in [model["name"] for model in models]:
         return models
-    columns = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
-    base = excerpts.answers(run_folder / "eval" / baseline, columns)
+    base = _answers(run_folder, baseline, benchmark)
     made = []
     for model in models:
-        own = None if model["name"] == baseline else excerpts.answers(run_folder / "eval" / model["name"], columns)
+        own = None if model["name"] == baseline else _answers(run_folder, model["name"], benchmark)
         pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)} if own is not None else None
         made.append(model | {"against": pair})
     return made
-
-
-def _compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
-    """As "fast beside slow on 300 problems: accuracy +0.7 points (-1.2 to +2.6), no difference seen; ..."."""
-    said = []
-    if apart := against["accuracy"]:
-        low, high = (100 * bound for bound in apart["interval"])
-        seen = ", no difference seen" if low <= 0 <= high else ""
-        points = f"accuracy {100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
-        said.append(f"{points}, on {apart['problems']:,} problems")
-    if gained := against["tokens"]:
-        low, high = gained["interval"]
-        said.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
-    return (
-        f"{name} beside {baseline}: {'; '.join(said)}" if said else f"{name} and {baseline} have no problem in common"
-    )
-
-
-def _of_them(num_rejected: int) -> str:
-    return f" ({num_rejected:,} answers rejected)" if num_rejected else ""
-
-
-def _shown(value: float | None, form: str) -> str:
-    return DASH if value is None else form.format(value)
-
-
-def _interval(bounds: list[float] | None) -> str:
-    return DASH if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
 def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
@@ -220,72 +144,42 @@ def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], l
     return table
 
 
-def _page(run_folder: Folder, report: Report) -> dict[str, Any]:
-    """Everything that the page and the Markdown show."""
-    return {
-        "run": report.run,
-        "headline": headline(report),
-        "baseline": report.baseline,
-        "student": report.student,
-        "model_header": MODEL_HEADER,
-        "models": report.model_rows(),
-        "comparisons": report.comparisons(),
-        "sample_header": SAMPLE_HEADER,
-        "samples": report.sample_rows(),
-        "benchmark": report.models[0]["benchmark"] if report.models else "",
-        "stage_header": STAGE_HEADER,
-        "stages": report.stage_rows(),
-        "notes": json.loads(_text(run_folder, NOTES) or "[]"),
-        "pictures": pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student),
-        "examples": excerpts.side_by_side(run_folder, [report.baseline, str(report.student)]),
-        "rewritten": excerpts.rewritten(run_folder),
-        "rejected": excerpts.rejected(run_folder, [*ARTIFACTS, *(f"eval/{m['name']}" for m in report.models)]),
-        "versions": _versions(),
-        "config": _text(run_folder, "config.yaml"),
-    }
+def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
+    """Several runs as one report, whose models are RUN/NAME, and its page in HTML. Raises UserError for what is no run."""
+    models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
+    named = _names(run_folders)
+    for name, folder in named.items():
+        saved_of[name] = report_page.saved_config(folder)
+        models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
+    if not models:
+        raise UserError(f"{', '.join(named)}: none of these runs has compared a model yet")
+    benchmarks = list(dict.fromkeys(model["benchmark"] for model in models))
+    baseline = f"{models[0]['run']}/{read(run_folders[0]).baseline}" if models[0]["run"] == next(iter(named)) else ""
+    if baseline not in [model["name"] for model in models]:
+        baseline = models[0]["name"]
+    compared = []
+    for benchmark in benchmarks:
+        of_it = [model for model in models if model["benchmark"] == benchmark]
+        base = baseline if any(model["name"] == baseline for model in of_it) else of_it[0]["name"]
+        compared += scores.compare(of_it, base)
+        answers = {m["name"]: _answers(named[m["run"]], m["own_name"], benchmark) for m in of_it}
+        for name, own in answers.items():
+            if name != base:
+                pair = {"accuracy": scores.difference(own, answers[base]), "tokens": scores.gain(own, answers[base])}
+                comparisons.setdefault(benchmark, []).append(compared_sentence(name, base, pair))
+    made = Report(", ".join(named), compared, [], [], baseline, None)
+    return made, report_page.html(report_page.page_of_several(made, saved_of, comparisons))
 
 
-def _text(folder: Folder, file: str) -> str:
-    """What the file says; "" where it is not there."""
-    try:
-        return folder.read_text(file)
-    except FileNotFoundError:
-        return ""
+def _names(run_folders: list[Folder]) -> dict[str, Folder]:
+    """A name for each run: its folder's, with a number behind it where two are alike."""
+    named: dict[str, Folder] = {}
+    for folder in run_folders:
+        number = sum(other.name == folder.name for other in named.values())
+        named[f"{folder.name}-{number + 1}" if number else folder.name] = folder
+    return named
 
 
-def _versions() -> list[tuple[str, str]]:
-    found = [("python", platform.python_version())]
-    for package in PACKAGES:
-        for distribution in (package, f"{package}-cpu"):
-            try:
-                found.append((distribution, metadata.version(distribution)))
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return found
-
-
-def _html(page: dict[str, Any]) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("report.html.jinja").render(page)
-
-
-def _markdown(page: dict[str, Any]) -> str:
-    def table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-        lines = [list(header), ["---"] * len(header)]
-        lines += [[escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-    parts = [f"# {escape(page['headline'], quote=False)}", f"Run {page['run']}."]
-    if page["models"]:
-        parts += [f"## Models on {page['benchmark']}", table(MODEL_HEADER, page["models"])]
-        parts += ["\n".join(f"- {escape(said, quote=False)}" for said in page["comparisons"])]
-        parts += ["## Tokens and samples", table(SAMPLE_HEADER, page["samples"])]
-    if page["notes"]:
-        parts += ["## Notes", "\n".join(f"- {escape(note, quote=False)}" for note in page["notes"])]
-    parts += ["## Stages", table(STAGE_HEADER, page["stages"]), "## How to reproduce"]
-    parts += [", ".join(f"{name} {version}" for name, version in page["versions"]), f"```yaml\n{page['config']}```"]
-    return "\n\n".join(parts) + "\n"
+def _answers(run_folder: Folder, model: str, benchmark: str) -> Any:
+    columns = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
+    return excerpts.answers(run_folder / "eval" / model / folder_of(benchmark), columns)

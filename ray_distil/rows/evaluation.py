@@ -1,21 +1,20 @@
-"""Stage 7: models on the held-out problems: accuracy, tokens used, and whether the answers ended by themselves.
+"""Stage 7: models on the held-out problems and on benchmarks: accuracy, tokens, whether answers ended by themselves.
 
-Each model's answers are an artifact of their own, so another student leaves those of the others as they are.
+Each model's answers to each benchmark are an artifact of their own, so another student, another benchmark and more
+samples leave the others as they are. Answers are judged by `scorers.py` from the stored texts.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.rows import scores
+from ray_distil.rows import scorers, scores
+from ray_distil.rows.question import Question
 from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import EVAL, stable_id
 from ray_distil.store.shards import reject, table_of
-from ray_distil.texts.agreement import answers_agree
-from ray_distil.texts.answers import extract_answer
 from ray_distil.texts.prompts import instruction_messages
-from ray_distil.texts.reasoning import split_reasoning
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -25,24 +24,20 @@ if TYPE_CHECKING:
 VERSION = 6
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
+OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # what an answer is judged by
 
 
 def requests(
-    row: dict[str, Any],
-    name: str,
-    benchmark: str,
-    num_samples: int,
-    sampling_params: dict[str, Any],
-    seed: int,
-    suffix: str,
-    system_prompt: str | None = None,
-    done: Container[str] = (),
+    row: dict[str, Any], name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """An INSTRUCTIONS row as the requests to one model: none if it is not held out, else one a sample not in `done`."""
+    """A row of INSTRUCTIONS or BENCHMARK as the requests to one model: one a sample that is not in `done`.
+
+    A problem that is not held out has none.
+    """
     if row["split"] != "eval":
         return []
     made = []
-    for sample_index in range(num_samples):
+    for sample_index in range(question.num_samples):
         eval_id = stable_id(name, benchmark, row["instruction_id"], sample_index)
         if eval_id in done:
             continue
@@ -52,49 +47,71 @@ def requests(
             "benchmark": benchmark,
             "instruction_id": row["instruction_id"],
             "instruction": row["instruction"],
-            "reference_answer": row["reference_answer"],
+            **{name: row.get(name) for name in OF_A_PROBLEM},
             "sample_index": sample_index,
-            "messages": instruction_messages(row["instruction"], suffix, system_prompt),
-            "sampling_params": sampling_params | {"seed": int(stable_id(seed, eval_id), 16) % 2**31},
+            "messages": instruction_messages(row["instruction"], question.suffix, question.system_prompt),
+            "sampling_params": question.sampling_params | {"seed": int(stable_id(question.seed, eval_id), 16) % 2**31},
         })  # fmt: skip
     return made
 
 
-def answer_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A generated row as an EVAL row. A cut answer is not correct, whatever it had said before."""
+def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
+    """A generated row as an EVAL row, judged by its kind of answer."""
     known = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
         return reject(known, code, detail)
-    return _judged(known | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"})
+    known |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
+    if known["num_generated_tokens"] is None:
+        known["num_thinking_tokens"] = None
+    made = known | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"}
+    return scorers.judged(made, kind)
 
 
 def renewed(
-    row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
+    row: dict[str, Any], problem: dict[str, Any], kind: str, max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
-    """An EVAL row of an earlier making as it is now; None where its text would be another one."""
+    """An EVAL row of an earlier making, judged as it is now; None where its text would be another one."""
     if is_the_same(row, row["complete"], max_tokens, has_same_limits):
-        return _judged(row | {"reference_answer": reference})
+        return scorers.judged(row | {name: problem.get(name) for name in OF_A_PROBLEM}, kind)
     return None
 
 
-def _judged(row: dict[str, Any]) -> dict[str, Any]:
-    answer, reference = extract_answer(split_reasoning(row["response"])[1]), row["reference_answer"]
-    is_correct = None if reference is None else row["complete"] and answers_agree(answer, reference)
-    return row | {"answer": answer, "correct": is_correct}
+def answer_batch(table: pa.Table, kind: str = "math") -> pa.Table:
+    return table_of([answer_row(row, kind) for row in table.to_pylist()], EVAL)
 
 
-def answer_batch(table: pa.Table) -> pa.Table:
-    return table_of([answer_row(row) for row in table.to_pylist()], EVAL)
-
-
-def evaluate(problems: "Dataset", generate: "Generate", **asked: Any) -> "Dataset":
-    """One model's answers to the held-out problems. `asked`: the other arguments of `requests`."""
+def evaluate(
+    problems: "Dataset",
+    generate: "Generate",
+    kind: str,
+    name: str,
+    benchmark: str,
+    question: Question,
+    done: Container[str] = (),
+) -> "Dataset":
+    """The answers of the model `name` to problems, judged by their `kind` of answer."""
+    asked = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=asked)
-    return generate(pending).map_batches(answer_batch, batch_size=None, batch_format="pyarrow")
+    how = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
+    return generate(pending).map_batches(answer_batch, **how)
 
 
 def summarise(answers: pa.Table, rejected: list[dict[str, Any]], name: str, benchmark: str) -> dict[str, Any]:
-    """What one model's answers come to; see `scores.summary`. `rejected`: the rows that have no answer."""
-    figures = scores.summary(scores.with_rejected(answers, rejected))
-    return {"name": name, "benchmark": benchmark, "num_rejected": len(rejected), **figures}
+    """What one model's answers come to; see `scores.summary`. `rejected`: the rows that have no answer.
+
+    Where problems have categories, `categories` has the figures of each.
+    """
+    all_of_them = scores.with_rejected(answers, rejected)
+    figures = scores.summary(all_of_them)
+    told = {"name": name, "benchmark": benchmark, "num_rejected": len(rejected), **figures}
+    categories = dict(_by_category(all_of_them))
+    return told | ({"categories": categories} if categories else {})
+
+
+def _by_category(answers: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The figures of each category, in the order of their names."""
+    shown = ("num_problems", "accuracy", "accuracy_interval", "completion_rate", "mean_tokens")
+    for name in sorted(set(answers["category"].to_pylist()) - {None}) if "category" in answers.column_names else ():
+        figures = scores.summary(answers.filter(pa.compute.equal(answers["category"], name)))
+        yield name, {key: figures[key] for key in shown}

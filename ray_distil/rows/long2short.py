@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.rows.question import Question
 from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import REWRITES, stable_id
 from ray_distil.store.shards import SOURCE, reject, table_of
@@ -19,23 +20,17 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
-VERSION = 4
+VERSION = 5
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "long2short"
 ACCEPTED = "accepted"
 
 
-def request(
-    row: dict[str, Any],
-    gates: list[str],
-    sampling_params: dict[str, Any],
-    seed: int,
-    system_prompt: str | None = None,
-) -> dict[str, Any]:
+def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:
     """A slow RESPONSES row as a rewrite request; `source_reason` says why it is not worth one, "" if it is."""
     rewrite_id = stable_id("rewrite", row["response_id"])
     reason = first_reason(row, gates)
-    row_seed = int(stable_id(seed, rewrite_id), 16) % 2**31
+    row_seed = int(stable_id(question.seed, rewrite_id), 16) % 2**31
     reasoning = row["reasoning"] or row["response"]
     return {
         "id": rewrite_id,
@@ -45,10 +40,11 @@ def request(
         "reference_answer": row["reference_answer"],
         "source_answer": row["answer"],
         "original_tokens": row["num_generated_tokens"],
+        "original_characters": len(reasoning),
         "source_mark": stable_id(row["instruction"], row["answer"] or "", reasoning),
         "source_reason": SOURCE + reason if reason else "",
-        "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, system_prompt),
-        "sampling_params": sampling_params | {"seed": row_seed},
+        "messages": long2short_messages(row["instruction"], row["answer"] or "", reasoning, question.system_prompt),
+        "sampling_params": question.sampling_params | {"seed": row_seed},
         "seed": row_seed,
     }
 
@@ -85,7 +81,9 @@ def renewed(
     if source["source_reason"] or source["source_mark"] != row["source_mark"]:
         return None
     if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
-        return _judged(row | {name: source[name] for name in ("reference_answer", "source_answer")})
+        return _judged(
+            row | {name: source[name] for name in ("reference_answer", "source_answer", "original_characters")}
+        )
     return None
 
 
@@ -100,16 +98,14 @@ def rewrites(
     generate: "Generate",
     model: str,
     gates: list[str],
-    sampling_params: dict[str, Any],
-    seed: int,
+    question: Question,
     done: Container[str],
-    system_prompt: str | None = None,
 ) -> list["Dataset"]:
     """`[unfit, rewritten]`: slow responses that are rejected as sources, and rewrites, but for those done already.
 
     `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
     """
-    how = {"gates": gates, "sampling_params": sampling_params, "seed": seed, "system_prompt": system_prompt}
+    how = {"gates": gates, "question": question}
     # Each of the two makes the requests for itself: kept for both, each reasoning would lie twice in the object store.
     asked = responses.map(request, fn_kwargs=how).filter(lambda row: row["id"] not in done)
     unfit = asked.filter(lambda row: row["source_reason"] != "")
@@ -118,17 +114,18 @@ def rewrites(
         rewrite_batch,
         batch_size=None,
         batch_format="pyarrow",
-        fn_kwargs={"model": model, "sampling_params": sampling_params},
+        fn_kwargs={"model": model, "sampling_params": question.sampling_params},
     )
     return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
 
 
 def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
     """Of each slow response what `renewed` needs, by rewrite_id, a table for each table of RESPONSES."""
-    columns = ["reference_answer", "source_answer", "source_mark", "source_reason"]
-    schema = pa.schema([(name, pa.string()) for name in ("rewrite_id", *columns)])
+    columns = ["reference_answer", "source_answer", "source_mark", "source_reason", "original_characters"]
+    types = {"original_characters": pa.int32()}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in ("rewrite_id", *columns)])
     for table in responses:
-        asked = [request(row, gates, {}, 0) for row in table.to_pylist() if row["teacher"] == "slow"]
+        asked = [request(row, gates, Question({})) for row in table.to_pylist() if row["teacher"] == "slow"]
         rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]
         yield pa.Table.from_pylist(rows, schema=schema)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil import UserError
-from ray_distil.store.artifact import ROWS_PER_SHARD
+from ray_distil.store.artifact_reader import ROWS_PER_SHARD
 from ray_distil.store.ids import Keys, SeenIds, keys_of, smallest
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
 from ray_distil.store.shards import DETAIL, REASON, reject, table_of, with_rejects

@@ -4,7 +4,7 @@
     correct                whether the answer equals the reference; null where there is none
     complete               whether the model stopped by itself
     answer                 what it stated; null where it stated nothing
-    num_generated_tokens   null of a rejected answer, which counts as wrong and not complete
+    num_generated_tokens   null of a rejected answer, which counts as wrong and not complete; and where nobody counted
     num_thinking_tokens    of these; null where nobody counted
 
 A figure that is not defined is None, never 0. Intervals are of 95 %; their coverage is in tests/benchmarks/intervals.py.
@@ -20,7 +20,10 @@ import pyarrow as pa
 from ray_distil.texts.agreement import answers_agree
 
 Z = 1.959964  # of the normal distribution, for 95 %
-COLUMNS = ("instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens")
+COLUMNS = (
+    "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
+)  # fmt: skip
+REJECTED = "is_rejected"  # a column of `with_rejected`
 DRAWS = 2000  # of the bootstrap
 SEED = 0  # of its draws: the same figures each time
 
@@ -34,10 +37,13 @@ def with_rejected(answers: pa.Table, rejected: list[dict[str, Any]]) -> pa.Table
             "instruction_id": row["instruction_id"],
             "correct": None if row.get("reference_answer") is None else False,
             "complete": False,
+            "category": row.get("category"),
+            REJECTED: True,
         }
         for row in rejected
     ]
     known = answers.select([name for name in COLUMNS if name in answers.column_names])
+    known = known.append_column(REJECTED, pa.array([False] * known.num_rows, pa.bool_()))
     schema = pa.schema([pa.field(field.name, field.type) for field in known.schema])
     return pa.concat_tables([known.cast(schema), pa.Table.from_pylist(lost, schema=schema)])
 
@@ -57,8 +63,9 @@ def summary(answers: pa.Table) -> dict[str, Any]:
     graded = ~np.isnan(correct)
     num, num_right = _by_problem(problem[graded], np.ones(graded.sum())), _by_problem(problem[graded], correct[graded])
     shares = num_right / num
-    spent = tokens[is_there & graded].sum()
+    spent = tokens[is_there & graded].sum() if (is_there & graded).any() else None
     stated = np.array([text is not None for text in answers["answer"].to_pylist()], bool)
+    answered = _floats(answers, REJECTED) != 1
     per_problem = np.bincount(problem) if len(problem) else np.zeros(0)
     return {
         "num_problems": len(per_problem),
@@ -68,7 +75,7 @@ def summary(answers: pa.Table) -> dict[str, Any]:
         "pass_at": {str(k): pass_at_k(num, num_right, k) for k in _ks(num)},
         "majority": majority(answers) if len(num) and num.min() > 1 else None,
         "completion_rate": _mean(complete.astype(float)),
-        "no_answer_rate": _mean(1.0 - stated[is_there]),
+        "no_answer_rate": _mean(1.0 - stated[answered]),
         "mean_tokens": _mean(tokens[is_there]),
         "median_tokens": _quantile(tokens[is_there], 0.5),
         "p90_tokens": _quantile(tokens[is_there], 0.9),
@@ -76,7 +83,7 @@ def summary(answers: pa.Table) -> dict[str, Any]:
         "tokens_of_right": _mean(tokens[is_there & (correct == 1)]),
         "tokens_of_wrong": _mean(tokens[is_there & complete & (correct == 0)]),
         "tokens_of_cut": _mean(tokens[is_there & ~complete]),
-        "tokens_per_correct": float(spent / num_right.sum()) if num_right.sum() else None,
+        "tokens_per_correct": float(spent / num_right.sum()) if spent is not None and num_right.sum() else None,
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ray_distil.rows.question import Question
 from ray_distil.store.reuse import Known, is_the_same
 from ray_distil.store.schemas import RESPONSES, normalised, stable_fraction, stable_id
 from ray_distil.store.shards import ROWS_AT_ONCE, reject, table_of
@@ -41,27 +42,17 @@ def num_requests(instruction_ids: list[str], teacher: str, fraction: float, num_
     return sum(is_asked(i, teacher, fraction) for i in instruction_ids) * num_samples
 
 
-def requests(
-    row: dict[str, Any],
-    teacher: str,
-    fraction: float,
-    num_samples: int,
-    sampling_params: dict[str, Any],
-    seed: int,
-    suffix: str,
-    system_prompt: str | None = None,
-    done: Container[str] = (),
-) -> list[dict[str, Any]]:
+def requests(row: dict[str, Any], teacher: str, question: Question, done: Container[str] = ()) -> list[dict[str, Any]]:
     """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
 
     The seeds of an instruction follow one another, as those of vLLM's own n samples of one seed do. Requests whose
     ids are in `done` are left out.
     """
-    if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, fraction):
+    if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, question.fraction):
         return []
     made = []
-    first_seed = int(stable_id(seed, row["instruction_id"], teacher), 16) % 2**31
-    for sample_index in range(num_samples):
+    first_seed = int(stable_id(question.seed, row["instruction_id"], teacher), 16) % 2**31
+    for sample_index in range(question.num_samples):
         asked = _request(row, teacher, sample_index)
         response_id = asked.pop("response_id")
         if response_id in done:
@@ -70,8 +61,8 @@ def requests(
         made.append({
             "id": response_id,
             **asked,
-            "messages": instruction_messages(row["instruction"], suffix, system_prompt),
-            "sampling_params": sampling_params | {"seed": row_seed},
+            "messages": instruction_messages(row["instruction"], question.suffix, question.system_prompt),
+            "sampling_params": question.sampling_params | {"seed": row_seed},
             "seed": row_seed,
         })  # fmt: skip
     return made
@@ -221,13 +212,18 @@ def _request(row: dict[str, Any], teacher: str, sample_index: int) -> dict[str, 
     return {"response_id": response_id, **_asked_for(row), "teacher": teacher, "sample_index": sample_index}
 
 
-def responses(instructions: "Dataset", generate: "Generate", teacher: str, model: str, **asked: Any) -> "Dataset":
-    """One teacher's responses. `asked`: the other arguments of `requests`."""
-    params = asked["sampling_params"]
-    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, **asked})
-    return generate(pending).map_batches(
-        response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs={"model": model, "sampling_params": params}
-    )
+def responses(
+    instructions: "Dataset",
+    generate: "Generate",
+    teacher: str,
+    model: str,
+    question: Question,
+    done: Container[str] = (),
+) -> "Dataset":
+    """One teacher's responses, but for those whose ids are in `done`."""
+    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, "question": question, "done": done})
+    how = {"model": model, "sampling_params": question.sampling_params}
+    return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
 
 def response_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:

@@ -8,6 +8,7 @@ from ray_distil import UserError
 from ray_distil.config import TeacherConfig
 from ray_distil.rows import curation, teacher
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import Made, Stage
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import digest
@@ -15,7 +16,6 @@ from ray_distil.store.shards import table_of
 from ray_distil.texts import sources
 from ray_distil.texts.sources import Source
 
-Made = tuple[int, dict[str, Any]]
 IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
 
 
@@ -51,29 +51,41 @@ def imported_id(source: str, position: int) -> str:
     return schemas.stable_id("imported", source, position)
 
 
-def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
+class ImportedResponses(Stage):
     """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
-    rows = []
-    for position, record in enumerate(records, 1):
-        response_id = imported_id(source, position)
-        known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
-        rows.append(teacher.imported_row(record, known | {"sample_index": position}))
 
-    def make(artifact: Artifact) -> Made:
-        artifact.write_table(table_of(rows, schemas.RESPONSES), teacher.STAGE)
-        return len(rows), {}
+    rows, artifact, schema, unit = teacher, "responses", schemas.RESPONSES, "responses"
 
-    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", {"source": source}, [digest(rows)], make)
+    def __init__(self, records: list[Any], source: str) -> None:
+        self.imported = []
+        for position, record in enumerate(records, 1):
+            response_id = imported_id(source, position)
+            known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
+            self.imported.append(teacher.imported_row(record, known | {"sample_index": position}))
+        self.settings, self.inputs = {"source": source}, [digest(self.imported)]
+
+    def make(self, artifact: Artifact) -> Made:
+        artifact.write_table(table_of(self.imported, schemas.RESPONSES), teacher.STAGE)
+        return len(self.imported), {}
+
+
+class ImportedExamples(Stage):
+    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
+
+    rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "examples"
+
+    def __init__(self, records: list[Any], source: str) -> None:
+        self.imported = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
+        self.settings, self.inputs = {"source": source}, [digest(self.imported)]
+
+    def make(self, artifact: Artifact) -> Made:
+        artifact.write_table(table_of(self.imported, schemas.SFT_EXAMPLES), curation.STAGE)
+        return len(self.imported), {}
+
+
+def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
+    return run.make(ImportedResponses(records, source))
 
 
 def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
-    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
-    rows = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
-
-    def make(artifact: Artifact) -> Made:
-        artifact.write_table(table_of(rows, schemas.SFT_EXAMPLES), curation.STAGE)
-        return len(rows), {}
-
-    return run.stage(
-        curation, "sft_examples", schemas.SFT_EXAMPLES, "examples", {"source": source}, [digest(rows)], make
-    )
+    return run.make(ImportedExamples(records, source))

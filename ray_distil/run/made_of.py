@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
-from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig, TrainingConfig
+from ray_distil.config import TINY, TRAINED, EvaluatedModel, StagesConfig, TrainingConfig
 from ray_distil.config.engine_config import Asked, SamplingParams
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.config.models import responses_of
-from ray_distil.rows import evaluation, instructions, long2short, teacher
+from ray_distil.rows import evaluation, instructions, long2short, scorers, teacher
 from ray_distil.run import asking
 from ray_distil.run.runs import Run
 from ray_distil.store.manifest import fingerprint, model_fingerprint
@@ -94,19 +95,33 @@ def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
     return MadeOf(trained | {"seed": run.config.run.seed, "student": model_fingerprint(student)})
 
 
-def of_evaluation(run: Run, evaluated: EvaluatedModel, model: str, model_mark: str) -> MadeOf:
-    """`model_mark` tells the model from others: its own fingerprint, or that of its training."""
+def of_benchmark(config: BenchmarkConfig) -> MadeOf:
+    """What the problems are, and not how often they are asked; not the path: what it holds is an input."""
+    named = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
+    settings = config.model_dump(mode="json", include=named) | {"prompt": config.template}
+    return MadeOf(settings | ({"num_problems": config.num_problems} if config.path == TINY else {}))
+
+
+def of_evaluation(
+    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str
+) -> MadeOf:
+    """`model_mark` tells the model from others: its own fingerprint, or that of its training.
+
+    How answers are judged is no part of what was asked: another scorer judges the stored texts.
+    """
     config = run.config.evaluation
-    system_prompt, variables = run.config.asked_with(evaluated)
-    assert config.engine is not None
-    engine = config.engine.model_copy(update={"chat_template_kwargs": variables})
+    sampling = config.sampling_of(benchmark)
+    system_prompt, _ = run.config.asked_with(evaluated)
     # The template is known before training: it is that of the student as it was.
     known = run.models["training.student"] if evaluated.model_source == TRAINED else model
-    asked = Asked(engine=engine)
-    texts = _texts(run, asked, known, config.sampling_params, system_prompt)
-    texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.benchmark}
-    marks = _marks(evaluation, texts, asked, config.sampling_params)
-    return MadeOf({"asked": list(marks), "num_samples": config.num_samples}, {"": marks})
+    asked = run.config.asked_by(evaluated)
+    texts = _texts(run, asked, known, sampling, system_prompt)
+    texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
+    if benchmark.name != HELD_OUT:  # its prompts are whole
+        texts["suffix"] = benchmark.template
+    marks = _marks(evaluation, texts, asked, sampling)
+    settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
+    return MadeOf(settings | {"scored_by": scorers.scored_by(benchmark.answer)}, {"": marks})
 
 
 def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:

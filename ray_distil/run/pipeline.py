@@ -9,8 +9,9 @@ from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows import instructions
-from ray_distil.run import preflight, stages, training_stage
+from ray_distil.run import comparing, preflight, stages
 from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, messages_to
 
@@ -32,13 +33,14 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
         display.say(f"messages of the libraries: {log}")
         this.folder.write_text("config.yaml", config.to_yaml())
         problems = stages.make_instructions(this, records)
+        asks = comparing.make_benchmarks(this, problems)
         responses = stages.make_responses(this, problems)
-        with beside(lambda: stages.make_given_evaluations(this, problems), config.run.parallel_engines, display.say):
+        with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)
-            checkpoint = training_stage.make_checkpoint(this, packed)
-        stages.make_student_evaluations(this, problems, checkpoint)
+            checkpoint = make_checkpoint(this, packed)
+        comparing.make_student_evaluations(this, asks, checkpoint)
         return report.build(this.folder)
 
 

@@ -12,10 +12,12 @@ from rich.table import Table
 
 from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
 from ray_distil.config.engine_config import Asked, EngineConfig
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import responses_of
 from ray_distil.config.plan_config import Expected
-from ray_distil.rows import instructions, teacher
+from ray_distil.rows import benchmarks, instructions, teacher
 from ray_distil.rows.problems import EVAL, TRAIN, Problems
+from ray_distil.store.shards import REASON
 from ray_distil.texts import sources
 from ray_distil.texts.prompts import LONG2SHORT
 from ray_distil.train.deepspeed_config import BatchArithmetic
@@ -60,10 +62,12 @@ def make(config: StagesConfig) -> Plan:
     """The plan of a run. Raises UserError for instructions that cannot be used."""
     assumed = config.plan
     remarks: list[str] = []
-    num_train, num_eval, problems = _instructions(config, remarks)
     prompt = assumed.num_prompt_tokens
-    total = num_train + num_eval
-    steps = [Step("instructions", total, size=total * prompt * assumed.bytes_per_token)]
+    num_train, num_eval, problems, steps = 0, 0, None, list[Step]()
+    if config.teachers is not None or config.training is not None:  # else it is an evaluation that stands alone
+        num_train, num_eval, problems = _instructions(config, remarks)
+        total = num_train + num_eval
+        steps.append(Step("instructions", total, size=total * prompt * assumed.bytes_per_token))
     num_examples = tokens_learnt = 0.0
 
     for name in ("direct", "slow") if config.teachers is not None else ():
@@ -137,17 +141,27 @@ def _generation(
     generated, prompts = rows * expected.num_generated_tokens, rows * prompt
     engines = asked.engine.concurrency[1] if asked.engine is not None else 1
     price = expected.usd_per_million_tokens if asked.endpoint is not None else None
+    seconds, gpus = (
+        generated / (expected.tokens_per_s * engines) if expected.tokens_per_s else None,
+        _gpus(asked.engine),
+    )
     return Step(
         name,
         rows,
         exact,
         prompts,
         generated,
-        seconds=generated / (expected.tokens_per_s * engines) if expected.tokens_per_s else None,
-        gpus=_gpus(asked.engine),
-        dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else None,
+        seconds=seconds,
+        gpus=gpus,
+        dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else _rent(seconds, gpus, config),
         size=(prompts + generated) * config.plan.bytes_per_token,
     )
+
+
+def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
+    """What GPUs cost for so long; None where that is not known, or where there are none."""
+    price = config.plan.usd_per_gpu_hour
+    return None if seconds is None or price is None or not gpus else seconds * gpus / 3600 * price
 
 
 def _training(num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig) -> list[Step]:
@@ -181,6 +195,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
             tokens=seen,
             seconds=seconds,
             gpus=training.num_workers if training.use_gpu else 0,
+            dollars=_rent(seconds, training.num_workers if training.use_gpu else 0, config),
             size=checkpoint,
         ),
     ]
@@ -188,16 +203,33 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
 
 def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> list[Step]:
     evaluation = config.evaluation
-    if evaluation.engine is None:
-        return []
-    asked, steps = Asked(engine=evaluation.engine), []
-    for model in evaluation.models:
-        expected = config.plan.evaluation.get(model.name, Expected())
-        rows, prompt = num_eval * evaluation.num_samples, config.plan.num_prompt_tokens
-        steps.append(_generation(f"evaluation/{model.name}", rows, True, prompt, expected, asked, config))
-        most = evaluation.sampling_params.max_tokens
-        remarks += _too_long(f"plan.evaluation.{model.name}", expected, "evaluation", most)
+    steps, assumed = [], config.plan.evaluation
+    for benchmark in evaluation.benchmarks:
+        label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
+        for model in evaluation.models:
+            named = (f"{model.name}/{label}", model.name, f"*/{label}", "*")
+            key = next((name for name in named if name in assumed), model.name)
+            expected = assumed.get(key, Expected())
+            rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
+            name = f"evaluation/{model.name}/{folder_of(label)}"
+            steps.append(_generation(name, rows, exact, prompt, expected, config.asked_by(model), config))
+            most = evaluation.sampling_of(benchmark).max_tokens
+            section = "evaluation" if benchmark.sampling_params is None else f"evaluation.benchmarks.{label}"
+            remarks += _too_long(f"plan.evaluation.{key}", expected, section, most)
     return steps
+
+
+def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> tuple[int, bool]:
+    """How many problems a benchmark has, and whether that was counted; of one on a hub, what is declared."""
+    if benchmark.name == HELD_OUT:
+        return num_eval, True
+    source = benchmarks.source_of(benchmark)
+    if source is None or sources.is_here(source):
+        return sum(REASON not in row for row in benchmarks.problems(benchmark)), True
+    number = benchmark.num_problems
+    if number is None:
+        remarks.append(f"{benchmark.name}: {benchmark.path!r} not there yet: counted as no problem; set num_problems")
+    return min(number or 0, benchmark.limit or number or 0), False
 
 
 def _too_long(key: str, expected: Expected, section: str, max_tokens: int) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ray_distil import UserError
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.config.evaluation_config import HELD_OUT
 from ray_distil.config.models import is_hub_name, model_sources, resolve_model
 from ray_distil.config.section import ConfigError
 from ray_distil.generate import engine
@@ -145,11 +146,15 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems
         yield _Spoken("training.student", "", models["training.student"], chat, trained.system_prompt)
     for index, evaluated in enumerate(config.evaluation.models):
         key = "training.student" if evaluated.model_source == TRAINED else f"evaluation.models.{index}.model_source"
-        if key in models:
+        if key in models and evaluated.endpoint is None:
             system_prompt, variables = config.asked_with(evaluated)
             chat, given = ChatSettings.of(variables), config.evaluation
-            where = ("evaluation", "evaluation.engine", models[key], chat, system_prompt)
-            yield _Spoken(*where, given.engine, given.sampling_params, held_out)
+            for benchmark in given.benchmarks:
+                own = benchmark.sampling_params is not None
+                name = f"evaluation.benchmarks.{benchmark.name}" if own else "evaluation"
+                prompts = held_out if benchmark.name == HELD_OUT else []
+                where = (name, "evaluation.engine", models[key], chat, system_prompt)
+                yield _Spoken(*where, given.engine, given.sampling_of(benchmark), prompts)
 
 
 def _packed(student: str, training: TrainingConfig, packing: bool) -> str:

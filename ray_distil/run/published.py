@@ -22,10 +22,11 @@ from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.config.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.generate.replies import words_of
 from ray_distil.rows import curation
-from ray_distil.run import importing, preflight, stages, training_stage
+from ray_distil.run import importing, preflight, stages
 from ray_distil.run.export import write_records
 from ray_distil.run.pipeline import log_folder
 from ray_distil.run.runs import Run, run_lock
+from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import messages_to, start_ray
 from ray_distil.store.manifest import STUDENT
@@ -116,7 +117,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     base_url = _told(file.inference.base_url, "base_url")
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
-        # What a row says is taken as it is, but for a cut: the recipe has no reference to check it against.
+        # Every rewrite that is complete is taken: the recipe has no reference to check answers against.
         "gates": {"answered": False, "correct": False, "reasoned": False, "shorter": False},
         "long2short": {
             "system_prompt": file.inference.prompt,
@@ -176,7 +177,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     run = _run(data, overrides, display)
     with _working_in(run):
         examples = importing.import_examples(run, records, file.dataset.labeled_path)
-        checkpoint = training_stage.make_checkpoint(run, stages.make_packed(run, examples))
+        checkpoint = make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
     display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
     return output

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.generate.generation import may_pass
+from ray_distil.generate.generation import is_transient
 from ray_distil.run import waiting
+from ray_distil.run.stage import Stage
 from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Display
@@ -26,7 +27,7 @@ from ray_distil.runtime.session import in_background, last_line, nodes_without, 
 from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
-from ray_distil.store.reuse import Reuse, carry
+from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER, StageError
 from ray_distil.store.storage import Folder
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 BEGAN = "began"  # a file in the run's folder, with the date
-# Writes the artifact's shards; returns how many rows went in, and the manifest's summary.
-Make = Callable[[Artifact], tuple[int, dict[str, Any]]]
 
 
 class Run:
@@ -71,52 +70,38 @@ class Run:
                     "give a path on a disk that all nodes share, or s3://BUCKET/PATH"
                 )
 
-    def stage(
-        self,
-        module: Any,
-        artifact: str,
-        schema: pa.Schema | None,
-        unit: str,
-        settings: dict[str, Any],
-        inputs: list[str],
-        make: Make,
-        counted: str | None = None,
-        resume: bool = False,
-        reuse: Reuse | None = None,
-    ) -> Artifact:
+    def make(self, stage: Stage) -> Artifact:
         """One stage: skipped if its artifact is complete, else made and its manifest written.
 
-        `artifact`: its folder in the run; of "eval/base" the second part is shown behind the stage's name.
-
-        With `resume`, `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`). Rows that a run
-        rejected for what may have passed meanwhile, such as an endpoint that was away, are then made again, also where
-        the artifact is whole. `reuse`: which rows of an earlier making are good for this one.
+        Where a stage resumes, its `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`), and
+        rows that a run rejected with a transient error, such as a time-out of an endpoint that was away, are made
+        again, also where the artifact is whole.
         """
-        made_of = fingerprint(module.STAGE, module.VERSION, settings, inputs)
-        target = Artifact(self.folder, artifact, schema, made_of, counted)
-        name = "/".join([module.STAGE, *artifact.split("/")[1:]])
+        made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, stage.settings, stage.inputs)
+        target = Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
+        name = "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
         manifest = target.manifest()
-        if manifest is not None and not (resume and any(map(may_pass, manifest.rejects))):
+        if manifest is not None and not (stage.resume and any(map(is_transient, manifest.rejects))):
             self.display.tell(name, f"complete: {_counts(manifest)}")
             return target
         self._check()
         started = time.monotonic()
-        target.start(resume, reuse.asked if reuse is not None else None)
+        target.start(stage.resume, stage.reuse.asked if stage.reuse is not None else None)
         with (
-            self.display.stage(name, unit) as target.tell,
+            self.display.stage(name, stage.unit) as target.tell,
             waiting.told(name, target.tell.idle_seconds, self.display.say),
         ):
-            if reuse is not None and (num_carried := carry(target, reuse, module.STAGE)):
+            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, stage.rows.STAGE)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
-            rows_in, summary = make(target)
+            rows_in, summary = stage.make(target)
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
         most = self.config.run.max_shard_mb
         manifest = target.finish(
-            name, unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
+            name, stage.unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
-        left = Counter({reason: n for reason, n in manifest.rejects.items() if resume and may_pass(reason)})
+        left = Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
         if left:
             self.display.say(f"{name}: {_told(left)}: the same command tries them again")
         return target
@@ -147,12 +132,12 @@ class Run:
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
         own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
 
-        Rows that failed for what may pass are tried once more when all others are there.
+        Rows with transient errors are tried once more when all others are there.
         """
-        num_failed = artifact.forget_rejects(may_pass).total() + artifact.num_failed_before
+        num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, num_failed)
-        if failed := artifact.forget_rejects(may_pass):
-            self.display.say(f"{stage}: {_told(failed)}, for what may have passed: they are tried once more")
+        if failed := artifact.forget_rejects(is_transient):
+            self.display.say(f"{stage}: {_told(failed)}, with transient errors: they are tried once more")
             self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
 
     def _generate_missing(
@@ -205,10 +190,10 @@ class Run:
 
 @contextmanager
 def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Do `work` while the body runs, in a thread of its own, or before it.
+    """Do `work` in a thread beside the `with` block; without `parallel`, before the block.
 
-    Its error is said at once and raised after the body. A body that fails does not wait for it: the process is about
-    to end, and what `work` has saved stays.
+    An error of `work` is said at once and raised after the block. A block that fails does not wait for `work`: the
+    process is about to end, and the shards that `work` has written stay.
     """
     if not parallel:
         work()

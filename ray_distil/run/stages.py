@@ -4,155 +4,242 @@ Configuration stops here: the stages themselves take plain values.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
-from ray_distil.config.section import SectionT
 from ray_distil.generate import engine
-from ray_distil.rows import curation, evaluation, instructions, long2short, packing, teacher
+from ray_distil.rows import curation, instructions, long2short, packing, teacher
 from ray_distil.rows.problems import Problems
-from ray_distil.rows.scores import COLUMNS
+from ray_distil.rows.question import Question
 from ray_distil.run import asking, importing, made_of
 from ray_distil.run.made_of import enabled_gates
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, given, of_split, renewed, where
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import STUDENT, model_fingerprint, most_common, why_none
+from ray_distil.store.manifest import most_common, why_none
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.shards import StageError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-Made = tuple[int, dict[str, Any]]
-Row = dict[str, Any]
 BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
 
 
-def make_instructions(run: Run, records: Problems) -> Artifact:
-    def make(artifact: Artifact) -> Made:
-        for table in records.tables():
-            artifact.write_table(table, instructions.STAGE)
-        return records.facts.num_rows, {}
+class Instructions(Stage):
+    rows, artifact, schema, unit = instructions, "instructions", schemas.INSTRUCTIONS, "instructions"
 
-    settings = made_of.of_instructions(run.config).settings
-    inputs = instructions.source_fingerprint(run.config.instructions)
-    return run.stage(instructions, "instructions", schemas.INSTRUCTIONS, "instructions", settings, inputs, make)
+    def __init__(self, run: Run, records: Problems) -> None:
+        self.records = records
+        self.settings = made_of.of_instructions(run.config).settings
+        self.inputs = [*instructions.source_fingerprint(run.config.instructions)]
+
+    def make(self, artifact: Artifact) -> Made:
+        for table in self.records.tables():
+            artifact.write_table(table, instructions.STAGE)
+        return self.records.facts.num_rows, {}
+
+
+class Responses(GeneratingStage):
+    """Of each teacher: generated, or imported where its responses are there already."""
+
+    rows, artifact, schema, unit = teacher, "responses", schemas.RESPONSES, "responses"
+
+    def __init__(self, run: Run, problems: Artifact) -> None:
+        self.run, self.problems = run, problems
+        self.teachers = given(run.config.teachers).given
+        self.imported = {
+            name: responses_of(one, f"teachers.{name}")
+            for name, one in self.teachers.items()
+            if one.responses is not None
+        }
+        self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers.keys() - self.imported.keys()}
+        self.questions = {name: self._question(name) for name in self.models}
+        made = made_of.of_responses(run)
+        self.settings, self.inputs = made.settings, [problems.content()]
+        self.reuse = Reuse(made.asked, "teacher", self._renewer)
+
+    def _question(self, name: str) -> Question:
+        asked = self.teachers[name]
+        return Question(
+            asking.params(asked.sampling_params, asked, self.models[name]),
+            num_samples=asked.num_samples,
+            seed=self.run.config.run.seed,
+            fraction=asked.fraction,
+            suffix=self.run.config.instructions.suffix,
+            system_prompt=asked.system_prompt,
+        )
+
+    def make(self, artifact: Artifact) -> Made:
+        rows_in = 0
+        for table in self.problems.tables(["instruction_id", "split"]):
+            train = where(table, "split", "train")["instruction_id"].to_pylist()
+            rows_in += sum(
+                teacher.num_requests(train, name, one.fraction, one.num_samples) for name, one in self.teachers.items()
+            )
+        artifact.tell.expect(rows_in)
+        left: Counter[str] = Counter()
+        for name, source in self.imported.items():
+            left += importing.import_teacher(self.run, artifact, self.problems, name, self.teachers[name], source)
+        imports = asking.imports(*self.teachers.values())
+        self.run.generate(
+            artifact, rows_in, teacher.STAGE, self.datasets, self.run.config.run.parallel_engines, imports
+        )
+        if not self.imported:
+            return rows_in, {}
+        unused = left.pop(teacher.UNUSED, 0)
+        return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))}
+
+    def datasets(self, done: IdSet) -> list["Dataset"]:
+        return [
+            teacher.responses(
+                self.problems.read(),
+                asking.generate(self.run, self.teachers[name], model),
+                name,
+                model,
+                self.questions[name],
+                done,
+            )
+            for name, model in self.models.items()
+        ]
+
+    def _renewer(self) -> Renew:
+        rows = of_split(self.problems, "train", ["instruction_id", "reference_answer"])
+        return renewed(Known(rows, "instruction_id"), "instruction_id", self._renew)
+
+    def _renew(self, row: Row, alike: bool, problem: Row | None) -> Row | None:
+        asked = self.teachers[row["teacher"]]
+        is_asked = teacher.is_asked(row["instruction_id"], row["teacher"], asked.fraction)
+        if problem is None or not is_asked or row["sample_index"] >= asked.num_samples:
+            return None
+        return teacher.renewed(row, problem["reference_answer"], asked.sampling_params.max_tokens, alike)
+
+
+class Rewrites(GeneratingStage):
+    """Of the correct slow responses, by the slow teacher or by a model of its own."""
+
+    rows, artifact, schema, unit = long2short, "rewrites", schemas.REWRITES, "slow responses"
+
+    def __init__(self, run: Run, responses: Artifact, asked: Asked, model: str) -> None:
+        self.run, self.responses, self.asked, self.model = run, responses, asked, model
+        config = run.config.long2short
+        self.gates = enabled_gates(run.config)
+        self.question = Question(
+            asking.params(config.sampling_params, asked, model),
+            seed=run.config.run.seed,
+            system_prompt=config.system_prompt,
+        )
+        made = made_of.of_rewrites(run, asked, model)
+        self.settings, self.inputs = made.settings, [responses.content()]
+        self.reuse = Reuse(made.asked, None, self._renewer)
+
+    def make(self, artifact: Artifact) -> Made:
+        rows_in = self.responses.count("teacher", "slow")
+        imports = asking.imports(self.asked)
+        self.run.generate(artifact, rows_in, long2short.STAGE, self.datasets, parallel=True, imports=imports)
+        return rows_in, {}
+
+    def datasets(self, done: IdSet) -> list["Dataset"]:
+        sources = self.responses.read().filter(lambda row: row["teacher"] == "slow")
+        generate = asking.generate(self.run, self.asked, self.model)
+        return long2short.rewrites(sources, generate, self.model, self.gates, self.question, done)
+
+    def _renewer(self) -> Renew:
+        rows = long2short.sources(self.responses.tables(schemas.RESPONSES.names), self.gates)
+        return renewed(Known(rows, "rewrite_id"), "rewrite_id", self._renew)
+
+    def _renew(self, row: Row, alike: bool, source: Row | None) -> Row | None:
+        most = self.run.config.long2short.sampling_params.max_tokens
+        return None if source is None else long2short.renewed(row, source, most, alike)
+
+
+class Examples(Stage):
+    """What passes the gates; rewrites stand for the slow responses."""
+
+    rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates"
+
+    def __init__(self, run: Run, responses: Artifact, rewrites: Artifact | None) -> None:
+        self.run, self.responses, self.rewrites = run, responses, rewrites
+        self.settings = made_of.of_examples(run.config).settings
+        self.inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.start_ray()
+        rows_in = self.responses.count("teacher")
+        if self.rewrites is not None:
+            rows_in += self.rewrites.count("rewrite_id") - self.responses.count("teacher", "slow")
+        rewrites = self.rewrites.read() if self.rewrites is not None else None
+        artifact.tell.expect(rows_in)
+        artifact.write(curation.curate(self.responses.read(), rewrites, **self.settings), curation.STAGE)
+        return rows_in, {}
+
+
+class Packed(Stage):
+    """Examples in sequences of fixed length."""
+
+    rows, artifact, schema, unit, counted = packing, "packed", schemas.PACKED, "examples", "example_ids"
+
+    def __init__(self, run: Run, examples: Artifact) -> None:
+        self.run, self.examples, self.student = run, examples, run.models["training.student"]
+        self.settings = made_of.of_packed(run, self.student, given(run.config.training)).settings
+        self.inputs = [examples.content()]
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.start_ray()
+        config, trained = self.run.config.packing, given(self.run.config.training)
+        ids = (table["example_id"].to_pylist() for table in self.examples.tables(["example_id"]))
+        starts = packing.chunk_starts(ids)
+        if not len(starts):
+            why = why_none(self.run.folder, BEFORE_PACKING)
+            raise StageError(f"{packing.STAGE}: no example passed the gates: {why}")
+        max_length = config.max_length or engine.model_length(self.student)
+        windows = packing.pack(
+            lambda: self.examples.read(list(packing.COLUMNS)),
+            starts,
+            model=self.student,
+            max_length=max_length,
+            enabled=config.enabled,
+            template=config.template,
+            system_prompt=trained.system_prompt,
+            chat=asking.chat_settings(self.run, self.student, trained.chat_template_kwargs),
+        )
+        for window in windows:
+            artifact.write([window], packing.STAGE)
+        num_sequences = num_tokens = 0
+        for table in artifact.tables(["lengths"]):
+            num_sequences += table.num_rows
+            num_tokens += pc.sum(pc.list_flatten(table["lengths"])).as_py() or 0
+        filled = round(packing.fill(num_tokens, num_sequences, max_length), 4) if config.enabled else 1.0
+        summary = {"num_sequences": num_sequences, "max_length": max_length, "fill": filled}
+        return self.examples.count("example_id"), summary
+
+
+def make_instructions(run: Run, records: Problems) -> Artifact:
+    return run.make(Instructions(run, records))
 
 
 def make_responses(run: Run, problems: Artifact) -> Artifact:
-    teachers, seed, suffix = _given(run.config.teachers).given, run.config.run.seed, run.config.instructions.suffix
-    given = {name: responses_of(a, f"teachers.{name}") for name, a in teachers.items() if a.responses is not None}
-    model_of = {name: run.models[f"teachers.{name}"] for name in teachers.keys() - given.keys()}
-
-    def make(artifact: Artifact) -> Made:
-        rows_in = 0
-        for table in problems.tables(["instruction_id", "split"]):
-            train = _where(table, "split", "train")["instruction_id"].to_pylist()
-            rows_in += sum(teacher.num_requests(train, n, a.fraction, a.num_samples) for n, a in teachers.items())
-
-        def parts(done: IdSet) -> list["Dataset"]:
-            return [
-                teacher.responses(
-                    problems.read(),
-                    asking.generate(run, asked, model_of[name]),
-                    name,
-                    model_of[name],
-                    fraction=asked.fraction,
-                    num_samples=asked.num_samples,
-                    sampling_params=asking.params(asked.sampling_params, asked, model_of[name]),
-                    seed=seed,
-                    suffix=suffix,
-                    system_prompt=asked.system_prompt,
-                    done=done,
-                )
-                for name, asked in teachers.items()
-                if name not in given
-            ]
-
-        artifact.tell.expect(rows_in)
-        left: Counter[str] = Counter()
-        for name, source in given.items():
-            left += importing.import_teacher(run, artifact, problems, name, teachers[name], source)
-        imports = asking.imports(*teachers.values())
-        run.generate(artifact, rows_in, teacher.STAGE, parts, run.config.run.parallel_engines, imports)
-        unused = left.pop(teacher.UNUSED, 0)
-        return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))} if given else {}
-
-    def renewer() -> Renew:
-        known = Known(_of_split(problems, "train", ["instruction_id", "reference_answer"]), "instruction_id")
-
-        def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
-            asked = teachers[row["teacher"]]
-            is_asked = teacher.is_asked(row["instruction_id"], row["teacher"], asked.fraction)
-            if problem is None or not is_asked or row["sample_index"] >= asked.num_samples:
-                return None
-            return teacher.renewed(row, problem["reference_answer"], asked.sampling_params.max_tokens, alike)
-
-        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
-
-    made = made_of.of_responses(run)
-    how = {"reuse": Reuse(made.asked, "teacher", renewer), "resume": True}
-    inputs = [problems.content()]
-    return run.stage(teacher, "responses", schemas.RESPONSES, "responses", made.settings, inputs, make, **how)
+    return run.make(Responses(run, problems))
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
-    config, seed = run.config.long2short, run.config.run.seed
+    """None where long2short is off, or where there is nobody to rewrite."""
+    config = run.config.long2short
     slow = run.config.teachers.slow if run.config.teachers is not None else None
     asked = config if config.engine or config.endpoint else slow
     if not config.enabled or asked is None:
         return None
-    model = run.models["teachers.slow" if asked is slow else "long2short"]
-    gates, params = enabled_gates(run.config), asking.params(config.sampling_params, asked, model)
-
-    def make(artifact: Artifact) -> Made:
-        rows_in = responses.count("teacher", "slow")
-
-        def parts(done: IdSet) -> list["Dataset"]:
-            sources = responses.read().filter(lambda row: row["teacher"] == "slow")
-            generate = asking.generate(run, asked, model)
-            return long2short.rewrites(sources, generate, model, gates, params, seed, done, config.system_prompt)
-
-        run.generate(artifact, rows_in, long2short.STAGE, parts, parallel=True, imports=asking.imports(asked))
-        return rows_in, {}
-
-    def renewer() -> Renew:
-        known = Known(long2short.sources(responses.tables(schemas.RESPONSES.names), gates), "rewrite_id")
-
-        def renew(row: Row, alike: bool, source: Row | None) -> Row | None:
-            most = config.sampling_params.max_tokens
-            return None if source is None else long2short.renewed(row, source, most, alike)
-
-        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["rewrite_id"] for row in rows])))
-
-    made, inputs = made_of.of_rewrites(run, asked, model), [responses.content()]
-    how = {"reuse": Reuse(made.asked, None, renewer), "resume": True}
-    return run.stage(long2short, "rewrites", schemas.REWRITES, "slow responses", made.settings, inputs, make, **how)
+    return run.make(Rewrites(run, responses, asked, run.models["teachers.slow" if asked is slow else "long2short"]))
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
-    settings = made_of.of_examples(run.config).settings
-    inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
-
-    def make(artifact: Artifact) -> Made:
-        run.start_ray()
-        rows_in = responses.count("teacher")
-        if rewrites is not None:  # they stand for the slow responses
-            rows_in += rewrites.count("rewrite_id") - responses.count("teacher", "slow")
-        parts = curation.curate(responses.read(), rewrites.read() if rewrites is not None else None, **settings)
-        artifact.tell.expect(rows_in)
-        artifact.write(parts, curation.STAGE)
-        return rows_in, {}
-
-    made = run.stage(curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates", settings, inputs, make)
+    """Says so where fewer than a tenth of the candidates pass the gates."""
+    made = run.make(Examples(run, responses, rewrites))
     manifest = made.manifest()
     if manifest is not None and manifest.rows_out < manifest.rows_in / 10:
         kept = f"kept {manifest.rows_out:,} of {manifest.rows_in:,} candidates"
@@ -161,107 +248,4 @@ def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> A
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:
-    student, config, trained = run.models["training.student"], run.config.packing, _given(run.config.training)
-    chat = asking.chat_settings(run, student, trained.chat_template_kwargs)
-
-    def make(artifact: Artifact) -> Made:
-        run.start_ray()
-        starts = packing.chunk_starts(table["example_id"].to_pylist() for table in examples.tables(["example_id"]))
-        if not len(starts):
-            raise StageError(f"{packing.STAGE}: no example passed the gates: {why_none(run.folder, BEFORE_PACKING)}")
-        max_length = config.max_length or engine.model_length(student)
-        packed = packing.pack(
-            lambda: examples.read(list(packing.COLUMNS)),
-            starts,
-            model=student,
-            max_length=max_length,
-            enabled=config.enabled,
-            template=config.template,
-            system_prompt=trained.system_prompt,
-            chat=chat,
-        )
-        for window in packed:
-            artifact.write([window], packing.STAGE)
-        num_sequences = num_tokens = 0
-        for table in artifact.tables(["lengths"]):
-            num_sequences += table.num_rows
-            num_tokens += pc.sum(pc.list_flatten(table["lengths"])).as_py() or 0
-        filled = round(packing.fill(num_tokens, num_sequences, max_length), 4) if config.enabled else 1.0
-        rows_in = examples.count("example_id")
-        return rows_in, {"num_sequences": num_sequences, "max_length": max_length, "fill": filled}
-
-    settings, inputs = made_of.of_packed(run, student, trained).settings, [examples.content()]
-    return run.stage(packing, "packed", schemas.PACKED, "examples", settings, inputs, make, "example_ids")
-
-
-def make_evaluation(run: Run, problems: Artifact, evaluated: EvaluatedModel, model: str, model_mark: str) -> Artifact:
-    """One model's answers. `model_mark` tells it from others: its own fingerprint, or that of its training."""
-    name = evaluated.name
-    system_prompt, variables = run.config.asked_with(evaluated)
-    config, settings_of = run.config.evaluation, run.config.evaluation.engine
-    if settings_of is None:
-        raise StageError(f"{evaluation.STAGE}: evaluation.engine is missing")
-    engine_asked = Asked(engine=settings_of.model_copy(update={"chat_template_kwargs": variables}))
-    most = config.sampling_params.max_tokens
-
-    def make(artifact: Artifact) -> Made:
-        rows_in = problems.count("split", "eval") * config.num_samples
-        asked = {
-            "name": name,
-            "benchmark": config.benchmark,
-            "num_samples": config.num_samples,
-            "sampling_params": asking.params(config.sampling_params, engine_asked, model),
-            "seed": run.config.run.seed,
-            "suffix": run.config.instructions.suffix,
-            "system_prompt": system_prompt,
-        }
-
-        def parts(done: IdSet) -> list["Dataset"]:
-            return [evaluation.evaluate(problems.read(), asking.generate(run, engine_asked, model), done=done, **asked)]
-
-        run.generate(artifact, rows_in, evaluation.STAGE, parts, parallel=True, imports=engine.IMPORTS)
-        answers = artifact.read_table(["eval_id", *COLUMNS])
-        return rows_in, evaluation.summarise(answers, artifact.rejected(), name, config.benchmark)
-
-    def renewer() -> Renew:
-        known = Known(_of_split(problems, "eval", ["instruction_id", "reference_answer"]), "instruction_id")
-
-        def renew(row: Row, alike: bool, problem: Row | None) -> Row | None:
-            is_wanted = problem is not None and row["sample_index"] < config.num_samples
-            return evaluation.renewed(row, problem["reference_answer"], most, alike) if problem and is_wanted else None
-
-        return lambda rows, alike: list(map(renew, rows, alike, known.rows([row["instruction_id"] for row in rows])))
-
-    made, inputs = made_of.of_evaluation(run, evaluated, model, model_mark), [problems.content(), model_mark]
-    how = {"reuse": Reuse(made.asked, None, renewer), "resume": True}
-    return run.stage(evaluation, f"eval/{name}", schemas.EVAL, "answers", made.settings, inputs, make, **how)
-
-
-def make_given_evaluations(run: Run, problems: Artifact) -> None:
-    """Evaluation of the models that are there before training."""
-    for index, model in enumerate(run.config.evaluation.models):
-        source = run.models.get(f"evaluation.models.{index}.model_source")
-        if source is not None:
-            make_evaluation(run, problems, model, source, model_fingerprint(source))
-
-
-def make_student_evaluations(run: Run, problems: Artifact, checkpoint: Artifact) -> None:
-    """Evaluation of the student that the run has trained."""
-    for model in run.config.evaluation.models:
-        if model.model_source == TRAINED:
-            make_evaluation(run, problems, model, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint)
-
-
-def _given(section: SectionT | None) -> SectionT:
-    if section is None:
-        raise StageError("the configuration has no section for this stage")
-    return section
-
-
-def _where(table: pa.Table, column: str, value: str) -> pa.Table:
-    return table.filter(pc.equal(table[column], value))
-
-
-def _of_split(problems: Artifact, split: str, columns: list[str]) -> Iterator[pa.Table]:
-    for table in problems.tables([*columns, "split"]):
-        yield _where(table, "split", split).select(columns)
+    return run.make(Packed(run, examples))

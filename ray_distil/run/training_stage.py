@@ -1,10 +1,10 @@
-"""The training put together from the configuration: what it depends on, what it goes on from, and what stays of it."""
+"""Training as a stage: what it depends on, what it goes on from, what stays of it, and the student as its artifact."""
 
 from math import ceil
-from typing import Any
 
 from ray_distil.run import made_of
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import Made, Stage, given
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest
 from ray_distil.store.reuse import superseded
@@ -16,13 +16,21 @@ from ray_distil.train.sequence_file import is_held_out
 BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
 
 
-def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
-    assert run.config.training is not None
-    config, student = run.config.training, run.models["training.student"]
-    read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
-    trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
+class Checkpoint(Stage):
+    """The student, trained."""
 
-    def make(artifact: Artifact) -> tuple[int, dict[str, Any]]:
+    rows, artifact, schema, unit, resume = sft, "checkpoint", None, "sequences", True
+
+    def __init__(self, run: Run, packed: Artifact) -> None:
+        self.run, self.packed, self.student = run, packed, run.models["training.student"]
+        self.config = given(run.config.training)
+        self.settings = made_of.of_checkpoint(run, self.student, self.config).settings
+        self.inputs = [packed.content()]
+
+    def make(self, artifact: Artifact) -> Made:
+        run, packed, config, student = self.run, self.packed, self.config, self.student
+        read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
+        trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
         saved = artifact.folder / states.STATES
         if (state := states.find(saved, artifact.fingerprint).newest) is not None:
             states.check_workers(saved, state, config.num_workers)
@@ -64,17 +72,26 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 
-    settings, inputs = made_of.of_checkpoint(run, student, config).settings, [packed.content()]
-    if read_manifest(run.folder / "checkpoint") is None:  # a training that was stopped, if any
+    def check_states(self) -> None:
+        """Raises UserError where a stopped training has states of another global batch."""
+        folder = self.run.folder / "checkpoint"
+        if read_manifest(folder) is not None:
+            return
+        sizes = {name: getattr(self.config, name) for name in made_of.SPLIT}
+        states.check_batch(folder / states.STATES, self._fingerprint_with, sizes)
 
-        def with_batch(size: int) -> str:
-            return fingerprint(sft.STAGE, sft.VERSION, settings | {"train_batch_size": size}, inputs)
+    def _fingerprint_with(self, batch: int) -> str:
+        """The artifact's fingerprint with a global batch of so many sequences."""
+        return fingerprint(sft.STAGE, sft.VERSION, self.settings | {"train_batch_size": batch}, self.inputs)
 
-        sizes = {name: trained[name] for name in made_of.SPLIT}
-        states.check_batch(run.folder / "checkpoint" / states.STATES, with_batch, sizes)
-    checkpoint = run.stage(sft, "checkpoint", None, "sequences", settings, inputs, make, resume=True)
+
+def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
+    """The student's artifact; states that no training can go on from are removed."""
+    stage = Checkpoint(run, packed)
+    stage.check_states()
+    checkpoint = run.make(stage)
     # The student is there, and its manifest: what an earlier training could have gone on from, none goes on from now.
-    earlier = [] if config.keep_states else [checkpoint.folder]
+    earlier = [] if stage.config.keep_states else [checkpoint.folder]
     for folder in earlier + superseded(run.folder, "checkpoint"):
         (folder / states.STATES).remove_all()
     return checkpoint

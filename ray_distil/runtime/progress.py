@@ -76,7 +76,7 @@ def clock(seconds: float) -> str:
 
 
 class Teller:
-    """Through which a stage tells how far it is; this one tells nobody."""
+    """How far a stage is, told to nobody: for work without a console. `Stage` tells a person."""
 
     def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
         """So many rows are to be made in all, or so many `unit`; `done` of them are there from before."""

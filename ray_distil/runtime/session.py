@@ -25,8 +25,8 @@ WORKER_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-# By name: the core of an engine over several workers joins with the runtime environment of its actor, and there Ray
-# takes a function for another hook than the one that it has already.
+# A name, not the function: the core of an engine over several workers joins Ray with its actor's runtime environment, and
+# Ray would refuse a function there as a second hook.
 SETUP_HOOK = "ray_distil.runtime.session.collect_less"
 _starting = threading.Lock()
 _background: WeakSet[threading.Thread] = WeakSet()

@@ -17,8 +17,8 @@ Shards of another fingerprint are moved to RUN/superseded/, so that one artifact
 nothing that was paid for is deleted.
 
 Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used because it
-knows one output, where ours are accepted and rejected rows; no fingerprint; and nothing of rows that failed for what
-may have passed, which must be made again.
+knows one output, where ours are accepted and rejected rows; it knows no fingerprint, and no rows with transient
+errors, such as a timeout, which must be made again.
 """
 
 import json
@@ -32,8 +32,9 @@ import pyarrow as pa
 
 from ray_distil.runtime.progress import Teller
 from ray_distil.runtime.session import ray_is_there
-from ray_distil.store.ids import IdSet, Keys, count_ids, keys_of
-from ray_distil.store.manifest import MANIFEST, STUDENT, Manifest, read_manifest, versions, write_manifest
+from ray_distil.store.artifact_reader import FINGERPRINT, ROWS_PER_SHARD, ArtifactReader
+from ray_distil.store.ids import Keys, count_ids, keys_of
+from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
 from ray_distil.store.shards import (
     ATTEMPT,
     REJECTS_FOLDER,
@@ -42,7 +43,6 @@ from ray_distil.store.shards import (
     count,
     merge_batch,
     merge_shards,
-    read_shard,
     remove_batch,
     write_block,
     write_shard,
@@ -52,50 +52,23 @@ from ray_distil.store.storage import TEMPORARY, Folder
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-FINGERPRINT = "_fingerprint"
 ASKED = "_asked.json"
 SUPERSEDED = "superseded"
-ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 
 
-class Artifact:
-    """One artifact of a run: one folder, one schema, one fingerprint."""
+class Artifact(ArtifactReader):
+    """One artifact of a run: one folder, one schema, one fingerprint. Begun, written shard by shard, finished."""
 
     def __init__(
         self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
     ) -> None:
-        """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
-
-        `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
-        """
-        self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
+        """As of an ArtifactReader."""
+        super().__init__(run, name, schema, fingerprint, counted)
         self.attempt = ""
         self.replaced: Folder | None = None  # where an earlier making of other settings or inputs went
         self.num_failed_before = 0  # rows of an earlier making that could not be used
         self.tell = Teller()
-        self.schema = schema if schema is not None else pa.schema([])
-        self.counted = counted or next(iter(self.schema.names), "")
-
-    def manifest(self) -> Manifest | None:
-        """The manifest, if the artifact is whole and made by this very fingerprint."""
-        manifest = read_manifest(self.folder)
-        if manifest is None or manifest.fingerprint != self.fingerprint:
-            return None
-        there = set(self.folder.files(recursive=True))
-        return manifest if there.issuperset(manifest.files) else None
-
-    def is_complete(self) -> bool:
-        return self.manifest() is not None
-
-    def content(self) -> str:
-        """What stages behind this one depend on, once it is whole: rows that failed at first may be accepted later."""
-        manifest = self.manifest()
-        return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
-
-    def done_ids(self) -> IdSet:
-        """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
-        return IdSet(self._ids() if self._is_ours() else ())
 
     def start(self, resume: bool = True, asked: dict[str, tuple[str, str]] | None = None) -> None:
         """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
@@ -138,13 +111,14 @@ class Artifact:
             pass
 
     def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
-        """Run the datasets (schema `with_rejects`) and write each of their blocks as a shard, as soon as it is there.
-        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default would gather 1,024
-        rows before the first is saved. For the same reason the union is one of shards that are written: an operator
-        behind the union gets no CPU until the engines in front of it are done.
+        """Run the datasets (schema `with_rejects`), and write each block as a shard as soon as it is there.
 
-        All at once, or one after the other, so that an engine of one is gone before the next one starts. Yields what
-        each shard holds.
+        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default gathers 1,024 rows
+        before the first row is saved. Datasets are joined behind the write, not before it: an operator behind a join
+        gets no CPU until all engines in front of it are done, and nothing would be saved until then.
+
+        `parallel`: all datasets at once; else one after the other, so that one's engine is gone before the next one
+        starts. Yields what each shard holds.
         """
         how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
@@ -210,46 +184,6 @@ class Artifact:
         )
         return write_manifest(self.folder, manifest)
 
-    def read(self, columns: list[str] | None = None) -> "Dataset":
-        """The accepted rows as a Ray dataset.
-
-        The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
-        spends longer on actors that look into footers, and then merges the files into one block.
-        """
-        import ray.data
-
-        files = self._files()
-        if not files:
-            return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
-        return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
-            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
-        )
-
-    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """The accepted rows in tables of up to ROWS_PER_SHARD, of which one is in memory at a time."""
-        return self._parts(self._files(), columns)
-
-    def count(self, column: str, value: str | None = None) -> int:
-        """How many accepted rows there are, or how many whose column has this value."""
-        return sum(
-            table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
-            for table in self.tables([column])
-        )
-
-    def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        """The accepted rows as a table in memory, by id."""
-        tables = [self.folder.read_table(file, columns) for file in self._files()]
-        key = self.schema.names[0]
-        if not tables:
-            return self.schema.empty_table().select(columns or self.schema.names)
-        table = pa.concat_tables(tables)
-        return table.sort_by(key) if key in table.column_names else table
-
-    def rejected(self) -> list[dict[str, Any]]:
-        """What is known of the rejected rows, in the columns of the schema."""
-        tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
-        return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
-
     def _drop(self, doubled: Keys) -> int:
         """Leave each of these rows to the first shard that has it, accepted before rejected; returns how many went."""
         if self.counted != next(iter(self.schema.names), ""):
@@ -296,42 +230,6 @@ class Artifact:
             merge_shards(group, self.folder, self.attempt)
             pa.default_memory_pool().release_unused()
         remove_batch({"item": groups}, self.folder)
-
-    def _mark(self) -> str | None:
-        """The fingerprint that the folder's shards carry."""
-        try:
-            return self.folder.read_text(FINGERPRINT).strip()
-        except FileNotFoundError:
-            return None
-
-    def _is_ours(self) -> bool:
-        return self._mark() == self.fingerprint
-
-    def _files(self, inside: str = "") -> list[str]:
-        """The shards: of a whole artifact those that its manifest lists, so that one that comes late is not read."""
-        manifest = read_manifest(self.folder)
-        if manifest is not None and manifest.fingerprint == self.fingerprint:
-            start = f"{inside}/part-" if inside else "part-"
-            return [name for name in manifest.files if name.startswith(start)]
-        names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
-        return [f"{inside}/{name}" if inside else name for name in names]
-
-    def _others(self) -> list[str]:
-        """What an artifact without a schema is there for: the files of the student."""
-        if self.schema.names:
-            return []
-        return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
-
-    def _ids(self) -> Iterator[list[str]]:
-        for table in self.tables([self.counted]):
-            ids = table[self.counted].combine_chunks()
-            yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
-        for table in self._parts(self._files(REJECTS_FOLDER), ["id"]):
-            yield table["id"].to_pylist()
-
-    def _parts(self, files: list[str], columns: list[str]) -> Iterator[pa.Table]:
-        for file in files:
-            yield from self.folder.read_parts(file, columns, ROWS_PER_SHARD)
 
 
 def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:

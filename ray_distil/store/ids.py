@@ -78,7 +78,7 @@ def smallest(number: int, *keys: Keys) -> Keys:
 
 
 def sorted_keys(parts: Iterable[list[str]]) -> Keys:
-    """All ids as numbers, ascending, [rows]. There is never a second array of them, as np.unique would make."""
+    """All ids as numbers, ascending, [rows]. Sorted in place: np.unique would need the memory of a second array."""
     raw = bytearray()
     for part in parts:
         raw += keys_of(part).tobytes()

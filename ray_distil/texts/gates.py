@@ -1,6 +1,6 @@
 """Gates: pure functions `row -> reason or None` that keep bad rows out of training.
 
-Each reads the text, finish_reason, answer, reference_answer, original_tokens and rewritten_tokens, as far as it needs them.
+Each reads the text, finish_reason, answer, reference_answer, and the lengths of a rewrite and its source, as far as it needs them.
 GATES lists them once, in the order in which they are applied; each can be switched off in the configuration.
 """
 
@@ -39,8 +39,14 @@ def reasoned(row: Row) -> str | None:
 
 
 def shorter(row: Row) -> str | None:
-    """A rewrite has fewer tokens than its source; a row that is no rewrite, or whose tokens are not counted, passes."""
+    """A rewrite has fewer characters than its source, and fewer tokens where both are counted.
+
+    Tokens alone could be those of two tokenizers. A row that is no rewrite passes.
+    """
     before, after = row.get("original_tokens"), row.get("rewritten_tokens")
+    longest = row.get("original_characters")
+    if longest is not None and len(row["reasoning"]) >= longest:
+        return "not_shorter"
     return None if before is None or after is None or after < before else "not_shorter"
 
 

@@ -67,7 +67,7 @@ class Source:
         return Folder(self.path).name if "://" in self.path else Path(self.path).absolute().name
 
 
-def records(source: Source) -> Iterator[Any]:
+def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
     """The records in their order. Raises UserError, naming the key, the file and the line; a wrong column at the end."""
     seen: dict[str, None] = {}
     is_empty = True
@@ -79,6 +79,8 @@ def records(source: Source) -> Iterator[Any]:
             seen |= {source.columns[ours]: None for ours, value in found.items() if value is not None}
             record = record | found
         yield without_system(record) if source.drop_system and isinstance(record, dict) else record
+    if is_empty and may_be_empty:
+        return
     if is_empty:
         raise UserError(f"{source.key}: {source.path!r} is empty; it needs at least one record")
     for ours, theirs in source.columns.items():

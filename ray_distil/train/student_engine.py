@@ -1,7 +1,8 @@
 """The student in a DeepSpeed engine, and a step of it.
 
-Loss: the sum over the learnt tokens of the whole global batch, divided by their number. The mean of the workers' or
-micro-steps' means would weigh tokens by the company they keep, and change with packing and world size.
+Loss: the sum over the learnt tokens of the whole global batch, divided by their number. A mean of the workers' or
+micro-steps' means would give a token in a short micro-batch more weight than one in a long micro-batch, and the loss
+would change with packing and with the number of workers.
 """
 
 import math

@@ -20,6 +20,7 @@ from typing import Any
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.generate import endpoint
 from ray_distil.rows import instructions, teacher
+from ray_distil.rows.question import Question
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of
@@ -97,7 +98,7 @@ async def bare(url: str, rows: int, concurrency: int) -> None:
 def ours(url: str, rows: int, concurrency: int) -> None:
     """A teacher's stage, from the problems' artifact to that of its responses."""
     config = EndpointConfig(base_url=url, model="m", api_key_env=None, max_concurrency=concurrency)
-    asked = {"fraction": 1.0, "num_samples": 1, "sampling_params": {"max_tokens": 9}, "seed": 0, "suffix": ""}
+    question = Question({"max_tokens": 9})
     with tempfile.TemporaryDirectory() as folder:
         run = Folder.at(folder)
         problems = Artifact(run, "instructions", schemas.INSTRUCTIONS, "rows")
@@ -108,7 +109,7 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         problems.finish(instructions.STAGE, "instructions", rows, 0)
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
         responses.start()
-        made = teacher.responses(problems.read(), endpoint.build(config), "direct", "m", **asked)
+        made = teacher.responses(problems.read(), endpoint.build(config), "direct", "m", question)
         responses.write([made], teacher.STAGE)
         manifest = responses.finish(teacher.STAGE, "responses", rows, 0)
     assert manifest.rows_out == rows

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from ray_distil.config.models import TINY_MODELS
 from ray_distil.store import schemas
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
@@ -32,7 +33,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in files if "report" not in f.parts}
 
 
-STAGES = [*list(ARTIFACTS)[:-1], "checkpoint", "eval/base", "eval/slow", "eval/fast"]
+STAGES = [*list(ARTIFACTS)[:-1], "checkpoint", "eval/base/tiny", "eval/slow/tiny", "eval/fast/tiny"]
 
 
 @pytest.mark.parametrize("artifact", STAGES)
@@ -131,4 +132,4 @@ def test_student_learnt_and_loads(small_run: SmallRun) -> None:
     assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(ROOT_BASE).chat_template
 
 
-ROOT_BASE = Path(schemas.__file__).parent / "tiny" / "models" / "student-base"
+ROOT_BASE = TINY_MODELS / "student-base"

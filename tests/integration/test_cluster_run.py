@@ -42,7 +42,7 @@ TEXTS = {
     "rewrites": ["rewrite_id", "reasoning", "rewritten_tokens", "verdict"],
     "sft_examples": ["example_id", "prompt", "completion", "origin_id"],
     "packed": ["sequence_id", "input_ids", "labels", "position_ids"],
-    "eval/fast": ["eval_id", "response", "correct"],
+    "eval/fast/tiny": ["eval_id", "response", "correct"],
 }
 STAGES = [*TEXTS, "checkpoint"]
 WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="teacher"}[1h]))'

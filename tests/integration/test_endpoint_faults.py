@@ -107,7 +107,7 @@ def test_rows_end_right_or_rejected_and_no_key_is_in_a_file(bucket: tuple[Object
         seeds = {body["seed"] for body in broken}
         assert len(broken) == 2 * len(seeds) > 0
 
-        # What failed for what may pass is tried once more before the stage is whole; what is left is said.
+        # A row with a transient error is tried once more before the stage is whole; what is left is said.
         assert manifest.rejects == {"bad_reply": len(seeds), "http_400": 2}
         num_again = len(seeds) + len(passing) + FAULTS_AGAIN
         assert len(server.requests) == NUM_TRAIN + num_again
@@ -126,7 +126,7 @@ def test_rows_end_right_or_rejected_and_no_key_is_in_a_file(bucket: tuple[Object
             assert key not in said
             assert [file for file, data in files.items() if key.encode() in data] == []
 
-        # The same command asks for what may have passed, and for nothing else; with further tries the faults that pass
+        # The same command asks for rows with transient errors, and for nothing else; with further tries the faults that pass
         # cost no row.
         server.fault_of = lambda body: ""
         server.requests.clear()

@@ -111,12 +111,38 @@ SERVE = (
     ".venv/bin/python -m vllm.entrypoints.openai.api_server --model runs/one-gpu/checkpoint/student "
     "--kv-cache-memory-bytes 1073741824"
 )
+EVAL = ".venv/bin/python jobs/eval.py --benchmarks"
+COMPARE = f"{EVAL} tiny --models slow=tiny:student-slow base=tiny:student-base"
+
+
+def compare(small_run: SmallRun, folder: Path) -> None:
+    """On 24 problems of 2 samples; again, nothing is asked."""
+    result = shell(f"{COMPARE} --limit 24 --samples 2", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((folder / "runs" / "eval" / "report" / "report.json").read_text())
+    slow, base = report["models"]
+    assert (slow["name"], slow["benchmark"], slow["num_problems"], slow["num_samples"]) == ("slow", "tiny", 24, 2)
+    assert slow["accuracy"] > 0.8 > base["accuracy"] + 0.5
+    again = shell(f"{COMPARE} --limit 24 --samples 2", folder)
+    assert again.stdout.count("complete:") == 3, again.stdout + again.stderr
+
+
+def compare_plan(small_run: SmallRun, folder: Path) -> None:
+    command = EVAL_PLAN.replace("runs/one-gpu", str(small_run.folder))
+    result = shell(f"{command} --max-tokens 600", folder)
+    assert result.returncode == 0, result.stderr
+    assert "evaluation/mine/math500" in result.stdout
+
+
+EVAL_PLAN = f"{EVAL} aime24,math500 --models mine=runs/one-gpu/checkpoint/student --plan"
 HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     f"{DISTILL} instructions.path=problems.jsonl run.name=mine": own_problems,
     f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml": plan,
     f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
     f"{DISTILL} --status runs/one-gpu": status,
     ".venv/bin/python jobs/export.py runs/one-gpu training.json": export,
+    COMPARE: compare,
+    EVAL_PLAN: compare_plan,
     SERVE: serve,
 }
 
@@ -129,7 +155,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 # A chain of its own. `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
-LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", SERVE}
+LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, SERVE}
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])

@@ -12,8 +12,9 @@ sys.path[0] = str(ROOT)
 from ray_distil.config import StagesConfig  # noqa: E402
 from ray_distil.config.models import resolve_models  # noqa: E402
 from ray_distil.config.section import apply_overrides, validate  # noqa: E402
-from ray_distil.run import cli, importing, stages, training_stage  # noqa: E402
+from ray_distil.run import cli, importing, stages  # noqa: E402
 from ray_distil.run.runs import Run, run_lock  # noqa: E402
+from ray_distil.run.training_stage import make_checkpoint  # noqa: E402
 
 NUM_WORKERS, NUM_EPOCHS = 2, 6
 DATA = {
@@ -42,7 +43,7 @@ def main() -> None:
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
         examples = importing.import_examples(run, [record(k) for k in range(60)], "records")
-        training_stage.make_checkpoint(run, stages.make_packed(run, examples))
+        make_checkpoint(run, stages.make_packed(run, examples))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ STATED = [
     (r"\boxed{5}. Let me verify the answer: 12*2 = 24, fine.", "5"),
     (r"\boxed{5}. Double-checking the answer: it holds.", "5"),
     ("【答案】5", "5"),
+    ("<|begin_of_box|>5<|end_of_box|>", "5"),
     ("答案应该是5", "5"),
     ("答案就是5", "5"),
     ("答案选C", "C"),

@@ -11,6 +11,7 @@ from ray_distil import UserError
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.rows import instructions, teacher
+from ray_distil.rows.question import Question
 from ray_distil.run import importing, stages
 from ray_distil.run.runs import Run
 from ray_distil.store.artifact import Artifact
@@ -50,7 +51,7 @@ def test_each_request_is_answered_or_rejected_and_each_record_counted(
     assert rows[3]["reject_detail"] == "1 of 2 responses to this instruction are there"
     assert counts == {"matched": 3, "unused": 4, "bad_record": 2, "not_unicode": 1}
     assert counts.total() == len(records)
-    ids = teacher.requests(PROBLEMS[1], "slow", 1.0, 2, {}, 0, "")
+    ids = teacher.requests(PROBLEMS[1], "slow", Question({}, num_samples=2))
     assert [r["response_id"] for r in rows if r["instruction_id"] == "i1"] == [r["id"] for r in ids]
 
 

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from ray_distil.config import DistillConfig, load
+from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
 from ray_distil.run import made_of
@@ -20,8 +21,8 @@ from ray_distil.run.runs import Run
 
 # Artifacts whose own settings a key changes; those behind them are remade too. "texts of": whose texts are bought again.
 REMAKES: dict[str, list[str]] = {
-    "run.seed": ["instructions", "responses", "rewrites", "checkpoint", "eval/slow", "eval/fast",
-                 "texts of direct", "texts of slow", "texts of rewrites", "texts of eval/slow", "texts of eval/fast"],
+    "run.seed": ["instructions", "responses", "rewrites", "checkpoint", "eval/slow/tiny", "eval/fast/tiny",
+                 "texts of direct", "texts of slow", "texts of rewrites", "texts of eval/slow/tiny", "texts of eval/fast/tiny"],
     "instructions.columns": ["instructions"],
     "instructions.dataset_split": ["instructions"],
     "instructions.dataset_name": ["instructions"],
@@ -29,8 +30,8 @@ REMAKES: dict[str, list[str]] = {
     "instructions.num_train": ["instructions"],
     "instructions.eval_split": ["instructions"],
     "instructions.num_eval": ["instructions"],
-    "instructions.suffix": ["responses", "sft_examples", "eval/slow", "eval/fast", "texts of direct", "texts of slow",
-                            "texts of eval/slow", "texts of eval/fast"],
+    "instructions.suffix": ["responses", "sft_examples", "eval/slow/tiny", "eval/fast/tiny", "texts of direct", "texts of slow",
+                            "texts of eval/slow/tiny", "texts of eval/fast/tiny"],
     "teachers.direct_thoughts": ["sft_examples"],
     "teachers.direct.system_prompt": ["responses", "texts of direct"],
     "teachers.direct.sampling_params.temperature": ["responses", "texts of direct"],
@@ -60,17 +61,17 @@ REMAKES: dict[str, list[str]] = {
     **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter")},
     **{f"packing.{name}": ["packed"] for name in ("enabled", "max_length", "template")},
     "training.student": ["packed", "checkpoint"],
-    "training.system_prompt": ["packed", "eval/fast", "texts of eval/fast"],
-    "training.chat_template_kwargs": ["packed", "eval/fast", "texts of eval/fast"],
+    "training.system_prompt": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
+    "training.chat_template_kwargs": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
     **{f"training.{name}": ["checkpoint"] for name in (
         "num_workers", "use_gpu", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
         "zero_stage", "offload_optimizer", "lora", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
-    **{f"evaluation.{name}": ["eval/slow", "eval/fast", "texts of eval/slow", "texts of eval/fast"] for name in (
+    **{f"evaluation.{name}": ["eval/slow/tiny", "eval/fast/tiny", "texts of eval/slow/tiny", "texts of eval/fast/tiny"] for name in (
         "benchmark", "sampling_params.temperature", "sampling_params.top_p", "engine.engine_kwargs",
         "engine.chat_template_kwargs")},
-    "evaluation.sampling_params.max_tokens": ["eval/slow", "eval/fast"],
-    "evaluation.num_samples": ["eval/slow", "eval/fast"],
+    "evaluation.sampling_params.max_tokens": ["eval/slow/tiny", "eval/fast/tiny"],
+    "evaluation.num_samples": ["eval/slow/tiny", "eval/fast/tiny"],
 }  # fmt: skip
 # Keys whose other value says where rows come from or lie, and not what they are. A problem's file: its content counts.
 NOTHING = {
@@ -84,7 +85,7 @@ NOTHING = {
 }  # fmt: skip
 # Told by tests of their own: what is asked by an endpoint, or was answered already; a date (chat templates that write it).
 ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "endpoint", "responses", "long2short.enabled",
-             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models",
+             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models", "evaluation.benchmarks",
              "plan.")  # fmt: skip
 OTHERS: dict[str, Any] = {
     "columns": {"answer": "a"}, "engine_kwargs": {"max_model_len": 512, "dtype": "bfloat16"}, "date": "2026-01-02",
@@ -95,6 +96,9 @@ OTHERS: dict[str, Any] = {
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
     "lora": LoraConfig(),
 }  # fmt: skip
+
+
+LONG2SHORT = "long2short.engine={model_source: tiny:teacher-v3}"
 
 
 def keys_of(section: BaseModel, at: str = "") -> list[str]:
@@ -152,18 +156,24 @@ def made(config: DistillConfig) -> dict[str, Any]:
         "packed": made_of.of_packed(run, student, training),
         "checkpoint": made_of.of_checkpoint(run, student, training),
     }
-    for name, mark in (("slow", "its weights"), ("fast", "its training")):
-        model = next(model for model in config.evaluation.models if model.name == name)
-        of[f"eval/{name}"] = made_of.of_evaluation(run, model, run.models["teachers.slow"], mark)
+    for benchmark in config.evaluation.benchmarks:
+        folder = "tiny" if benchmark.name == "held-out" else benchmark.name
+        if benchmark.name != "held-out":
+            of[f"benchmarks/{folder}"] = made_of.of_benchmark(benchmark)
+        for name, mark in (("slow", "its weights"), ("fast", "its training")):
+            model = next(model for model in config.evaluation.models if model.name == name)
+            of[f"eval/{name}/{folder}"] = made_of.of_evaluation(
+                run, model, benchmark, run.models["teachers.slow"], mark
+            )
     texts = {f"texts of {teacher}": marks[0] for teacher, marks in responses.asked.items()}
-    texts |= {f"texts of {name}": of[name].asked[""][0] for name in ("rewrites", "eval/slow", "eval/fast")}
+    texts |= {f"texts of {name}": of[name].asked[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
     return {name: json.dumps(dataclasses.asdict(one)["settings"], sort_keys=True) for name, one in of.items()} | texts
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     folder = tmp_path_factory.mktemp("made")
-    return load(None, [f"run.storage_path={folder}", "long2short.engine={model_source: tiny:teacher-v3}"])
+    return load(None, [f"run.storage_path={folder}", LONG2SHORT])
 
 
 def expected(key: str) -> list[str] | None:
@@ -238,3 +248,52 @@ def test_a_prompts_text_is_in_its_mark(config: DistillConfig, monkeypatch: pytes
     monkeypatch.setattr("ray_distil.texts.prompts.LONG2SHORT", "Shorten this.")
     after = made(config)
     assert [name for name in before if after[name] != before[name]] == ["rewrites", "texts of rewrites"]
+
+
+OF_MATH = ["eval/slow/math500", "eval/fast/math500"]
+TEXTS_OF_MATH = [f"texts of {name}" for name in OF_MATH]
+BENCHMARK_REMAKES = {
+    "prompt": ["benchmarks/math500", *OF_MATH, *TEXTS_OF_MATH],
+    **{key: ["benchmarks/math500"] for key in ("columns", "keep", "answer_after", "no_choice", "limit")},
+    "answer": ["benchmarks/math500", *OF_MATH],
+    "num_samples": OF_MATH,
+    "sampling_params": [*OF_MATH, *TEXTS_OF_MATH],
+    # What the path holds is an input of benchmarks/math500, whatever it is called.
+    **{key: [] for key in ("path", "dataset_name", "dataset_split", "num_problems", "published")},
+}
+OF_A_BENCHMARK: dict[str, Any] = {
+    "prompt": "Well: {instruction}", "columns": {"instruction": "problem", "answer": "solution"}, "keep": {"a": "b"},
+    "answer_after": "=", "no_choice": "-", "limit": 7, "answer": "integer", "num_samples": 9, "path": "m.jsonl",
+    "sampling_params": {"temperature": 0.1}, "dataset_name": "x", "dataset_split": "x", "num_problems": 3, "published": [],
+}  # fmt: skip
+
+
+def test_what_each_key_of_a_benchmark_remakes(config: DistillConfig) -> None:
+    """Nothing of another benchmark, and nothing of the run's own problems."""
+
+    def with_math(**changes: Any) -> dict[str, Any]:
+        given = json.dumps(["held-out", "aime24", {"name": "math500"} | changes])
+        return made(
+            load(None, [f"run.storage_path={config.run.storage_path}", LONG2SHORT, f"evaluation.benchmarks={given}"])
+        )
+
+    before, found = with_math(), {}
+    assert before.items() > made(config).items(), "benchmarks leave all else as it is"
+    assert BENCHMARK_REMAKES.keys() == BenchmarkConfig.model_fields.keys() - {"name"} == OF_A_BENCHMARK.keys()
+    for key, value in OF_A_BENCHMARK.items():
+        after = with_math(**{key: value})
+        found[key] = sorted(name for name in before if after[name] != before[name])
+    assert found == {key: sorted(names) for key, names in BENCHMARK_REMAKES.items()}
+
+
+def test_another_scorer_buys_no_text(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = made(config)
+    monkeypatch.setattr("ray_distil.rows.scorers.VERSION", 99)
+    after = made(config)
+    assert [name for name in before if after[name] != before[name]] == ["eval/slow/tiny", "eval/fast/tiny"]
+
+
+def test_the_suffix_is_no_part_of_a_benchmark(config: DistillConfig) -> None:
+    given = [f"run.storage_path={config.run.storage_path}", LONG2SHORT, "evaluation.benchmarks=[aime24]"]
+    one, other = made(load(None, given)), made(load(None, [*given, "instructions.suffix=Hm."]))
+    assert {name for name in one if "aime24" in name and one[name] != other[name]} == set()

@@ -26,7 +26,7 @@ def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     assert 50 < len(asked) < 150
     assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)
     assert steps["teacher/slow"].rows == 2 * len(asked)
-    assert steps["evaluation/fast"].rows == 50
+    assert steps["evaluation/fast/tiny"].rows == 50
     assert steps["long2short"].rows == round(2 * len(asked) * 0.99)
     assert {name for name, step in steps.items() if not step.exact} == {"long2short", "curation, packing", "sft"}
 

@@ -71,6 +71,7 @@ GOOD: dict[str, Any] = {
     "source_answer": "5",
     "reasoning": "2 + 3 = 5",
     "original_tokens": 100,
+    "original_characters": 300,
     "rewritten_tokens": 40,
 }
 
@@ -84,6 +85,8 @@ GOOD: dict[str, Any] = {
         ("correct", {"answer": "9^{9^{9^9}}"}, "answer_timeout"),
         ("reasoned", {"reasoning": "The answer is 5."}, "no_steps"),
         ("shorter", {"rewritten_tokens": 100}, "not_shorter"),
+        ("shorter", {"original_characters": 9}, "not_shorter"),  # 2 + 3 = 5, counted by another tokenizer
+        ("shorter", {"original_characters": 9, "original_tokens": None}, "not_shorter"),
     ],
 )
 def test_each_gate_rejects_and_can_be_switched_off(gate: str, change: dict[str, Any], reason: str) -> None:

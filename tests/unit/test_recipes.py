@@ -1,5 +1,6 @@
 """The shipped recipes: each is valid and plans; those of the paper cut nothing that they are expected to generate."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,19 @@ def test_no_engine_is_started_that_gets_no_rows(path: Path) -> None:
     assert evaluation.engine is not None
     problems = 30 if evaluation.benchmark == "AIME2024" else load(str(path)).instructions.num_eval
     assert -(-problems * evaluation.num_samples // evaluation.engine.batch_size) >= evaluation.engine.concurrency[0]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_published_table_plans_and_its_answers_fit(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"^  # (benchmarks: .*)$", path.read_text(), re.MULTILINE)
+    config = load(str(path), [f"evaluation.{line.replace(': ', '=', 1)}"])
+    rows = {step.name: step.rows for step in plan.make(config).steps}
+    asked = {"AIME2024": 30 * 8, "math500": 500 * 4, "gpqa_diamond": 198 * 8, "mmlu_pro": 1000}
+    assert {name: rows[f"evaluation/fast/{name}"] for name in asked} == asked
+    assert config.evaluation.engine is not None
+    context = config.evaluation.engine.engine_kwargs["max_model_len"]
+    for benchmark in config.evaluation.benchmarks:
+        assert config.evaluation.sampling_of(benchmark).max_tokens + 1024 <= context

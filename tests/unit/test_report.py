@@ -49,7 +49,7 @@ def artifact(
 def answer(name: str, text: str) -> dict[str, Any]:
     row = {"eval_id": name, "model": name, "benchmark": "sums", "instruction_id": "i", "instruction": "2 + 3?"}
     row |= {"reference_answer": "5", "sample_index": 0, "response": text, "answer": "5", "correct": True}
-    return row | {"complete": True, "num_prompt_tokens": 3, "num_generated_tokens": 7}
+    return row | {"scored_by": "math 1", "complete": True, "num_prompt_tokens": 3, "num_generated_tokens": 7}
 
 
 def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It is 5.") -> Path:
@@ -60,13 +60,13 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     for entry in models:
         name, told = entry["name"], {key: value for key, value in entry.items() if key != "speed_gain"}
         answers = pa.Table.from_pylist([answer(name, text)], EVAL)
-        artifact(run, f"eval/{name}", f"evaluation/{name}", {}, answers, told)
+        artifact(run, f"eval/{name}/sums", f"evaluation/{name}/sums", {}, answers, told)
     (run / "checkpoint").mkdir()
     lines = [json.dumps({"step": s, "loss": 3 / s} | ({"eval_loss": 4 / s} if s % 4 == 0 else {})) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     sources = [{"name": entry["name"], "model_source": f"m/{entry['name']}"} for entry in models]
     sources[-1]["model_source"] = "student"
-    compared = {"models": sources, "baseline": "slow"}
+    compared = {"models": sources, "baseline": "slow", "benchmark": "sums"}
     (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "x"}, "evaluation": compared}))
     return run
 
@@ -214,3 +214,88 @@ def test_the_student_is_the_configurations_and_not_the_last_model(tmp_path: Path
     assert [m["name"] for m in made.models] == ["fast", "slow", "base"]
     assert made.student == "fast"
     assert report.headline(made).startswith("fast answers with 25% of the tokens of slow")
+
+
+def with_benchmarks(run: Path, name: str = "fast") -> Path:
+    """A run with the recipe's two benchmarks of tokens beside its own problems."""
+    make_run(run)
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    figure = {"tokens": 600.0, "source": "Paper", "model": "Their-7B", "accuracy": 0.5}
+    prompt = {"prompt": "Well: {instruction}", "sampling_params": {"temperature": 0.6}, "limit": 9}
+    given = [
+        {"name": b, "path": "x.jsonl", "num_problems": 30, "published": [figure]} | prompt
+        for b in ("mmlu_pro", "aime24")
+    ]
+    given[1]["published"] = [figure | {"tokens": 1200.0}, figure | {"model": "Their-slow", "tokens": 3600.0}]
+    saved["evaluation"]["benchmarks"] = [{"name": "held-out"}, *given]
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    for number, benchmark in enumerate(("mmlu_pro", "aime24"), 1):
+        for entry in MODELS[1:]:
+            row = answer(entry["name"], "It is 5.") | {"benchmark": benchmark, "category": "business"}
+            told = entry | {
+                "benchmark": benchmark,
+                "mean_tokens": number * entry["mean_tokens"],
+                "scored_by": "choice 1",
+            }
+            told["categories"] = {"business": entry | {"accuracy_interval": [0.8, 1.0]}}
+            artifact(run, f"eval/{entry['name']}/{benchmark}", f"evaluation/{entry['name']}/{benchmark}", {},
+                     pa.Table.from_pylist([row], EVAL), told)  # fmt: skip
+    return run
+
+
+def test_benchmarks_are_groups_of_columns_and_each_has_its_own_part(tmp_path: Path) -> None:
+    run = with_benchmarks(tmp_path / "mine")
+    made = report.build(Folder.at(run))
+    assert made.benchmarks == ["sums", "mmlu_pro", "aime24"]
+    words, page = ((run / "report" / f"report.{kind}").read_text() for kind in ("md", "html"))
+    # base was not measured on all of them; gains are of each benchmark's own baseline
+    assert "| base | 0.0% | 10 | 20.0x | – | – | – | – | – | – |" in words
+    assert "| fast | 95.0% | 50 | 4.0x | 95.0% | 50 | 4.0x | 95.0% | 100 | 4.0x |" in words
+    assert re.findall(r'class="figure (\w+)"', page) == [
+        "tokens", "answers", "answers1", "answers2", "accuracy", "accuracy1", "accuracy2", "loss", "rejects"
+    ]  # fmt: skip
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
+    for told in (
+        "| prompt | Well: {instruction} |",
+        "| sampling | temperature 0.6 |",
+        "| limit | 9 |",
+        "| scorer | choice 1 |",
+    ):
+        assert told in words
+    assert "| business | fast | 95.0% | 80.0–100.0% | 50 | 100.0% | 2 |" in words
+
+
+def test_the_recipes_own_table_and_published_figures(tmp_path: Path) -> None:
+    run = with_benchmarks(tmp_path / "mine")
+    report.build(Folder.at(run))
+    words = (run / "report" / "report.md").read_text()
+    assert "| Model | MMLU_PRO tokens | AIME2024 tokens | Speed gain |" in words
+    assert "| fast | 50 | 100 | 4.0x, 4.0x |" in words
+    assert "| base | – | – | –, – |" in words
+    assert "| Their-7B (published) | 600 | 1,200 | 1.0x, 3.0x |" in words
+    # 15 of 30, by Wilson (1927)
+    assert "| Their-slow | 50.0% | 33.2–66.8% | 3,600 | 1, a single run | Paper |" in words
+
+
+def test_several_runs_on_one_page(tmp_path: Path) -> None:
+    first, second = with_benchmarks(tmp_path / "one"), with_benchmarks(tmp_path / "two" / "one")
+    saved = yaml.safe_load((second / "config.yaml").read_text())
+    saved["evaluation"]["benchmarks"][2]["prompt"] = "Now: {instruction}"
+    (second / "config.yaml").write_text(yaml.safe_dump(saved))
+    made, page = report.build_several([Folder.at(first), Folder.at(second)])
+    assert [m["name"] for m in made.of("aime24")] == ["one/slow", "one/fast", "one-2/slow", "one-2/fast"]
+    assert [m["speed_gain"] for m in made.of("aime24")] == [1.0, 4.0, 1.0, 4.0]
+    assert "one-2/fast beside one/slow: accuracy" in page
+    assert (
+        "not measured alike: aime24, prompt: one &#39;Well: {instruction}&#39;; one-2 &#39;Now: {instruction}&#39;"
+        in page
+    )
+    assert "not measured alike: mmlu_pro" not in page
+    assert re.findall(r"<script|<link|<iframe|<img|@import|src=|url\(http|href=\"http", page) == []
+
+
+def test_runs_without_a_model_are_not_compared(tmp_path: Path) -> None:
+    artifact(tmp_path / "new", "instructions", "instructions", {})
+    with pytest.raises(UserError, match="none of these runs has compared a model yet"):
+        report.build_several([Folder.at(tmp_path / "new")] * 2)

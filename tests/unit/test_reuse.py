@@ -12,8 +12,9 @@ from ray_distil.config.models import resolve_models
 from ray_distil.generate.generation import Generate
 from ray_distil.rows import evaluation, long2short, teacher
 from ray_distil.rows.instructions import instruction_row
+from ray_distil.run.comparing import make_evaluation
 from ray_distil.run.runs import Run
-from ray_distil.run.stages import make_evaluation, make_responses, make_rewrites
+from ray_distil.run.stages import make_responses, make_rewrites
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.reuse import Known, is_the_same
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
@@ -95,7 +96,9 @@ class Asked:
         rewrites = make_rewrites(run, responses)
         assert rewrites is not None
         slow = next(model for model in config.evaluation.models if model.name == "slow")
-        return responses, rewrites, make_evaluation(run, problems, slow, run.models["teachers.slow"], "weights")
+        (held_out,) = config.evaluation.benchmarks
+        source = run.models["teachers.slow"]
+        return responses, rewrites, make_evaluation(run, problems, held_out, slow, source, "weights")
 
     texts, references = PROBLEMS, dict.fromkeys(PROBLEMS, "7")
 
@@ -133,7 +136,7 @@ class Rows:
         if made is long2short.unfit_batch:
             return Rows(made(pa.Table.from_pylist(self.rows)).to_pylist() if self.rows else [])
         assert made is evaluation.answer_batch
-        return Rows([evaluation.answer_row(row) for row in self.rows])
+        return Rows([evaluation.answer_row(row, **fn_kwargs or {}) for row in self.rows])
 
 
 def written(artifact: Artifact, parts: list[Rows], stage: str, parallel: bool = True) -> Any:
@@ -237,7 +240,7 @@ def test_what_is_read_from_a_text_is_read_anew(asked: Asked, monkeypatch: pytest
     assert {row["answer"] for row in after.values()} == {"read anew"}
 
 
-def test_what_failed_for_what_may_pass_is_tried_once_more_and_by_the_next_run(asked: Asked) -> None:
+def test_a_transient_error_is_tried_once_more_and_by_the_next_run(asked: Asked) -> None:
     asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" and asked.ids.count(row["id"]) < 3 else ""
     responses = asked.run()[0]
     left = {i for i in asked.ids if i[0] in "01"} & {row["response_id"] for row in responses.rejected()}

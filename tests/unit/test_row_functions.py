@@ -1,6 +1,7 @@
 """The stages' row functions, without Ray: ids, seeds, prompts, lineage, and where a row is rejected."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from ray_distil.config.models import resolve_model
 from ray_distil.generate import engine, generation
 from ray_distil.rows import curation, long2short, teacher
+from ray_distil.rows.question import Question
 from ray_distil.store.shards import REASON
 from ray_distil.texts import tokenization
 from ray_distil.texts.gates import GATES
@@ -25,15 +27,8 @@ PROBLEM = {
 
 
 def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
-    arguments = {
-        "teacher": "slow",
-        "fraction": 1.0,
-        "num_samples": 3,
-        "sampling_params": PARAMS,
-        "seed": 0,
-        "suffix": "!",
-    }
-    return teacher.requests(row, **(arguments | changes))
+    question = Question(PARAMS, num_samples=3, suffix="!")
+    return teacher.requests(row, "slow", replace(question, **changes))
 
 
 def test_samples_are_rows_with_their_own_recorded_seeds() -> None:
@@ -88,7 +83,8 @@ def test_tokens_that_an_endpoint_does_not_count_are_null() -> None:
 
 
 def rewrite(text: str, **changes: Any) -> dict[str, Any]:
-    request = long2short.request(response() | changes, ALL, PARAMS, 0)
+    at_length = {"reasoning": "Hmm, 2 and 3. 2 + 3 is 4? No: 2 + 3 = 5. " * 3}
+    request = long2short.request(response() | at_length | changes, ALL, Question(PARAMS))
     counts = {"num_prompt_tokens": 3, "num_generated_tokens": 8, "num_thinking_tokens": 0}
     counts |= {name: changes.pop(name) for name in [*counts] if name in changes}
     row = request | {"generated_text": text, "finish_reason": "stop", "error": ""}
@@ -96,7 +92,7 @@ def rewrite(text: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_rewrite_request_is_the_recipes() -> None:
-    messages = long2short.request(response(), ALL, PARAMS, 0)["messages"]
+    messages = long2short.request(response(), ALL, Question(PARAMS))["messages"]
     assert messages[0] == {"role": "system", "content": LONG2SHORT}
     assert messages[1]["content"] == "Problem: 2 + 3?\nAnswer: 5\nReasoning: 2 + 3 = 5"
 
@@ -106,7 +102,7 @@ def test_rewrite_request_is_the_recipes() -> None:
     [({}, ""), ({"finish_reason": "length"}, "source_incomplete"), ({"answer": "6"}, "source_wrong_answer")],
 )
 def test_only_correct_slow_responses_are_rewritten(change: dict[str, Any], reason: str) -> None:
-    assert long2short.request(response() | change, ALL, PARAMS, 0)["source_reason"] == reason
+    assert long2short.request(response() | change, ALL, Question(PARAMS))["source_reason"] == reason
 
 
 def test_verdicts() -> None:
@@ -129,7 +125,7 @@ def test_a_text_whose_thinking_never_ends_is_not_complete() -> None:
     assert rewrite(left_open)["verdict"] == "incomplete"
     row = response(generated_text=left_open)
     assert curation.response_example(row, ["complete"], "")[REASON] == "incomplete"
-    assert long2short.request(row, ALL, PARAMS, 0)["source_reason"] == "source_incomplete"
+    assert long2short.request(row, ALL, Question(PARAMS))["source_reason"] == "source_incomplete"
 
 
 def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
@@ -216,8 +212,8 @@ def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, e
      ("bad_reply", True), ("http_400", False), ("content_filter", False), ("prompt_too_long", False),
      ("kills_engine", False), ("tool_calls", False), ("source_wrong_answer", False)],
 )  # fmt: skip
-def test_what_may_pass_is_no_fault_of_the_row(code: str, passes: bool) -> None:
-    assert generation.may_pass(code) == passes
+def test_a_transient_error_is_no_fault_of_the_row(code: str, passes: bool) -> None:
+    assert generation.is_transient(code) == passes
 
 
 def test_finish_reason_is_told_by_the_stop_token() -> None:

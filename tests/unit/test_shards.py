@@ -129,7 +129,7 @@ def test_resume_knows_accepted_and_rejected_ids(tmp_path: Path) -> None:
     assert again.finish("instructions", "rows", 3, 1.0).rows_out == 2
 
 
-def test_rows_that_failed_for_what_may_pass_are_made_again(tmp_path: Path) -> None:
+def test_rows_with_transient_errors_are_made_again(tmp_path: Path) -> None:
     target = artifact(tmp_path)
     target.start()
     write(target, row("a"), reject(row("b"), "timeout"), reject(row("c"), "empty"))

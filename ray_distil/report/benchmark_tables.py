@@ -1,0 +1,146 @@
+"""What a report says of benchmarks: one row a model, the recipe's own table, published figures, how it was measured.
+
+Models are entries of report.json; `declared` is a benchmark as config.yaml has it.
+"""
+
+from typing import Any
+
+from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.rows.scores import clustered_wilson
+
+Model = dict[str, Any]
+DASH = "–"
+MODEL_HEADER = ("Model", "Accuracy", "95% interval", "Tokens", "Completed", "Speed gain", "Problems")
+SAMPLE_HEADER = (
+    "Model", "Median", "90%", "Thinking", "Right", "Wrong", "Cut", "A right answer", "Without answer", "Samples",
+    "Majority", "One of all",
+)  # fmt: skip
+STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
+GROUP = ("Accuracy", "Tokens", "Speed gain")  # columns of each benchmark
+PUBLISHED_HEADER = ("Published", "Accuracy", "95% interval", "Tokens", "Answers a problem", "Source")
+CATEGORY_HEADER = ("Category", "Model", "Accuracy", "95% interval", "Tokens", "Completed", "Problems")
+RECIPE = {"mmlu_pro": "MMLU_PRO tokens", "aime24": "AIME2024 tokens"}  # as the recipe's own table calls them
+
+
+def shown(value: float | None, form: str) -> str:
+    return DASH if value is None else form.format(value)
+
+
+def interval(bounds: list[float] | None) -> str:
+    return DASH if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
+def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
+    """One row a model: its name, and GROUP of each benchmark; a dash where it was not measured."""
+    named = {(model["name"], model["benchmark"]): model for model in models}
+    rows = []
+    for name in dict.fromkeys(model["name"] for model in models):
+        row = [name]
+        for benchmark in benchmarks:
+            one = named.get((name, benchmark), {})
+            accuracy = shown(one.get("accuracy"), "{:.1%}")
+            bounds = one.get("accuracy_interval")
+            apart = f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})" if bounds else ""
+            row += [accuracy + apart, shown(one.get("mean_tokens"), "{:,.0f}"), shown(one.get("speed_gain"), "{:.1f}x")]
+        rows.append(row)
+    return rows
+
+
+def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows in the form of the recipe's own table, of what was run of it; published rows below ([] without).
+
+    Speed gains are told for each benchmark: of the published 32B students they are 6.1 and 2.9.
+    """
+    ran = [name for name in RECIPE if any(model["benchmark"] == name for model in models)]
+    if not ran:
+        return [], []
+    rows = []
+    for name in dict.fromkeys(model["name"] for model in models):
+        of_it = {model["benchmark"]: model for model in models if model["name"] == name}
+        tokens = [shown(of_it.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
+        rows.append([name, *tokens, _gains([of_it.get(b, {}).get("speed_gain") for b in ran])])
+    published: dict[str, dict[str, float]] = {}
+    for one in declared:
+        for figure in one.get("published", []):
+            if figure.get("tokens") and one["name"] in ran:
+                published.setdefault(figure["model"], {})[one["name"]] = figure["tokens"]
+    slowest = {b: max((tokens[b] for tokens in published.values() if b in tokens), default=None) for b in ran}
+    for name, tokens in published.items():
+        gains = [slowest[b] / tokens[b] if slowest[b] and b in tokens else None for b in ran]
+        rows.append([f"{name} (published)", *(shown(tokens.get(b), "{:,.0f}") for b in ran), _gains(gains)])
+    return ["Model", *(RECIPE[b] for b in ran), "Speed gain"], rows
+
+
+def _gains(gains: list[float | None]) -> str:
+    return ", ".join(shown(gain, "{:.1f}x") for gain in gains)
+
+
+def published_rows(declared: dict[str, Any]) -> list[list[str]]:
+    """Published figures, marked as single runs; the interval where its number of answers is known to be one a problem."""
+    rows = []
+    for figure in declared.get("published", []):
+        n, accuracy, samples = declared.get("num_problems"), figure.get("accuracy"), figure.get("samples", 1)
+        bounds = None
+        if accuracy is not None and n and samples == 1:  # of right and wrong answers, in any order
+            right = round(accuracy * n)
+            bounds = list(clustered_wilson([1.0] * right + [0.0] * (n - right), n))
+        answers = "1, a single run" if samples == 1 else f"{samples:,}, a single run"
+        tokens = shown(figure.get("tokens"), "{:,.0f}")
+        rows.append([figure["model"], shown(accuracy, "{:.1%}"), interval(bounds), tokens, answers, figure["source"]])
+    return rows
+
+
+def category_rows(models: list[Model]) -> list[list[str]]:
+    """Each category, and each model in it."""
+    names = sorted({name for model in models for name in model.get("categories", {})})
+    rows = []
+    for name in names:
+        for model in models:
+            figures = model.get("categories", {}).get(name)
+            if figures is not None:
+                rows.append([
+                    name,
+                    model["name"],
+                    shown(figures["accuracy"], "{:.1%}"),
+                    interval(figures["accuracy_interval"]),
+                    shown(figures["mean_tokens"], "{:,.0f}"),
+                    shown(figures["completion_rate"], "{:.1%}"),
+                    f"{figures['num_problems']:,}",
+                ])  # fmt: skip
+    return rows
+
+
+def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) -> list[tuple[str, str]]:
+    """How the figures of a benchmark were measured, by the saved configuration and the artifacts' own manifests."""
+    evaluation = saved.get("evaluation", {})
+    is_own = declared["name"] == HELD_OUT
+    sampling = declared.get("sampling_params") or evaluation.get("sampling_params") or {}
+    prompt = declared.get("prompt")
+    if is_own:
+        prompt = "{instruction}" + str(saved.get("instructions", {}).get("suffix") or "")
+    engine = evaluation.get("engine") or {}
+    scored = sorted({model["scored_by"] for model in models if model.get("scored_by")})
+    engines = sorted({model["engine"] for model in models if model.get("engine")})
+    told = {
+        "problems": "held out of the run's own instructions" if is_own else declared.get("path"),
+        "limit": declared.get("limit") or "none",
+        "prompt": prompt or "as the kind of answer has it",
+        "samples": declared.get("num_samples") or evaluation.get("num_samples", 1),
+        "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()) or DASH,
+        "answer": declared.get("answer", "math"),
+        "scorer": ", ".join(scored) or DASH,
+        "engine": ", ".join(engines) or DASH,
+        "dtype": engine.get("engine_kwargs", {}).get("dtype", "the model's own"),
+        "max_model_len": engine.get("engine_kwargs", {}).get("max_model_len", "the model's own"),
+    }
+    return [(name, str(value)) for name, value in told.items()]
+
+
+def differences(facts_of: dict[str, list[tuple[str, str]]]) -> list[str]:
+    """What runs measured in different ways: a sentence a fact. By the runs' names."""
+    told = []
+    for name in dict.fromkeys(name for facts in facts_of.values() for name, _ in facts):
+        values = {run: dict(facts).get(name, DASH) for run, facts in facts_of.items()}
+        if len(set(values.values())) > 1:
+            told.append(f"{name}: " + "; ".join(f"{run} {value!r}" for run, value in values.items()))
+    return told

@@ -1,0 +1,106 @@
+"""What a report says of a run: models and stages, as report.json has them."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ray_distil.report.benchmark_tables import DASH, interval, shown
+
+
+@dataclass(frozen=True)
+class Report:
+    """`models` and `stages` as report.json has them; `units` says what each stage counts."""
+
+    run: str
+    models: list[dict[str, Any]]
+    stages: list[dict[str, Any]]
+    units: list[str]
+    baseline: str
+    student: str | None  # the model that the run trained
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The names of the benchmarks, in their order."""
+        return list(dict.fromkeys(model["benchmark"] for model in self.models))
+
+    def of(self, benchmark: str | None) -> list[dict[str, Any]]:
+        """The models on a benchmark; None: on the first."""
+        chosen = benchmark or next(iter(self.benchmarks), None)
+        return [model for model in self.models if model["benchmark"] == chosen]
+
+    @property
+    def other(self) -> str | None:
+        """The first model beside the baseline."""
+        return next((model["name"] for model in self.models if model["name"] != self.baseline), None)
+
+    def of_run(self, run: str, benchmark: str) -> list[dict[str, Any]]:
+        """The models of one of several runs."""
+        return [model for model in self.of(benchmark) if model.get("run") == run]
+
+    def model_rows(self, benchmark: str | None = None) -> list[list[str]]:
+        return [
+            [
+                model["name"],
+                shown(model["accuracy"], "{:.1%}"),
+                interval(model.get("accuracy_interval")),
+                shown(model["mean_tokens"], "{:,.1f}"),
+                shown(model["completion_rate"], "{:.1%}"),
+                shown(model["speed_gain"], "{:.1f}x"),
+                f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
+            ]
+            for model in self.of(benchmark)
+        ]
+
+    def sample_rows(self, benchmark: str | None = None) -> list[list[str]]:
+        """Of each model: its tokens in more detail, and what several samples of a problem tell."""
+        tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
+        rows = []
+        for model in self.of(benchmark):
+            spent = [shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
+            most = str(model.get("num_samples") or 0)
+            rows.append([
+                model["name"],
+                *spent,
+                shown(model.get("no_answer_rate"), "{:.1%}"),
+                most,
+                shown(model.get("majority"), "{:.1%}"),
+                shown(model.get("pass_at", {}).get(most), "{:.1%}"),
+            ])  # fmt: skip
+        return rows
+
+    def comparisons(self, benchmark: str | None = None) -> list[str]:
+        """Each other model beside the baseline, in a sentence."""
+        of_it = self.of(benchmark)
+        return [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
+
+    def stage_rows(self) -> list[list[str]]:
+        rows = []
+        for stage, unit in zip(self.stages, self.units, strict=True):
+            why = ", ".join(f"{reason} {count:,}" for reason, count in stage["rejects"].items())
+            counts = [f"{stage[key]:,}" for key in ("rows_in", "rows_out", "rows_rejected")]
+            rows.append([stage["name"], *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
+        return rows
+
+    def to_json(self) -> str:
+        facts = {"run": self.run, "models": self.models, "stages": self.stages}
+        return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
+    """As "fast beside slow on 300 problems: accuracy +0.7 points (-1.2 to +2.6), no difference seen; ..."."""
+    said = []
+    if apart := against["accuracy"]:
+        low, high = (100 * bound for bound in apart["interval"])
+        seen = ", no difference seen" if low <= 0 <= high else ""
+        points = f"accuracy {100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
+        said.append(f"{points}, on {apart['problems']:,} problems")
+    if gained := against["tokens"]:
+        low, high = gained["interval"]
+        said.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
+    return (
+        f"{name} beside {baseline}: {'; '.join(said)}" if said else f"{name} and {baseline} have no problem in common"
+    )
+
+
+def _of_them(num_rejected: int) -> str:
+    return f" ({num_rejected:,} answers rejected)" if num_rejected else ""

@@ -1,0 +1,195 @@
+"""The page of a report, in HTML and in Markdown, and the page that compares several runs."""
+
+import json
+import platform
+from collections.abc import Sequence
+from html import escape
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_distil.config.evaluation_config import HELD_OUT, folder_of
+from ray_distil.report import benchmark_tables, excerpts, pictures
+from ray_distil.report.contents import Report
+from ray_distil.store.manifest import NOTES
+from ray_distil.store.storage import Folder
+
+PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
+Page = dict[str, Any]
+Declared = dict[str, Any]
+
+
+def saved_config(run_folder: Folder) -> dict[str, Any]:
+    """The configuration that the run has saved; {} without one."""
+    return yaml.safe_load(text_of(run_folder, "config.yaml")) or {}
+
+
+def declared(saved: dict[str, Any]) -> dict[str, Declared]:
+    """Name in the report -> a benchmark of the saved configuration."""
+    evaluation = saved.get("evaluation", {})
+    given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
+    return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
+
+
+def listed(names: list[str]) -> str:
+    """As "aime24, math500 and tiny"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))
+
+
+def text_of(folder: Folder, file: str) -> str:
+    """What the file says; "" where it is not there."""
+    try:
+        return folder.read_text(file)
+    except FileNotFoundError:
+        return ""
+
+
+def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequence[str]) -> Page:
+    """Everything that the page and the Markdown of a run show. `artifacts`: whose rejected rows are shown."""
+    saved = saved_config(run_folder)
+    compared = [name for name in (report.baseline, report.student or report.other) if name]
+    first = folder_of(report.benchmarks[0]) if report.benchmarks else ""
+    drawn = pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student or report.other)
+    is_alone = bool(report.models) and report.student is None and not (saved.get("teachers") or saved.get("training"))
+    return {
+        **_of_models(report, {name: (one, saved) for name, one in declared(saved).items()}),
+        "run": report.run,
+        "kicker": f"Run {report.run}",
+        "title": f"{report.run}: {'evaluation' if is_alone else 'distillation report'}",
+        "headline": headline,
+        "stages": report.stage_rows(),
+        "notes": json.loads(text_of(run_folder, NOTES) or "[]"),
+        "pictures": [one for one in drawn if one["svg"] or not is_alone],
+        "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
+        "rewritten": excerpts.rewritten(run_folder),
+        "rejected": excerpts.rejected(run_folder, list(artifacts)),
+        "versions": _versions(),
+        "command": "python jobs/eval.py --config FILE" if is_alone else "python jobs/distill.py --config FILE",
+        "config": text_of(run_folder, "config.yaml"),
+    }
+
+
+def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
+    """The page on which several runs are compared. `saved_of`: run -> configuration; `comparisons`: by benchmark."""
+    chosen: dict[str, tuple[Declared, dict[str, Any]]] = {}
+    unlike = []
+    for benchmark in report.benchmarks:
+        has_it = {run: saved for run, saved in saved_of.items() if benchmark in declared(saved)}
+        told = {
+            run: benchmark_tables.facts(declared(saved)[benchmark], saved, report.of_run(run, benchmark))
+            for run, saved in has_it.items()
+        }
+        unlike += [f"{benchmark}, {said}" for said in benchmark_tables.differences(told)]
+        saved = next(iter(has_it.values()))
+        chosen[benchmark] = (declared(saved)[benchmark], saved)
+    made = _of_models(report, chosen)
+    for section in made["sections"]:
+        section["comparisons"] = comparisons.get(section["name"], [])
+    notes = [f"not measured alike: {said}" for said in unlike]
+    return {
+        **made,
+        "baseline": f"{report.baseline} (where that was not measured: the first model)",
+        "run": report.run,
+        "kicker": f"Runs {report.run}",
+        "title": f"{report.run}: compared",
+        "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
+        "stages": [],
+        "notes": notes,
+        "pictures": pictures.scatters(report.models, report.baseline, None),
+        "examples": [],
+        "rewritten": [],
+        "rejected": [],
+        "versions": [],
+        "command": "",
+        "config": "",
+    }
+
+
+def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]]) -> Page:
+    """The tables of models; `chosen`: benchmark -> its declaration, and the configuration that it stands in."""
+    header, rows = benchmark_tables.recipe_table(report.models, [one for one, _ in chosen.values()])
+    several = len(report.benchmarks) > 1
+    sections = []
+    for name in report.benchmarks:
+        one, saved = chosen.get(name, ({"name": HELD_OUT}, {}))
+        models = report.of(name)
+        sections.append({
+            "name": name,
+            "models": report.model_rows(name),
+            "comparisons": report.comparisons(name),
+            "samples": report.sample_rows(name),
+            "categories": benchmark_tables.category_rows(models),
+            "published": benchmark_tables.published_rows(one),
+            "facts": benchmark_tables.facts(one, saved, models),
+        })  # fmt: skip
+    return {
+        "baseline": report.baseline,
+        "student": report.student,
+        "benchmarks": report.benchmarks,
+        "groups": benchmark_tables.GROUP,
+        "overview": benchmark_tables.overview(report.models, report.benchmarks) if several else [],
+        "recipe_header": header,
+        "recipe": rows,
+        "sections": sections,
+        "model_header": benchmark_tables.MODEL_HEADER,
+        "sample_header": benchmark_tables.SAMPLE_HEADER,
+        "stage_header": benchmark_tables.STAGE_HEADER,
+        "category_header": benchmark_tables.CATEGORY_HEADER,
+        "published_header": benchmark_tables.PUBLISHED_HEADER,
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("python", platform.python_version())]
+    for package in PACKAGES:
+        for distribution in (package, f"{package}-cpu"):
+            try:
+                found.append((distribution, metadata.version(distribution)))
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def html(page: Page) -> str:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.jinja").render(page)
+
+
+def markdown(page: Page) -> str:
+    def plain(text: str) -> str:
+        return escape(text, quote=False)
+
+    def table(header: Sequence[str], rows: list[list[str]]) -> str:
+        lines = [list(header), ["---"] * len(header)]
+        lines += [[plain(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    parts = [f"# {plain(page['headline'])}", f"{page['kicker']}."]
+    if page["overview"]:
+        header = ["Model", *(f"{name} {column}" for name in page["benchmarks"] for column in page["groups"])]
+        parts += ["## Models", table(header, page["overview"])]
+    if page["recipe"]:
+        parts += ["## In the form of the recipe's own table", table(page["recipe_header"], page["recipe"])]
+    for section in page["sections"]:
+        parts += [f"## Models on {section['name']}", table(page["model_header"], section["models"])]
+        parts += ["\n".join(f"- {plain(said)}" for said in section["comparisons"])]
+        parts += ["### Tokens and samples", table(page["sample_header"], section["samples"])]
+        if section["categories"]:
+            parts += ["### By category", table(page["category_header"], section["categories"])]
+        if section["published"]:
+            parts += ["### Published", table(page["published_header"], section["published"])]
+        parts += ["### How it was measured", table(("", ""), [list(fact) for fact in section["facts"]])]
+    if page["notes"]:
+        parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in page["notes"])]
+    if page["stages"]:
+        parts += ["## Stages", table(page["stage_header"], page["stages"])]
+    if page["config"]:
+        parts += ["## How to reproduce", ", ".join(f"{name} {version}" for name, version in page["versions"])]
+        parts += [f"```yaml\n{page['config']}```"]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,161 @@
+"""The stage of evaluation put together from the configuration: each model on each benchmark, an artifact of its own.
+
+    benchmarks/aime24         the problems of a declared benchmark; the held-out ones are in `instructions`
+    eval/fast/aime24          one model's answers to them
+
+A distillation run and `jobs/eval.py` make the same artifacts by the same functions.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ray_distil.config import TRAINED, EvaluatedModel
+from ray_distil.config.engine_config import Asked
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.rows import benchmarks, evaluation, scorers
+from ray_distil.rows.problems import EVAL
+from ray_distil.rows.question import Question
+from ray_distil.rows.scores import COLUMNS
+from ray_distil.run import asking, made_of
+from ray_distil.run.runs import Run
+from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, of_split, renewed
+from ray_distil.store import schemas
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import IdSet
+from ray_distil.store.manifest import STUDENT, model_fingerprint, versions
+from ray_distil.store.reuse import Known, Renew, Reuse
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.shards import table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Asks = list[tuple[BenchmarkConfig, Artifact]]  # benchmarks, each with its problems
+
+
+def make_benchmarks(run: Run, held_out: Artifact | None = None) -> Asks:
+    """The problems of each benchmark of the configuration. `held_out`: the run's own, if it has some."""
+    made: Asks = []
+    for benchmark in run.config.evaluation.benchmarks:
+        if benchmark.name == HELD_OUT:
+            if held_out is not None:
+                made.append((benchmark, held_out))
+        elif run.config.evaluation.models:
+            made.append((benchmark, run.make(BenchmarkProblems(run, benchmark))))
+    return made
+
+
+class BenchmarkProblems(Stage):
+    """The problems of one benchmark."""
+
+    rows, schema, unit = benchmarks, schemas.BENCHMARK, "problems"
+
+    def __init__(self, run: Run, benchmark: BenchmarkConfig) -> None:
+        self.run, self.benchmark, self.artifact = run, benchmark, f"benchmarks/{benchmark.name}"
+        self.settings = made_of.of_benchmark(benchmark).settings
+        self.inputs = [benchmarks.content(benchmark)]
+
+    def make(self, artifact: Artifact) -> Made:
+        rows = benchmarks.problems(self.benchmark)
+        if not rows:
+            self.run.display.say(f"{self.benchmark.name}: {self.benchmark.path!r} holds no problem")
+        artifact.write_table(table_of(rows, schemas.BENCHMARK), benchmarks.STAGE)
+        return len(rows), {"limit": self.benchmark.limit}
+
+
+class Evaluation(GeneratingStage):
+    """One model's answers to one benchmark. `model_mark` tells the model from others: its own fingerprint, or that of
+    its training.
+    """
+
+    rows, schema, unit = evaluation, schemas.EVAL, "answers"
+
+    def __init__(
+        self,
+        run: Run,
+        problems: Artifact,
+        benchmark: BenchmarkConfig,
+        evaluated: EvaluatedModel,
+        model: str,
+        model_mark: str,
+    ) -> None:
+        self.run, self.problems, self.model = run, problems, model
+        self.name, self.kind, self.label = evaluated.name, benchmark.answer, run.config.evaluation.label(benchmark)
+        self.artifact = f"eval/{self.name}/{folder_of(self.label)}"
+        self.asked = run.config.asked_by(evaluated)
+        self.sampling = run.config.evaluation.sampling_of(benchmark)
+        self.question = Question(
+            asking.params(self.sampling, self.asked, model),
+            num_samples=run.config.evaluation.samples_of(benchmark),
+            seed=run.config.run.seed,
+            suffix=run.config.instructions.suffix if benchmark.name == HELD_OUT else "",
+            system_prompt=run.config.asked_with(evaluated)[0],
+        )
+        made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
+        self.settings, self.inputs = made.settings, [problems.content(), model_mark]
+        self.reuse = Reuse(made.asked, None, self._renewer, self._refused)
+
+    def make(self, artifact: Artifact) -> Made:
+        rows_in = self.problems.count("split", EVAL) * self.question.num_samples
+        imports = asking.imports(self.asked)
+        self.run.generate(artifact, rows_in, evaluation.STAGE, self.datasets, parallel=True, imports=imports)
+        answers = artifact.read_table(["eval_id", *COLUMNS])
+        made = evaluation.summarise(answers, artifact.rejected(), self.name, self.label)
+        return rows_in, made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
+
+    def datasets(self, done: IdSet) -> list["Dataset"]:
+        generate = asking.generate(self.run, self.asked, self.model)
+        asked = (self.name, self.label, self.question, done)
+        return [evaluation.evaluate(self.problems.read(), generate, self.kind, *asked)]
+
+    @cached_property
+    def _known(self) -> Known:
+        """The problems by their ids, with what an answer is judged by."""
+        columns = [c for c in ("instruction_id", *evaluation.OF_A_PROBLEM) if c in self.problems.schema.names]
+        return Known(of_split(self.problems, EVAL, columns), "instruction_id")
+
+    def _refused(self, row: Row, reason: str) -> bool:
+        """A problem that did not fit into the context does not under the same limits."""
+        if reason != "prompt_too_long" or row["sample_index"] >= self.question.num_samples:
+            return False
+        return self._known.rows([row["instruction_id"]]) != [None]
+
+    def _renewer(self) -> Renew:
+        return renewed(self._known, "instruction_id", self._renew)
+
+    def _renew(self, row: Row, alike: bool, problem: Row | None) -> Row | None:
+        if problem is None or row["sample_index"] >= self.question.num_samples:
+            return None
+        return evaluation.renewed(row, problem, self.kind, self.sampling.max_tokens, alike)
+
+
+def make_evaluation(
+    run: Run, problems: Artifact, benchmark: BenchmarkConfig, evaluated: EvaluatedModel, model: str, model_mark: str
+) -> Artifact:
+    return run.make(Evaluation(run, problems, benchmark, evaluated, model, model_mark))
+
+
+def _engine(who: Asked) -> str:
+    """Who answers, with its version, as the report says it."""
+    if who.endpoint is not None:
+        return f"endpoint {who.endpoint.model}"
+    return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
+
+
+def make_given_evaluations(run: Run, asks: Asks) -> None:
+    """Evaluation of the models that are there before training."""
+    for index, model in enumerate(run.config.evaluation.models):
+        source = run.models.get(f"evaluation.models.{index}.model_source")
+        if source is None:
+            continue
+        mark = model_fingerprint(source) if model.endpoint is None else stable_id("endpoint", source)
+        for benchmark, problems in asks:
+            make_evaluation(run, problems, benchmark, model, source, mark)
+
+
+def make_student_evaluations(run: Run, asks: Asks, checkpoint: Artifact) -> None:
+    """Evaluation of the student that the run has trained."""
+    for model in run.config.evaluation.models:
+        for benchmark, problems in asks if model.model_source == TRAINED else ():
+            student = (checkpoint.folder / STUDENT).uri
+            make_evaluation(run, problems, benchmark, model, student, checkpoint.fingerprint)

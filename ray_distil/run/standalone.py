@@ -1,0 +1,114 @@
+"""An evaluation that stands alone: what `jobs/eval.py` is told, as a configuration; and its run.
+
+--models fast=runs/tiny/checkpoint/student Qwen/Qwen2.5-7B-Instruct api=https://api.deepseek.com/v1#deepseek-chat
+--benchmarks aime24,math500,gpqa_diamond=gpqa_diamond.csv
+"""
+
+import os
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ray_distil import UserError
+from ray_distil.config import RECIPES, TRAINED, StagesConfig
+from ray_distil.config.evaluation_config import HELD_OUT, built_in
+from ray_distil.config.models import resolve_models, share_tiny_models
+from ray_distil.config.section import apply_overrides, read_mapping, validate
+from ray_distil.report import report
+from ray_distil.report.report import Report
+from ray_distil.run import comparing, preflight
+from ray_distil.run.pipeline import log_folder
+from ray_distil.run.runs import Run, run_lock
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import SUBMITTED, messages_to
+
+SECTIONS = ("run", "ray", "evaluation", "plan")
+OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_tokens"}
+
+
+def configuration(told: Namespace) -> StagesConfig:
+    """What the arguments come to. Raises UserError for what cannot be meant."""
+    given = read_mapping(told.config or default_recipe())
+    data = {name: given[name] for name in SECTIONS if name in given}
+    if "training" in given:  # a recipe of a distillation, whose run is another one
+        data["run"] = data.get("run", {}) | {"name": f"{data.get('run', {}).get('name', 'run')}-eval"}
+    evaluation = data["evaluation"] = dict(data.get("evaluation") or {})
+    overrides = list(told.overrides)
+    named = []
+    for one in told.models or []:
+        (overrides if _is_override(one) else named).append(one)
+    if named:
+        evaluation["models"] = [_model(one, told.api_key_env) for one in named]
+    if told.benchmarks:
+        evaluation["benchmarks"] = [_benchmark(one) for one in told.benchmarks.split(",") if one]
+    models = evaluation.get("models") or []
+    if not models:
+        raise UserError("--models: none is given; name one or more, as --models fast=PATH slow=ORG/NAME")
+    if told.baseline or evaluation.get("baseline") not in [one["name"] for one in models]:
+        evaluation["baseline"] = told.baseline or models[0]["name"]
+    evaluation = apply_overrides(data, overrides)["evaluation"]  # it may be a copy
+    evaluation["benchmarks"] = [_with(one, told) for one in evaluation.get("benchmarks") or ["tiny"]]
+    config = validate(StagesConfig, data)
+    if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):
+        raise UserError(f"--benchmarks: {HELD_OUT} is of a distillation run; known: {', '.join(built_in())}, NAME=FILE")
+    if trained := [model.name for model in config.evaluation.models if model.model_source == TRAINED]:
+        raise UserError(f"--models: {trained[0]} is a student that a run trains; give its folder, {trained[0]}=PATH")
+    return config
+
+
+def default_recipe() -> Path:
+    """The shipped one for this machine; of a submitted job, whose cluster has the GPUs, that for GPUs."""
+    has_gpu = SUBMITTED in os.environ or any(Path("/dev").glob("nvidia[0-9]*"))
+    return RECIPES / "eval" / ("gpu.yaml" if has_gpu else "cpu.yaml")
+
+
+def run(config: StagesConfig, display: Display) -> Report:
+    """Make what the run does not have yet, and its report: the stage of a distillation run."""
+    models = at_hand = resolve_models(config)
+    log = log_folder(config) / "driver.log"
+    with run_lock(config.run_folder), messages_to(log), display.live():
+        if SUBMITTED in os.environ:
+            models = share_tiny_models(models, config.run_folder)
+        this = Run(config, models, display)
+        this.before_making = lambda: preflight.check(config, at_hand)
+        display.say(f"messages of the libraries: {log}")
+        this.folder.write_text("config.yaml", config.to_yaml())
+        comparing.make_given_evaluations(this, comparing.make_benchmarks(this))
+        return report.build(this.folder)
+
+
+def _is_override(text: str) -> bool:
+    """Whether it is key.path=value, which may stand behind --models."""
+    key = text.partition("=")[0]
+    return "." in key and key.partition(".")[0] in StagesConfig.model_fields
+
+
+def _model(text: str, api_key_env: str | None) -> dict[str, Any]:
+    """NAME=PATH, PATH, or NAME=URL#MODEL for an endpoint."""
+    name, mark, source = text.partition("=")
+    if not mark:
+        name, source = re.sub(r"[^\w.+-]", "-", text.rstrip("/").rpartition("/")[2].rpartition(":")[2]), text
+    if not source.startswith(("http://", "https://")):
+        return {"name": name, "model_source": source}
+    url, mark, served = source.partition("#")
+    if not mark:
+        raise UserError(f"--models: {text!r} names no model of the endpoint; give NAME=URL#MODEL")
+    return {"name": name, "endpoint": {"base_url": url, "model": served, "api_key_env": api_key_env}}
+
+
+def _benchmark(text: str) -> str | dict[str, Any]:
+    """NAME of a built-in one, or NAME=PATH: a local copy of it, or problems of one's own."""
+    name, mark, path = text.strip().partition("=")
+    return {"name": name, "path": path} if mark else name
+
+
+def _with(benchmark: Any, told: Namespace) -> Any:
+    """A benchmark with what is told for all of them."""
+    given = {OVER_ALL[name]: getattr(told, name) for name in OVER_ALL if getattr(told, name) is not None}
+    if not given or (isinstance(benchmark, str) and benchmark not in built_in()):
+        return benchmark
+    made = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
+    if (most := given.pop("max_tokens", None)) is not None:
+        made["sampling_params"] = (made.get("sampling_params") or {}) | {"max_tokens": most}
+    return made | given

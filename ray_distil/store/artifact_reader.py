@@ -1,0 +1,129 @@
+"""What is in an artifact: its manifest, its rows, its rejects, and the ids that are done."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.store.ids import IdSet
+from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
+from ray_distil.store.shards import REJECTS_FOLDER, read_shard
+from ray_distil.store.storage import Folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+FINGERPRINT = "_fingerprint"
+ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
+
+
+class ArtifactReader:
+    """One artifact of a run as it is in its folder, whole or not."""
+
+    def __init__(
+        self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
+    ) -> None:
+        """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
+
+        `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
+        """
+        self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
+        self.schema = schema if schema is not None else pa.schema([])
+        self.counted = counted or next(iter(self.schema.names), "")
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, if the artifact is whole and made by this very fingerprint."""
+        manifest = read_manifest(self.folder)
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        there = set(self.folder.files(recursive=True))
+        return manifest if there.issuperset(manifest.files) else None
+
+    def is_complete(self) -> bool:
+        return self.manifest() is not None
+
+    def content(self) -> str:
+        """What stages behind this one depend on, once it is whole: rows that failed at first may be accepted later."""
+        manifest = self.manifest()
+        return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
+
+    def done_ids(self) -> IdSet:
+        """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
+        return IdSet(self._ids() if self._is_ours() else ())
+
+    def read(self, columns: list[str] | None = None) -> "Dataset":
+        """The accepted rows as a Ray dataset.
+
+        The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
+        spends longer on actors that look into footers, and then merges the files into one block.
+        """
+        import ray.data
+
+        files = self._files()
+        if not files:
+            return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
+        return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
+            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
+        )
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The accepted rows in tables of up to ROWS_PER_SHARD, of which one is in memory at a time."""
+        return self._parts(self._files(), columns)
+
+    def count(self, column: str, value: str | None = None) -> int:
+        """How many accepted rows there are, or how many whose column has this value."""
+        return sum(
+            table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
+            for table in self.tables([column])
+        )
+
+    def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        """The accepted rows as a table in memory, by id."""
+        tables = [self.folder.read_table(file, columns) for file in self._files()]
+        key = self.schema.names[0]
+        if not tables:
+            return self.schema.empty_table().select(columns or self.schema.names)
+        table = pa.concat_tables(tables)
+        return table.sort_by(key) if key in table.column_names else table
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """What is known of the rejected rows, in the columns of the schema."""
+        tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
+        return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
+
+    def _mark(self) -> str | None:
+        """The fingerprint that the folder's shards carry."""
+        try:
+            return self.folder.read_text(FINGERPRINT).strip()
+        except FileNotFoundError:
+            return None
+
+    def _is_ours(self) -> bool:
+        return self._mark() == self.fingerprint
+
+    def _files(self, inside: str = "") -> list[str]:
+        """The shards: of a whole artifact those that its manifest lists, so that one that comes late is not read."""
+        manifest = read_manifest(self.folder)
+        if manifest is not None and manifest.fingerprint == self.fingerprint:
+            start = f"{inside}/part-" if inside else "part-"
+            return [name for name in manifest.files if name.startswith(start)]
+        names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
+        return [f"{inside}/{name}" if inside else name for name in names]
+
+    def _others(self) -> list[str]:
+        """What an artifact without a schema is there for: the files of the student."""
+        if self.schema.names:
+            return []
+        return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
+
+    def _ids(self) -> Iterator[list[str]]:
+        for table in self.tables([self.counted]):
+            ids = table[self.counted].combine_chunks()
+            yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
+        for table in self._parts(self._files(REJECTS_FOLDER), ["id"]):
+            yield table["id"].to_pylist()
+
+    def _parts(self, files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+        for file in files:
+            yield from self.folder.read_parts(file, columns, ROWS_PER_SHARD)
