@@ -16,10 +16,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
+from ray_distil import make_plan, read_report
 from ray_distil.report import report
-from ray_distil.run import cli, pipeline, plan, preflight, standalone
+from ray_distil.run import cli, pipeline, plan, standalone
 from ray_distil.runtime.progress import Display
-from ray_distil.store.storage import Folder
 
 
 def main() -> int:
@@ -39,13 +39,12 @@ def main() -> int:
     def job() -> None:
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
         if arguments.status:
-            console.print(report.stages_table(report.read(Folder.at(arguments.status))))
+            console.print(report.stages_table(read_report(arguments.status)))
             return
         config = standalone.configuration(arguments)
         if arguments.plan:
-            planned = plan.make(config)
-            remarks = [*planned.remarks, *preflight.check_plan(config, None)]
-            console.print(plan.table(planned), *remarks, sep="\n", soft_wrap=True)
+            planned = make_plan(config)
+            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
             return
         logs.append(pipeline.log_folder(config))
         made = standalone.run(config, Display(console))

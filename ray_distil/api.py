@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray_distil import UserError
-from ray_distil.config import DistillConfig
+from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config import keys as config
 from ray_distil.report import report
 from ray_distil.report.report import Report
@@ -32,7 +32,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config.load(None if path is None else str(path), overrides)
 
 
-def make_plan(config: DistillConfig) -> Plan:
+def make_plan(config: StagesConfig) -> Plan:
     """Rows, tokens, seconds, dollars and bytes that a run will take, and remarks. Starts nothing, writes nothing.
 
     Raises UserError for what cannot be right: a model without a chat template, `max_tokens` that no context holds.

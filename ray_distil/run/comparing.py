@@ -83,6 +83,7 @@ class Evaluation(GeneratingStage):
         self.name, self.kind, self.label = evaluated.name, benchmark.answer, run.config.evaluation.label(benchmark)
         self.artifact = f"eval/{self.name}/{folder_of(self.label)}"
         self.asked = run.config.asked_by(evaluated)
+        self.imports = asking.imports(self.asked)
         self.sampling = run.config.evaluation.sampling_of(benchmark)
         self.question = Question(
             asking.params(self.sampling, self.asked, model),
@@ -97,8 +98,7 @@ class Evaluation(GeneratingStage):
 
     def make(self, artifact: Artifact) -> Made:
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples
-        imports = asking.imports(self.asked)
-        self.run.generate(artifact, rows_in, evaluation.STAGE, self.datasets, parallel=True, imports=imports)
+        self.run.generate(self, artifact, rows_in)
         answers = artifact.read_table(["eval_id", *COLUMNS])
         made = evaluation.summarise(answers, artifact.rejected(), self.name, self.label)
         return rows_in, made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}

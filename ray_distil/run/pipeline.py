@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ray_distil.config import DistillConfig, StagesConfig
@@ -9,6 +11,7 @@ from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows import instructions
+from ray_distil.rows.problems import Problems
 from ray_distil.run import comparing, preflight, stages
 from ray_distil.run.runs import Run, beside, run_lock
 from ray_distil.run.training_stage import make_checkpoint
@@ -22,16 +25,8 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
     records = instructions.collect(config.instructions, config.run.seed)
-    models = at_hand = resolve_models(config)
-    log = log_folder(config) / "driver.log"
     display = display or Display()
-    with run_lock(config.run_folder), messages_to(log), display.live():
-        if SUBMITTED in os.environ:
-            models = share_tiny_models(models, config.run_folder)
-        this = Run(config, models, display)
-        this.before_making = lambda: preflight.check(config, at_hand, records)
-        display.say(f"messages of the libraries: {log}")
-        this.folder.write_text("config.yaml", config.to_yaml())
+    with opened(config, display, records) as this:
         problems = stages.make_instructions(this, records)
         asks = comparing.make_benchmarks(this, problems)
         responses = stages.make_responses(this, problems)
@@ -42,6 +37,21 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
             checkpoint = make_checkpoint(this, packed)
         comparing.make_student_evaluations(this, asks, checkpoint)
         return report.build(this.folder)
+
+
+@contextmanager
+def opened(config: StagesConfig, display: Display, records: Problems | None = None) -> Iterator[Run]:
+    """A run to make stages of, for this process alone: its configuration saved, checks to come before the first stage."""
+    models = at_hand = resolve_models(config)
+    log = log_folder(config) / "driver.log"
+    with run_lock(config.run_folder), messages_to(log), display.live():
+        if SUBMITTED in os.environ:
+            models = share_tiny_models(models, config.run_folder)
+        run = Run(config, models, display)
+        run.before_making = lambda: preflight.check(config, at_hand, records)
+        display.say(f"messages of the libraries: {log}")
+        run.folder.write_text("config.yaml", config.to_yaml())
+        yield run
 
 
 def log_folder(config: StagesConfig) -> Path:

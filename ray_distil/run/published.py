@@ -9,8 +9,7 @@ output. DIFFERENCES says in what they knowingly do not do as the original does.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +17,16 @@ from pydantic import Field
 
 from ray_distil import UserError
 from ray_distil.config import StagesConfig
-from ray_distil.config.models import resolve_model, resolve_models
+from ray_distil.config.models import resolve_model
 from ray_distil.config.section import ConfigError, Section, apply_overrides, read_mapping, validate
 from ray_distil.generate.replies import words_of
 from ray_distil.rows import curation
-from ray_distil.run import importing, preflight, stages
+from ray_distil.run import importing, stages
 from ray_distil.run.export import write_records
-from ray_distil.run.pipeline import log_folder
-from ray_distil.run.runs import Run, run_lock
+from ray_distil.run.pipeline import opened
 from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
-from ray_distil.runtime.session import messages_to, start_ray
+from ray_distil.runtime.session import start_ray
 from ray_distil.store.manifest import STUDENT
 from ray_distil.store.shards import StageError
 from ray_distil.texts import sources
@@ -130,8 +128,8 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
             },
         },
     }
-    run = _run(data, overrides, display)
-    with _working_in(run):
+    config = validate(StagesConfig, apply_overrides(data, overrides))
+    with opened(config, display) as run:
         responses = importing.import_responses(run, records, file.dataset.input_path)
         rewrites = stages.make_rewrites(run, responses)
         assert rewrites is not None  # they are what this run is for
@@ -174,8 +172,8 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
             **devices(),
         },
     }
-    run = _run(data, overrides, display)
-    with _working_in(run):
+    config = validate(StagesConfig, apply_overrides(data, overrides))
+    with opened(config, display) as run:
         examples = importing.import_examples(run, records, file.dataset.labeled_path)
         checkpoint = make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
@@ -226,22 +224,6 @@ def served_model(base_url: str, api_key: str) -> str:
 
 def _no_models(base_url: str, reason: str) -> str:
     return f"inference.base_url: {base_url!r} does not say which models it has ({reason})"
-
-
-def _run(data: dict[str, Any], overrides: Sequence[str], display: Display) -> Run:
-    config = validate(StagesConfig, apply_overrides(data, overrides))
-    run = Run(config, resolve_models(config), display)
-    run.before_making = lambda: preflight.check(config, run.models)
-    return run
-
-
-@contextmanager
-def _working_in(run: Run) -> Iterator[None]:
-    log = log_folder(run.config) / "driver.log"
-    with run_lock(run.folder), messages_to(log), run.display.live():
-        run.display.say(f"messages of the libraries: {log}")
-        run.folder.write_text("config.yaml", run.config.to_yaml())
-        yield
 
 
 def _told(value: str, key: str) -> str:

@@ -19,20 +19,19 @@ from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.generate.generation import is_transient
 from ray_distil.run import waiting
-from ray_distil.run.stage import Stage
+from ray_distil.run.stage import GeneratingStage, Stage
 from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, last_line, nodes_without, start_ray, user_error_in
 from ray_distil.store.artifact import DROPPED, Artifact
-from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER, StageError
 from ray_distil.store.storage import Folder
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
+    pass
 
 BEGAN = "began"  # a file in the run's folder, with the date
 
@@ -115,18 +114,8 @@ class Run:
             self.display.say(f"note: {remark}")
         self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
 
-    def generate(
-        self,
-        artifact: Artifact,
-        rows_in: int,
-        stage: str,
-        parts: Callable[[IdSet], list["Dataset"]],
-        parallel: bool,
-        imports: tuple[str, ...] = (),
-    ) -> None:
-        """Write the rows that are not in the artifact yet. `parts` makes the datasets of all rows but those given.
-
-        `imports`: modules that it will need, which are loaded beside the start of Ray.
+    def generate(self, stage: GeneratingStage, artifact: Artifact, rows_in: int) -> None:
+        """Write the rows of a stage that are not in its artifact yet.
 
         What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
         are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
@@ -135,22 +124,15 @@ class Run:
         Rows with transient errors are tried once more when all others are there.
         """
         num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
-        self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, num_failed)
+        self._generate_missing(stage, artifact, rows_in, num_failed)
         if failed := artifact.forget_rejects(is_transient):
-            self.display.say(f"{stage}: {_told(failed)}, with transient errors: they are tried once more")
-            self._generate_missing(artifact, rows_in, stage, parts, parallel, imports, failed.total())
+            told = f"{_told(failed)}, with transient errors: they are tried once more"
+            self.display.say(f"{stage.rows.STAGE}: {told}")
+            self._generate_missing(stage, artifact, rows_in, failed.total())
 
-    def _generate_missing(
-        self,
-        artifact: Artifact,
-        rows_in: int,
-        stage: str,
-        parts: Callable[[IdSet], list["Dataset"]],
-        parallel: bool,
-        imports: tuple[str, ...],
-        num_failed: int,
-    ) -> None:
+    def _generate_missing(self, stage: GeneratingStage, artifact: Artifact, rows_in: int, num_failed: int) -> None:
         """`num_failed` of the rows that are not there have failed before, and may fail again."""
+        name = stage.rows.STAGE
         failed_at = -1
         limits = self.config.run
         while True:
@@ -159,15 +141,16 @@ class Run:
             num_missing = rows_in - len(done)
             if num_missing <= 0:
                 return
-            self.start_ray(imports)
+            self.start_ray(stage.imports)
             rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
-            failures = FailureLimit(limits.max_reject_fraction, num_missing, stage, rejects, num_failed)
+            failures = FailureLimit(limits.max_reject_fraction, num_missing, name, rejects, num_failed)
             try:
-                for shard in steady(artifact.written(parts(done), stage, parallel), limits.stall_minutes, stage):
+                written = artifact.written(stage.datasets(done), name, stage.parallel)
+                for shard in steady(written, limits.stall_minutes, name):
                     failures.add(shard)
                     left = artifact.tell.seconds_left()
                     known = {} if left is None else {"distil_seconds_left": left}
-                    metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=stage)
+                    metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=name)
                 return
             except (StageError, UserError):
                 raise
@@ -179,11 +162,11 @@ class Run:
                     raise
                 if num_done == failed_at:
                     raise StageError(
-                        f"{stage}: failed twice with no row finished in between: {last_line(error)}. What engines and "
+                        f"{name}: failed twice with no row finished in between: {last_line(error)}. What engines and "
                         "workers say is in Ray's log folder"
                     ) from error
                 failed_at = num_done
-                self.display.say(f"{stage}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
+                self.display.say(f"{name}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
                 gc.collect()  # the failed dataset's engines hold on to their places as long as it is there
                 artifact.start()
 

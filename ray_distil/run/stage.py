@@ -1,5 +1,6 @@
 """A stage of a run: what its artifact is made of, and how it is made."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,7 @@ Made = tuple[int, dict[str, Any]]
 Row = dict[str, Any]
 
 
-class Stage:
+class Stage(ABC):
     """What `Run.make` needs. A stage sets `settings` and `inputs`, and has `make`.
 
     Equal settings, inputs and version of `rows` are an equal fingerprint: the artifact is there, and stays.
@@ -37,19 +38,24 @@ class Stage:
     inputs: list[str]
     reuse: Reuse | None = None  # which rows of an earlier making are good for this one
 
+    @abstractmethod
     def make(self, artifact: Artifact) -> Made:
         """Write the artifact's shards; returns how many rows went in, and the manifest's summary."""
-        raise NotImplementedError
 
 
 class GeneratingStage(Stage):
-    """A stage whose rows hold generated texts: rows that are there stay, and only the others are asked for."""
+    """A stage whose rows hold generated texts: rows that are there stay, and only the others are asked for.
+
+    Its `make` calls `Run.generate`.
+    """
 
     resume = True
+    parallel = True  # all datasets at once; else one after the other, each with its engines
+    imports: tuple[str, ...] = ()  # modules that generation needs, loaded beside the start of Ray
 
+    @abstractmethod
     def datasets(self, done: IdSet) -> list["Dataset"]:
         """All rows but those whose ids are in `done`."""
-        raise NotImplementedError
 
 
 def renewed(known: Known, key: str, renew: Callable[[Row, bool, Row | None], Row | None]) -> Renew:

@@ -60,6 +60,7 @@ class Responses(GeneratingStage):
         }
         self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers.keys() - self.imported.keys()}
         self.questions = {name: self._question(name) for name in self.models}
+        self.parallel, self.imports = run.config.run.parallel_engines, asking.imports(*self.teachers.values())
         made = made_of.of_responses(run)
         self.settings, self.inputs = made.settings, [problems.content()]
         self.reuse = Reuse(made.asked, "teacher", self._renewer)
@@ -86,10 +87,7 @@ class Responses(GeneratingStage):
         left: Counter[str] = Counter()
         for name, source in self.imported.items():
             left += importing.import_teacher(self.run, artifact, self.problems, name, self.teachers[name], source)
-        imports = asking.imports(*self.teachers.values())
-        self.run.generate(
-            artifact, rows_in, teacher.STAGE, self.datasets, self.run.config.run.parallel_engines, imports
-        )
+        self.run.generate(self, artifact, rows_in)
         if not self.imported:
             return rows_in, {}
         unused = left.pop(teacher.UNUSED, 0)
@@ -134,14 +132,14 @@ class Rewrites(GeneratingStage):
             seed=run.config.run.seed,
             system_prompt=config.system_prompt,
         )
+        self.imports = asking.imports(asked)
         made = made_of.of_rewrites(run, asked, model)
         self.settings, self.inputs = made.settings, [responses.content()]
         self.reuse = Reuse(made.asked, None, self._renewer)
 
     def make(self, artifact: Artifact) -> Made:
         rows_in = self.responses.count("teacher", "slow")
-        imports = asking.imports(self.asked)
-        self.run.generate(artifact, rows_in, long2short.STAGE, self.datasets, parallel=True, imports=imports)
+        self.run.generate(self, artifact, rows_in)
         return rows_in, {}
 
     def datasets(self, done: IdSet) -> list["Dataset"]:

@@ -13,15 +13,13 @@ from typing import Any
 from ray_distil import UserError
 from ray_distil.config import RECIPES, TRAINED, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, built_in
-from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.config.section import apply_overrides, read_mapping, validate
 from ray_distil.report import report
 from ray_distil.report.report import Report
-from ray_distil.run import comparing, preflight
-from ray_distil.run.pipeline import log_folder
-from ray_distil.run.runs import Run, run_lock
+from ray_distil.run import comparing
+from ray_distil.run.pipeline import opened
 from ray_distil.runtime.progress import Display
-from ray_distil.runtime.session import SUBMITTED, messages_to
+from ray_distil.runtime.session import SUBMITTED
 
 SECTIONS = ("run", "ray", "evaluation", "plan")
 OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_tokens"}
@@ -65,15 +63,7 @@ def default_recipe() -> Path:
 
 def run(config: StagesConfig, display: Display) -> Report:
     """Make what the run does not have yet, and its report: the stage of a distillation run."""
-    models = at_hand = resolve_models(config)
-    log = log_folder(config) / "driver.log"
-    with run_lock(config.run_folder), messages_to(log), display.live():
-        if SUBMITTED in os.environ:
-            models = share_tiny_models(models, config.run_folder)
-        this = Run(config, models, display)
-        this.before_making = lambda: preflight.check(config, at_hand)
-        display.say(f"messages of the libraries: {log}")
-        this.folder.write_text("config.yaml", config.to_yaml())
+    with opened(config, display) as this:
         comparing.make_given_evaluations(this, comparing.make_benchmarks(this))
         return report.build(this.folder)
 

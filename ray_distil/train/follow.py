@@ -5,14 +5,17 @@ has asked it.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Teller, clock
 
 ASK_SECONDS = 1.0
+LINE_SECONDS = 10.0  # between two lines on the console, where steps are shorter
 # Of a line of metrics.jsonl -> the gauge.
 GAUGES = {
     "step": "distil_train_step",
@@ -84,7 +87,7 @@ class LastStep:
 def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") -> Iterator[Any]:
     """A handle that the training calls `add.remote` of; what it says is told on until the end.
 
-    A line a logged step; of steps shorter than ASK_SECONDS, the newest and those with a held-out loss. `run`: the name
+    A line a logged step; of steps shorter than LINE_SECONDS, the newest and those with a held-out loss. `run`: the name
     that metrics carry.
     """
     import ray
@@ -97,6 +100,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
 
     def listen() -> None:
         told, tokens_told, num_starts, num_lines, held_out, last = 0, 0, 0, 0, "", False
+        newest, told_at = "", -inf
         while not last:
             last = over.wait(ASK_SECONDS)
             try:
@@ -114,10 +118,14 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
                 metrics.show({GAUGES[k]: v for k, v in line.items() if k in GAUGES and v is not None}, run=run)
                 if line.get("seconds_left") is not None:
                     metrics.show({"distil_seconds_left": line["seconds_left"]}, run=run, stage="sft")
-                if line is logged[-1] or "eval_loss" in line:
-                    tell.line(status(line))
+                newest = status(line)
                 if "eval_loss" in line:
                     held_out = f", held out {line['eval_loss']:.4f}"
+                    tell.line(newest)
+                    newest, told_at = "", time.monotonic()
+            if newest and (last or time.monotonic() - told_at >= LINE_SECONDS):
+                tell.line(newest)
+                newest, told_at = "", time.monotonic()
             step = int(state.get("step", told))
             if step != told:
                 metrics.show({GAUGES[name]: state[name] for name in ("step", "loss", "grad_norm")}, run=run)

@@ -3,9 +3,11 @@
 import time
 from typing import Any
 
+import pytest
 import ray
 
 from ray_distil.runtime.progress import Teller
+from ray_distil.train import follow
 from ray_distil.train.follow import followed
 
 
@@ -34,18 +36,26 @@ def line_of(step: int) -> dict[str, Any]:
     return line | ({"eval_loss": 0.25} if step == 1 else {})
 
 
-def test_every_step_is_told_once_and_again_after_a_stop() -> None:
-    heard = Heard()
+def train(heard: Heard, said: list[str]) -> None:
+    """Seven steps, of which every second is logged; stopped after the fifth, they go on from the fourth."""
+    with followed(heard, said.append) as follower:
+        for done, steps in ((0, range(1, 6)), (4, range(5, 8))):
+            ray.get(follower.begin.remote(done, 7))
+            ray.get(follower.say.remote(f"{done} steps are there"))
+            for step in steps:
+                ray.get(follower.add.remote(line_of(step), step % 2 == 1))
+                time.sleep(0.5)
+
+
+def test_every_step_is_told_once_and_again_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, seldom = Heard(), Heard()
     said: list[str] = []
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        with followed(heard, said.append) as follower:
-            for done, steps in ((0, range(1, 6)), (4, range(5, 8))):
-                ray.get(follower.begin.remote(done, 7))
-                ray.get(follower.say.remote(f"{done} steps are there"))
-                for step in steps:
-                    ray.get(follower.add.remote(line_of(step), step % 2 == 1))
-                    time.sleep(0.5)
+        monkeypatch.setattr(follow, "LINE_SECONDS", 0.0)
+        train(heard, said)
+        monkeypatch.setattr(follow, "LINE_SECONDS", 3600.0)
+        train(seldom, [])
     finally:
         ray.shutdown()
     assert heard.totals == [(7, 0, "steps"), (7, 4, "steps")]
@@ -57,3 +67,4 @@ def test_every_step_is_told_once_and_again_after_a_stop() -> None:
     assert heard.lines[0] == "step 1 of 7, loss 1.0000, held out 0.2500, norm 0.5"
     assert heard.lines[-1] == "step 7 of 7, loss 0.1429, norm 0.5"
     assert not any(line.startswith(("step 2 ", "step 4 ", "step 6 ")) for line in heard.lines), "they are not logged"
+    assert [line.split(",")[0] for line in seldom.lines] == ["step 1 of 7", "step 7 of 7"]

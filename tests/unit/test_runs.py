@@ -7,15 +7,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from ray_distil.config import load
+from ray_distil.rows import teacher
 from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.run.stage import GeneratingStage
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
 from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import StageError, Written, table_of
 from ray_distil.store.storage import Folder
@@ -116,6 +120,18 @@ class Failing(Artifact):
 IDS = [stable_id("row", k) for k in range(10)]
 
 
+class Ten(GeneratingStage):
+    """Ten rows; a "dataset" is a list of ids."""
+
+    rows = teacher
+
+    def make(self, artifact: Artifact) -> tuple[int, dict[str, Any]]:
+        return len(IDS), {}
+
+    def datasets(self, done: IdSet) -> list[list[str]]:  # type: ignore[override]
+        return [[i for i in IDS if i not in done]]
+
+
 def generated(folder: Path, plan: list[int]) -> tuple[Failing, str]:
     """What comes of ten rows where attempts fail as planned, and what is said."""
     console = Console(file=io.StringIO(), width=200)
@@ -123,7 +139,7 @@ def generated(folder: Path, plan: list[int]) -> tuple[Failing, str]:
     run.start_ray = lambda imports=(): None  # type: ignore[method-assign]
     artifact = Failing(run, plan)
     artifact.start()
-    run.generate(artifact, len(IDS), "teacher", lambda done: [[i for i in IDS if i not in done]], parallel=True)
+    run.generate(Ten(), artifact, len(IDS))
     return artifact, console.file.getvalue()
 
 
@@ -152,4 +168,4 @@ def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_pat
     artifact = Taken(run, [5])
     artifact.start()
     with pytest.raises(StageError, match="another attempt has begun"):
-        run.generate(artifact, len(IDS), "teacher", lambda done: [IDS], parallel=True)
+        run.generate(Ten(), artifact, len(IDS))
