@@ -36,7 +36,7 @@ class RunConfig(Section):
         description="the run lies in STORAGE_PATH/NAME: a path that all nodes see, or s3://, gs://, abfs://; a relative "
         "one starts at the working directory, of a submitted job (which works in a copy) at the home directory",
     )
-    seed: int = Field(0, ge=0, description="of samples, packing order and training")
+    seed: int = Field(0, ge=0, description="of problems and samples, and of training")
     date: str | None = Field(
         None,
         description="YYYY-MM-DD, for chat templates that write it; null: the day on which the run began",
@@ -244,6 +244,11 @@ class StagesConfig(Section):
         if self.teachers is not None:
             sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
         return {f"{key}.engine": s.engine for key, s in sections.items() if s is not None and s.engine is not None}
+
+    @property
+    def training_seed(self) -> int:
+        own = self.training.seed if self.training is not None else None
+        return self.run.seed if own is None else own
 
     @property
     def run_folder(self) -> Folder:

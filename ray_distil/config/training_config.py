@@ -93,6 +93,8 @@ class TrainingConfig(Section):
         "varlen", description="varlen: by segments, no padding and no mask (`attention.py`); else Transformers' name"
     )
 
+    seed: int | None = Field(None, ge=0, description="of the order of sequences, and of dropout; null: run.seed")
+
     @model_validator(mode="after")
     def _stage_is_right(self) -> "TrainingConfig":
         if self.zero_stage == 0 and self.bf16:

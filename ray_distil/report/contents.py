@@ -1,7 +1,7 @@
 """What a report says of a run: models and stages, as report.json has them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_distil.report.benchmark_tables import DASH, interval, shown
@@ -17,6 +17,9 @@ class Report:
     units: list[str]
     baseline: str
     student: str | None  # the model that the run trained
+    kept_out: list[dict[str, Any]] = field(default_factory=list)  # by gate, as `kept_out.by_gate` has it
+    rewriting: str = ""  # what it made shorter, in a sentence
+    ablation: dict[str, Any] | None = None  # as `ablation.read` has it
 
     @property
     def benchmarks(self) -> list[str]:
@@ -82,7 +85,7 @@ class Report:
         return rows
 
     def to_json(self) -> str:
-        facts = {"run": self.run, "models": self.models, "stages": self.stages}
+        facts = {"run": self.run, "models": self.models, "stages": self.stages, "kept_out": self.kept_out}
         return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

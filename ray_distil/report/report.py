@@ -11,7 +11,7 @@ from rich.table import Table
 from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report import excerpts, report_page
+from ray_distil.report import ablation, excerpts, kept_out, report_page
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.rows import scores
@@ -28,6 +28,7 @@ def read(run_folder: Folder) -> Report:
     compared = _compared(run_folder)
     artifacts = ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
+    gated = [next((m for m in found if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
     summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
     models = []
     for benchmark in compared["benchmarks"]:
@@ -41,6 +42,9 @@ def read(run_folder: Folder) -> Report:
         units=[m.unit for m in found],
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
+        kept_out=kept_out.by_gate(*gated, report_page.saved_config(run_folder).get("gates", {})),
+        rewriting=kept_out.rewriting(gated[0]),
+        ablation=ablation.saved(run_folder),
     )
 
 
@@ -68,6 +72,16 @@ def models_tables(report: Report) -> list[Table]:
     return [
         _console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
         for name in report.benchmarks
+    ]
+
+
+def ablation_tables(report: Report) -> list[Table]:
+    """The student with and without a gate as tables for the console, one a benchmark."""
+    told = report.ablation or {"variants": []}
+    names = dict.fromkeys(one["benchmark"] for one in told["variants"])
+    return [
+        _console_table(f"Without a gate, on {name}", ablation.HEADER, ablation.table(told, name), (0,))
+        for name in names
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
-from ray_distil.report import benchmark_tables, excerpts, pictures
+from ray_distil.report import ablation, benchmark_tables, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
@@ -60,6 +60,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "title": f"{report.run}: {'evaluation' if is_alone else 'distillation report'}",
         "headline": headline,
         "stages": report.stage_rows(),
+        **_of_gates(report),
         "notes": json.loads(text_of(run_folder, NOTES) or "[]"),
         "pictures": [one for one in drawn if one["svg"] or not is_alone],
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
@@ -96,6 +97,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "title": f"{report.run}: compared",
         "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
+        **_of_gates(report),
         "notes": notes,
         "pictures": pictures.scatters(report.models, report.baseline, None),
         "examples": [],
@@ -104,6 +106,20 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "versions": [],
         "command": "",
         "config": "",
+    }
+
+
+def _of_gates(report: Report) -> Page:
+    """The tables of what the gates kept out, and of an ablation, one a benchmark."""
+    told = report.ablation
+    names = list(dict.fromkeys(one["benchmark"] for one in told["variants"])) if told else []
+    return {
+        "gate_header": kept_out.HEADER,
+        "gates": kept_out.rows_of(report.kept_out),
+        "rewriting": report.rewriting,
+        "ablation_header": ablation.HEADER,
+        "ablations": [{"name": name, "rows": ablation.table(told, name)} for name in names] if told else [],
+        "seeds": told["seeds"] if told else 0,
     }
 
 
@@ -189,6 +205,10 @@ def markdown(page: Page) -> str:
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in page["notes"])]
     if page["stages"]:
         parts += ["## Stages", table(page["stage_header"], page["stages"])]
+    if page["gates"]:
+        parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
+    for one in page["ablations"]:
+        parts += [f"## Without a gate: on {plain(one['name'])}", table(page["ablation_header"], one["rows"])]
     if page["config"]:
         parts += ["## How to reproduce", ", ".join(f"{name} {version}" for name, version in page["versions"])]
         parts += [f"```yaml\n{page['config']}```"]

@@ -72,6 +72,7 @@ def _example(
         "completion": completion,
         "origin": origin,
         "origin_id": origin_id,
+        "num_tokens": row["rewritten_tokens" if origin == "rewrite" else "num_generated_tokens"],
     }
     reason = first_reason(row, gates)
     if reason is None and not completion:

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distil.rows.question import Question
 from ray_distil.store.reuse import is_the_same
@@ -128,6 +129,19 @@ def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Tabl
         asked = [request(row, gates, Question({})) for row in table.to_pylist() if row["teacher"] == "slow"]
         rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]
         yield pa.Table.from_pylist(rows, schema=schema)
+
+
+def shortened(rewrites: Iterable[pa.Table]) -> dict[str, Any]:
+    """`tokens_before` and `tokens_after`: of the slow responses and their rewrites, where both are counted.
+
+    rewrites: tables of original_tokens and rewritten_tokens.
+    """
+    before = after = 0
+    for table in rewrites:
+        counted = table.drop_null()
+        before += pc.sum(counted["original_tokens"]).as_py() or 0
+        after += pc.sum(counted["rewritten_tokens"]).as_py() or 0
+    return {"tokens_before": before, "tokens_after": after}
 
 
 def unfit_batch(table: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ A distillation run and `jobs/eval.py` make the same artifacts by the same functi
 """
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.engine_config import Asked
@@ -99,9 +99,12 @@ class Evaluation(GeneratingStage):
     def make(self, artifact: Artifact) -> Made:
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples
         self.run.generate(self, artifact, rows_in)
+        return rows_in, {}
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
         answers = artifact.read_table(["eval_id", *COLUMNS])
         made = evaluation.summarise(answers, artifact.rejected(), self.name, self.label)
-        return rows_in, made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
+        return made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
 
     def datasets(self, done: IdSet) -> list["Dataset"]:
         generate = asking.generate(self.run, self.asked, self.model)

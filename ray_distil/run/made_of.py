@@ -88,11 +88,11 @@ def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
 
 def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
     """Of workers, micro-batches and micro-steps their product counts: however a step is split, it is the same step."""
-    trained = training.model_dump(mode="json", exclude={"student", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
+    trained = training.model_dump(mode="json", exclude={"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
     # A key that came later, at the value that was meant before it, is as if it were not there: nothing is made anew.
     trained = {k: v for k, v in trained.items() if (k, v) not in (("lora", None), ("offload_optimizer", False))}
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
-    return MadeOf(trained | {"seed": run.config.run.seed, "student": model_fingerprint(student)})
+    return MadeOf(trained | {"seed": run.config.training_seed, "student": model_fingerprint(student)})
 
 
 def of_benchmark(config: BenchmarkConfig) -> MadeOf:

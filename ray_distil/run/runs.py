@@ -96,7 +96,13 @@ class Run:
         gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
         most = self.config.run.max_shard_mb
         manifest = target.finish(
-            name, stage.unit, rows_in, time.monotonic() - started, summary, None if most is None else int(most * 2**20)
+            name,
+            stage.unit,
+            rows_in,
+            time.monotonic() - started,
+            lambda: summary | stage.summarise(target),
+            None if most is None else int(most * 2**20),
+            stage.tokens,
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")

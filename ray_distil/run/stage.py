@@ -33,6 +33,7 @@ class Stage(ABC):
     unit: ClassVar[str]  # what goes in, e.g. "responses"
     counted: ClassVar[str | None] = None  # the column of the ids that go in, where it is not the first
     resume: ClassVar[bool] = False  # rows that a stopped run has finished stay
+    tokens: ClassVar[str | None] = None  # the column with the tokens of a text that a gate may keep out
 
     settings: dict[str, Any]
     inputs: list[str]
@@ -40,7 +41,11 @@ class Stage(ABC):
 
     @abstractmethod
     def make(self, artifact: Artifact) -> Made:
-        """Write the artifact's shards; returns how many rows went in, and the manifest's summary."""
+        """Write the artifact's shards; returns how many rows went in, and what the manifest's summary has of it."""
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        """What the manifest's summary has besides: figures of the rows, when each of them is there once."""
+        return {}
 
 
 class GeneratingStage(Stage):

@@ -4,7 +4,7 @@ Configuration stops here: the stages themselves take plain values.
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -122,6 +122,7 @@ class Rewrites(GeneratingStage):
     """Of the correct slow responses, by the slow teacher or by a model of its own."""
 
     rows, artifact, schema, unit = long2short, "rewrites", schemas.REWRITES, "slow responses"
+    tokens = "original_tokens"
 
     def __init__(self, run: Run, responses: Artifact, asked: Asked, model: str) -> None:
         self.run, self.responses, self.asked, self.model = run, responses, asked, model
@@ -142,6 +143,9 @@ class Rewrites(GeneratingStage):
         self.run.generate(self, artifact, rows_in)
         return rows_in, {}
 
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        return long2short.shortened(artifact.tables(["original_tokens", "rewritten_tokens"]))
+
     def datasets(self, done: IdSet) -> list["Dataset"]:
         sources = self.responses.read().filter(lambda row: row["teacher"] == "slow")
         generate = asking.generate(self.run, self.asked, self.model)
@@ -160,6 +164,7 @@ class Examples(Stage):
     """What passes the gates; rewrites stand for the slow responses."""
 
     rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates"
+    tokens = "num_tokens"
 
     def __init__(self, run: Run, responses: Artifact, rewrites: Artifact | None) -> None:
         self.run, self.responses, self.rewrites = run, responses, rewrites

@@ -30,7 +30,7 @@ class Checkpoint(Stage):
     def make(self, artifact: Artifact) -> Made:
         run, packed, config, student = self.run, self.packed, self.config, self.student
         read = {"student", "resources_per_worker", *made_of.ASKED_WITH}
-        trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.run.seed}
+        trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.training_seed}
         saved = artifact.folder / states.STATES
         if (state := states.find(saved, artifact.fingerprint).newest) is not None:
             states.check_workers(saved, state, config.num_workers)

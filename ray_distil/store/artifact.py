@@ -145,10 +145,14 @@ class Artifact(ArtifactReader):
         unit: str,
         rows_in: int,
         seconds: float,
-        summary: dict[str, Any] | None = None,
+        summarise: Callable[[], dict[str, Any]] = dict,
         max_shard_bytes: int | None = None,
+        tokens: str | None = None,
     ) -> Manifest:
         """Count what is in the shards, merge small ones up to `max_shard_bytes`, and write the manifest.
+
+        summarise: what else the manifest has, read when each row is there once. tokens: the column with the tokens of
+        a text, of which the manifest has the sums of the rejected rows by reason.
 
         Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
         in one of them: a task of a stopped run wrote it while it was being made again.
@@ -165,9 +169,11 @@ class Artifact(ArtifactReader):
             )
         if max_shard_bytes is not None:
             self._merge(max_shard_bytes)
-        rejects: Counter[str] = Counter()
-        for table in self._parts(self._files(REJECTS_FOLDER), ["reason"]):
+        rejects, rejected_tokens = Counter[str](), Counter[str]()
+        for table in self._parts(self._files(REJECTS_FOLDER), ["reason", "row"] if tokens else ["reason"]):
             rejects.update(table["reason"].to_pylist())
+            for row in table.to_pylist() if tokens else ():
+                rejected_tokens[row["reason"]] += json.loads(row["row"]).get(tokens) or 0
         manifest = Manifest(
             artifact=self.name,
             stage=stage,
@@ -179,8 +185,9 @@ class Artifact(ArtifactReader):
             rejects=dict(sorted(rejects.items())),
             seconds=round(seconds, 2),
             files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
-            summary=(summary or {}) | ({DROPPED: num_dropped} if num_dropped else {}),
+            summary=summarise() | ({DROPPED: num_dropped} if num_dropped else {}),
             versions=versions(),
+            rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
         )
         return write_manifest(self.folder, manifest)
 

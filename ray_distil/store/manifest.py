@@ -42,6 +42,7 @@ class Manifest:
     files: list[str]
     summary: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
+    rejected_tokens: dict[str, int] = field(default_factory=dict)  # by reason, of the texts that gates kept out
 
 
 def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:

@@ -80,6 +80,7 @@ SFT_EXAMPLES = _schema(
     ("completion", pa.string()),
     ("origin", pa.string()),  # "direct" | "slow" | "rewrite"
     ("origin_id", pa.string()),  # response_id or rewrite_id
+    ("num_tokens", pa.int32(), NULLABLE),  # generated for the text by its teacher; null where nobody counted
 )
 
 PACKED = _schema(

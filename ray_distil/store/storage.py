@@ -166,6 +166,14 @@ class Folder:
             filesystem.copy_file(f"{path}/{name}", f"{new}/{name}")
         self.remove_all()
 
+    def copy_from(self, source: "Folder") -> None:
+        """Copy the files of another folder, of this filesystem or another one, into this one."""
+        there, path = source.filesystem_and_path()
+        filesystem, own = self.filesystem_and_path()
+        if filesystem.type_name not in FLAT:
+            filesystem.create_dir(own, recursive=True)
+        fs.copy_files(path, own, source_filesystem=there, destination_filesystem=filesystem)
+
     @contextmanager
     def writable(self) -> Iterator[Path]:
         """A folder of the disk for programs that know no other: this one, or one that is uploaded when the block ends."""

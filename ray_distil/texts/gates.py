@@ -59,6 +59,17 @@ GATES: dict[str, Callable[[Row], str | None]] = {
 }
 
 
+# Reason -> the gate that gives it.
+REASONS = {
+    "incomplete": "complete",
+    "no_answer": "answered",
+    "wrong_answer": "correct",
+    "answer_timeout": "correct",
+    "no_steps": "reasoned",
+    "not_shorter": "shorter",
+}
+
+
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
     """The reason of the first gate, of those named, that the row fails."""
     chosen = set(names)

@@ -66,7 +66,7 @@ REMAKES: dict[str, list[str]] = {
     **{f"training.{name}": ["checkpoint"] for name in (
         "num_workers", "use_gpu", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
-        "zero_stage", "offload_optimizer", "lora", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
+        "zero_stage", "offload_optimizer", "lora", "seed", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
     **{f"evaluation.{name}": ["eval/slow/tiny", "eval/fast/tiny", "texts of eval/slow/tiny", "texts of eval/fast/tiny"] for name in (
         "benchmark", "sampling_params.temperature", "sampling_params.top_p", "engine.engine_kwargs",
         "engine.chat_template_kwargs")},

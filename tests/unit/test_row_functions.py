@@ -114,6 +114,14 @@ def test_verdicts() -> None:
     assert rewrite("2 + 3 = 6", reference_answer=None)["verdict"] == "wrong_answer"
 
 
+def test_what_the_rewriting_made_shorter_is_summed_where_both_are_counted() -> None:
+    tables = [
+        pa.table({"original_tokens": [90, None, 40], "rewritten_tokens": [20, 9, None]}),
+        pa.table({"original_tokens": [10], "rewritten_tokens": [5]}),
+    ]
+    assert long2short.shortened(tables) == {"tokens_before": 100, "tokens_after": 25}
+
+
 def test_what_the_rewriter_thinks_is_no_part_of_the_rewrite() -> None:
     row = rewrite("<think>\nI shorten it to 6.\n</think>\n\n2 + 3 = 5", num_thinking_tokens=5)
     assert (row["reasoning"], row["answer"], row["verdict"]) == ("2 + 3 = 5", "5", "accepted")
@@ -132,6 +140,7 @@ def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
     row = curation.rewrite_example(rewrite("2 + 3 = 5"), ALL, "!")
     assert row["completion"] == "2 + 3 = 5\n\nThe final answer is \\boxed{5}."
     assert row["prompt"] == "2 + 3?!"
+    assert row["num_tokens"] == rewrite("2 + 3 = 5")["rewritten_tokens"]
     stated = curation.rewrite_example(rewrite("2 + 3 = 5, so \\boxed{5}."), ALL, "!")
     assert stated["completion"] == "2 + 3 = 5, so \\boxed{5}."
 
@@ -146,6 +155,7 @@ def test_curation_rejects_by_the_gates_that_are_on() -> None:
     wrong = response(generated_text="\\boxed{6}")
     assert curation.response_example(wrong, ALL, "")[REASON] == "wrong_answer"
     assert REASON not in curation.response_example(wrong, ["complete"], "")
+    assert curation.response_example(wrong, ALL, "")["num_tokens"] == wrong["num_generated_tokens"]
     assert curation.response_example(response(finish_reason="length"), ALL, "")[REASON] == "incomplete"
     assert curation.response_example(response(generated_text=" "), [], "")[REASON] == "empty"
 

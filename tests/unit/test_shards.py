@@ -14,7 +14,7 @@ from ray_distil.store import artifact as shards
 from ray_distil.store import shards as blocks
 from ray_distil.store.artifact import DROPPED, Artifact, small_groups
 from ray_distil.store.manifest import fingerprint, why_none
-from ray_distil.store.schemas import INSTRUCTIONS, stable_id
+from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import StageError, reject, table_of
 from ray_distil.store.storage import Folder
 
@@ -52,6 +52,29 @@ def test_rows_and_rejects_add_up(tmp_path: Path) -> None:
         (stable_id("b"), "instructions", "empty", "no text")
     ]
     assert json.loads(rejects[0]["row"])["instruction"] == "do b"
+
+
+def test_what_is_kept_out_is_counted_in_tokens_once_the_rows_are_there_once(tmp_path: Path) -> None:
+    """As where a stopped run's late task wrote a row that was being made again."""
+    target = Artifact(Folder.at(tmp_path), "sft_examples", SFT_EXAMPLES, "f1")
+    target.start()
+    examples = [
+        dict.fromkeys(SFT_EXAMPLES.names, "x") | {"example_id": stable_id(name), "num_tokens": 30} for name in "abcd"
+    ]
+    examples[3]["num_tokens"] = None
+    kept = [reject(row, "wrong_answer") for row in examples[1:3]] + [reject(examples[3], "no_answer")]
+    for rows in ([examples[0], *kept], kept[:1]):
+        target.write_table(table_of(rows, SFT_EXAMPLES), "curation")
+    seen: list[int] = []
+
+    def summarise() -> dict[str, int]:
+        seen.append(len(target.rejected()))
+        return {"n": 1}
+
+    manifest = target.finish("curation", "candidates", 4, 1.0, summarise, tokens="num_tokens")
+    assert (manifest.rejects, manifest.rejected_tokens) == ({"no_answer": 1, "wrong_answer": 2}, {"wrong_answer": 60})
+    assert manifest.summary["n"] == 1
+    assert seen == [3]
 
 
 def test_the_driver_counts_what_lies_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

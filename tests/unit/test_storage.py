@@ -47,6 +47,16 @@ def test_a_table_is_read_with_the_columns_asked_for(folder: Folder) -> None:
     assert (folder / "artifact").read_table("part-1.parquet", ["n"]).equals(table.select(["n"]))
 
 
+def test_a_folder_is_copied_with_what_is_below_it(folder: Folder) -> None:
+    for name in ("part-1", "_rejects/part-2"):
+        (folder / "responses").write_text(name, name)
+    (folder / "copy" / "responses").copy_from(folder / "responses")
+    copy = folder / "copy" / "responses"
+    assert copy.files(recursive=True) == ["_rejects/part-2", "part-1"]
+    assert copy.read_text("_rejects/part-2") == "_rejects/part-2"
+    assert (folder / "responses").files(recursive=True) == ["_rejects/part-2", "part-1"]
+
+
 def test_files_are_listed_by_name(folder: Folder) -> None:
     for name in ("part-2", "part-1", "other", "_rejects/part-3"):
         folder.write_text(name, "")

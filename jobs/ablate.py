@@ -1,0 +1,42 @@
+"""Train the student without a gate, or on responses that are not rewritten, and compare it with the run as it is.
+
+python jobs/ablate.py --seeds 1 --without shorter long2short          the tiny recipe, two variants
+python jobs/ablate.py --config FILE                                   each gate that is on, and the rewriting, three seeds
+
+Teachers are asked once; each variant has a run of its own beside the run, and the run's report has the table.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+
+from ray_distil.report import report
+from ray_distil.run import ablation, cli, pipeline
+from ray_distil.runtime.progress import Display
+
+
+def main() -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="gates, or long2short; default: all that are on")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each; default: %(default)s")
+    arguments = parser.parse_args()
+    logs: list[Path] = []
+
+    def job() -> None:
+        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+        named = [one for one in arguments.without or [] if "=" not in one]
+        arguments.overrides += [one for one in arguments.without or [] if "=" in one]
+        config = cli.load_config(arguments)
+        logs.append(pipeline.log_folder(config))
+        made = ablation.run(config, named or ablation.choices(config), arguments.seeds, Display(console))
+        console.print("", *report.ablation_tables(made), sep="\n")
+        console.print(f"report: {config.run_folder / 'report'}/report.html", soft_wrap=True)
+
+    return cli.guarded(job, lambda: logs[0] if logs else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The student with and without a gate or the rewriting: accuracy and tokens beside the run as it is.
+
+    {"seeds": 3, "variants": [{"without": "", ...}, {"without": "correct", ...}]}   report/ablation.json
+
+Reads the answers that the runs of an ablation hold; `run/ablation.py` makes these runs.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ray_distil.config.evaluation_config import folder_of
+from ray_distil.report import excerpts
+from ray_distil.report.benchmark_tables import DASH, interval, shown
+from ray_distil.rows import scores
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
+
+FILE = "ablation.json"
+HEADER = (
+    "Without", "Examples", "Accuracy", "95% interval", "By seed", "Beside all", "Tokens", "Tokens beside all",
+)  # fmt: skip
+COLUMNS = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
+
+
+def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[str]) -> dict[str, Any]:
+    """What the runs come to: an entry a benchmark and variant. variants: what is left out -> runs, one a seed.
+
+    The first variant is the run as it is, beside which the others are compared: its problems are theirs, and the share of
+    right answers of a problem is the mean over the seeds.
+    """
+    first = next(iter(variants))
+    entries = []
+    for benchmark in benchmarks:
+        whole = pa.concat_tables(_answers(variants[first], student, benchmark))
+        for name, runs in variants.items():
+            tables = _answers(runs, student, benchmark)
+            own = pa.concat_tables(tables)
+            figures = scores.summary(own)
+            entries.append({
+                "benchmark": benchmark,
+                "without": name,
+                "runs": [run.name for run in runs],
+                "examples": _rows_out(runs[0] / "sft_examples"),
+                "accuracy": figures["accuracy"],
+                "accuracy_interval": figures["accuracy_interval"],
+                "by_seed": [scores.summary(table)["accuracy"] for table in tables],
+                "completion_rate": figures["completion_rate"],
+                "mean_tokens": figures["mean_tokens"],
+                "accuracy_beside_all": None if name == first else scores.difference(own, whole),
+                "tokens_beside_all": None if name == first else scores.gain(own, whole),
+            })  # fmt: skip
+    return {"seeds": len(variants[first]), "variants": entries}
+
+
+def _answers(runs: list[Folder], student: str, benchmark: str) -> list[pa.Table]:
+    return [excerpts.answers(run / "eval" / student / folder_of(benchmark), COLUMNS) for run in runs]
+
+
+def _rows_out(artifact: Folder) -> int | None:
+    manifest = read_manifest(artifact)
+    return manifest.rows_out if manifest is not None else None
+
+
+def saved(run: Folder) -> dict[str, Any] | None:
+    """The ablation of a run; None where none was made."""
+    try:
+        return dict(json.loads((run / "report").read_text(FILE)))
+    except FileNotFoundError:
+        return None
+
+
+def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:
+    """A row a variant, under HEADER."""
+    rows = []
+    for one in told["variants"]:
+        if one["benchmark"] != benchmark:
+            continue
+        apart, gained = one["accuracy_beside_all"], one["tokens_beside_all"]
+        rows.append([
+            one["without"] or "nothing",
+            shown(one["examples"], "{:,}"),
+            shown(one["accuracy"], "{:.1%}"),
+            interval(one["accuracy_interval"]),
+            ", ".join(shown(share, "{:.1%}") for share in one["by_seed"]),
+            _points(apart) if apart else DASH,
+            shown(one["mean_tokens"], "{:,.1f}"),
+            _times(gained) if gained else DASH,
+        ])  # fmt: skip
+    return rows
+
+
+def _points(apart: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in apart["interval"])
+    seen = ", no difference seen" if low <= 0 <= high else ""
+    return f"{100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
+
+
+def _times(gained: dict[str, Any]) -> str:
+    """How many times the tokens of the run as it is: the inverse of a speed gain."""
+    low, high = gained["interval"]
+    return f"x {1 / gained['gain']:.2f} ({1 / high:.2f} to {1 / low:.2f})"

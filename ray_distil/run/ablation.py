@@ -1,0 +1,113 @@
+"""What each gate and the rewriting are worth: the student trained without one of them, on the same responses.
+
+    runs/tiny                          the run as it is, made first where it is not complete
+    runs/tiny-seed-1                   the same student from another seed of training
+    runs/tiny-without-correct-seed-0   without a gate: its own examples, training and evaluation
+
+Problems and responses are copied from the run, so that teachers are asked once. Without a gate that chooses what is
+rewritten, more responses are rewritten, and only these are asked for.
+"""
+
+import json
+from collections.abc import Iterator
+
+from ray_distil import UserError
+from ray_distil.config import TRAINED, DistillConfig
+from ray_distil.report import ablation, report
+from ray_distil.report.report import Report
+from ray_distil.run import pipeline
+from ray_distil.run.made_of import enabled_gates
+from ray_distil.run.runs import BEGAN
+from ray_distil.runtime.progress import Display
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
+
+REWRITING = "long2short"
+COPIED = "copied.json"  # in a run's folder: artifact -> fingerprint of what was copied
+BEFORE_GATES = ("instructions", "responses", "rewrites")
+BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
+
+
+def choices(config: DistillConfig) -> list[str]:
+    """What can be left out: the gates that are on, and the rewriting."""
+    return [*enabled_gates(config), *([REWRITING] if config.long2short.enabled else [])]
+
+
+def run(config: DistillConfig, without: list[str], seeds: int, display: Display) -> Report:
+    """Make the run and those of its ablation, as far as they are not there, and the report of the run with their table.
+
+    without: of `choices`; seeds: trainings of each. Raises UserError for a name that is none of them, and where the
+    configuration compares no student.
+    """
+    known = choices(config)
+    if unknown := [name for name in without if name not in known]:
+        raise UserError(f"--without: {unknown[0]!r} is not on in this configuration; known: {', '.join(known)}")
+    if seeds < 1:
+        raise UserError(f"--seeds: {seeds} is no number of trainings; give 1 or more")
+    student = next((model for model in config.evaluation.models if model.model_source == TRAINED), None)
+    if student is None:
+        raise UserError("evaluation.models: none is the student; give {name: fast, model_source: student}")
+    planned = {name: [variant(config, name, k) for k in range(seeds)] for name in ("", *without)}
+    total = sum(map(len, planned.values()))
+    for number, (name, seed, one) in enumerate(_in_order(planned), start=1):
+        what = f"without {name}" if name else "as it is"
+        display.say(f"\n{number} of {total}: {what}, seed {seed}: {one.run_folder}")
+        source = config if seed == 0 else planned[name][0]
+        if one is not planned[""][0]:
+            _copy(source.run_folder, one.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
+        pipeline.run(one, display)
+    labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
+    folders = {name: [one.run_folder for one in runs] for name, runs in planned.items()}
+    told = ablation.read(folders, student.name, labels)
+    (config.run_folder / "report").write_text(ablation.FILE, json.dumps(told, indent=1) + "\n")
+    return report.build(config.run_folder)
+
+
+def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
+    """The configuration without a gate or the rewriting ("": as it is), of the training with this seed behind its own.
+
+    As it is, from its own seed, it is the configuration itself; the others evaluate the student alone.
+    """
+    if not without and seed == 0:
+        return config
+    student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
+    name = "-".join([config.run.name, *(["without", without] if without else []), "seed", str(seed)])
+    first = config.run.seed if config.training.seed is None else config.training.seed
+    changes = {
+        "run": config.run.model_copy(update={"name": name}),
+        "training": config.training.model_copy(update={"seed": first + seed}),
+        "evaluation": config.evaluation.model_copy(update={"models": [student], "baseline": student.name}),
+    }
+    if without == REWRITING:
+        changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
+    elif without:
+        changes["gates"] = config.gates.model_copy(update={without: False})
+    return config.model_copy(update=changes)
+
+
+def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, int, DistillConfig]]:
+    for name, runs in planned.items():
+        for seed, one in enumerate(runs):
+            yield name, seed, one
+
+
+def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
+    """Copy finished artifacts of a run into another one, those that have changed since they were copied."""
+    copied = json.loads(target.read_text(COPIED)) if target.exists(COPIED) else {}
+    if source.exists(BEGAN) and not target.exists(BEGAN):
+        target.write_text(BEGAN, source.read_text(BEGAN))
+    benchmarks = [f"benchmarks/{name}" for name in _folders(source / "benchmarks")]
+    for name in (*artifacts, *benchmarks):
+        manifest = read_manifest(source / name)
+        if manifest is None:
+            continue
+        mark = f"{manifest.fingerprint} {manifest.rows_out}"
+        if copied.get(name) != mark:
+            (target / name).remove_all()
+            (target / name).copy_from(source / name)
+            copied[name] = mark
+            target.write_text(COPIED, json.dumps(copied, indent=1) + "\n")
+
+
+def _folders(place: Folder) -> list[str]:
+    return sorted({file.partition("/")[0] for file in place.files(recursive=True)})
