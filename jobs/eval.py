@@ -29,6 +29,9 @@ def main() -> int:
     parser.add_argument("--baseline", metavar="NAME", help="the model with speed gain 1; default: the first")
     parser.add_argument("--samples", type=int, metavar="N", help="answers a problem, of all benchmarks")
     parser.add_argument("--limit", type=int, metavar="N", help="problems of each benchmark, always the same ones")
+    parser.add_argument(
+        "--timed", type=int, metavar="N", help="problems asked one at a time too, for seconds a problem"
+    )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer, for all benchmarks")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key of the endpoints")
     parser.add_argument("--status", metavar="RUN_FOLDER", help="print the stages of a run and leave")

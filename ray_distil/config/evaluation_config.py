@@ -157,6 +157,11 @@ class EvaluationConfig(Section):
     benchmark: str = Field("held-out", min_length=1, description="name of the held-out problems in the report")
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="answers a problem")
+    num_timed: int = Field(
+        0,
+        ge=0,
+        description="problems of each benchmark that each model is asked one at a time too, for seconds a problem",
+    )
 
     @model_validator(mode="after")
     def _baseline_is_there(self) -> "EvaluationConfig":

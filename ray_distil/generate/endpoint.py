@@ -11,13 +11,14 @@ import asyncio
 import json
 import math
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ray_distil.config.engine_config import EndpointConfig
-from ray_distil.generate.generation import ADDED, Generate, check_messages
+from ray_distil.generate.generation import ADDED, TIMES, Generate, check_messages
 from ray_distil.generate.rate_limits import Pace, pause_s, retry_after_s
 from ray_distil.generate.replies import FEW_TRIES, BadReply, Reply, words_of
 
@@ -74,7 +75,10 @@ class Requests:
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         rows = batch.to_pylist()
         replies = await asyncio.gather(*(self.reply(row) for row in rows))
-        kept = batch.drop_columns(["messages", "sampling_params"])
+        timed = [name for name in TIMES if name in batch.column_names]
+        kept = batch.drop_columns(["messages", "sampling_params", *timed])
+        for name in timed:
+            kept = kept.append_column(name, pa.array([reply.get(name, 0.0) for reply in replies], pa.float64()))
         made = pa.Table.from_pylist(replies, schema=ADDED)
         for name in ADDED.names:
             kept = kept.append_column(name, made[name])
@@ -112,12 +116,12 @@ class Requests:
         asked |= self.settings["request_params"]
         num_characters = sum(len(message["content"]) for message in messages)
         reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + (params.get("max_tokens") or 0))
-        tokens = None
+        tokens, started = None, time.monotonic()
         try:
             async with asyncio.timeout(self.settings["total_timeout_s"]):
                 made = await self.sent({name: value for name, value in asked.items() if value is not None})
             tokens = made["num_prompt_tokens"] + made["num_generated_tokens"]
-            return made
+            return made | dict(zip(TIMES, (time.monotonic() - started, time.time()), strict=True))
         finally:
             self.pace.settle(reserved, tokens)
 

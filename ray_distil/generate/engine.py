@@ -6,6 +6,7 @@ in flight.
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ import pyarrow as pa
 from ray_distil import UserError
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.section import SECRET, ConfigError
-from ray_distil.generate.generation import Generate, check_messages
+from ray_distil.generate.generation import TIMES, Generate, check_messages
 from ray_distil.generate.suspects import KillsEngine, deaths_actor, watched
 from ray_distil.runtime.session import is_local
 from ray_distil.store.model_files import local_copy
@@ -196,8 +197,8 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
 
 
 def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
-    """ray.data.llm's output in the columns of the contract."""
-    rows = []
+    """ray.data.llm's output in the columns of the contract. A row is there when its batch is."""
+    rows, now = [], time.time()
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""
         if KillsEngine.__name__ in error:
@@ -206,6 +207,7 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
             error = f"engine_error: {error}"
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])
+        timed = carried.keys() >= set(TIMES)
         text = "" if error else row["generated_text"]
         begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some write the mark again
         begin = f"{THINK_BEGIN}\n" if begun else ""
@@ -216,6 +218,7 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
             "num_generated_tokens": len(tokens),
             "num_thinking_tokens": num_thinking_tokens(tokens, begin, text, think_end_ids, model),
             "error": error,
+            **({"seconds": 0.0 if error else float(row["time_taken_llm"]), "finished_at": now} if timed else {}),
         })  # fmt: skip
     return pa.Table.from_pylist(rows)
 

@@ -7,6 +7,8 @@ A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kep
                     finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
                     num_thinking_tokens (of the generated ones, up to </think>); counts are 0 where an endpoint has none;
                     error ("", or "code: detail", e.g. "timeout: no reply within 600 s")
+    columns filled: seconds (from sending a request to its whole reply) and finished_at (seconds of the clock since 1970,
+                    when it was there), where rows come with them, as 0.0; they stay 0.0 where nobody measures
     all other columns are carried through; their values must have a form in JSON
 """
 
@@ -21,14 +23,17 @@ if TYPE_CHECKING:
 Generate = Callable[["Dataset"], "Dataset"]
 TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of codes; all but:
 BAD_REQUEST = {"http_400", "http_413", "http_422"}
-ADDED = pa.schema([
-    ("generated_text", pa.string()),
-    ("finish_reason", pa.string()),
-    ("num_prompt_tokens", pa.int32()),
-    ("num_generated_tokens", pa.int32()),
-    ("num_thinking_tokens", pa.int32()),
-    ("error", pa.string()),
-])  # fmt: skip
+ADDED = pa.schema(
+    [
+        ("generated_text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_prompt_tokens", pa.int32()),
+        ("num_generated_tokens", pa.int32()),
+        ("num_thinking_tokens", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+TIMES = ("seconds", "finished_at")  # fmt: skip
 
 
 def is_transient(code: str) -> bool:

@@ -15,6 +15,7 @@ SAMPLE_HEADER = (
     "Model", "Median", "90%", "Thinking", "Right", "Wrong", "Cut", "A right answer", "Without answer", "Samples",
     "Majority", "One of all",
 )  # fmt: skip
+SPEED_HEADER = ("Model", "Seconds alone", "Gain in seconds", "Gain in tokens", "Tokens/s together", "Timed alone")
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
 GROUP = ("Accuracy", "Tokens", "Speed gain")  # columns of each benchmark
 PUBLISHED_HEADER = ("Published", "Accuracy", "95% interval", "Tokens", "Answers a problem", "Source")

@@ -71,6 +71,21 @@ class Report:
             ])  # fmt: skip
         return rows
 
+    def speed_rows(self, benchmark: str | None = None) -> list[list[str]]:
+        """Of each model whose time was measured: seconds a problem alone, their gain, tokens a second of many at once."""
+        return [
+            [
+                model["name"],
+                shown(model.get("seconds"), "{:,.2f}"),
+                shown(model.get("seconds_gain"), "{:.1f}x"),
+                shown(model.get("speed_gain"), "{:.1f}x"),
+                shown(model.get("tokens_per_s"), "{:,.0f}"),
+                f"{model.get('num_timed') or 0:,}",
+            ]
+            for model in self.of(benchmark)
+            if model.get("seconds") or model.get("tokens_per_s")
+        ]
+
     def comparisons(self, benchmark: str | None = None) -> list[str]:
         """Each other model beside the baseline, in a sentence."""
         of_it = self.of(benchmark)

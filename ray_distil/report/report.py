@@ -29,7 +29,9 @@ def read(run_folder: Folder) -> Report:
     artifacts = ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
     found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
     gated = [next((m for m in found if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
+    times = {(t["name"], t["benchmark"]): t for m in found if m.artifact.startswith("timing/") for t in [m.summary]}
     summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
+    summaries = [one | _timed(times.get((one["name"], one["benchmark"]))) for one in summaries]
     models = []
     for benchmark in compared["benchmarks"]:
         of_it = [one for one in summaries if one["benchmark"] == benchmark]
@@ -130,8 +132,14 @@ def _benchmarks(compared: dict[str, Any]) -> list[str]:
 
 
 def _evaluations(compared: dict[str, Any]) -> list[str]:
-    """The artifacts of all models on all benchmarks."""
-    return [f"eval/{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
+    """The artifacts of all models on all benchmarks: answers, and times where they were measured."""
+    both = [f"{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
+    return [f"{kind}/{one}" for one in both for kind in ("eval", "timing")]
+
+
+def _timed(summary: dict[str, Any] | None) -> dict[str, Any]:
+    """What an entry of report.json has of the times that were measured."""
+    return {} if summary is None else {name: summary[name] for name in ("seconds", "num_timed")}
 
 
 def _beside_baseline(

@@ -136,6 +136,7 @@ def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]
             "models": report.model_rows(name),
             "comparisons": report.comparisons(name),
             "samples": report.sample_rows(name),
+            "speed": report.speed_rows(name),
             "categories": benchmark_tables.category_rows(models),
             "published": benchmark_tables.published_rows(one),
             "facts": benchmark_tables.facts(one, saved, models),
@@ -151,6 +152,7 @@ def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]
         "sections": sections,
         "model_header": benchmark_tables.MODEL_HEADER,
         "sample_header": benchmark_tables.SAMPLE_HEADER,
+        "speed_header": benchmark_tables.SPEED_HEADER,
         "stage_header": benchmark_tables.STAGE_HEADER,
         "category_header": benchmark_tables.CATEGORY_HEADER,
         "published_header": benchmark_tables.PUBLISHED_HEADER,
@@ -196,6 +198,8 @@ def markdown(page: Page) -> str:
         parts += [f"## Models on {section['name']}", table(page["model_header"], section["models"])]
         parts += ["\n".join(f"- {plain(said)}" for said in section["comparisons"])]
         parts += ["### Tokens and samples", table(page["sample_header"], section["samples"])]
+        if section["speed"]:
+            parts += ["### Speed", table(page["speed_header"], section["speed"])]
         if section["categories"]:
             parts += ["### By category", table(page["category_header"], section["categories"])]
         if section["published"]:

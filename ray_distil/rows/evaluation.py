@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.generate.generation import TIMES
 from ray_distil.rows import scorers, scores
 from ray_distil.rows.question import Question
 from ray_distil.store.reuse import is_the_same
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
-VERSION = 6
+VERSION = 7
 ASKING_VERSION = 1  # of what is asked: another one buys all texts again
 STAGE = "evaluation"
 OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # what an answer is judged by
@@ -49,6 +50,7 @@ def requests(
             "instruction": row["instruction"],
             **{name: row.get(name) for name in OF_A_PROBLEM},
             "sample_index": sample_index,
+            **dict.fromkeys(TIMES, 0.0),  # to be filled
             "messages": instruction_messages(row["instruction"], question.suffix, question.system_prompt),
             "sampling_params": question.sampling_params | {"seed": int(stable_id(question.seed, eval_id), 16) % 2**31},
         })  # fmt: skip
@@ -64,6 +66,7 @@ def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
     known |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
     if known["num_generated_tokens"] is None:
         known["num_thinking_tokens"] = None
+    known |= {name: row.get(name) or None for name in TIMES}
     made = known | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"}
     return scorers.judged(made, kind)
 

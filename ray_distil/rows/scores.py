@@ -182,11 +182,19 @@ def gain(one: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
 
 
 def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it."""
-    reference = next((model["mean_tokens"] for model in models if model["name"] == baseline), None)
+    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it.
+
+    seconds_gain: the same of seconds a problem, where these were measured.
+    """
+    base = next((model for model in models if model["name"] == baseline), {})
+
+    def gain_of(model: dict[str, Any], figure: str) -> float | None:
+        reference, own = base.get(figure), model.get(figure)
+        return reference / own if reference and own else None
+
+    gains = {"speed_gain": "mean_tokens", "seconds_gain": "seconds"}
     return [
-        model | {"speed_gain": reference / model["mean_tokens"] if reference and model["mean_tokens"] else None}
-        for model in models
+        model | {name: gain_of(model, figure) for name, figure in gains.items() if figure in model} for model in models
     ]
 
 

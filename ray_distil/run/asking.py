@@ -29,6 +29,15 @@ def generate(run: Run, asked: Asked, model: str) -> Generate:
     return endpoint.build(asked.endpoint)
 
 
+def one_at_a_time(asked: Asked) -> Asked:
+    """The same with one engine, or one connection, and one request in it."""
+    if asked.engine is not None:
+        alone = {"concurrency": (1, 1), "batch_size": 1, "max_concurrent_batches": 1}
+        return asked.model_copy(update={"engine": asked.engine.model_copy(update=alone)})
+    assert asked.endpoint is not None
+    return asked.model_copy(update={"endpoint": asked.endpoint.model_copy(update={"max_concurrency": 1})})
+
+
 def imports(*asked: Asked) -> tuple[str, ...]:
     """The modules that generation by these sections loads."""
     return engine.IMPORTS if any(one.engine is not None for one in asked) else ()

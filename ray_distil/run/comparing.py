@@ -6,13 +6,16 @@
 A distillation run and `jobs/eval.py` make the same artifacts by the same functions.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
-from ray_distil.rows import benchmarks, evaluation, scorers
+from ray_distil.generate.generation import TIMES
+from ray_distil.rows import benchmarks, evaluation, scorers, timing
 from ray_distil.rows.problems import EVAL
 from ray_distil.rows.question import Question
 from ray_distil.rows.scores import COLUMNS
@@ -102,8 +105,9 @@ class Evaluation(GeneratingStage):
         return rows_in, {}
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
-        answers = artifact.read_table(["eval_id", *COLUMNS])
+        answers = artifact.read_table(["eval_id", *TIMES, *COLUMNS])
         made = evaluation.summarise(answers, artifact.rejected(), self.name, self.label)
+        made["tokens_per_s"] = timing.tokens_per_s(answers)
         return made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
 
     def datasets(self, done: IdSet) -> list["Dataset"]:
@@ -132,6 +136,44 @@ class Evaluation(GeneratingStage):
         return evaluation.renewed(row, problem, self.kind, self.sampling.max_tokens, alike)
 
 
+class Timing(GeneratingStage):
+    """How long one model takes for some problems of a benchmark, asked one at a time."""
+
+    rows, schema, unit = timing, schemas.TIMING, "problems"
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.run, self.evaluation = evaluation.run, evaluation
+        self.num_timed = self.run.config.evaluation.num_timed
+        self.artifact = evaluation.artifact.replace("eval/", "timing/", 1)
+        self.imports = evaluation.imports
+        self.settings = {"asked": evaluation.settings["asked"], "num_timed": self.num_timed}
+        self.inputs = evaluation.inputs
+
+    @cached_property
+    def _chosen(self) -> list[Row]:
+        """The problems of the smallest ids."""
+        problems = self.evaluation.problems
+        tables = of_split(problems, EVAL, [name for name in problems.schema.names if name not in ("source", "split")])
+        rows = (row | {"split": EVAL} for table in tables for row in table.to_pylist())
+        return nsmallest(self.num_timed, rows, key=lambda row: row["instruction_id"])
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.generate(self, artifact, len(self._chosen))
+        return len(self._chosen), {}
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        return timing.summarise(
+            artifact.read_table(["timing_id", "seconds"]), self.evaluation.name, self.evaluation.label
+        )
+
+    def datasets(self, done: IdSet) -> list["Dataset"]:
+        import ray.data
+
+        generate = asking.generate(self.run, asking.one_at_a_time(self.evaluation.asked), self.evaluation.model)
+        asked = (self.evaluation.name, self.evaluation.label, self.evaluation.question, done)
+        return [timing.timed(ray.data.from_items(self._chosen), generate, *asked)]
+
+
 def make_evaluation(
     run: Run, problems: Artifact, benchmark: BenchmarkConfig, evaluated: EvaluatedModel, model: str, model_mark: str
 ) -> Artifact:
@@ -147,18 +189,37 @@ def _engine(who: Asked) -> str:
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:
     """Evaluation of the models that are there before training."""
-    for index, model in enumerate(run.config.evaluation.models):
-        source = run.models.get(f"evaluation.models.{index}.model_source")
-        if source is None:
-            continue
-        mark = model_fingerprint(source) if model.endpoint is None else stable_id("endpoint", source)
+    for model in _given(run):
         for benchmark, problems in asks:
-            make_evaluation(run, problems, benchmark, model, source, mark)
+            make_evaluation(run, problems, benchmark, *model)
 
 
 def make_student_evaluations(run: Run, asks: Asks, checkpoint: Artifact) -> None:
     """Evaluation of the student that the run has trained."""
+    for model in _trained(run, checkpoint):
+        for benchmark, problems in asks:
+            make_evaluation(run, problems, benchmark, *model)
+
+
+def make_timings(run: Run, asks: Asks, checkpoint: Artifact | None = None) -> None:
+    """The times of all models, where they are asked for; last, when nothing else of the run is at work."""
+    for model in (*_given(run), *(_trained(run, checkpoint) if checkpoint else ())):
+        for benchmark, problems in asks if run.config.evaluation.num_timed else ():
+            run.make(Timing(Evaluation(run, problems, benchmark, *model)))
+
+
+Compared = tuple[EvaluatedModel, str, str]  # how it is declared; folder or hub name; what tells it from others
+
+
+def _given(run: Run) -> Iterator[Compared]:
+    for index, model in enumerate(run.config.evaluation.models):
+        source = run.models.get(f"evaluation.models.{index}.model_source")
+        if source is not None:
+            mark = model_fingerprint(source) if model.endpoint is None else stable_id("endpoint", source)
+            yield model, source, mark
+
+
+def _trained(run: Run, checkpoint: Artifact) -> Iterator[Compared]:
     for model in run.config.evaluation.models:
-        for benchmark, problems in asks if model.model_source == TRAINED else ():
-            student = (checkpoint.folder / STUDENT).uri
-            make_evaluation(run, problems, benchmark, model, student, checkpoint.fingerprint)
+        if model.model_source == TRAINED:
+            yield model, (checkpoint.folder / STUDENT).uri, checkpoint.fingerprint

@@ -36,6 +36,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
             packed = stages.make_packed(this, examples)
             checkpoint = make_checkpoint(this, packed)
         comparing.make_student_evaluations(this, asks, checkpoint)
+        comparing.make_timings(this, asks, checkpoint)
         return report.build(this.folder)
 
 

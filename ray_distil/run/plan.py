@@ -216,6 +216,9 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
             most = evaluation.sampling_of(benchmark).max_tokens
             section = "evaluation" if benchmark.sampling_params is None else f"evaluation.benchmarks.{label}"
             remarks += _too_long(f"plan.evaluation.{key}", expected, section, most)
+            if timed := min(evaluation.num_timed, problems):
+                name = name.replace("evaluation/", "timing/", 1)
+                steps.append(_generation(name, timed, exact, prompt, expected, config.asked_by(model), config))
     return steps
 
 

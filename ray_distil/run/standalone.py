@@ -45,6 +45,8 @@ def configuration(told: Namespace) -> StagesConfig:
         raise UserError("--models: none is given; name one or more, as --models fast=PATH slow=ORG/NAME")
     if told.baseline or evaluation.get("baseline") not in [one["name"] for one in models]:
         evaluation["baseline"] = told.baseline or models[0]["name"]
+    if told.timed is not None:
+        evaluation["num_timed"] = told.timed
     evaluation = apply_overrides(data, overrides)["evaluation"]  # it may be a copy
     evaluation["benchmarks"] = [_with(one, told) for one in evaluation.get("benchmarks") or ["tiny"]]
     config = validate(StagesConfig, data)
@@ -64,7 +66,9 @@ def default_recipe() -> Path:
 def run(config: StagesConfig, display: Display) -> Report:
     """Make what the run does not have yet, and its report: the stage of a distillation run."""
     with opened(config, display) as this:
-        comparing.make_given_evaluations(this, comparing.make_benchmarks(this))
+        asks = comparing.make_benchmarks(this)
+        comparing.make_given_evaluations(this, asks)
+        comparing.make_timings(this, asks)
         return report.build(this.folder)
 
 

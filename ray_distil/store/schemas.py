@@ -110,6 +110,17 @@ EVAL = _schema(
     ("category", pa.string(), NULLABLE),  # of the problem
     ("num_choices", pa.int32(), NULLABLE),  # options of the problem, in the order of its instruction
     ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`
+    ("seconds", pa.float64(), NULLABLE),  # from the request to the answer, beside others; null where nobody measured
+    ("finished_at", pa.float64(), NULLABLE),  # when it was there, seconds of the clock since 1970
+)
+
+TIMING = _schema(
+    ("timing_id", pa.string()),
+    ("model", pa.string()),
+    ("benchmark", pa.string()),
+    ("instruction_id", pa.string()),
+    ("num_generated_tokens", pa.int32(), NULLABLE),
+    ("seconds", pa.float64()),  # from the request to the answer, with no other one beside it
 )
 
 REJECTS = _schema(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +17,7 @@ import pytest
 from ray_distil.tiny.world import held_out
 from tests.integration.cluster import PATIENCE, free_port, wait_until
 
-from .conftest import ROOT, SmallRun
+from .conftest import ROOT, SMALL, SmallRun
 
 PROGRAMS = ("make", "ray", "python", ".venv/bin/python", "vllm", "ENDPOINT=https://...")
 DISTILL = ".venv/bin/python jobs/distill.py"
@@ -127,6 +128,22 @@ def compare(small_run: SmallRun, folder: Path) -> None:
     assert again.stdout.count("complete:") == 3, again.stdout + again.stderr
 
 
+def ablate(small_run: SmallRun, folder: Path) -> None:
+    """On a copy of the small run, whose responses are there; one more training."""
+    shutil.copytree(small_run.folder, folder / "small")
+    small = [word for word in SMALL if not word.startswith("run.")]
+    result = shell(f"{ABLATE} run.name=small run.max_shard_mb=null run.storage_path={folder} {' '.join(small)}", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = json.loads((folder / "small" / "report" / "ablation.json").read_text())
+    assert [one["without"] for one in told["variants"]] == ["", "shorter"]
+    assert all(one["accuracy"] > 0 and one["examples"] for one in told["variants"])
+    assert "teacher         complete" in result.stdout
+    assert not (folder / "small-without-shorter-seed-0" / "eval" / "slow").exists()
+
+
+ABLATE = ".venv/bin/python jobs/ablate.py --seeds 1 --without shorter"
+
+
 def compare_plan(small_run: SmallRun, folder: Path) -> None:
     command = EVAL_PLAN.replace("runs/one-gpu", str(small_run.folder))
     result = shell(f"{command} --max-tokens 600", folder)
@@ -142,6 +159,7 @@ HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     f"{DISTILL} --status runs/one-gpu": status,
     ".venv/bin/python jobs/export.py runs/one-gpu training.json": export,
     COMPARE: compare,
+    ABLATE: ablate,
     EVAL_PLAN: compare_plan,
     SERVE: serve,
 }
@@ -155,7 +173,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 # A chain of its own. `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
-LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, SERVE}
+LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, ABLATE, SERVE}
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])

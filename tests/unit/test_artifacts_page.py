@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs" / "artifacts.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "name", ["instructions", "responses", "rewrites", "sft_examples", "packed", "eval", "_rejects"]
+    "name", ["instructions", "responses", "rewrites", "sft_examples", "packed", "eval", "timing", "_rejects"]
 )
 def test_the_page_has_the_columns_of_an_artifact(name: str) -> None:
     section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]

@@ -65,12 +65,16 @@ class World:
                 "engine": {"model_source": "tiny:student-slow"},
                 "models": [{"name": n, "model_source": f"tiny:student-{n}"} for n in ("base", "slow")],
                 "benchmarks": given,
+                "baseline": "slow",
                 "num_samples": changes.get("num_samples", 1),
+                "num_timed": changes.get("num_timed", 0),
             },
         })  # fmt: skip
         run = Run(config, resolve_models(config))
         run.folder.write_text("config.yaml", config.to_yaml())
-        comparing.make_given_evaluations(run, comparing.make_benchmarks(run))
+        asks = comparing.make_benchmarks(run)
+        comparing.make_given_evaluations(run, asks)
+        comparing.make_timings(run, asks)
         return report.build(run.folder).models
 
     def rows(self, name: str) -> dict[str, Row]:
@@ -156,6 +160,31 @@ def test_the_same_again_has_the_same_figures(world: World) -> None:
     assert {(row["model_name"], row["benchmark"]) for row in world.asked} == {("slow", "words")}
 
 
+def test_problems_are_timed_alone_the_same_ones_for_each_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.data.from_items", Rows)
+    right = world.answer
+    alone = {"base": 0.5, "slow": 2.0}
+    world.answer = lambda row: right(row) | {"seconds": alone[row["model_name"]], "finished_at": 100.0, "tokens": 5}
+    base, slow = world.run("sums", num_timed=3)
+    timed = world.asked[-6:]
+    assert [row["model_name"] for row in timed] == ["base"] * 3 + ["slow"] * 3
+    assert {row["instruction_id"] for row in timed[:3]} == {row["instruction_id"] for row in timed[3:]}
+    assert len(world.asked) == 2 * 5 + 6
+    assert (slow["seconds"], slow["num_timed"], slow["seconds_gain"]) == (2.0, 3, 1.0)
+    assert (base["seconds"], base["seconds_gain"], base["tokens_per_s"]) == (0.5, 4.0, 50.0)
+    page = (world.folder / "runs" / "r" / "report" / "report.md").read_text()
+    assert "| base | 0.50 | 4.0x | 1.0x | 50 | 3 |" in page
+    world.run("sums", num_timed=3)
+    assert world.asked == []
+    world.run("sums", num_timed=4)
+    assert len(world.asked) == 8, "the answers are there, and only times are measured again"
+
+
+def test_without_times_nothing_is_said_of_them(world: World) -> None:
+    assert world.run("sums")[0]["tokens_per_s"] is None
+    assert "Speed" not in (world.folder / "runs" / "r" / "report" / "report.md").read_text().replace("Speed gain", "")
+
+
 def test_a_model_that_never_stops(world: World) -> None:
     world.answer = lambda row: said("Answer: C. Wait, ", "length", tokens=600)
     model = world.run("words")[0]
@@ -220,7 +249,7 @@ def test_an_empty_benchmark(world: World) -> None:
 @pytest.mark.parametrize(("schema", "failed"), [(EVAL, 1), (RESPONSES, 3)])
 def test_what_is_a_finding_of_an_evaluation_ends_no_stage(schema: pa.Schema, failed: int, tmp_path: Path) -> None:
     """A cut answer and a problem that does not fit are; a row on which the engine dies is not."""
-    blank = {f.name: {"string": "x", "bool": False, "int32": 1}[str(f.type)] for f in schema}
+    blank = {f.name: {"string": "x", "bool": False, "int32": 1, "double": 1.0}[str(f.type)] for f in schema}
     lost = [
         {schema.names[0]: n, "reject_reason": why, "reject_detail": ""}
         for n, why in (("b", "prompt_too_long"), ("c", "kills_engine"))

@@ -79,7 +79,7 @@ NOTHING = {
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
                  "max_failures", "eval_steps", "tensorboard"],
-    "evaluation": ["baseline", "engine.model_source"],
+    "evaluation": ["baseline", "engine.model_source", "num_timed"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],
 }  # fmt: skip

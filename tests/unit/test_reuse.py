@@ -10,7 +10,7 @@ import pytest
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.generate.generation import Generate
-from ray_distil.rows import evaluation, long2short, teacher
+from ray_distil.rows import evaluation, long2short, teacher, timing
 from ray_distil.rows.instructions import instruction_row
 from ray_distil.run.comparing import make_evaluation
 from ray_distil.run.runs import Run
@@ -135,6 +135,8 @@ class Rows:
             return Rows([long2short.rewrite_row(row, **fn_kwargs or {}) for row in self.rows])
         if made is long2short.unfit_batch:
             return Rows(made(pa.Table.from_pylist(self.rows)).to_pylist() if self.rows else [])
+        if made is timing.timed_batch:
+            return Rows([timing.timed_row(row) for row in self.rows])
         assert made is evaluation.answer_batch
         return Rows([evaluation.answer_row(row, **fn_kwargs or {}) for row in self.rows])
 

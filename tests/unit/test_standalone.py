@@ -15,7 +15,7 @@ from ray_distil.run import plan, standalone
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = str(RECIPES / "eval" / "cpu.yaml")
-NOTHING = ("benchmarks", "models", "baseline", "samples", "limit", "max_tokens", "api_key_env")
+NOTHING = ("benchmarks", "models", "baseline", "samples", "limit", "max_tokens", "timed", "api_key_env")
 
 
 def told(**given: Any) -> StagesConfig:
