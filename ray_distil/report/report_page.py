@@ -13,6 +13,7 @@ import yaml
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import ablation, benchmark_tables, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
+from ray_distil.report.formulas import rendered
 from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
 
@@ -176,6 +177,7 @@ def html(page: Page) -> str:
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["formulas"] = rendered
     return environment.get_template("report.html.jinja").render(page)
 
 
