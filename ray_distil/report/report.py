@@ -11,7 +11,7 @@ from rich.table import Table
 from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report import ablation, excerpts, kept_out, report_page
+from ray_distil.report import ablation, excerpts, kept_out, model_card, report_page
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.rows import scores
@@ -51,7 +51,7 @@ def read(run_folder: Folder) -> Report:
 
 
 def build(run_folder: Folder) -> Report:
-    """Write report/report.html, report.md and report.json; returns what they hold."""
+    """Write report/report.html, report.md and report.json, and the student's card; returns what they hold."""
     report = read(run_folder)
     folder = run_folder / "report"
     compared = _compared(run_folder)
@@ -60,6 +60,8 @@ def build(run_folder: Folder) -> Report:
     folder.write_text("report.html", report_page.html(page))
     folder.write_text("report.md", report_page.markdown(page))
     folder.write_text("report.json", report.to_json())
+    saved = report_page.saved_config(run_folder)
+    model_card.write(run_folder, report, saved, report_page.declared(saved))
     return report
 
 

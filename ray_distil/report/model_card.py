@@ -1,0 +1,128 @@
+"""The card of a trained student: a README.md in its folder, as Hugging Face's hub shows it.
+
+The head has the hub's metadata, with what was measured as evaluation results; the text has the figures with their
+intervals, how they were measured, and what the student was made of. A licence is the user's to state.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.report import benchmark_tables
+from ray_distil.report.contents import Report
+from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
+from ray_distil.store.storage import Folder
+
+HUB = "hf://datasets/"
+FIGURES = {"accuracy": ("Accuracy", 100), "mean_tokens": ("Mean tokens of an answer", 1)}  # name, scale
+
+
+def write(run: Folder, report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> None:
+    """Write the card of the run's student, where it was trained and evaluated. See `card`."""
+    checkpoint = read_manifest(run / "checkpoint")
+    if checkpoint is not None and report.student is not None:
+        (run / "checkpoint" / STUDENT).write_text(CARD, card(report, saved, declared, checkpoint))
+
+
+def card(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]], checkpoint: Manifest) -> str:
+    """The text of the card. saved: the run's configuration; declared: benchmark -> its declaration."""
+    training, teachers = saved.get("training") or {}, saved.get("teachers") or {}
+    student = training.get("student", "")
+    parts = [
+        f"---\n{_metadata(report, saved, declared)}\n---",
+        f"# {report.run}",
+        f"{_named(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
+        "## Figures",
+    ]
+    for name in report.benchmarks:
+        parts += [f"On {name}:", _table(benchmark_tables.MODEL_HEADER, report.model_rows(name))]
+        parts += ["\n".join(f"- {said}" for said in report.comparisons(name))]
+        facts = benchmark_tables.facts(declared.get(name, {"name": HELD_OUT}), saved, report.of(name))
+        parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]
+    asked = training.get("system_prompt")
+    prompt = "that of its chat template, if it has one" if asked is None else repr(asked) if asked else "none"
+    parts += ["## Use", f"System prompt in training: {prompt}. Behind each instruction: {_suffix(saved)}."]
+    parts += ["## Made of", "\n".join(f"- {line}" for line in _made_of(report, saved, teachers, training, checkpoint))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _metadata(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    for name in report.benchmarks:
+        of_it = next((model for model in report.of(name) if model["name"] == report.student), None)
+        one = declared.get(name, {})
+        path, _, revision = str(one.get("path") or "").partition("@")
+        for figure, (title, scale) in FIGURES.items():
+            if of_it is not None and of_it[figure] is not None:
+                results.append(
+                    EvalResult(
+                        task_type="text-generation",
+                        dataset_type=path.removeprefix(HUB) if path.startswith(HUB) else name,
+                        dataset_name=name,
+                        dataset_revision=revision or None,
+                        dataset_split=one.get("dataset_split") if path.startswith(HUB) else None,
+                        metric_type=figure,
+                        metric_name=title,
+                        metric_value=round(scale * of_it[figure], 2),
+                    )
+                )
+    training, instructions = saved.get("training") or {}, str((saved.get("instructions") or {}).get("path") or "")
+    source = str(training.get("student", ""))
+    made = ModelCardData(
+        model_name=report.run,
+        base_model=source if _is_of_hub(source) else None,
+        datasets=[instructions.removeprefix(HUB).partition("@")[0]] if instructions.startswith(HUB) else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["distillation", "reasoning", "synthetic", "long2short"],
+        eval_results=results or None,
+    )
+    return str(made.to_yaml())
+
+
+def _made_of(
+    report: Report, saved: dict[str, Any], teachers: dict[str, Any], training: dict[str, Any], checkpoint: Manifest
+) -> list[str]:
+    told = []
+    for name, teacher in teachers.items():
+        if isinstance(teacher, dict):
+            where = teacher.get("engine") or teacher.get("endpoint") or {}
+            source = where.get("model_source") or where.get("model") or teacher.get("responses")
+            sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
+            told.append(f"{name} teacher: {_named(str(source))}; {sampling}")
+    told += [
+        f"{stage['name']}: {stage['rows_in']:,} in, {stage['rows_out']:,} out, {stage['rows_rejected']:,} rejected"
+        for stage in report.stages
+        if not stage["name"].startswith(("evaluation", "timing"))
+    ]
+    gates = [name for name, on in (saved.get("gates") or {}).items() if on]
+    told.append(f"gates: {', '.join(gates) or 'none'}")
+    if report.rewriting:
+        told.append(report.rewriting)
+    names = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "bf16", "lora")
+    told.append(
+        "training: " + ", ".join(f"{name} {training[name]}" for name in names if training.get(name) is not None)
+    )
+    told.append(", ".join(f"{name} {number}" for name, number in checkpoint.versions.items()))
+    return told
+
+
+def _suffix(saved: dict[str, Any]) -> str:
+    suffix = str((saved.get("instructions") or {}).get("suffix") or "")
+    return repr(suffix) if suffix else "nothing"
+
+
+def _is_of_hub(source: str) -> bool:
+    return source.count("/") == 1 and "://" not in source and not source.startswith((".", "/", "~"))
+
+
+def _named(source: str) -> str:
+    """A model by its name, and not by the folder of a machine."""
+    return source if _is_of_hub(source) else source.rstrip("/").rpartition("/")[2]
+
+
+def _table(header: Sequence[str], rows: list[list[str]]) -> str:
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in lines)
