@@ -20,7 +20,9 @@ from ray_distil.runtime.progress import Display
 
 def main() -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--without", nargs="+", metavar="NAME", help="gates, or long2short; default: all that are on")
+    parser.add_argument(
+        "--without", nargs="+", metavar="NAME", help="gates, long2short, or several as A+B; default: each"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each; default: %(default)s")
     arguments = parser.parse_args()
     logs: list[Path] = []

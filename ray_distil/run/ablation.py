@@ -23,6 +23,7 @@ from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 
 REWRITING = "long2short"
+TOGETHER = "+"
 COPIED = "copied.json"  # in a run's folder: artifact -> fingerprint of what was copied
 BEFORE_GATES = ("instructions", "responses", "rewrites")
 BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
@@ -36,11 +37,11 @@ def choices(config: DistillConfig) -> list[str]:
 def run(config: DistillConfig, without: list[str], seeds: int, display: Display) -> Report:
     """Make the run and those of its ablation, as far as they are not there, and the report of the run with their table.
 
-    without: of `choices`; seeds: trainings of each. Raises UserError for a name that is none of them, and where the
+    without: of `choices`, one or several in one name, as "complete+correct"; seeds: trainings of each. Raises UserError for a name that is none of them, and where the
     configuration compares no student.
     """
     known = choices(config)
-    if unknown := [name for name in without if name not in known]:
+    if unknown := [part for name in without for part in name.split(TOGETHER) if part not in known]:
         raise UserError(f"--without: {unknown[0]!r} is not on in this configuration; known: {', '.join(known)}")
     if seeds < 1:
         raise UserError(f"--seeds: {seeds} is no number of trainings; give 1 or more")
@@ -64,24 +65,24 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
 
 
 def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
-    """The configuration without a gate or the rewriting ("": as it is), of the training with this seed behind its own.
+    """The configuration without gates or the rewriting ("": as it is), of the training with this seed behind its own.
 
     As it is, from its own seed, it is the configuration itself; the others evaluate the student alone.
     """
     if not without and seed == 0:
         return config
     student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
-    name = "-".join([config.run.name, *(["without", without] if without else []), "seed", str(seed)])
+    left_out = without.split(TOGETHER) if without else []
+    name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)])
     first = config.run.seed if config.training.seed is None else config.training.seed
     changes = {
         "run": config.run.model_copy(update={"name": name}),
         "training": config.training.model_copy(update={"seed": first + seed}),
         "evaluation": config.evaluation.model_copy(update={"models": [student], "baseline": student.name}),
     }
-    if without == REWRITING:
+    if REWRITING in left_out:
         changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
-    elif without:
-        changes["gates"] = config.gates.model_copy(update={without: False})
+    changes["gates"] = config.gates.model_copy(update={gate: False for gate in left_out if gate != REWRITING})
     return config.model_copy(update=changes)
 
 

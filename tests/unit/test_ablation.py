@@ -77,6 +77,9 @@ def test_each_variant_changes_one_thing_and_trains_from_the_same_seeds(config: D
     assert (without.run.name, without.training_seed) == ("r-without-correct-seed-0", 7)
     assert without.gates.model_dump() == config.gates.model_dump() | {"correct": False}
     assert without.long2short == config.long2short
+    both = ablation.variant(config, "correct+long2short", 0)
+    assert (both.run.name, both.long2short.enabled) == ("r-without-correct-long2short-seed-0", False)
+    assert both.gates == without.gates
     slow = ablation.variant(config, "long2short", 2)
     assert (slow.long2short.enabled, slow.gates, slow.training_seed) == (False, config.gates, 9)
 
@@ -127,6 +130,7 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     ("without", "seeds", "overrides", "told"),
     [
         (["corect"], 1, [], "--without: 'corect' is not on in this configuration; known: complete, answered"),
+        (["complete+correkt"], 1, [], "--without: 'correkt' is not on"),
         (["shorter"], 1, ["gates.shorter=false"], "--without: 'shorter' is not on"),
         (["shorter"], 0, [], "--seeds: 0 is no number of trainings"),
         (["shorter"], 1, ["evaluation.models=[]"], "evaluation.models: none is the student"),
