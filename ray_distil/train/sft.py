@@ -199,14 +199,8 @@ def train(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     filesystem, path = output.filesystem_and_path()
     resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
-    config = settings | {
-        "packed": packed,
-        "output": output,
-        "made_of": made_of,
-        "attempt": attempt,
-        "student": student,
-        "cpus_per_worker": cpus_per_worker,
-    }
+    told = {"packed": packed, "output": output, "made_of": made_of, "attempt": attempt, "student": student}
+    config = settings | told | {"cpus_per_worker": cpus_per_worker}
     try:
         with followed(tell, say, run) as follower:
             trainer = TorchTrainer(
@@ -224,8 +218,8 @@ def train(
             )
             in_background(trainer.fit).result()  # in the main thread, Ray Train would take Ctrl-C over
     except TrainingFailedError as error:
-        if told := user_error_in(_root_cause(error)):
-            raise UserError(told) from error
+        if mistake := user_error_in(_root_cause(error)):
+            raise UserError(mistake) from error
         said = f"{STAGE}: a training worker failed: {last_line(_root_cause(error))}; {kept(output, made_of)}"
         raise StageError(said) from error
     lines = read_log(output)

@@ -54,6 +54,16 @@ def test_no_modules_import_each_other_in_circles() -> None:
 
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)
+def test_functions_stay_small(path: Path) -> None:
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [f"{node.name} at {node.lineno}" for node in functions if (node.end_lineno or 0) - node.lineno >= 60] == []
+
+
+@pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)
 def test_files_stay_small(path: Path) -> None:
     limit = 80 if path.parent.name == "jobs" else 350
     assert len(path.read_text().splitlines()) <= limit
