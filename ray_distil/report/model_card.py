@@ -20,8 +20,11 @@ FIGURES = {"accuracy": ("Accuracy", 100), "mean_tokens": ("Mean tokens of an ans
 def write(run: Folder, report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> None:
     """Write the card of the run's student, where it was trained and evaluated. See `card`."""
     checkpoint = read_manifest(run / "checkpoint")
-    if checkpoint is not None and report.student is not None:
-        (run / "checkpoint" / STUDENT).write_text(CARD, card(report, saved, declared, checkpoint))
+    if checkpoint is None or report.student is None:
+        return
+    student, text = run / "checkpoint" / STUDENT, card(report, saved, declared, checkpoint)
+    if not student.exists(CARD) or student.read_text(CARD) != text:  # a file that changes is copied to nodes again
+        student.write_text(CARD, text)
 
 
 def card(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]], checkpoint: Manifest) -> str:

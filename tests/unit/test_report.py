@@ -158,6 +158,9 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     assert "| fast | 95.0% | – | 50.0 |" in card.text
     assert "slow teacher: r1; top_p 0.9" in card.text
     assert "/disk" not in card.text, "no folder of a machine"
+    written = (run / "checkpoint" / "student" / "README.md").stat().st_mtime_ns
+    report.build(Folder.at(run))
+    assert (run / "checkpoint" / "student" / "README.md").stat().st_mtime_ns == written
     assert "System prompt in training: none. Behind each instruction: '\\nThink.'." in card.text
 
 
