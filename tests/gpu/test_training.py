@@ -15,15 +15,20 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ray_distil.config.models import resolve_model
 from ray_distil.rows.packing import pack_group
+from ray_distil.store.storage import Folder
 from ray_distil.texts.tokenization import encode_example, padding_token
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import tensors_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.loss import LossHead, packed_logits
+from ray_distil.train.states import States
 from ray_distil.train.student_engine import build_engine, train_step
 from tests.reference import token_loss
 
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # before CUDA starts: without it no algorithm is deterministic
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 STUDENT = resolve_model("tiny:student-base", "k")
 NUM_STEPS = 30
@@ -205,3 +210,32 @@ def test_bf16_learns_as_float32_does(one_rank: None, zero_stage: int, more: dict
     expected = plain_losses()
     assert losses[0] == pytest.approx(expected[0], rel=0.02)
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_training_that_goes_on_from_a_state_is_the_same_to_the_bit(
+    one_rank: None, zero_stage: int, bf16: bool, tmp_path: Path
+) -> None:
+    """Four steps, and two that go on from the state after two."""
+    device = torch.device("cuda")
+
+    def started() -> tuple[Any, States]:
+        engine = build_engine(SETTINGS | {"bf16": bf16, "zero_stage": zero_stage}, BATCH, device)
+        states = States(Folder.at(tmp_path), "made of this", 1, zero_stage, 0, lambda: None, BATCH.train_batch_size)
+        return engine, states
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        engine, states = started()
+        assert states.resume(engine, print) == 0
+        losses = []
+        for step in range(4):
+            if step == 2:
+                states.save(engine, step)
+            losses.append(train_step(engine, micro_batches(step), device))
+        engine, states = started()
+        assert states.resume(engine, print) == 2
+        assert [train_step(engine, micro_batches(step), device) for step in (2, 3)] == losses[2:]
+    finally:
+        torch.use_deterministic_algorithms(False)
