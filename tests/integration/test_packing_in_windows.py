@@ -52,7 +52,7 @@ def examples(folder: Path, number: int) -> Artifact:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("number", [1, CHUNK * 5, CHUNK * WINDOW + 1])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.long), CHUNK * 5, CHUNK * WINDOW + 1])
 def test_the_sequences_are_those_of_one_table_in_order(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
