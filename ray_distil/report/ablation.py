@@ -20,7 +20,7 @@ from ray_distil.store.storage import Folder
 
 FILE = "ablation.json"
 HEADER = (
-    "Without", "Examples", "Accuracy", "95% interval", "By seed", "Beside all", "Tokens", "Tokens beside all",
+    "Without", "Learnt", "Accuracy", "95% interval", "By seed", "Beside all", "Tokens", "Tokens beside all",
 )  # fmt: skip
 COLUMNS = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
 
@@ -43,7 +43,7 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "benchmark": benchmark,
                 "without": name,
                 "runs": [run.name for run in runs],
-                "examples": _rows_out(runs[0] / "sft_examples"),
+                "learnt": _learnt(runs[0]),
                 "accuracy": figures["accuracy"],
                 "accuracy_interval": figures["accuracy_interval"],
                 "by_seed": [scores.summary(table)["accuracy"] for table in tables],
@@ -59,8 +59,9 @@ def _answers(runs: list[Folder], student: str, benchmark: str) -> list[pa.Table]
     return [excerpts.answers(run / "eval" / student / folder_of(benchmark), COLUMNS) for run in runs]
 
 
-def _rows_out(artifact: Folder) -> int | None:
-    manifest = read_manifest(artifact)
+def _learnt(run: Folder) -> int | None:
+    """The examples that the student saw: those that pass the gates and fit into a sequence."""
+    manifest = read_manifest(run / "packed")
     return manifest.rows_out if manifest is not None else None
 
 
@@ -81,7 +82,7 @@ def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:
         apart, gained = one["accuracy_beside_all"], one["tokens_beside_all"]
         rows.append([
             one["without"] or "nothing",
-            shown(one["examples"], "{:,}"),
+            shown(one["learnt"], "{:,}"),
             shown(one["accuracy"], "{:.1%}"),
             interval(one["accuracy_interval"]),
             ", ".join(shown(share, "{:.1%}") for share in one["by_seed"]),

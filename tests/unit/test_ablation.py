@@ -14,7 +14,7 @@ from ray_distil.rows import evaluation
 from ray_distil.run import ablation
 from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import Manifest
+from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import EVAL, RESPONSES, stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
@@ -55,6 +55,8 @@ class Pipeline:
         self.made.append(name)
         self.there[name] = sorted({f.split("/")[0] for f in run.files(recursive=True) if "/" in f})
         finished(run, "responses", RESPONSES, self.mark, [])
+        packed = Manifest("packed", "packing", "f", "examples", 9, 7, 2, {"too_long": 2}, 1.0, [])
+        write_manifest(run / "packed", packed)
         run.write_text("config.yaml", config.to_yaml())
         rows = []
         for k in range(PROBLEMS):
@@ -92,7 +94,8 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     names = ["r", "r-seed-1"] + [f"r-without-{name}-seed-{k}" for name in ("correct", "long2short") for k in (0, 1)]
     assert made.made == names
     assert made.there["r"] == []
-    assert {tuple(made.there[name]) for name in names[1:]} == {("responses",)}
+    for name in names[1:]:  # of another seed, the packed sequences too
+        assert made.there[name] == (["responses"] if name.endswith("seed-0") else ["packed", "responses"])
 
     assert told is not None
     as_it_is, correct, rewriting = told["variants"]
@@ -106,6 +109,7 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     assert rewriting["tokens_beside_all"]["gain"] == pytest.approx(0.5)
     rows = table.table(told, "tiny")
     assert [row[0] for row in rows] == ["nothing", "correct", "long2short"]
+    assert rows[1][1] == "7", "what did not fit into a sequence was not learnt"
     assert rows[1][4] == "60.0%, 50.0%"
     assert rows[1][5].startswith("-40.0 points (-")
     assert "no difference seen" in rows[2][5]
