@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 Generate = Callable[["Dataset"], "Dataset"]
 TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of codes; all but:
 BAD_REQUEST = {"http_400", "http_413", "http_422"}
-ADDED = pa.schema(
-    [
-        ("generated_text", pa.string()),
-        ("finish_reason", pa.string()),
-        ("num_prompt_tokens", pa.int32()),
-        ("num_generated_tokens", pa.int32()),
-        ("num_thinking_tokens", pa.int32()),
-        ("error", pa.string()),
-    ]
-)
-TIMES = ("seconds", "finished_at")  # fmt: skip
+ADDED = pa.schema([
+    ("generated_text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("num_prompt_tokens", pa.int32()),
+    ("num_generated_tokens", pa.int32()),
+    ("num_thinking_tokens", pa.int32()),
+    ("error", pa.string()),
+])  # fmt: skip
+TIMES = ("seconds", "finished_at")
 
 
 def is_transient(code: str) -> bool:

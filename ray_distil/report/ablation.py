@@ -1,6 +1,6 @@
 """The student with and without a gate or the rewriting: accuracy and tokens beside the run as it is.
 
-    {"seeds": 3, "variants": [{"without": "", ...}, {"without": "correct", ...}]}   report/ablation.json
+    {"seeds": 3, "checkpoint": FINGERPRINT, "variants": [{"without": "", ...}, ...]}   report/ablation.json
 
 Reads the answers that the runs of an ablation hold; `run/ablation.py` makes these runs.
 """
@@ -52,7 +52,7 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "accuracy_beside_all": None if name == first else scores.difference(own, whole),
                 "tokens_beside_all": None if name == first else scores.gain(own, whole),
             })  # fmt: skip
-    return {"seeds": len(variants[first]), "variants": entries}
+    return {"seeds": len(variants[first]), "checkpoint": _student_of(variants[first][0]), "variants": entries}
 
 
 def _answers(runs: list[Folder], student: str, benchmark: str) -> list[pa.Table]:
@@ -66,11 +66,17 @@ def _learnt(run: Folder) -> int | None:
 
 
 def saved(run: Folder) -> dict[str, Any] | None:
-    """The ablation of a run; None where none was made."""
+    """The ablation of a run; None where none was made, or where it was of another student than the run has now."""
     try:
-        return dict(json.loads((run / "report").read_text(FILE)))
+        told = dict(json.loads((run / "report").read_text(FILE)))
     except FileNotFoundError:
         return None
+    return told if told["checkpoint"] == _student_of(run) else None
+
+
+def _student_of(run: Folder) -> str | None:
+    manifest = read_manifest(run / "checkpoint")
+    return manifest.fingerprint if manifest is not None else None
 
 
 def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:

@@ -78,7 +78,9 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     changes = {
         "run": config.run.model_copy(update={"name": name}),
         "training": config.training.model_copy(update={"seed": first + seed}),
-        "evaluation": config.evaluation.model_copy(update={"models": [student], "baseline": student.name}),
+        "evaluation": config.evaluation.model_copy(
+            update={"models": [student], "baseline": student.name, "num_timed": 0}
+        ),
     }
     if REWRITING in left_out:
         changes["long2short"] = config.long2short.model_copy(update={"enabled": False})

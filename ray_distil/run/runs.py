@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -29,9 +28,6 @@ from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER, StageError
 from ray_distil.store.storage import Folder
-
-if TYPE_CHECKING:
-    pass
 
 BEGAN = "began"  # a file in the run's folder, with the date
 

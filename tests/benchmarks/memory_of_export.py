@@ -7,7 +7,6 @@ the output layer is one of its own. Each stage and number of ranks is a start of
 """
 
 import argparse
-import os
 import tempfile
 import threading
 import time
@@ -23,24 +22,17 @@ from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.student_engine import build_engine
+from tests.benchmarks import packing_on_gpu
 from tests.integration.cluster import free_port
+from tests.ranks import join
 
 VOCABULARY = 151_936
 TOKENIZER = resolve_model("tiny:student-base", "k")
-SETTINGS = {
+SETTINGS = packing_on_gpu.SETTINGS | {
     "bf16": False,
     "gradient_checkpointing": False,
     "torch_compile": False,
     "attn_implementation": "varlen",
-    "weight_decay": 0.05,
-    "learning_rate": 2e-5,
-    "adam_betas": [0.9, 0.95],
-    "lr_scheduler_type": "constant",
-    "warmup_ratio": 0.0,
-    "gradient_clipping": 1.0,
-    "offload_optimizer": False,
-    "lora": None,
-    "seed": 0,
 }
 
 
@@ -62,9 +54,7 @@ def student(folder: str, hidden: int) -> int:
 
 
 def measure(rank: int, ranks: int, port: int, stage: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
-    torch.set_num_threads(1)
+    join(rank, ranks, port)
     settings = SETTINGS | {"student": folder, "zero_stage": stage}
     engine = build_engine(settings, BatchArithmetic(10, ranks, 1, 1, 1), torch.device("cpu"))
     process, over, seen = psutil.Process(), threading.Event(), [0]

@@ -14,7 +14,6 @@ those of one epoch, without start.
 
 import argparse
 import json
-import os
 import random
 import tempfile
 import time
@@ -30,7 +29,9 @@ from ray_distil.config.models import resolve_model
 from ray_distil.rows.packing import best_fit, pack_group
 from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, padding_token
 from ray_distil.tiny.world import training_problems
+from tests.benchmarks import memory_of_export
 from tests.integration.cluster import free_port
+from tests.ranks import join
 from tools.tiny.texts import short_response, slow_reasoning, slow_response
 
 STUDENT = resolve_model("tiny:student-base", "k")
@@ -102,26 +103,11 @@ def with_ours(pairs: list[tuple[str, str]]) -> float:
     from ray_distil.train.deepspeed_config import BatchArithmetic
     from ray_distil.train.student_engine import build_engine, train_step
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), RANK="0", LOCAL_RANK="0")
-    os.environ.update(WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+    join(0, 1, free_port())
     packed = sequences(pairs)
     batch = BatchArithmetic(len(packed["labels"]), 1, SEQUENCES, 1, 1)
-    config = {
-        "student": STUDENT,
-        "zero_stage": 2,
-        "bf16": False,
-        "gradient_clipping": 1.0,
-        "offload_optimizer": False,
-        "lora": None,
-        "torch_compile": False,
-        "gradient_checkpointing": False,
-        "attn_implementation": "varlen",
-        "weight_decay": 0.0,
-        "learning_rate": LEARNING_RATE,
-        "adam_betas": (0.9, 0.999),
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0.0,
-    }
+    alone = {"zero_stage": 2, "weight_decay": 0.0, "learning_rate": LEARNING_RATE, "adam_betas": (0.9, 0.999)}
+    config = memory_of_export.SETTINGS | alone | {"student": STUDENT}
     engine = build_engine(config, batch, torch.device("cpu"))
     order = epoch_order(batch.num_sequences, 0, 0)
     began = time.monotonic()

@@ -5,7 +5,6 @@ added. Offloaded, losses and gradients are those of the training that is not.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from ray_distil.train import checkpoint, lora
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.states import States, find
-from ray_distil.train.student_engine import build_engine, decay_groups, train_step
-from tests.integration.cluster import free_port
-from tests.integration.test_zero_stages import BATCH, CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
-from tests.reference import token_loss
+from ray_distil.train.student_engine import build_engine, train_step
+from tests.integration.test_zero_stages import BATCH, CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, plain_steps, sequences
+from tests.ranks import join, two_ranks
 
 pytestmark = pytest.mark.long
 ADAPTERS = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
@@ -45,12 +43,12 @@ OFFLOADED = {
     "zero-2, bf16": (2, True, 1),
     "zero-2, bf16, refused": (2, True, 2),
 }
-SAVED_AT = 3
+SAVED_AT, LEARNING_RATE = 3, 5e-3
 
 
 def settings(zero_stage: int, **more: Any) -> dict[str, Any]:
     plain = {"student": STUDENT, "zero_stage": zero_stage, "gradient_checkpointing": False}
-    return CONFIG | plain | {"attn_implementation": "varlen", "learning_rate": 5e-3} | more
+    return CONFIG | plain | {"attn_implementation": "varlen", "learning_rate": LEARNING_RATE} | more
 
 
 def run(engine: Any, rank: int, done: int = 0, states: States | None = None, together: int = 1) -> list[list[float]]:
@@ -114,9 +112,7 @@ def offloaded(rank: int, name: str) -> dict[str, Any]:
 
 
 def train(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    torch.set_num_threads(1)
+    join(rank, 2, port)
     checkpoint.SHARD = 300_000  # several files
     made = {f"lora {name}": with_lora(rank, name, folder) for name in WITH_LORA}
     made |= {f"offload {name}": offloaded(rank, name) for name in OFFLOADED}
@@ -126,8 +122,7 @@ def train(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("bigger")
-    torch.multiprocessing.start_processes(train, (free_port(), folder), nprocs=2, start_method="spawn")
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, two_ranks(train, folder)
 
 
 def plain(targets: Any) -> list[list[float]]:
@@ -135,25 +130,8 @@ def plain(targets: Any) -> list[list[float]]:
     model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32, attn_implementation="eager").train()
     torch.manual_seed(SEED)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config)
-    groups = decay_groups(adapted, CONFIG["weight_decay"])
-    optimizer = torch.optim.AdamW(groups, lr=5e-3, betas=CONFIG["adam_betas"])
-    seen = []
-    for step in range(BATCH.num_steps):
-        epoch, step_in_epoch = divmod(step, BATCH.steps_per_epoch)
-        order = epoch_order(BATCH.num_sequences, SEED, epoch)
-        first = step_in_epoch * BATCH.train_batch_size
-        alone = [example for n in order[first : first + BATCH.train_batch_size] for example in examples()[n]]
-        total, num_learnt = torch.zeros(()), 0
-        for _, ids, labels in alone:
-            total = total + token_loss(adapted(input_ids=torch.tensor([ids])).logits, torch.tensor([labels]))
-            num_learnt += sum(label != -100 for label in labels[1:])
-        optimizer.zero_grad()
-        (total / num_learnt).backward()
-        norm = torch.nn.utils.clip_grad_norm_(adapted.parameters(), CONFIG["gradient_clipping"])
-        optimizer.step()
-        seen.append([total.item() / num_learnt, norm.item()])
-    return seen
+    steps = plain_steps(get_peft_model(model, config), LEARNING_RATE)
+    return [[loss, norm] for loss, norm, _ in steps]
 
 
 @pytest.mark.parametrize("name", WITH_LORA)

@@ -1,7 +1,6 @@
 """The held-out loss is the student's own on those sequences, and looking at it changes nothing of its training."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.held_out import held_out_loss
 from ray_distil.train.student_engine import build_engine, train_step
-from tests.integration.cluster import free_port
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
+from tests.ranks import join, two_ranks
 from tests.reference import token_loss
 
 # ZeRO stage, gradient checkpointing, attention.
@@ -33,9 +32,7 @@ BATCH = BatchArithmetic(
 
 
 def train(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    torch.set_num_threads(1)
+    join(rank, 2, port)
     trained = {name: rows[: HELD_OUT[0]] for name, rows in sequences().items()}
     held_out = {name: rows[HELD_OUT[0] :] for name, rows in sequences().items()}
     made: dict[str, Any] = {}
@@ -65,8 +62,7 @@ def train(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("held-out")
-    torch.multiprocessing.start_processes(train, (free_port(), folder), nprocs=2, start_method="spawn")
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, two_ranks(train, folder)
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -6,7 +6,6 @@ One process a rank, without Ray: what Ray does with lost workers is in `test_los
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ray_distil.train.states import States, find
 from ray_distil.train.student_engine import build_engine, train_step
 from tests.integration.cluster import free_port, wait_until
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, sequences
+from tests.ranks import join
 
 # ZeRO stage, bf16, gradient checkpointing.
 WAYS = {
@@ -117,9 +117,7 @@ class Worker:
 
 
 def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE=str(num_ranks), LOCAL_WORLD_SIZE=str(num_ranks))
-    torch.set_num_threads(1)
+    join(rank, num_ranks, port)
     worker = Worker(rank, num_ranks, folder)
     made: dict[str, Any] = {name: worker.undisturbed_and_resumed(name) for name in WAYS}
     (folder / f"through-{num_ranks}-{rank}").touch()

@@ -23,6 +23,7 @@ from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.student_engine import build_engine, decay_groups, train_step
 from tests.integration.cluster import free_port
+from tests.ranks import join
 from tests.reference import token_loss
 
 STUDENT = resolve_model("tiny:student-base", "k")
@@ -100,11 +101,7 @@ def untied(folder: Path) -> None:
 
 def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     """One of the workers: two epochs in each of the ways; rank 0 notes what it sees and keeps the students."""
-    import os
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE=str(num_ranks), LOCAL_WORLD_SIZE=str(num_ranks))
-    torch.set_num_threads(1)
+    join(rank, num_ranks, port)
     all_sequences = sequences()
     made: dict[str, Any] = {}
     batch = batch_of(num_ranks)
@@ -150,11 +147,19 @@ def a_gradient_that_is_not_finite(folder: Path) -> dict[str, str]:
 
 
 def plain(student: str, folder: Path) -> list[tuple[float, float, int]]:
-    """The same training by torch alone: each example by itself, one gradient a step. Keeps the student as well."""
+    """`plain_steps` of the student's weights. Keeps the student as well."""
     model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32, attn_implementation="eager").train()
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, CONFIG["weight_decay"]), lr=CONFIG["learning_rate"], betas=CONFIG["adam_betas"]
-    )
+    steps = plain_steps(model, CONFIG["learning_rate"])
+    model.save_pretrained(folder)
+    return steps
+
+
+def plain_steps(model: Any, learning_rate: float) -> list[tuple[float, float, int]]:
+    """Loss, norm and learnt tokens of each step of the same training by torch alone: each example by itself, one gradient
+    a step.
+    """
+    groups = decay_groups(model, CONFIG["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=CONFIG["adam_betas"])
     steps = []
     for step in range(BATCH.num_steps):
         epoch, step_in_epoch = divmod(step, BATCH.steps_per_epoch)
@@ -170,7 +175,6 @@ def plain(student: str, folder: Path) -> list[tuple[float, float, int]]:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG["gradient_clipping"])
         optimizer.step()
         steps.append((total.item() / num_learnt, norm.item(), num_learnt))
-    model.save_pretrained(folder)
     return steps
 
 

@@ -120,6 +120,11 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     assert "| correct |" in (tmp_path / "r" / "report" / "report.md").read_text()
     assert report.ablation_tables(report.read(config.run_folder))[0].row_count == 3
 
+    # Of another student than the run has now, it is not shown.
+    write_manifest(config.run_folder / "checkpoint", Manifest("checkpoint", "sft", "new", "x", 1, 1, 0, {}, 1.0, []))
+    report.build(config.run_folder)
+    assert "Without a gate" not in (tmp_path / "r" / "report" / "report.html").read_text()
+
     # Again: what a variant has made of it stays; what has changed in the run is copied anew.
     kept = config.run_folder.local.parent / "r-without-correct-seed-0" / "responses" / "own"
     kept.write_text("own")
