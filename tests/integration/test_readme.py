@@ -117,15 +117,18 @@ COMPARE = f"{EVAL} tiny --models slow=tiny:student-slow base=tiny:student-base"
 
 
 def compare(small_run: SmallRun, folder: Path) -> None:
-    """On 24 problems of 2 samples; again, nothing is asked."""
-    result = shell(f"{COMPARE} --limit 24 --samples 2", folder)
+    """On 24 problems of 2 samples, three of them timed alone; again, nothing is asked."""
+    command = f"{COMPARE} --limit 24 --samples 2 --timed 3"
+    result = shell(command, folder)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((folder / "runs" / "eval" / "report" / "report.json").read_text())
     slow, base = report["models"]
     assert (slow["name"], slow["benchmark"], slow["num_problems"], slow["num_samples"]) == ("slow", "tiny", 24, 2)
     assert slow["accuracy"] > 0.8 > base["accuracy"] + 0.5
-    again = shell(f"{COMPARE} --limit 24 --samples 2", folder)
-    assert again.stdout.count("complete:") == 3, again.stdout + again.stderr
+    assert (slow["num_timed"], slow["seconds_gain"]) == (3, 1.0)
+    assert base["seconds_gain"] > 1
+    again = shell(command, folder)
+    assert again.stdout.count("complete:") == 5, again.stdout + again.stderr
 
 
 def ablate(small_run: SmallRun, folder: Path) -> None:
