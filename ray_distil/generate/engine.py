@@ -4,6 +4,7 @@ Prompts are encoded and checked before the engine sees them: one bad prompt can 
 in flight.
 """
 
+import ast
 import json
 import os
 import time
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,9 +41,7 @@ def check(engines: dict[str, EngineConfig]) -> None:
     """Raises ConfigError with a line for each of their arguments that vLLM does not know. By the key of each engine."""
     if not engines:
         return
-    from vllm import AsyncEngineArgs
-
-    known = {field.name for field in fields(AsyncEngineArgs)}
+    known = known_arguments()
     wrong = []
     for key, engine in engines.items():
         for name in engine.engine_kwargs.keys() - known:
@@ -49,6 +50,28 @@ def check(engines: dict[str, EngineConfig]) -> None:
             wrong.append(f"{key}.engine_kwargs.{name}: vLLM has no such argument{told}")
     if wrong:
         raise ConfigError("\n".join(sorted(wrong)))
+
+
+@lru_cache(maxsize=1)
+def known_arguments() -> frozenset[str]:
+    """vLLM's engine arguments. They are read from its source, since its import takes more than ten seconds."""
+    vllm = find_spec("vllm")
+    if vllm is not None and vllm.submodule_search_locations:
+        source = Path(vllm.submodule_search_locations[0], "engine", "arg_utils.py")
+        classes = {
+            node.name: {
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            }
+            for node in (ast.parse(source.read_text("utf-8")).body if source.exists() else ())
+            if isinstance(node, ast.ClassDef)
+        }
+        if names := classes.get("EngineArgs"):
+            return frozenset(names | classes.get("AsyncEngineArgs", set()))
+    from vllm import AsyncEngineArgs
+
+    return frozenset(field.name for field in fields(AsyncEngineArgs))
 
 
 def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Generate:

@@ -91,7 +91,7 @@ def check(
             remarks.append(f"training.student: {found}")
         elif found:
             raise ConfigError(f"training.student: {found}")
-    engine.check(config.engines)  # the last: it loads vLLM, for seconds
+    engine.check(config.engines)
     if config.packing.template is not None and config.training is not None and student and _at_hand(student):
         chat = ChatSettings.of(config.training.chat_template_kwargs)
         if other := template_difference(config.packing.template, student, config.training.system_prompt, chat):

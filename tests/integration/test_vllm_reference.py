@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from ray_distil.config import load
 from ray_distil.config.models import resolve_model
-from ray_distil.generate.engine import whole_responses
+from ray_distil.generate.engine import known_arguments, whole_responses
 from ray_distil.texts.prompts import instruction_messages, long2short_messages
 from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from ray_distil.tiny import world
@@ -123,6 +123,12 @@ def test_prompts_and_completions_have_the_same_ids_everywhere(reference: Referen
         ids, labels = encode_example(question, text, MODEL)
         assert ids == prompt_ids + generated_ids
         assert [label for label in labels if label != -100] == generated_ids
+
+
+def test_the_arguments_that_are_known_are_those_of_its_engine() -> None:
+    from vllm import AsyncEngineArgs
+
+    assert known_arguments() == {field.name for field in fields(AsyncEngineArgs)}
 
 
 def test_an_engine_is_asked_for_whole_responses() -> None:
