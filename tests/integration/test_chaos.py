@@ -12,7 +12,8 @@ or on an S3 server. At a random moment one of these is killed with SIGKILL:
     make chaos ROUNDS=50
 
 Some 15 seconds a round with a null engine, 90 with vLLM, whose texts are those of the shared small run's slow teacher.
-`make test` has five rounds, one a victim.
+`make test` has three rounds, for driver, node and actor. There an engine's own death is in `test_poison.py`, whose row kills
+vLLM's core four times.
 """
 
 import os
@@ -35,7 +36,7 @@ from tests.integration.respond import NULL_ENGINE
 from tests.integration.respond import __file__ as RESPOND
 from tests.object_store import ObjectStore, store_with_credentials
 
-ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("RAY_DISTIL_CHAOS_ROUNDS", "3"))
 SEED = int(os.environ.get("RAY_DISTIL_CHAOS_SEED", "17"))
 # Five rounds have each of them; seven, so that the place of each changes from turn to turn.
 VICTIMS = ["driver", "node", "actor", "vllm actor", "vllm core", "driver", "node"]
@@ -200,18 +201,20 @@ def chaos(tmp_path_factory: pytest.TempPathFactory):
         yield Chaos(cluster, tmp_path_factory.mktemp("runs"), store)
 
 
-def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos, small_run: SmallRun) -> None:
+def test_no_row_is_lost_or_doubled_or_changed(chaos: Chaos, request: pytest.FixtureRequest) -> None:
     finish(chaos.start("disk", "undisturbed", NULL))
     undisturbed = chaos.storage["disk"] / "undisturbed"
     expected = {artifact: rows(undisturbed / artifact, artifact) for artifact in STAGES}
     totals = {artifact: chaos.num_shards(undisturbed, artifact) for artifact in STAGES}
     assert min(totals.values()) >= NUM_TRAIN / 4  # each batch is a shard
     assert all(not rejected.empty for _, rejected in expected.values())
-    of_vllm, rejected = slow_rows(small_run.folder)
 
     chosen = random.Random(SEED)
     num_in_time = dict.fromkeys(VICTIMS[:ROUNDS], 0)
     rounds = [plan(number, chosen, totals) for number in range(ROUNDS)]
+    if any(planned.has_vllm for planned in rounds):
+        small_run: SmallRun = request.getfixturevalue("small_run")
+        of_vllm, rejected = slow_rows(small_run.folder)
     while rounds:
         planned, started = rounds.pop(0), time.monotonic()
         in_time, then = chaos.disturb(planned)
