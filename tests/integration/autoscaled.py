@@ -18,8 +18,6 @@ HEAD_ID = "f" * 51 + "00000"  # the name that the fake provider gives its head
 ROLES = ("cpu", "teacher", "student")
 # What `cluster/` asks of a recipe, so that each stage works on the nodes of its role.
 RESOURCES = [
-    "teachers.direct.engine.resources={teacher: 1}",
-    "teachers.slow.engine.resources={teacher: 1}",
     "evaluation.engine.resources={teacher: 1}",
     "training.resources_per_worker={student: 1}",
 ]

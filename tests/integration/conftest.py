@@ -24,14 +24,15 @@ SMALL = [
     f"teachers.direct.engine.batch_size={BATCH_SIZE}",
     f"teachers.slow.engine.batch_size={BATCH_SIZE}",
 ]
-# The longest first, so that workers end together; the second file makes the small run, which the first one needs last.
+# The first makes the small run; files that need it come later. Then the longest first, so that workers end together.
 LONGEST = [
-    "test_cluster_run",
     "test_chain",
+    "test_poison",
+    "test_vllm_reference",
+    "test_cluster_run",
+    "test_published_commands",
     "test_chaos",
     "test_engine_sizes",
-    "test_poison",
-    "test_published_commands",
 ]
 
 

@@ -20,7 +20,7 @@ class Prometheus:
     def __init__(self, folder: Path, targets: Path) -> None:
         self.folder, self.port = folder, free_port()
         config = {
-            "global": {"scrape_interval": "4s", "scrape_timeout": "4s"},
+            "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
             "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [str(targets)]}]}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML

@@ -2,6 +2,8 @@
 
 A head without CPUs whose autoscaler brings nodes by role, requests by token, the run in an S3 server, Prometheus beside
 it, two training workers. The run is submitted, stopped while long2short is at work, submitted again, and once more.
+
+The teachers' responses are those of the shared small run, imported: rewriting and evaluation have engines.
 """
 
 import json
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 from pyarrow import fs
 
+from ray_distil.config import load
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 from ray_distil.train.states import STATES
@@ -28,9 +31,8 @@ BOARD = ROOT / "cluster" / "grafana" / "ray_distil.json"
 SAVE_STEPS = 100
 MODELS = "[{name: fast, model_source: student}]"
 ARGUMENTS = [
-    *SMALL,
+    *(argument for argument in SMALL if not argument.startswith("teachers.")),
     *RESOURCES,
-    "run.parallel_engines=false",  # one role after the other
     f"evaluation.models={MODELS}",
     "evaluation.baseline=fast",
     f"training.save_steps={SAVE_STEPS}",
@@ -38,14 +40,14 @@ ARGUMENTS = [
 ]
 TEXTS = {
     "instructions": ["instruction_id", "instruction", "reference_answer", "split"],
-    "responses": ["response_id", "response", "finish_reason", "num_generated_tokens"],
+    "responses": ["response_id", "instruction_id", "response", "answer", "finish_reason"],
     "rewrites": ["rewrite_id", "reasoning", "rewritten_tokens", "verdict"],
     "sft_examples": ["example_id", "prompt", "completion", "origin_id"],
     "packed": ["sequence_id", "input_ids", "labels", "position_ids"],
     "eval/fast/tiny": ["eval_id", "response", "correct"],
 }
 STAGES = [*TEXTS, "checkpoint"]
-WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="teacher"}[1h]))'
+WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="long2short"}[1h]))'
 
 
 @dataclass
@@ -87,13 +89,28 @@ def cluster(store: ObjectStore) -> Iterator[Cluster]:
         yield made
 
 
+def imported(small_run: SmallRun, folder: Path) -> list[str]:
+    """Both teachers' responses as given files, and the slow teacher's engine as the rewriter's."""
+    responses = pd.read_parquet(small_run.folder / "responses", columns=["teacher", "instruction", "response"])
+    slow = load(None, SMALL).teachers.slow
+    teachers = {"direct": {}, "slow": {"fraction": slow.fraction}}
+    for name, teacher in teachers.items():
+        file = folder / f"{name}.parquet"
+        responses[responses.teacher == name].drop(columns="teacher").to_parquet(file)
+        teacher["responses"] = str(file)
+    rewriter = slow.engine.model_dump(mode="json") | {"resources": {"teacher": 1}}
+    rewriter["engine_kwargs"]["max_num_seqs"] = 1  # it is at work for seconds, in which Prometheus sees it
+    return [f"teachers={json.dumps(teachers)}", f"long2short.engine={json.dumps(rewriter)}"]
+
+
 @pytest.fixture(scope="module")
-def seen(cluster: Cluster, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    arguments = [*ARGUMENTS, f"run.storage_path={store.uri('runs')}"]
+def seen(cluster: Cluster, store: ObjectStore, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    given = imported(small_run, tmp_path_factory.mktemp("given"))
+    arguments = [*ARGUMENTS, *given, f"run.storage_path={store.uri('runs')}"]
     seen = Seen(Folder.at(store.uri("runs")) / "small", unanswered=board_queries())
     targets = cluster.folder / "ray" / "prom_metrics_service_discovery.json"
-    wait_until(targets.exists, "Ray names its targets")
-    watching = Prometheus(tmp_path_factory.mktemp("m"), targets) if PROMETHEUS else nullcontext()
+    wait_until(targets.exists, "Ray names its targets")  # a link: Prometheus would not see that its file is another one
+    watching = Prometheus(tmp_path_factory.mktemp("m"), targets.resolve()) if PROMETHEUS else nullcontext()
     with watching as prometheus, Watch(cluster) as watch:
         wait_until(lambda: watch.seen == [()], "there is no node but the head")
 
