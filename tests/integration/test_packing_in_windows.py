@@ -52,7 +52,9 @@ def examples(folder: Path, number: int) -> Artifact:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.long), CHUNK * 5, CHUNK * WINDOW + 1])
+@pytest.mark.parametrize(
+    "number", [CHUNK * WINDOW + 1, *(pytest.param(n, marks=pytest.mark.long) for n in (1, CHUNK * 5))]
+)
 def test_the_sequences_are_those_of_one_table_in_order(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

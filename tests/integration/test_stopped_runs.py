@@ -1,6 +1,5 @@
-"""Runs that are stopped: what was saved stays, what was not is made, and no configuration mixes."""
+"""Runs that are stopped: what was saved stays, and what was not is made. Other configurations are in `test_reuse.py`."""
 
-import json
 import os
 import signal
 import subprocess
@@ -93,7 +92,7 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("part-*.parquet")}
 
 
-def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> None:
+def test_what_is_saved_stays_and_the_same_command_makes_the_rest(tmp_path: Path) -> None:
     # Ctrl-C while the engine starts: a message, the exit code of an interrupted program, and nothing that lives on.
     interrupted = Job(tmp_path)
     interrupted.wait_for_process("NullEngine")
@@ -121,24 +120,5 @@ def test_what_is_saved_stays_and_configurations_do_not_mix(tmp_path: Path) -> No
     assert manifest is not None
     assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == NUM_TRAIN
     assert manifest.rows_rejected > 0
-    first = pd.read_parquet(folder)
-    ids = [*first.response_id, *pd.read_parquet(folder / "_rejects").id]
+    ids = [*pd.read_parquet(folder).response_id, *pd.read_parquet(folder / "_rejects").id]
     assert len(set(ids)) == len(ids) == NUM_TRAIN
-
-    # Another configuration makes all rows anew, and keeps those of the first elsewhere.
-    Job(tmp_path, "teachers.direct.sampling_params.temperature=0.5").finish()
-    second = pd.read_parquet(folder)
-    assert set(second.response_id) == set(first.response_id)
-    assert {json.loads(text)["temperature"] for text in second.sampling_params} == {0.5}
-    (superseded,) = (folder.parent / "superseded").iterdir()
-    assert pd.read_parquet(superseded).sort_values("response_id").equals(first.sort_values("response_id"))
-
-    # And back: what was answered is used again, and only what failed is asked for again.
-    back = Job(tmp_path)
-    output, _ = back.process.communicate(timeout=PATIENCE)
-    assert f"teacher: {len(first)} rows of an earlier making are used again" in output
-    assert (
-        pd.read_parquet(folder)
-        .sort_values("response_id", ignore_index=True)
-        .equals(first.sort_values("response_id", ignore_index=True))
-    )
