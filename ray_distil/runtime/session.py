@@ -63,6 +63,8 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             if local:  # few watch this Ray, and an engine may need the cores that its reports would take
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
+                # Workers that Ray begins before it knows the run's environment, one a CPU, would do nothing.
+                os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             context = ray.init(
                 address="local" if local else None,  # and not a cluster that `ray start` left on this machine
                 num_cpus=num_cpus if local else None,
