@@ -1,8 +1,10 @@
 """How the models of a configuration are asked: engine or endpoint, chat template, sampling, and what changes their texts."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked, SamplingParams
 from ray_distil.generate import endpoint, engine
 from ray_distil.generate.generation import Generate
@@ -50,6 +52,22 @@ def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]
         own = _generation_config(model) if None in given.values() else {}
         given |= {name: own.get(name) for name, value in given.items() if value is None}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def same_samples(config: StagesConfig) -> Iterator[str]:
+    """A line for each section whose samples of a prompt would be one text, paid for several times."""
+    teachers = config.teachers.given if config.teachers is not None else {}
+    asked = [
+        (f"teachers.{name}", one.num_samples, one.sampling_params)
+        for name, one in teachers.items()
+        if one.responses is None
+    ]
+    given = config.evaluation
+    for one in given.benchmarks if given.models else ():
+        asked.append((f"evaluation/{one.name}", given.samples_of(one), given.sampling_of(one)))
+    for key, number, sampling in asked:
+        if number > 1 and sampling.temperature == 0:
+            yield f"{key}: {number} samples at temperature 0 are one text {number} times; set a temperature, or one sample"
 
 
 def _generation_config(model: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ray_distil.config.section import ConfigError
 from ray_distil.generate import engine
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Problems
+from ray_distil.run import asking
 from ray_distil.run.resources import what_cannot_come
 from ray_distil.runtime.session import is_local
 from ray_distil.store.model_files import local_copy
@@ -84,7 +85,7 @@ def check(
         remarks += _thinks_twice(config, student)
         if told := "\n".join(_cannot_be_learnt(config, student, _prompts(config, problems, "train"))):
             raise ConfigError(told)
-    remarks += _short_for_chains(config)
+    remarks += [*_short_for_chains(config), *asking.same_samples(config)]
     if config.training is not None and student and _at_hand(student):
         found = _packed(student, config.training, config.packing.enabled)
         if found.startswith(NOT_TRIED):

@@ -239,6 +239,15 @@ def test_what_may_be_right_is_remarked(tmp_path: Path) -> None:
     assert short.startswith(
         "long2short: a chain of 600 tokens and a rewrite of 120 are more than its engine reads (256)"
     )
+    samples = "evaluation.benchmarks=[{name: tiny, num_samples: 4}]"
+    assert check("teachers.direct.num_samples=2", samples) == [
+        "teachers.direct: 2 samples at temperature 0 are one text 2 times; set a temperature, or one sample",
+        "evaluation/tiny: 4 samples at temperature 0 are one text 4 times; set a temperature, or one sample",
+    ]
+    warm = "{max_tokens: 120, temperature: 0.6}"
+    assert (
+        check("teachers.direct.num_samples=2", f"teachers.direct.sampling_params={warm}", "evaluation.models=[]") == []
+    )
     clock = "{% set f = '%d %b' %}{{ strftime_now(f) }}" + (Path(TINY) / "chat_template.jinja").read_text()
     (today,) = check(student(tmp_path / "clock", chat_template__jinja=clock), "evaluation.models=[]")
     assert "in a form that run.date does not reach" in today
