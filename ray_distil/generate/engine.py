@@ -55,20 +55,19 @@ def check(engines: dict[str, EngineConfig]) -> None:
 @lru_cache(maxsize=1)
 def known_arguments() -> frozenset[str]:
     """vLLM's engine arguments. They are read from its source, since its import takes more than ten seconds."""
-    vllm = find_spec("vllm")
-    if vllm is not None and vllm.submodule_search_locations:
-        source = Path(vllm.submodule_search_locations[0], "engine", "arg_utils.py")
-        classes = {
-            node.name: {
-                item.target.id
-                for item in node.body
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            }
-            for node in (ast.parse(source.read_text("utf-8")).body if source.exists() else ())
-            if isinstance(node, ast.ClassDef)
+    package = find_spec("vllm")
+    folders = package.submodule_search_locations if package is not None else None
+    source = Path(folders[0], "engine", "arg_utils.py") if folders else None
+    if source is not None and source.exists():
+        names = {
+            item.target.id
+            for node in ast.parse(source.read_text("utf-8")).body
+            if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
         }
-        if names := classes.get("EngineArgs"):
-            return frozenset(names | classes.get("AsyncEngineArgs", set()))
+        if names:
+            return frozenset(names)
     from vllm import AsyncEngineArgs
 
     return frozenset(field.name for field in fields(AsyncEngineArgs))

@@ -58,7 +58,7 @@ class Responses(GeneratingStage):
             for name, one in self.teachers.items()
             if one.responses is not None
         }
-        self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers.keys() - self.imported.keys()}
+        self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers if name not in self.imported}
         self.questions = {name: self._question(name) for name in self.models}
         self.parallel, self.imports = run.config.run.parallel_engines, asking.imports(*self.teachers.values())
         made = made_of.of_responses(run)

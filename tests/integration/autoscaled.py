@@ -16,7 +16,7 @@ from tests.integration.cluster import LOOPBACK, Cluster
 ROOT = Path(__file__).resolve().parents[2]
 HEAD_ID = "f" * 51 + "00000"  # the name that the fake provider gives its head
 ROLES = ("cpu", "teacher", "student")
-# What `cluster/` asks of a recipe, so that each stage works on the nodes of its role.
+# What `cluster/` asks of a recipe, so that a stage works on the nodes of its role; the teachers' own are a caller's.
 RESOURCES = [
     "evaluation.engine.resources={teacher: 1}",
     "training.resources_per_worker={student: 1}",

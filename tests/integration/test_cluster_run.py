@@ -32,7 +32,7 @@ SAVE_STEPS = 100
 MODELS = "[{name: fast, model_source: student}]"
 ARGUMENTS = [
     *(argument for argument in SMALL if not argument.startswith("teachers.")),
-    *RESOURCES,
+    *RESOURCES,  # and the rewriter's, below
     f"evaluation.models={MODELS}",
     "evaluation.baseline=fast",
     f"training.save_steps={SAVE_STEPS}",
@@ -93,11 +93,13 @@ def imported(small_run: SmallRun, folder: Path) -> list[str]:
     """Both teachers' responses as given files, and the slow teacher's engine as the rewriter's."""
     responses = pd.read_parquet(small_run.folder / "responses", columns=["teacher", "instruction", "response"])
     slow = load(None, SMALL).teachers.slow
-    teachers = {"direct": {}, "slow": {"fraction": slow.fraction}}
-    for name, teacher in teachers.items():
-        file = folder / f"{name}.parquet"
+    files = {name: str(folder / f"{name}.parquet") for name in ("direct", "slow")}
+    for name, file in files.items():
         responses[responses.teacher == name].drop(columns="teacher").to_parquet(file)
-        teacher["responses"] = str(file)
+    teachers = {
+        "direct": {"responses": files["direct"]},
+        "slow": {"responses": files["slow"], "fraction": slow.fraction},
+    }
     rewriter = slow.engine.model_dump(mode="json") | {"resources": {"teacher": 1}}
     rewriter["engine_kwargs"]["max_num_seqs"] = 1  # it is at work for seconds, in which Prometheus sees it
     return [f"teachers={json.dumps(teachers)}", f"long2short.engine={json.dumps(rewriter)}"]

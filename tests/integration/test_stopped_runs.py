@@ -1,4 +1,7 @@
-"""Runs that are stopped: what was saved stays, and what was not is made. Other configurations are in `test_reuse.py`."""
+"""Runs that are stopped: what was saved stays, and what was not is made, by one teacher after the other.
+
+Other configurations are in `test_reuse.py`.
+"""
 
 import os
 import signal
@@ -23,9 +26,13 @@ SLOWLY = [
     "run.name=stopped",
     "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     f"instructions.num_train={NUM_TRAIN}",
-    "teachers.slow=null",
-    "teachers.direct.engine.batch_size=8",
-    "teachers.direct.engine.max_concurrent_batches=2",
+    "run.parallel_engines=false",
+    "long2short.enabled=false",
+    *(
+        f"teachers.{name}.engine.{setting}"
+        for name in ("direct", "slow")
+        for setting in ("batch_size=8", "max_concurrent_batches=2")
+    ),
 ]
 
 
@@ -118,7 +125,14 @@ def test_what_is_saved_stays_and_the_same_command_makes_the_rest(tmp_path: Path)
     assert saved.items() <= made.items()
     manifest = read_manifest(Folder.at(folder))
     assert manifest is not None
-    assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == NUM_TRAIN
+    assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected > NUM_TRAIN
     assert manifest.rows_rejected > 0
     ids = [*pd.read_parquet(folder).response_id, *pd.read_parquet(folder / "_rejects").id]
-    assert len(set(ids)) == len(ids) == NUM_TRAIN
+    assert len(set(ids)) == len(ids) == manifest.rows_in
+
+    # One engine at a time: the second teacher's begins when the first one's rows are all there.
+    written: dict[str, list[int]] = {"direct": [], "slow": []}
+    for file in folder.glob("part-*.parquet"):
+        (teacher,) = set(pd.read_parquet(file).teacher)
+        written[teacher].append(file.stat().st_mtime_ns)
+    assert max(written["direct"]) < min(written["slow"])

@@ -39,9 +39,8 @@ class World:
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)
-        monkeypatch.setattr(
-            "ray_distil.report.pictures.pictures", lambda *_: []
-        )  # each takes seconds; see test_report.py
+        # Each takes seconds; test_report.py looks at them.
+        monkeypatch.setattr("ray_distil.report.pictures.pictures", lambda *_: [])
         self.write("sums", [{"instruction": f"{k} + 3?", "answer": str(k + 3)} for k in range(5)])
         words = [{"instruction": f"Which {k}?", "choices": ["x", "y", "z"], "answer": "yxzxy"[k]} for k in range(5)]
         self.write("words", [row | {"category": "odd" if k % 2 else "even"} for k, row in enumerate(words)])
