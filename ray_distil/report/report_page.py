@@ -24,7 +24,8 @@ Declared = dict[str, Any]
 
 def saved_config(run_folder: Folder) -> dict[str, Any]:
     """The configuration that the run has saved; {} without one."""
-    return yaml.safe_load(text_of(run_folder, "config.yaml")) or {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where PyYAML has it
+    return yaml.load(text_of(run_folder, "config.yaml"), Loader=loader) or {}
 
 
 def declared(saved: dict[str, Any]) -> dict[str, Declared]:

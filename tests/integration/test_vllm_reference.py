@@ -90,7 +90,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        env=os.environ | engine.env_vars,
+        env=os.environ | engine.env_vars | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},  # one process to start, not two
     )
     assert told.returncode == 0, told.stderr[-2000:]
     outputs = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("MADE"))[4:])
