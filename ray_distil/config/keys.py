@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
@@ -20,6 +20,7 @@ from ray_distil.config.section import Section, apply_overrides, read_mapping, va
 from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
+from ray_distil.texts.gates import DESCRIPTIONS
 
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 TINY = "tiny"
@@ -162,16 +163,13 @@ class Long2ShortConfig(Asked):
         return self
 
 
-class GatesConfig(Section):
-    """Which gates reject a row, in this order."""
-
-    complete: bool = Field(True, description="the text ended by itself")
-    answered: bool = Field(True, description="the text states an answer")
-    correct: bool = Field(True, description="the answer equals the reference, where there is one (math-verify)")
-    reasoned: bool = Field(True, description="a rewrite holds a step beside its answer")
-    shorter: bool = Field(
-        True, description="a rewrite has fewer characters than its source, and fewer tokens where both are counted"
-    )
+GatesConfig = create_model(
+    "GatesConfig",
+    __base__=Section,
+    __doc__="Which gates reject a row, in this order.",
+    __module__=__name__,
+    **{name: (bool, Field(True, description=description)) for name, description in DESCRIPTIONS.items()},
+)
 
 
 class PackingConfig(Section):

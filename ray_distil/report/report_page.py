@@ -195,10 +195,8 @@ def markdown(page: Page) -> str:
     if page["overview"]:
         header = ["Model", *(f"{name} {column}" for name in page["benchmarks"] for column in page["groups"])]
         parts += ["## Models", table(header, page["overview"])]
-    if page["recipe"]:
-        parts += ["## In the form of the recipe's own table", table(page["recipe_header"], page["recipe"])]
     for section in page["sections"]:
-        parts += [f"## Models on {section['name']}", table(page["model_header"], section["models"])]
+        parts += [f"## On {section['name']}", table(page["model_header"], section["models"])]
         parts += ["\n".join(f"- {plain(said)}" for said in section["comparisons"])]
         parts += ["### Tokens and samples", table(page["sample_header"], section["samples"])]
         if section["speed"]:
@@ -208,14 +206,17 @@ def markdown(page: Page) -> str:
         if section["published"]:
             parts += ["### Published", table(page["published_header"], section["published"])]
         parts += ["### How it was measured", table(("", ""), [list(fact) for fact in section["facts"]])]
+    if page["recipe"]:
+        parts += ["## In the form of the recipe's own table", table(page["recipe_header"], page["recipe"])]
     if page["notes"]:
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in page["notes"])]
     if page["stages"]:
-        parts += ["## Stages", table(page["stage_header"], page["stages"])]
+        parts += ["## Rows through the stages", table(page["stage_header"], page["stages"])]
     if page["gates"]:
         parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
     for one in page["ablations"]:
-        parts += [f"## Without a gate: on {plain(one['name'])}", table(page["ablation_header"], one["rows"])]
+        where = f": on {plain(one['name'])}" if len(page["ablations"]) > 1 else ""
+        parts += [f"## Without a gate{where}", table(page["ablation_header"], one["rows"])]
     if page["config"]:
         parts += ["## How to reproduce", ", ".join(f"{name} {version}" for name, version in page["versions"])]
         parts += [f"```yaml\n{page['config']}```"]

@@ -30,6 +30,7 @@ from ray_distil.runtime.session import start_ray
 from ray_distil.store.manifest import STUDENT
 from ray_distil.store.shards import StageError
 from ray_distil.texts import sources
+from ray_distil.texts.gates import GATES
 from ray_distil.texts.sources import Source
 
 DIFFERENCES = {
@@ -116,7 +117,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
         # Every rewrite that is complete is taken: the recipe has no reference to check answers against.
-        "gates": {"answered": False, "correct": False, "reasoned": False, "shorter": False},
+        "gates": {name: name == "complete" for name in GATES},
         "long2short": {
             "system_prompt": file.inference.prompt,
             "sampling_params": {"temperature": None, "top_p": None, "max_tokens": file.inference.max_new_tokens},

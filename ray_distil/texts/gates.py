@@ -1,7 +1,10 @@
 """Gates: pure functions `row -> reason or None` that keep bad rows out of training.
 
-Each reads the text, finish_reason, answer, reference_answer, and the lengths of a rewrite and its source, as far as it needs them.
-GATES lists them once, in the order in which they are applied; each can be switched off in the configuration.
+A gate reads the text, finish_reason, answer and reference_answer of a row, and the lengths of a rewrite and its source.
+The functions below are applied in their order in this file. `@gate` gives each a switch in the configuration, `gates.NAME`.
+
+Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `rows/curation.py` and
+`rows/long2short.py`, or a finished run stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,19 +15,39 @@ from ray_distil.texts.reasoning import thinking_is_open
 from ray_distil.texts.results import has_steps
 
 Row = Mapping[str, Any]
+Gate = Callable[[Row], str | None]
+
+GATES: dict[str, Gate] = {}  # in the order in which they are applied
+DESCRIPTIONS: dict[str, str] = {}  # of the gates, in the configuration
+REASONS: dict[str, str] = {}  # reason -> the gate that gives it
 
 
+def gate(description: str, *reasons: str) -> Callable[[Gate], Gate]:
+    """Makes a function a gate under its own name; `reasons` are all that it returns beside None."""
+
+    def listed(function: Gate) -> Gate:
+        GATES[function.__name__] = function
+        DESCRIPTIONS[function.__name__] = description
+        REASONS.update(dict.fromkeys(reasons, function.__name__))
+        return function
+
+    return listed
+
+
+@gate("the text ended by itself", "incomplete")
 def complete(row: Row) -> str | None:
     """The text ended by itself, and so did its thinking; one that was cut is never trimmed into an example."""
     text = row.get("response") or row.get("reasoning") or ""
     return None if row["finish_reason"] == "stop" and not thinking_is_open(text) else "incomplete"
 
 
+@gate("the text states an answer", "no_answer")
 def answered(row: Row) -> str | None:
     """The text states an answer."""
     return None if row["answer"] else "no_answer"
 
 
+@gate("the answer equals the reference, where there is one (math-verify)", "wrong_answer", "answer_timeout")
 def correct(row: Row) -> str | None:
     """The answer equals the reference; a row without a reference passes. A comparison that takes too long is no proof."""
     if row["reference_answer"] is None:
@@ -33,11 +56,13 @@ def correct(row: Row) -> str | None:
     return {"equal": None, "timeout": "answer_timeout"}.get(verdict, "wrong_answer")
 
 
+@gate("a rewrite holds a step beside its answer", "no_steps")
 def reasoned(row: Row) -> str | None:
     """A rewrite holds a step, and not the answer alone: that was in its prompt. A row that is no rewrite passes."""
     return None if "rewritten_tokens" not in row or has_steps(row["reasoning"]) else "no_steps"
 
 
+@gate("a rewrite has fewer characters than its source, and fewer tokens where both are counted", "not_shorter")
 def shorter(row: Row) -> str | None:
     """A rewrite has fewer characters than its source, and fewer tokens where both are counted.
 
@@ -50,30 +75,10 @@ def shorter(row: Row) -> str | None:
     return None if before is None or after is None or after < before else "not_shorter"
 
 
-GATES: dict[str, Callable[[Row], str | None]] = {
-    "complete": complete,
-    "answered": answered,
-    "correct": correct,
-    "reasoned": reasoned,
-    "shorter": shorter,
-}
-
-
-# Reason -> the gate that gives it.
-REASONS = {
-    "incomplete": "complete",
-    "no_answer": "answered",
-    "wrong_answer": "correct",
-    "answer_timeout": "correct",
-    "no_steps": "reasoned",
-    "not_shorter": "shorter",
-}
-
-
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
     """The reason of the first gate, of those named, that the row fails."""
     chosen = set(names)
-    return next((reason for name, gate in GATES.items() if name in chosen and (reason := gate(row))), None)
+    return next((reason for name, passes in GATES.items() if name in chosen and (reason := passes(row))), None)
 
 
 def against_source(rewrite: Row) -> Row:

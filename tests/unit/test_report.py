@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,16 @@ def test_the_recipes_own_table_and_published_figures(tmp_path: Path) -> None:
     assert "| Their-7B (published) | 600 | 1,200 | 1.0x, 3.0x |" in words
     # 15 of 30, by Wilson (1927)
     assert "| Their-slow | 50.0% | 33.2–66.8% | 3,600 | 1, a single run | Paper |" in words
+
+
+def test_both_pages_have_their_parts_in_one_order(tmp_path: Path) -> None:
+    run = with_benchmarks(tmp_path / "mine")
+    report.build(Folder.at(run))
+    page, words = ((run / "report" / name).read_text() for name in ("report.html", "report.md"))
+    titles = re.findall(r"^## (.+)$", words, re.MULTILINE)
+    assert len(titles) > 5
+    shown = [unescape(title) for title in re.findall(r"<h2>(.+?)</h2>", page)]
+    assert [title for title in shown if title in titles] == [title for title in titles if title != "Models"]
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:
