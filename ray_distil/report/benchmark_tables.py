@@ -50,7 +50,7 @@ def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
 def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows in the form of the recipe's own table, then its published rows; only benchmarks that were run.
 
-    Both are [] where none was run. Each benchmark has its own speed gain, e.g. 6.1 and 2.9 for the published 32B student.
+    Both are [] where none was run. Each benchmark has its own speed gain: the published 32B students have 6.1 and 2.9.
     """
     ran = [name for name in RECIPE if any(model["benchmark"] == name for model in models)]
     if not ran:

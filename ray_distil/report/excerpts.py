@@ -55,7 +55,7 @@ def answers(folder: Folder, columns: list[str]) -> pa.Table:
 def first_rows(
     folder: Folder, columns: list[str], number: int, inside: str = "", by: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The first `number` rows of each kind, by the first column. A kind is one combination of values in the columns `by`.
+    """The first `number` rows of each kind, by the first column. Rows of a kind have equal values in the columns `by`.
 
     All shards are read for the first column and `by`; the other columns only from shards with a chosen row, one at a
     time.
