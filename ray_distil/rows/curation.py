@@ -40,7 +40,7 @@ def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[
     """A REWRITES row as an SFT_EXAMPLES row, or rejected.
 
     The rewriter is asked for reasoning only. If a rewrite has the right result, but does not state it as the answer,
-    the sentence "The final answer is ..." is added. Right: equal to the reference, or without one to the source's answer.
+    the sentence "The final answer is ..." is added. Right: equal to the reference, or else to the source's answer.
     """
     completion, measured = row["reasoning"], against_source(row)
     is_right = answers_agree(row["answer"], measured["reference_answer"])
