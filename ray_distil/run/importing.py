@@ -47,7 +47,7 @@ def import_teacher(
 
 
 def imported_id(source: str, position: int) -> str:
-    """Id of an imported row: a hash of the file's name and the row's position in the file, from 1."""
+    """Id of an imported row: a hash of the file's path, as given, and the row's position in the file, from 1."""
     return schemas.stable_id("imported", source, position)
 
 

@@ -105,7 +105,7 @@ def check(
 
 
 def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
-    """`check` for a plan. A model that is not on this machine is not checked; a remark names it."""
+    """`check` for a plan. A hub's model that is not on this machine is not checked; a remark names it."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # only the plan goes to the console
     models, absent = {}, []
     for key, source in model_sources(config).items():

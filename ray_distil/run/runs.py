@@ -170,7 +170,7 @@ class Run:
                     ) from error
                 failed_at = num_done
                 self.display.say(f"{name}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
-                gc.collect()  # the engines of the failed dataset keep their resources until it is deleted
+                gc.collect()  # the failed dataset's engines keep their resources until the dataset is deleted
                 artifact.start()
 
 

@@ -1,6 +1,7 @@
 """Each stage, built from the configuration: what it depends on, and how it is made.
 
-The modules below this one do not see the configuration: the functions in `rows/` take plain values.
+The functions in `rows/` take plain values, not the configuration. Only `rows/instructions.py` and `rows/benchmarks.py`
+take their own section of it.
 """
 
 from collections import Counter
