@@ -1,9 +1,9 @@
-"""Train the student without a gate, or on responses that are not rewritten, and compare it with the run as it is.
+"""Train the student without a gate, or without the rewriting, and compare it with the student of the full run.
 
 python jobs/ablate.py --seeds 1 --without shorter long2short          the tiny recipe, two variants
 python jobs/ablate.py --config FILE                                   each gate that is on, and the rewriting, three seeds
 
-Teachers are asked once; each variant has a run of its own beside the run, and the run's report has the table.
+The teachers are asked once. Each variant has its own run folder beside the full run, whose report has the table.
 """
 
 import sys

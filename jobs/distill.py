@@ -1,8 +1,8 @@
-"""Distil a slow-thinking teacher into a fast-thinking student: instructions in, student and report out.
+"""Distil a slow-thinking teacher into a fast-thinking student: from instructions to a student and a report.
 
 python jobs/distill.py                                       the tiny recipe, on this machine
 python jobs/distill.py --config FILE run.name=first          a configuration, with overrides
-python jobs/distill.py instructions.path=problems.jsonl      own instructions
+python jobs/distill.py instructions.path=problems.jsonl      your own instructions
 python jobs/distill.py --plan --config FILE                  rows, tokens, GPU-hours and disk, before anything starts
 python jobs/distill.py --status runs/tiny                    what a run holds
 """
@@ -10,7 +10,7 @@ python jobs/distill.py --status runs/tiny                    what a run holds
 import sys
 from pathlib import Path
 
-# The script's own folder would head the path, and jobs/evaluate.py would shadow Hugging Face's evaluate.
+# Python puts jobs/ first on sys.path. The repository's root takes its place, so that ray_distil is found.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console

@@ -1,10 +1,10 @@
-"""Fetch models into folders, which a configuration can then name.
+"""Download models into folders that a configuration can name.
 
 python jobs/download.py 7B                                        alibaba-pai/DistilQwen2.5-DS3-0324-7B; 14B and 32B too
 python jobs/download.py 7B 14B 32B --from modelscope --to models  from ModelScope (pip install modelscope)
 python jobs/download.py Qwen/Qwen2.5-7B-Instruct                  any model of the hub
 
-Stopped half-way, the same command goes on where it was.
+The same command continues a download that was stopped.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""Compare models on benchmarks: accuracy with its interval and tokens, without a distillation run.
+"""Compare models on benchmarks, without a distillation: accuracy with its interval, and tokens.
 
 python jobs/eval.py --benchmarks tiny --models slow=tiny:student-slow base=tiny:student-base
 python jobs/eval.py --benchmarks aime24,math500 --models mine=PATH Qwen/Qwen2.5-7B-Instruct --plan
 python jobs/eval.py --benchmarks gpqa_diamond=gpqa_diamond.csv --models api=https://HOST/v1#MODEL --api-key-env KEY
 python jobs/eval.py --status runs/eval
 
-Built in: aime24, aime25, math500, gpqa_diamond, mmlu_pro, gsm8k, tiny. Stopped, the same command goes on.
+Built in: aime24, aime25, math500, gpqa_diamond, mmlu_pro, gsm8k, tiny. The same command continues a stopped evaluation.
 """
 
 import sys
 from pathlib import Path
 
-# The script's own folder would head the path, and jobs/evaluate.py would shadow Hugging Face's evaluate.
+# Python puts jobs/ first on sys.path. The repository's root takes its place, so that ray_distil is found.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console

@@ -2,7 +2,7 @@
 
 python jobs/export.py runs/one-gpu training.json                              the training examples
 python jobs/export.py runs/one-gpu r1.jsonl --artifact responses              what the teachers answered
-python jobs/export.py s3://BUCKET/runs/first short.json --artifact rewrites   long2short's texts
+python jobs/export.py s3://BUCKET/runs/first short.json --artifact rewrites   the rewrites by long2short
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Stage 1 of the DistilQwen2.5-0324 recipe, from its own file: long reasoning in, short reasoning out.
+"""Stage 1 of the DistilQwen2.5-0324 recipe, from the recipe's own file: rewrites long reasoning into short reasoning.
 
 ENDPOINT=https://api.deepseek.com/v1 TOKEN=... python jobs/infer.py --config=distilqwen2.5-0324_stage1.json
 
-More keys of this project can be set behind it, as long2short.endpoint.max_concurrency=8.
+Keys of this project can be added to the command, e.g. long2short.endpoint.max_concurrency=8.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Write the report of a run again, or compare several runs on one page.
+"""Write the report of a run anew, or compare several runs on one page.
 
 python jobs/report.py runs/tiny                                  runs/tiny/report/report.html, from what the run holds
 python jobs/report.py runs/tiny runs/eval --output both.html     the models of both, benchmark by benchmark

@@ -1,8 +1,8 @@
-"""Stage 2 of the DistilQwen2.5-0324 recipe, from its own file: instruction and output in, a student out.
+"""Stage 2 of the DistilQwen2.5-0324 recipe, from the recipe's own file: trains a student on `instruction` and `output`.
 
 python jobs/train.py --config=distilqwen2.5-0324_stage2.json
 
-More keys of this project can be set behind it, as training.num_workers=8.
+Keys of this project can be added to the command, e.g. training.num_workers=8.
 """
 
 import sys

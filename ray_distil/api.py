@@ -1,4 +1,4 @@
-"""What a program calls: `from ray_distil import load_config, make_plan, run_pipeline, read_report`.
+"""The functions for programs: `from ray_distil import load_config, make_plan, run_pipeline, read_report`.
 
 docs/api.md has an example. Mistakes of configuration or input raise UserError, a stage that cannot finish StageError.
 """
@@ -25,9 +25,9 @@ __all__ = [
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
-    """A configuration of a YAML file; None: the tiny recipe. `overrides`: e.g. ["run.name=first"].
+    """The configuration from a YAML file; without a path, the tiny recipe. `overrides`: e.g. ["run.name=first"].
 
-    Raises UserError with one line a mistake.
+    Raises UserError with one line for each mistake.
     """
     return config.load(None if path is None else str(path), overrides)
 
@@ -35,16 +35,17 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def make_plan(config: StagesConfig) -> Plan:
     """Rows, tokens, seconds, dollars and bytes that a run will take, and remarks. Starts nothing, writes nothing.
 
-    Raises UserError for what cannot be right: a model without a chat template, `max_tokens` that no context holds.
+    Raises UserError for settings that cannot be right, e.g. a model without a chat template, or `max_tokens` that
+    exceed the context.
     """
     planned = plan.make(config)
     return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
 
 
 def run_pipeline(config: DistillConfig, display: Display | None = None) -> Report:
-    """Make what the run does not have yet, and its report; the second call of one configuration takes seconds.
+    """Make what the run does not have yet, and its report; a second call with the same configuration takes seconds.
 
-    Joins the cluster of RAY_ADDRESS, or of the job that the program is; without one, starts a Ray of its own.
+    Joins the cluster that RAY_ADDRESS names, or on which the submitted job runs; without one, starts its own Ray.
     `display`: where progress is shown; None: on stdout. Raises UserError before anything is spent, and StageError
     where a stage cannot finish.
     """
@@ -52,7 +53,7 @@ def run_pipeline(config: DistillConfig, display: Display | None = None) -> Repor
 
 
 def read_report(run: str | Path) -> Report:
-    """What the run in a folder or under a URI holds, e.g. "runs/tiny" or "s3://BUCKET/runs/first", finished or not.
+    """The report of a run, finished or not, in a folder or under a URI: "runs/tiny", "s3://BUCKET/runs/first".
 
     Raises UserError where there is no run.
     """

@@ -1,8 +1,8 @@
-"""The student with and without a gate or the rewriting: accuracy and tokens beside the run as it is.
+"""The student with and without a gate or the rewriting: accuracy and tokens compared with the full run's.
 
     {"seeds": 3, "checkpoint": FINGERPRINT, "variants": [{"without": "", ...}, ...]}   report/ablation.json
 
-Reads the answers that the runs of an ablation hold; `run/ablation.py` makes these runs.
+Reads the answers in the runs of an ablation; `run/ablation.py` makes these runs.
 """
 
 import json
@@ -26,10 +26,10 @@ COLUMNS = ["instruction_id", "correct", "complete", "answer", "num_generated_tok
 
 
 def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[str]) -> dict[str, Any]:
-    """What the runs come to: an entry a benchmark and variant. variants: what is left out -> runs, one a seed.
+    """The figures of the runs: an entry for each benchmark and variant. variants: what is left out -> a run per seed.
 
-    The first variant is the run as it is, beside which the others are compared: its problems are theirs, and the share of
-    right answers of a problem is the mean over the seeds.
+    The first variant is the full run; the others are compared with it, problem by problem. A problem's share of right
+    answers is the mean over the seeds.
     """
     first = next(iter(variants))
     entries = []
@@ -60,13 +60,13 @@ def _answers(runs: list[Folder], student: str, benchmark: str) -> list[pa.Table]
 
 
 def _learnt(run: Folder) -> int | None:
-    """The examples that the student saw: those that pass the gates and fit into a sequence."""
+    """The number of examples that the student has learnt: those that pass the gates and fit into a sequence."""
     manifest = read_manifest(run / "packed")
     return manifest.rows_out if manifest is not None else None
 
 
 def saved(run: Folder) -> dict[str, Any] | None:
-    """The ablation of a run; None where none was made, or where it was of another student than the run has now."""
+    """The ablation of a run; None where there is none, or where it belongs to another student than the run's."""
     try:
         told = dict(json.loads((run / "report").read_text(FILE)))
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _student_of(run: Folder) -> str | None:
 
 
 def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:
-    """A row a variant, under HEADER."""
+    """The table of a benchmark, without its HEADER: one row for each variant."""
     rows = []
     for one in told["variants"]:
         if one["benchmark"] != benchmark:
@@ -106,6 +106,6 @@ def _points(apart: dict[str, Any]) -> str:
 
 
 def _times(gained: dict[str, Any]) -> str:
-    """How many times the tokens of the run as it is: the inverse of a speed gain."""
+    """Tokens as a multiple of the full run's tokens: the inverse of a speed gain."""
     low, high = gained["interval"]
     return f"x {1 / gained['gain']:.2f} ({1 / high:.2f} to {1 / low:.2f})"

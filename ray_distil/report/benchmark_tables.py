@@ -1,6 +1,6 @@
-"""What a report says of benchmarks: one row a model, the recipe's own table, published figures, how it was measured.
+"""A report's tables of benchmarks: a row for each model, the recipe's table, published figures, how it was measured.
 
-Models are entries of report.json; `declared` is a benchmark as config.yaml has it.
+`models` are entries of report.json; `declared` is a benchmark's declaration in config.yaml.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why 
 GROUP = ("Accuracy", "Tokens", "Speed gain")  # columns of each benchmark
 PUBLISHED_HEADER = ("Published", "Accuracy", "95% interval", "Tokens", "Answers a problem", "Source")
 CATEGORY_HEADER = ("Category", "Model", "Accuracy", "95% interval", "Tokens", "Completed", "Problems")
-RECIPE = {"mmlu_pro": "MMLU_PRO tokens", "aime24": "AIME2024 tokens"}  # as the recipe's own table calls them
+RECIPE = {"mmlu_pro": "MMLU_PRO tokens", "aime24": "AIME2024 tokens"}  # columns of the recipe's own table
 
 
 def shown(value: float | None, form: str) -> str:
@@ -32,7 +32,7 @@ def interval(bounds: list[float] | None) -> str:
 
 
 def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
-    """One row a model: its name, and GROUP of each benchmark; a dash where it was not measured."""
+    """A row for each model: its name, then the columns GROUP for each benchmark; a dash where it was not measured."""
     named = {(model["name"], model["benchmark"]): model for model in models}
     rows = []
     for name in dict.fromkeys(model["name"] for model in models):
@@ -48,9 +48,9 @@ def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
 
 
 def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows in the form of the recipe's own table, of what was run of it; published rows below ([] without).
+    """Header and rows in the form of the recipe's own table, then its published rows; only benchmarks that were run.
 
-    Speed gains are told for each benchmark: of the published 32B students they are 6.1 and 2.9.
+    Both are [] where none was run. Each benchmark has its own speed gain: the published 32B students have 6.1 and 2.9.
     """
     ran = [name for name in RECIPE if any(model["benchmark"] == name for model in models)]
     if not ran:
@@ -77,12 +77,12 @@ def _gains(gains: list[float | None]) -> str:
 
 
 def published_rows(declared: dict[str, Any]) -> list[list[str]]:
-    """Published figures, marked as single runs; the interval where its number of answers is known to be one a problem."""
+    """Published figures, marked as single runs. They get an interval only where each problem has one answer."""
     rows = []
     for figure in declared.get("published", []):
         n, accuracy, samples = declared.get("num_problems"), figure.get("accuracy"), figure.get("samples", 1)
         bounds = None
-        if accuracy is not None and n and samples == 1:  # of right and wrong answers, in any order
+        if accuracy is not None and n and samples == 1:  # as many right answers as published
             right = round(accuracy * n)
             bounds = list(clustered_wilson([1.0] * right + [0.0] * (n - right), n))
         answers = "1, a single run" if samples == 1 else f"{samples:,}, a single run"
@@ -92,7 +92,7 @@ def published_rows(declared: dict[str, Any]) -> list[list[str]]:
 
 
 def category_rows(models: list[Model]) -> list[list[str]]:
-    """Each category, and each model in it."""
+    """A row for each category and model."""
     names = sorted({name for model in models for name in model.get("categories", {})})
     rows = []
     for name in names:
@@ -112,7 +112,7 @@ def category_rows(models: list[Model]) -> list[list[str]]:
 
 
 def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) -> list[tuple[str, str]]:
-    """How the figures of a benchmark were measured, by the saved configuration and the artifacts' own manifests."""
+    """How a benchmark was measured: (name, value) pairs from the saved configuration and the models' manifests."""
     evaluation = saved.get("evaluation", {})
     is_own = declared["name"] == HELD_OUT
     sampling = declared.get("sampling_params") or evaluation.get("sampling_params") or {}
@@ -138,7 +138,7 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
 
 
 def differences(facts_of: dict[str, list[tuple[str, str]]]) -> list[str]:
-    """What runs measured in different ways: a sentence a fact. By the runs' names."""
+    """A sentence for each fact that differs between runs. `facts_of`: name of a run -> its `facts`."""
     told = []
     for name in dict.fromkeys(name for facts in facts_of.values() for name, _ in facts):
         values = {run: dict(facts).get(name, DASH) for run, facts in facts_of.items()}

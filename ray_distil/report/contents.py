@@ -1,4 +1,4 @@
-"""What a report says of a run: models and stages, as report.json has them."""
+"""The contents of a report: models and stages, in the form of report.json, and their rows in tables."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from ray_distil.report.benchmark_tables import DASH, interval, shown
 
 @dataclass(frozen=True)
 class Report:
-    """`models` and `stages` as report.json has them; `units` says what each stage counts."""
+    """`models` and `stages`: entries of report.json. `units`: what each stage counts, e.g. "responses"."""
 
     run: str
     models: list[dict[str, Any]]
@@ -17,13 +17,13 @@ class Report:
     units: list[str]
     baseline: str
     student: str | None  # the model that the run trained
-    kept_out: list[dict[str, Any]] = field(default_factory=list)  # by gate, as `kept_out.by_gate` has it
-    rewriting: str = ""  # what it made shorter, in a sentence
-    ablation: dict[str, Any] | None = None  # as `ablation.read` has it
+    kept_out: list[dict[str, Any]] = field(default_factory=list)  # one entry for each gate, from `kept_out.by_gate`
+    rewriting: str = ""  # tokens before and after it, in a sentence
+    ablation: dict[str, Any] | None = None  # from `ablation.read`
 
     @property
     def benchmarks(self) -> list[str]:
-        """The names of the benchmarks, in their order."""
+        """The names of the benchmarks, in the order of the models."""
         return list(dict.fromkeys(model["benchmark"] for model in self.models))
 
     def of(self, benchmark: str | None) -> list[dict[str, Any]]:
@@ -33,11 +33,11 @@ class Report:
 
     @property
     def other(self) -> str | None:
-        """The first model beside the baseline."""
+        """The first model that is not the baseline."""
         return next((model["name"] for model in self.models if model["name"] != self.baseline), None)
 
     def of_run(self, run: str, benchmark: str) -> list[dict[str, Any]]:
-        """The models of one of several runs."""
+        """The models of one run on a benchmark, in a report of several runs."""
         return [model for model in self.of(benchmark) if model.get("run") == run]
 
     def model_rows(self, benchmark: str | None = None) -> list[list[str]]:
@@ -55,7 +55,7 @@ class Report:
         ]
 
     def sample_rows(self, benchmark: str | None = None) -> list[list[str]]:
-        """Of each model: its tokens in more detail, and what several samples of a problem tell."""
+        """For each model: its tokens in more detail, and figures of several samples of a problem."""
         tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
         rows = []
         for model in self.of(benchmark):
@@ -72,7 +72,7 @@ class Report:
         return rows
 
     def speed_rows(self, benchmark: str | None = None) -> list[list[str]]:
-        """Of each model whose time was measured: seconds a problem alone, their gain, tokens a second of many at once."""
+        """For each timed model: seconds of a problem alone, gains in seconds and tokens, tokens/s of many requests."""
         return [
             [
                 model["name"],
@@ -87,7 +87,7 @@ class Report:
         ]
 
     def comparisons(self, benchmark: str | None = None) -> list[str]:
-        """Each other model beside the baseline, in a sentence."""
+        """A sentence for each model that is compared with the baseline."""
         of_it = self.of(benchmark)
         return [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
 
@@ -105,7 +105,7 @@ class Report:
 
 
 def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
-    """As "fast beside slow on 300 problems: accuracy +0.7 points (-1.2 to +2.6), no difference seen; ..."."""
+    """E.g. "fast beside slow: accuracy +0.7 points (-1.2 to +2.6), no difference seen, on 300 problems; ..."."""
     said = []
     if apart := against["accuracy"]:
         low, high = (100 * bound for bound in apart["interval"])

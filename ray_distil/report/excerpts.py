@@ -1,6 +1,6 @@
-"""The rows of a run that its report shows: problems side by side, rewrites beside their source, what was rejected.
+"""The rows of a run that its report shows: answers side by side, rewrites beside their source, rejected rows.
 
-Which rows is decided by their ids, never by how they came out.
+Rows are chosen by their ids, never by their results.
 """
 
 import json
@@ -24,12 +24,12 @@ EVAL_COLUMNS += ["correct", "complete", "num_generated_tokens"]
 
 
 def rows(folder: Folder, columns: list[str]) -> list[dict[str, Any]]:
-    """The rows of a finished artifact; none where it is not finished."""
+    """The rows of a finished artifact; [] for an artifact that is not finished."""
     return [row for table in _tables(folder, columns) for row in table.to_pylist()]
 
 
 def numbers(folder: Folder, columns: list[str]) -> tuple[int, list[npt.NDArray[np.int64]]]:
-    """How many rows a finished artifact has; its columns of whole numbers, [rows] each, without the rows with a null."""
+    """The number of rows of a finished artifact, and its integer columns, [rows], without rows that hold a null."""
     num_rows, columns_of = 0, [[np.zeros(0, np.int64)] for _ in columns]
     for table in _tables(folder, columns):
         num_rows += table.num_rows
@@ -46,7 +46,7 @@ def _tables(folder: Folder, columns: list[str], inside: str = "") -> Iterator[pa
 
 
 def answers(folder: Folder, columns: list[str]) -> pa.Table:
-    """These columns of a model's answers, with a wrong one for each that was rejected."""
+    """These columns of a model's answers. Each rejected row counts as a wrong answer."""
     known = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
     rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
     return with_rejected(known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()])
@@ -55,9 +55,10 @@ def answers(folder: Folder, columns: list[str]) -> pa.Table:
 def first_rows(
     folder: Folder, columns: list[str], number: int, inside: str = "", by: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The first rows by the first column, so many of each kind that the columns `by` tell.
+    """The first `number` rows of each kind, by the first column. Rows of a kind have equal values in the columns `by`.
 
-    Of other columns than these only the chosen rows are read into memory.
+    All shards are read for the first column and `by`; the other columns only from shards with a chosen row, one at a
+    time.
     """
     key, place = columns[0], folder / inside if inside else folder
     manifest = read_manifest(folder)
@@ -80,7 +81,10 @@ def first_rows(
 
 
 def side_by_side(run: Folder, models: list[str], benchmark: str) -> list[dict[str, Any]]:
-    """The first problems of a benchmark (its folder) that all `models` have answered: `problem`, and `answers` in the models' order."""
+    """The first problems that all `models` have answered: `problem`, and `answers` in the order of the models.
+
+    benchmark: the name of its folder. Of several samples the first is shown.
+    """
     by_problem: dict[str, dict[str, Any]] = {}
     for name in models:
         answers = rows(run / "eval" / name / benchmark, EVAL_COLUMNS)
@@ -99,7 +103,7 @@ def rewritten(run: Folder) -> list[dict[str, Any]]:
 
 
 def _reasonings(responses: Folder, wanted: set[str]) -> dict[str, str]:
-    """The reasonings of these responses, by id; no other is kept in memory."""
+    """Response id -> reasoning of the wanted responses; no other reasoning is kept in memory."""
     manifest = read_manifest(responses)
     found: dict[str, str] = {}
     for shard in manifest.files if manifest and wanted else ():

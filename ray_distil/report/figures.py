@@ -1,4 +1,4 @@
-"""The report's pictures, drawn by matplotlib as SVG that takes its colours from the page, in light and in dark."""
+"""The report's pictures, drawn by matplotlib as SVG. Colours come from the page, for its light and dark themes."""
 
 import io
 import re
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Stand-ins that matplotlib draws with -> the page's CSS variables.
+# matplotlib draws with these colours; `_svg` replaces each by a CSS variable of the page.
 INK, MUTED, LINE, SLOW, FAST, OTHER = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SLOW: "--slow", FAST: "--fast", OTHER: "--other"}
 WIDTH, HEIGHT = 5.2, 3.2  # inches
-Model = dict[str, Any]  # as report.json has it
+Model = dict[str, Any]  # an entry of report.json
 
 
 def _axes(x_label: str, y_label: str, height: float = HEIGHT) -> tuple[Any, Any]:
@@ -33,7 +33,7 @@ def _axes(x_label: str, y_label: str, height: float = HEIGHT) -> tuple[Any, Any]
 
 
 def _svg(figure: Any, name: str, label: str) -> str:
-    """The figure as one <svg> element: text as text, ids of its own, colours as CSS variables."""
+    """The figure as one <svg> element: text as text, ids that begin with `name`, colours as CSS variables."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -51,7 +51,7 @@ def _svg(figure: Any, name: str, label: str) -> str:
 
 
 def token_histogram(name: str, groups: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> str:
-    """Lengths in tokens of two groups, before and after (at least one each), over the same bins."""
+    """Histogram of tokens for two groups, before and after (at least one value in each), over the same bins."""
     bins = np.histogram_bin_edges(np.concatenate([group for _, group in groups]), bins=36)
     figure, axes = _axes("tokens", "responses")
     for (label, values), colour in zip(groups, (SLOW, FAST), strict=True):
@@ -64,7 +64,7 @@ def token_histogram(name: str, groups: Sequence[tuple[str, npt.NDArray[np.int64]
 def accuracy_scatter(
     models: Sequence[Model], front: Sequence[Model], baseline: str, student: str | None, name: str = "accuracy"
 ) -> str:
-    """Accuracy (0..1, with its interval) against mean tokens, at least one model; the line joins those of the front."""
+    """Accuracy (0..1, with its interval) against mean tokens of at least one model; the line joins the Pareto front."""
     figure, axes = _axes("mean tokens of an answer", "accuracy, %")
     longest = max(m["mean_tokens"] for m in models)
     best = [(m["mean_tokens"], 100 * m["accuracy"]) for m in front]
@@ -95,7 +95,7 @@ def accuracy_scatter(
 
 
 def loss_curve(trained: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]) -> str:
-    """Loss, a mean over the learnt tokens, by optimiser step: of training (at least one step), and of what is held out."""
+    """Loss by optimiser step, a mean over learnt tokens: in training (at least one step) and on held-out sequences."""
     figure, axes = _axes("optimiser step", "loss")
     axes.plot(*zip(*trained, strict=True), color=FAST, linewidth=1.4, label="trained on")
     if held_out:
@@ -108,7 +108,7 @@ def loss_curve(trained: Sequence[tuple[int, float]], held_out: Sequence[tuple[in
 
 
 def reject_bars(rejects: Sequence[tuple[str, int]]) -> str:
-    """Rejected rows by "stage: reason", at least one, the most first."""
+    """Numbers of rejected rows by "stage: reason" (at least one), the largest first."""
     ordered = sorted(rejects, key=lambda entry: entry[1])
     figure, axes = _axes("rows", "", height=0.9 + 0.32 * len(ordered))
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,6 +1,6 @@
-"""Formulas in texts as MathML, which browsers draw without a program or a network.
+"""Formulas in texts as MathML, which browsers draw without a script or a network.
 
-$...$ and \\(...\\), $$...$$ and \\[...\\], and \\boxed{...} outside of these
+Formulas are $...$ and \\(...\\), $$...$$ and \\[...\\], and a \\boxed{...} outside of these.
 """
 
 import re
@@ -10,15 +10,15 @@ from xml.etree.ElementTree import Element, tostring
 
 from markupsafe import Markup
 
-MOST_CHARACTERS = 2000  # of a formula; a longer one stays as it is written
+MOST_CHARACTERS = 2000  # in a formula; a longer formula stays as text
 BOXED = "\\boxed{"
-# A dollar sign is one of a formula as in pandoc: no blank on its inside, and no digit behind the second one.
+# Dollar signs mark a formula by pandoc's rule: no blank on their inner sides, no digit behind the second sign.
 _FORMULA = re.compile(
     r"\$\$(?P<display>.{1,2000}?)\$\$|\\\[(?P<bracket>.{1,2000}?)\\\]|\\\((?P<parenthesis>.{1,2000}?)\\\)"
     r"|(?<![\\$\w])\$(?P<dollar>[^\s$](?:[^$\n]{0,2000}?[^\s$\\])?)\$(?![\d$])|(?P<boxed>\\boxed\{)",
     re.DOTALL,
 )
-# Of MathML, what draws; an element may have a link or an event's program in its attributes.
+# Attributes of MathML that only draw. All others are removed: they may hold a link or a script.
 _ATTRIBUTES = {
     "accent", "columnalign", "columnlines", "columnspacing", "display", "displaystyle", "fence", "form", "frame", "linethickness",
     "lspace", "mathvariant", "maxsize", "minsize", "notation", "rowlines", "rowspacing", "rspace", "scriptlevel", "stretchy",
@@ -28,7 +28,7 @@ _ATTRIBUTES = {
 def rendered(text: str) -> Markup:
     """The text as HTML: formulas as MathML with their source in `title`, all else escaped.
 
-    What cannot be read as a formula stays as it is written.
+    Text that cannot be read as a formula stays as it is.
     """
     return Markup("").join(_parts(text))
 
@@ -49,7 +49,7 @@ def _parts(text: str) -> Iterator[Markup]:
 
 
 def _end_of_braces(text: str, start: int) -> int:
-    """Behind the brace that closes one before `start`; the end of the text where none does."""
+    """The place behind the brace that closes the one before `start`; the end of the text if there is none."""
     depth = 1
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -66,7 +66,7 @@ def _math(formula: str, source: str, is_block: bool) -> Markup:
         return written
     try:
         made = convert_to_element(formula, display="block" if is_block else "inline")
-    except Exception:  # noqa: BLE001  of many types: the text is a model's
+    except Exception:  # noqa: BLE001  a model's text may raise errors of many types
         return written
     _clean(made)
     made.set("title", source)
@@ -74,7 +74,7 @@ def _math(formula: str, source: str, is_block: bool) -> Markup:
 
 
 def _clean(element: Element) -> None:
-    """No other attributes; signs as themselves, where the converter writes them as entities: they are escaped once."""
+    """Remove all attributes but _ATTRIBUTES. Replace entities by their signs: `tostring` escapes them once."""
     for each in element.iter():
         for name in set(each.keys()) - _ATTRIBUTES:
             del each.attrib[name]

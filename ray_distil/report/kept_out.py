@@ -1,4 +1,4 @@
-"""What the gates kept out of training, and what the rewriting made shorter, by the manifests of a run."""
+"""From the manifests of a run: rows that the gates kept out of training, and tokens that the rewriting saved."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ HEADER = ("Gate", "Slow responses", "Their tokens", "Candidates", "Tokens of can
 
 
 def by_gate(rewrites: Manifest | None, examples: Manifest | None, gates: dict[str, bool]) -> list[dict[str, Any]]:
-    """An entry a gate: what it kept out of rewriting (`sources`) and of training (`candidates`).
+    """An entry for each gate: what it kept out of rewriting (`sources`) and out of training (`candidates`).
 
-    Each is `rows` and `tokens`; tokens are None where rows were kept out and nobody had counted theirs. The first gate
-    that a row fails has it. gates: name -> whether it is on.
+    Both have `rows` and `tokens`; `tokens` is None where the tokens of the rejected rows were not counted. A row counts
+    for the first gate that it fails. gates: name -> whether the gate is on.
     """
     told = []
     for name, on in gates.items():
@@ -45,7 +45,7 @@ def rows_of(told: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def rewriting(rewrites: Manifest | None) -> str:
-    """As "Rewriting made 41,003 tokens of 183,402: 22%, in 771 rewrites."; "" where it is not known."""
+    """E.g. "Rewriting made 41,003 tokens of 183,402: 22%, in 771 rewrites."; "" where tokens were not counted."""
     before, after = (rewrites.summary.get(name) for name in ("tokens_before", "tokens_after")) if rewrites else (0, 0)
     if rewrites is None or not before:
         return ""

@@ -1,7 +1,7 @@
-"""The card of a trained student: a README.md in its folder, as Hugging Face's hub shows it.
+"""The card of a trained student: a README.md in its folder, in the form that Hugging Face's hub shows.
 
-The head has the hub's metadata, with what was measured as evaluation results; the text has the figures with their
-intervals, how they were measured, and what the student was made of. A licence is the user's to state.
+The head has the hub's metadata, with the measured figures as evaluation results. The text has the figures with their
+intervals, how they were measured, and from what the student was made. The user must add the licence.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ FIGURES = {"accuracy": ("Accuracy", 100), "mean_tokens": ("Mean tokens of an ans
 
 
 def write(run: Folder, report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> None:
-    """Write the card of the run's student, where it was trained and evaluated. See `card`."""
+    """Write the card of the run's student, if the student has been trained and evaluated. See `card`."""
     checkpoint = read_manifest(run / "checkpoint")
     if checkpoint is None or report.student is None:
         return
     student, text = run / "checkpoint" / STUDENT, card(report, saved, declared, checkpoint)
-    if not student.exists(CARD) or student.read_text(CARD) != text:  # a file that changes is copied to nodes again
+    if not student.exists(CARD) or student.read_text(CARD) != text:  # nodes copy a changed file again
         student.write_text(CARD, text)
 
 
@@ -122,7 +122,7 @@ def _is_of_hub(source: str) -> bool:
 
 
 def _named(source: str) -> str:
-    """A model by its name, and not by the folder of a machine."""
+    """The name of a model: ORG/NAME of the hub, or the last part of a folder."""
     return source if _is_of_hub(source) else source.rstrip("/").rpartition("/")[2]
 
 

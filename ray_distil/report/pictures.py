@@ -1,4 +1,4 @@
-"""The report's pictures of a run, each with its caption, from the rows that the run holds."""
+"""The pictures in the report of a run, each with its caption, drawn from the run's rows."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ray_distil.store.storage import Folder
 def pictures(
     run_folder: Folder, models: list[Model], stages: list[dict[str, Any]], baseline: str, student: str | None
 ) -> list[dict[str, str]]:
-    """Title, SVG ("" without data) and caption of each picture; models and stages as report.json has them.
+    """Title, SVG ("" without data) and caption of each picture. `models`, `stages`: entries of report.json.
 
     `student`: the model that is drawn beside the baseline.
     """
@@ -55,13 +55,13 @@ def _held_out(losses: list[tuple[int, float]]) -> str:
 
 
 def _by_benchmark(models: list[Model]) -> dict[str, list[Model]]:
-    """The models on each benchmark; without any, none on one that has no name."""
+    """Benchmark -> its models. Without a model: {"": []}, for one picture without data."""
     names = dict.fromkeys(model["benchmark"] for model in models)
     return {name: [m for m in models if m["benchmark"] == name] for name in names} or {"": []}
 
 
 def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> Iterator[dict[str, str]]:
-    """Tokens of the answers of two models, for each benchmark."""
+    """For each benchmark, a histogram of the tokens of two models' answers."""
     several = len(_by_benchmark(models)) > 1
     for number, name in enumerate(_by_benchmark(models)):
         places = [run_folder / "eval" / model / folder_of(name) for model in asked]
@@ -77,7 +77,7 @@ def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> It
 
 
 def scatters(models: list[Model], baseline: str, student: str | None) -> Iterator[dict[str, str]]:
-    """Accuracy against tokens, with the front, for each benchmark."""
+    """For each benchmark, accuracy against tokens, with the Pareto front."""
     several = len(_by_benchmark(models)) > 1
     for number, (name, of_it) in enumerate(_by_benchmark(models).items()):
         points = [m for m in of_it if None not in (m["mean_tokens"], m["accuracy"])]

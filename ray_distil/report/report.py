@@ -1,7 +1,7 @@
-"""The report of a run: one self-contained HTML page, the same facts in Markdown and JSON.
+"""The report of a run: one self-contained HTML page, and the same facts in Markdown and JSON.
 
-Reads manifests, Parquet shards, `config.yaml` and `checkpoint/metrics.jsonl`, and nothing else; what a run does not
-hold is said on the page, so that a run can be reported at any point. Needs neither Ray nor torch.
+Reads manifests, Parquet shards, `config.yaml`, `notes.json`, `checkpoint/metrics.jsonl` and `report/ablation.json`, and
+nothing else. A run can be reported at any point: the page says what the run does not hold. Needs neither Ray nor torch.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", 
 
 
 def read(run_folder: Folder) -> Report:
-    """What the manifests of a run say. Raises UserError without a run folder."""
+    """The report of a run from its manifests. Raises UserError without a run folder."""
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
@@ -51,7 +51,7 @@ def read(run_folder: Folder) -> Report:
 
 
 def build(run_folder: Folder) -> Report:
-    """Write report/report.html, report.md and report.json, and the student's card; returns what they hold."""
+    """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
     report = read(run_folder)
     folder = run_folder / "report"
     compared = _compared(run_folder)
@@ -72,7 +72,7 @@ def stages_table(report: Report) -> Table:
 
 
 def models_tables(report: Report) -> list[Table]:
-    """The compared models as tables for the console, one a benchmark, in the form of the recipe's own."""
+    """The compared models as tables for the console, one for each benchmark, in the form of the recipe's table."""
     return [
         _console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
         for name in report.benchmarks
@@ -80,7 +80,7 @@ def models_tables(report: Report) -> list[Table]:
 
 
 def ablation_tables(report: Report) -> list[Table]:
-    """The student with and without a gate as tables for the console, one a benchmark."""
+    """The student with and without a gate, as tables for the console, one for each benchmark."""
     told = report.ablation or {"variants": []}
     names = dict.fromkeys(one["benchmark"] for one in told["variants"])
     return [
@@ -90,7 +90,7 @@ def ablation_tables(report: Report) -> list[Table]:
 
 
 def headline(report: Report) -> str:
-    """The result in one sentence, whichever way it went."""
+    """The result in one sentence, good or bad."""
     named = {model["name"]: model for model in report.of(None)}
     slow, fast = named.get(report.baseline), named.get(str(report.student))
     if report.student is None and report.models:
@@ -117,7 +117,7 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
 
 
 def _compared(run_folder: Folder) -> dict[str, Any]:
-    """Names of the models that the run compares, the baseline and the trained student, by its saved configuration."""
+    """From the saved configuration: names of the compared models and benchmarks, the baseline, the trained student."""
     saved = report_page.saved_config(run_folder)
     evaluation = saved.get("evaluation", {})
     return {
@@ -129,25 +129,25 @@ def _compared(run_folder: Folder) -> dict[str, Any]:
 
 
 def _benchmarks(compared: dict[str, Any]) -> list[str]:
-    """The artifacts of the problems of declared benchmarks."""
+    """Names of the artifacts that hold the problems of the benchmarks."""
     return [f"benchmarks/{name}" for name in compared["benchmarks"]]
 
 
 def _evaluations(compared: dict[str, Any]) -> list[str]:
-    """The artifacts of all models on all benchmarks: answers, and times where they were measured."""
+    """Names of the artifacts of all models on all benchmarks: answers (`eval/`) and times (`timing/`)."""
     both = [f"{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
     return [f"{kind}/{one}" for one in both for kind in ("eval", "timing")]
 
 
 def _timed(summary: dict[str, Any] | None) -> dict[str, Any]:
-    """What an entry of report.json has of the times that were measured."""
+    """The measured times of a model, for its entry in report.json; {} where nothing was measured."""
     return {} if summary is None else {name: summary[name] for name in ("seconds", "num_timed")}
 
 
 def _beside_baseline(
     run_folder: Folder, models: list[dict[str, Any]], baseline: str, benchmark: str
 ) -> list[dict[str, Any]]:
-    """The models with `against`: accuracy and tokens beside the baseline's, problem by problem; None of itself."""
+    """The models with `against`: accuracy and tokens compared with the baseline by problem; None for the baseline."""
     if baseline not in [model["name"] for model in models]:
         return models
     base = _answers(run_folder, baseline, benchmark)
@@ -169,7 +169,7 @@ def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], l
 
 
 def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
-    """Several runs as one report, whose models are RUN/NAME, and its page in HTML. Raises UserError for what is no run."""
+    """Several runs as one report, and its HTML page. A model is named RUN/NAME. Raises UserError for what is no run."""
     models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
     named = _names(run_folders)
     for name, folder in named.items():
@@ -196,7 +196,7 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
 
 
 def _names(run_folders: list[Folder]) -> dict[str, Folder]:
-    """A name for each run: its folder's, with a number behind it where two are alike."""
+    """Name -> run. The name is the folder's; equal names get a number, e.g. "tiny" and "tiny-2"."""
     named: dict[str, Folder] = {}
     for folder in run_folders:
         number = sum(other.name == folder.name for other in named.values())

@@ -23,25 +23,25 @@ Declared = dict[str, Any]
 
 
 def saved_config(run_folder: Folder) -> dict[str, Any]:
-    """The configuration that the run has saved; {} without one."""
+    """The configuration in the run's config.yaml; {} without this file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where PyYAML has it
     return yaml.load(text_of(run_folder, "config.yaml"), Loader=loader) or {}
 
 
 def declared(saved: dict[str, Any]) -> dict[str, Declared]:
-    """Name in the report -> a benchmark of the saved configuration."""
+    """Name in the report -> declaration of the benchmark in the saved configuration."""
     evaluation = saved.get("evaluation", {})
     given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
     return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
 
 
 def listed(names: list[str]) -> str:
-    """As "aime24, math500 and tiny"."""
+    """E.g. "aime24, math500 and tiny"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))
 
 
 def text_of(folder: Folder, file: str) -> str:
-    """What the file says; "" where it is not there."""
+    """The text of a file; "" without the file."""
     try:
         return folder.read_text(file)
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def text_of(folder: Folder, file: str) -> str:
 
 
 def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequence[str]) -> Page:
-    """Everything that the page and the Markdown of a run show. `artifacts`: whose rejected rows are shown."""
+    """All values for a run's page and Markdown. `artifacts`: those whose rejected rows are shown."""
     saved = saved_config(run_folder)
     compared = [name for name in (report.baseline, report.student or report.other) if name]
     first = folder_of(report.benchmarks[0]) if report.benchmarks else ""
@@ -75,7 +75,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
 
 
 def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
-    """The page on which several runs are compared. `saved_of`: run -> configuration; `comparisons`: by benchmark."""
+    """All values for a page of several runs. `saved_of`: run -> configuration; `comparisons`: benchmark -> lines."""
     chosen: dict[str, tuple[Declared, dict[str, Any]]] = {}
     unlike = []
     for benchmark in report.benchmarks:
@@ -112,7 +112,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
 
 
 def _of_gates(report: Report) -> Page:
-    """The tables of what the gates kept out, and of an ablation, one a benchmark."""
+    """The table of rows that the gates kept out, and for each benchmark the table of an ablation."""
     told = report.ablation
     names = list(dict.fromkeys(one["benchmark"] for one in told["variants"])) if told else []
     return {
@@ -126,7 +126,7 @@ def _of_gates(report: Report) -> Page:
 
 
 def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]]) -> Page:
-    """The tables of models; `chosen`: benchmark -> its declaration, and the configuration that it stands in."""
+    """The tables of models. `chosen`: benchmark -> its declaration, and the configuration that declares it."""
     header, rows = benchmark_tables.recipe_table(report.models, [one for one, _ in chosen.values()])
     several = len(report.benchmarks) > 1
     sections = []

@@ -1,1 +1,1 @@
-"""What each stage does to its rows: pure functions, and a thin `Dataset -> Dataset` around each."""
+"""What each stage does to its rows: pure functions, and for each a thin wrapper `Dataset -> Dataset`."""

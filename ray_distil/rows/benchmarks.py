@@ -1,10 +1,10 @@
-"""The problems of a declared benchmark as rows, in the form of the run's own problems.
+"""The problems of a declared benchmark as rows, in the same form as the run's own problems.
 
     {"question": "Which?", "options": ["5", "6"], "answer": "B", "category": "physics"}
     -> instruction "Which?\\n\\nA. 6\\nB. 5\\n\\nPlease ...", reference "A", num_choices 2, category "physics"
 
-What a model reads is in the row, to the letter. An id depends on the benchmark, the record's own id, the question and
-its options: a problem that says something else is another one.
+`instruction` holds the exact text that a model reads. An id is a hash of the benchmark, the record's own id, the
+question and its options: a problem with a changed text is another problem.
 """
 
 import re
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def source_of(config: BenchmarkConfig) -> Source | None:
-    """Where the problems are read; None: from the tiny world."""
+    """The source of the problems; None: the tiny world."""
     if config.path is None or config.path == TINY:
         return None
     columns = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
@@ -45,7 +45,7 @@ def source_of(config: BenchmarkConfig) -> Source | None:
 
 
 def content(config: BenchmarkConfig) -> str:
-    """What the source holds. A commit of the hub is what it is; the hub is not asked for it."""
+    """A mark of the source's content. A path with a commit of the hub fixes the content, so the hub is not asked."""
     source = source_of(config)
     if source is None:
         return TINY
@@ -55,9 +55,10 @@ def content(config: BenchmarkConfig) -> str:
 
 
 def problems(config: BenchmarkConfig) -> list[Row]:
-    """Rows of BENCHMARK, accepted or rejected, of which `limit` keeps those of the smallest hashes of their ids.
+    """Rows of BENCHMARK, accepted or rejected; [] for a source without a record.
 
-    Raises UserError where the source cannot be read. Of none, the list is empty.
+    `limit` keeps the accepted rows whose own ids have the smallest hashes. Raises UserError where the source cannot be
+    read.
     """
     seen: dict[str, str] = {}
     accepted: list[tuple[str, Row]] = []
@@ -98,7 +99,7 @@ def _tiny(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[str, Row]:
-    """The record's own id, and its row: accepted, or rejected and named by its position."""
+    """(the record's own id, its row). A rejected row gets an id from the record's position, and its own id is ""."""
     row: Row = {
         "instruction_id": stable_id(config.name, "record", position),
         "source": config.name,
@@ -141,13 +142,13 @@ def _question(record: Row) -> str:
 
 
 def rendered(template: str, question: str, options: list[str]) -> str:
-    """What a model reads. The question's own braces stay as they are."""
+    """The text that a model reads. Braces in the question stay as they are."""
     texts = {"instruction": question, "choices": listed(options)}
     return _PLACE.sub(lambda found: texts[found[1]], template)
 
 
 def _reference(given: Any, config: BenchmarkConfig) -> str | None:
-    """The reference answer; None where the record has none, and then tokens are all that it can show."""
+    """The reference answer; None if the record has none: such a problem can show tokens, but no accuracy."""
     reference = reference_of(given)
     if reference is None:
         return None
@@ -167,7 +168,7 @@ def _reference(given: Any, config: BenchmarkConfig) -> str | None:
 
 
 def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str], str | None]:
-    """The options as they are shown, and the letter of the right one."""
+    """(the options in the order in which they are shown, the letter of the right option or None)."""
     columns = config.columns.get("choices", "choices")
     is_list = isinstance(columns, str)
     given = record.get("choices") if is_list else [record.get(f"choice_{k}") for k in range(len(columns))]
@@ -183,7 +184,7 @@ def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str
 
 
 def _right(answer: Any, texts: list[str], is_list: bool) -> str | None:
-    """The text of the right option: `answer` is its letter or its place from 0 in a list, or the text itself."""
+    """The text of the right option. `answer` is this text, or its letter or index from 0 if the options are a list."""
     if answer is None:
         return None
     if is_list and type(answer) is int and 0 <= answer < len(texts) and str(answer) not in texts:

@@ -25,7 +25,8 @@ def response_example(
 ) -> dict[str, Any]:
     """A RESPONSES row as an SFT_EXAMPLES row, or rejected.
 
-    Of a direct answer that thinks the conclusion is learnt; with `direct_thoughts` "reject" it is rejected.
+    If a direct teacher's response has a think block, only its conclusion is learnt; with `direct_thoughts` "reject" the
+    response is rejected.
     """
     completion = row["response"].strip()
     thinks = row["teacher"] == "direct" and thinking_of(completion)
@@ -38,8 +39,8 @@ def response_example(
 def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
     """A REWRITES row as an SFT_EXAMPLES row, or rejected.
 
-    A rewrite is reasoning only, as it was asked for. Where it does not state its answer, that is put behind it, if it
-    is the right one: the reference, or what the source states.
+    The rewriter is asked for reasoning only. If a rewrite has the right result, but does not state it as the answer,
+    the sentence "The final answer is ..." is added. Right: equal to the reference, or else to the source's answer.
     """
     completion, measured = row["reasoning"], against_source(row)
     is_right = answers_agree(row["answer"], measured["reference_answer"])
@@ -49,7 +50,7 @@ def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[
 
 
 def imported_row(record: Any, example_id: str) -> dict[str, Any]:
-    """A record of `instruction` and `output` as an SFT_EXAMPLES row, as it is."""
+    """A record of `instruction` and `output` as an SFT_EXAMPLES row, without a gate; or a reject."""
     known = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
     texts = dict(record) if isinstance(record, dict) else {}
     try:
@@ -83,7 +84,7 @@ def _example(
 def curate(
     responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str, direct_thoughts: str = "drop"
 ) -> list["Dataset"]:
-    """The examples, accepted and rejected. A slow response is an example only where `rewrites` is None."""
+    """The examples, accepted and rejected. Slow responses are examples only if `rewrites` is None."""
     options = {"gates": gates, "suffix": suffix}
     direct = options | {"direct_thoughts": direct_thoughts}
     if rewrites is not None:

@@ -1,7 +1,7 @@
 """Stage 7: models on the held-out problems and on benchmarks: accuracy, tokens, whether answers ended by themselves.
 
-Each model's answers to each benchmark are an artifact of their own, so another student, another benchmark and more
-samples leave the others as they are. Answers are judged by `scorers.py` from the stored texts.
+There is one artifact for each model and benchmark, so a new student, benchmark or number of samples remakes no other
+artifact. Answers are judged by `scorers.py` from the stored texts.
 """
 
 from collections.abc import Container, Iterator
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from ray_distil.generate.generation import Generate
 
 VERSION = 7
-ASKING_VERSION = 1  # of what is asked: another one buys all texts again
+ASKING_VERSION = 1  # of the requests: with another version all texts are generated again
 STAGE = "evaluation"
-OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # what an answer is judged by
+OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # needed to judge an answer
 
 
 def requests(
     row: dict[str, Any], name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """A row of INSTRUCTIONS or BENCHMARK as the requests to one model: one a sample that is not in `done`.
+    """The requests to one model for a row of INSTRUCTIONS or BENCHMARK: one for each sample whose id is not in `done`.
 
-    A problem that is not held out has none.
+    A problem of the split "train" gets no request.
     """
     if row["split"] != "eval":
         return []
@@ -50,7 +50,7 @@ def requests(
             "instruction": row["instruction"],
             **{name: row.get(name) for name in OF_A_PROBLEM},
             "sample_index": sample_index,
-            **dict.fromkeys(TIMES, 0.0),  # to be filled
+            **dict.fromkeys(TIMES, 0.0),  # generation fills them in
             "messages": instruction_messages(row["instruction"], question.suffix, question.system_prompt),
             "sampling_params": question.sampling_params | {"seed": int(stable_id(question.seed, eval_id), 16) % 2**31},
         })  # fmt: skip
@@ -58,7 +58,7 @@ def requests(
 
 
 def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
-    """A generated row as an EVAL row, judged by its kind of answer."""
+    """A generated row as an EVAL row, judged by the benchmark's kind of answer; or as a reject."""
     known = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
@@ -74,7 +74,7 @@ def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
 def renewed(
     row: dict[str, Any], problem: dict[str, Any], kind: str, max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
-    """An EVAL row of an earlier making, judged as it is now; None where its text would be another one."""
+    """An EVAL row of an earlier making, judged again by `problem`; None where the model would give another text."""
     if is_the_same(row, row["complete"], max_tokens, has_same_limits):
         return scorers.judged(row | {name: problem.get(name) for name in OF_A_PROBLEM}, kind)
     return None
@@ -93,7 +93,7 @@ def evaluate(
     question: Question,
     done: Container[str] = (),
 ) -> "Dataset":
-    """The answers of the model `name` to problems, judged by their `kind` of answer."""
+    """The answers of the model `name` to problems, judged by the benchmark's `kind` of answer."""
     asked = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=asked)
     how = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
@@ -101,9 +101,9 @@ def evaluate(
 
 
 def summarise(answers: pa.Table, rejected: list[dict[str, Any]], name: str, benchmark: str) -> dict[str, Any]:
-    """What one model's answers come to; see `scores.summary`. `rejected`: the rows that have no answer.
+    """The figures of one model's answers; see `scores.summary`. `rejected`: rows without an answer, counted as wrong.
 
-    Where problems have categories, `categories` has the figures of each.
+    Where problems have categories, `categories` has the figures of each category.
     """
     all_of_them = scores.with_rejected(answers, rejected)
     figures = scores.summary(all_of_them)

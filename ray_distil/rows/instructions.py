@@ -1,6 +1,6 @@
 """Stage 1: instructions, from the tiny world or from the user's own source.
 
-Everything is read and checked before Ray starts, so that a mistake costs a second.
+All records are read and checked before Ray starts, so that a mistake shows at once.
 """
 
 import itertools
@@ -25,7 +25,11 @@ TINY_SEED = 50_000
 
 
 def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None]:
-    """Where the training problems and the held-out ones are read; None: from the tiny world, or from the former."""
+    """(source of training problems, source of held-out problems).
+
+    The first is None for the tiny world. The second is None where no `eval_path` is set: the held-out problems then
+    come from the tiny world, or are a part of the first source.
+    """
     given, columns = config.dataset_name, dict(config.columns)
     train = eval_ = None
     if config.path != TINY:
@@ -40,7 +44,7 @@ def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None
 
 
 def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list[Any]]:
-    """Training and held-out problems of the tiny world; the seed changes the former only."""
+    """Training and held-out problems of the tiny world. The seed changes only the training problems."""
     from ray_distil.tiny import world
 
     def record(problem: world.Problem) -> dict[str, str]:
@@ -55,7 +59,7 @@ def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list
 
 
 def instruction_row(record: Any, source: str, split: str, position: int) -> dict[str, Any]:
-    """One record as an INSTRUCTIONS row, or as a reject that is named by its position in the file."""
+    """One record as an INSTRUCTIONS row, or as a reject, which tells the record's position in the file."""
     row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
         return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
@@ -81,9 +85,10 @@ def instruction_row(record: Any, source: str, split: str, position: int) -> dict
 
 
 def reference_of(answer: Any) -> str | None:
-    """The reference that a record gives as `answer`; None where it gives none. Raises BadRecord for what is no answer.
+    """The reference answer from a record's `answer`; None without one. Raises BadRecord for a value that is no answer.
 
-    A list of one is its one value; NaN and infinite numbers are none; 1e22 and 1e-05 become their digits.
+    From a list of one value this value is taken. NaN and infinite numbers count as no answer. 1e22 and 1e-05 are
+    written with all their digits.
     """
     if isinstance(answer, list) and len(answer) == 1:
         (answer,) = answer
@@ -140,7 +145,7 @@ def collect(config: InstructionsConfig, seed: int) -> Problems:
 
 
 def _most_rejected(facts: Facts) -> str:
-    """Why most records are rejected, with the first of them; "" where none is."""
+    """The most frequent reason of rejects, with the detail of its first record; "" without a reject."""
     if not facts.rejects:
         return ""
     (reason, number), *_ = facts.rejects.most_common(1)
@@ -148,7 +153,7 @@ def _most_rejected(facts: Facts) -> str:
 
 
 def unchecked(config: InstructionsConfig, facts: Facts) -> str:
-    """A remark where no record has a reference answer; "" where one has."""
+    """A remark if no record has a reference answer; "" if one has."""
     source = sources_of(config)[0]
     if source is None or facts.num_answered:
         return ""
@@ -161,7 +166,7 @@ def unchecked(config: InstructionsConfig, facts: Facts) -> str:
 
 
 def left_out(config: InstructionsConfig) -> list[str]:
-    """A remark for each source that is a folder of which some files are not read."""
+    """A remark for each source that is a folder with files that are not read, e.g. those of another split."""
     remarks = []
     for source in sources_of(config):
         names = sources.left_out(source) if source is not None else []
@@ -172,5 +177,5 @@ def left_out(config: InstructionsConfig) -> list[str]:
 
 
 def source_fingerprint(config: InstructionsConfig) -> list[str]:
-    """What the sources hold that the rows come from."""
+    """The fingerprints of the sources' content."""
     return [sources.fingerprint(source) for source in sources_of(config) if source is not None]

@@ -1,4 +1,4 @@
-"""Stage 3: slow responses rewritten into short reasoning, and a verdict on each."""
+"""Stage 3: slow responses rewritten into short reasoning, and a verdict on each rewrite."""
 
 import json
 from collections.abc import Container, Iterable, Iterator
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ray_distil.generate.generation import Generate
 
 VERSION = 5
-ASKING_VERSION = 1  # of what is asked: another one buys all texts again
+ASKING_VERSION = 1  # of the requests: with another version all texts are generated again
 STAGE = "long2short"
 ACCEPTED = "accepted"
 
 
 def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:
-    """A slow RESPONSES row as a rewrite request; `source_reason` says why it is not worth one, "" if it is."""
+    """The rewrite request for a slow RESPONSES row. `source_reason`: why the row must not be rewritten; "": it may."""
     rewrite_id = stable_id("rewrite", row["response_id"])
     reason = first_reason(row, gates)
     row_seed = int(stable_id(question.seed, rewrite_id), 16) % 2**31
@@ -51,13 +51,16 @@ def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[s
 
 
 def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
-    """A generated row as a REWRITES row with its verdict. Without a reference the source's own answer is the measure."""
+    """A generated row as a REWRITES row with its verdict.
+
+    Without a reference answer, the result of the rewrite is compared with the answer of the source.
+    """
     known = row | {"rewrite_id": row["id"], "model": model}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
         return reject(known, code, detail)
     text = row["generated_text"]
-    if not thinking_is_open(text):  # what the rewriter thought is no part of the rewrite
+    if not thinking_is_open(text):  # the rewriter's own think block is no part of the rewrite
         text = split_reasoning(text)[1]
     generated, before = row["num_generated_tokens"] or None, row["original_tokens"]  # 0: not counted
     length = None if generated is None else generated - row["num_thinking_tokens"]
@@ -75,9 +78,9 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
 def renewed(
     row: dict[str, Any], source: dict[str, Any], max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
-    """A REWRITES row of an earlier making as it is now; None where its text would be another one.
+    """A REWRITES row of an earlier making, judged again; None where the rewriter would give another text.
 
-    `source`: of its `request` today, the columns of `sources`.
+    `source`: the row of `sources` for the same slow response in this making.
     """
     if source["source_reason"] or source["source_mark"] != row["source_mark"]:
         return None
@@ -89,7 +92,7 @@ def renewed(
 
 
 def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
-    """A rewrite with its result and its verdict."""
+    """A rewrite with its result as `answer`, and its `verdict`."""
     rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
 
@@ -102,12 +105,13 @@ def rewrites(
     question: Question,
     done: Container[str],
 ) -> list["Dataset"]:
-    """`[unfit, rewritten]`: slow responses that are rejected as sources, and rewrites, but for those done already.
+    """`[unfit, rewritten]`: rejects for slow responses that may not be rewritten, and rewrites of the others.
 
-    `responses` are the slow ones. Two datasets, so that the rejects do not wait for an engine.
+    responses: slow responses only. Rows whose ids are in `done` are left out. The rejects are a dataset of their own:
+    they need not wait for an engine.
     """
     how = {"gates": gates, "question": question}
-    # Each of the two makes the requests for itself: kept for both, each reasoning would lie twice in the object store.
+    # Both datasets compute the requests: stored for both, each reasoning would be in the object store twice.
     asked = responses.map(request, fn_kwargs=how).filter(lambda row: row["id"] not in done)
     unfit = asked.filter(lambda row: row["source_reason"] != "")
     fit = asked.filter(lambda row: row["source_reason"] == "")
@@ -121,7 +125,7 @@ def rewrites(
 
 
 def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
-    """Of each slow response what `renewed` needs, by rewrite_id, a table for each table of RESPONSES."""
+    """For each slow response the columns that `renewed` needs, with its rewrite_id; one table for each given table."""
     columns = ["reference_answer", "source_answer", "source_mark", "source_reason", "original_characters"]
     types = {"original_characters": pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in ("rewrite_id", *columns)])
@@ -132,9 +136,9 @@ def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Tabl
 
 
 def shortened(rewrites: Iterable[pa.Table]) -> dict[str, Any]:
-    """`tokens_before` and `tokens_after`: of the slow responses and their rewrites, where both are counted.
+    """`tokens_before` and `tokens_after`: sums over the slow responses and over their rewrites, where both are counted.
 
-    rewrites: tables of original_tokens and rewritten_tokens.
+    rewrites: tables with the columns original_tokens and rewritten_tokens.
     """
     before = after = 0
     for table in rewrites:

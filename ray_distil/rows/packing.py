@@ -1,15 +1,15 @@
-r"""Stage 5: examples packed into sequences of `max_length` tokens; none is cut, and none sees another.
+r"""Stage 5: examples packed into sequences of `max_length` tokens. No example is cut, and none sees another.
 
     input_ids     P P P C C E | P P C C C E | . .      P prompt, C completion, E end of turn, . padding
-    labels        _ _ _ C C E | _ _ C C C E | _ _      _ is -100: nothing is learnt there
-    position_ids  0 1 2 3 4 5 | 0 1 2 3 4 5 | 0 1      a restart is a border that attention does not cross
+    labels        _ _ _ C C E | _ _ C C C E | _ _      _ is -100: the token is not learnt
+    position_ids  0 1 2 3 4 5 | 0 1 2 3 4 5 | 0 1      a 0 is a border that attention does not cross
     lengths       [6, 6]
 
-Packing is a stage of its own, before training: inside the launched job it would make the ranks wait for each other.
+Packing is a stage of its own, before training: inside the training job the ranks would wait for each other.
 
-Which examples are packed together depends on the order of their ids alone: each CHUNK of them is one. The driver has
-the ids, eight bytes each; the texts go from the shards to the chunks by Ray's sort, WINDOW chunks at a time, so that
-neither what Ray's driver knows of the pieces nor what lies in its object store grows with their number.
+The examples, sorted by id, are divided into chunks of CHUNK examples; only examples of one chunk are packed together.
+The driver holds the ids, eight bytes each. Ray's sort brings the texts from the shards to their chunks, WINDOW chunks
+at a time. So neither the driver's table of blocks nor the object store grows with the number of examples.
 """
 
 from bisect import bisect_left, insort
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
 
 VERSION = 2
 STAGE = "packing"
-CHUNK = 20_000  # examples that are packed together: enough for a good fit, few enough for one worker's memory
-WINDOW = 50  # chunks whose texts are sorted together: a piece for each shard and chunk
-COLUMNS = ("example_id", "prompt", "completion")  # that are read
+CHUNK = 20_000  # examples in a chunk: enough for a good fit, few enough for one worker's memory
+WINDOW = 50  # chunks in one sort, which makes a block for each pair of shard and chunk
+COLUMNS = ("example_id", "prompt", "completion")  # the columns that are read
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
-    """Best-fit decreasing: groups of indices whose lengths, each at most `max_length`, add up to no more than that.
+    """Best-fit decreasing: groups of indices; the lengths in a group add up to at most `max_length`, as each one does.
 
-    The longest goes first, each into the fullest group that still takes it (Johnson, 1973: at most 11/9 of the least
-    number of groups). Equal lengths keep their order, so the result depends on the arguments alone.
+    The longest example comes first; each goes into the fullest group that still has room for it (Johnson, 1973: at most
+    11/9 of the smallest possible number of groups). Equal lengths keep their order: the result depends on the arguments
+    alone.
     """
     room: list[tuple[int, int]] = []  # (tokens free, group), sorted
     groups: list[list[int]] = []
@@ -56,7 +57,7 @@ def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
 
 
 def pack_group(examples: list[tuple[str, list[int], list[int]]], max_length: int, pad_token_id: int) -> dict[str, Any]:
-    """One PACKED row, without its id, of `(example_id, input_ids, labels)`."""
+    """One PACKED row, without its id, made from examples `(example_id, input_ids, labels)`."""
     lengths = [len(ids) for _, ids, _ in examples]
     padding = max_length - sum(lengths)
     return {
@@ -78,9 +79,9 @@ def pack_chunk(
     system_prompt: str | None = None,
     chat: ChatSettings = PLAIN,
 ) -> pa.Table:
-    """A chunk of SFT_EXAMPLES rows, in any order, as PACKED rows, and a reject for each example that is too long.
+    """The PACKED rows of a chunk of SFT_EXAMPLES rows in any order, and a reject for each example that is too long.
 
-    Not `enabled`: one example a row, without padding.
+    Without `enabled`, each row holds one example and no padding.
     """
     encoded, rows = [], []
     for row in table.sort_by("example_id").to_pylist():
@@ -101,21 +102,22 @@ def pack_chunk(
 
 
 def chunk_starts(parts: Iterable[list[str]]) -> Keys:
-    """Of example ids: the smallest of each chunk, [chunks]."""
+    """The smallest example id of each chunk, [chunks]. `parts`: lists of all example ids."""
     return sorted_keys(parts)[::CHUNK].copy()
 
 
 def numbered(table: pa.Table, starts: Keys, first: int, end: int) -> pa.Table:
-    """Those of the SFT_EXAMPLES rows that are in the chunks [first, end), with the number of theirs as `chunk`."""
+    """The SFT_EXAMPLES rows of the chunks `first` to `end` - 1; the new column `chunk` has the number of the chunk."""
     chunks = np.searchsorted(starts, keys_of(table["example_id"].to_pylist()), side="right") - 1
     table = table.append_column("chunk", pa.array(chunks, pa.int32()))
     return table.filter(pa.array((chunks >= first) & (chunks < end)))
 
 
 def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["Dataset"]:
-    """The packed sequences of SFT_EXAMPLES rows, a dataset for each window.
+    """The packed sequences of SFT_EXAMPLES rows, one dataset for each window of WINDOW chunks.
 
-    read: gives the dataset of all rows with COLUMNS. starts: `chunk_starts`. how: other arguments of `pack_chunk`.
+    read: returns the dataset of all rows with COLUMNS. starts: from `chunk_starts`. how: other arguments of
+    `pack_chunk`.
     """
     for first in range(0, len(starts), WINDOW):
         end = min(first + WINDOW, len(starts))
@@ -126,11 +128,11 @@ def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["D
             fn_kwargs={"starts": starts, "first": first, "end": end},
         )
         borders = list(range(first + 1, end))
-        # A block a chunk: between borders that are given, Ray's sort makes one.
+        # One block for each chunk: Ray's sort makes one block between two given boundaries.
         chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
         yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
 
 
 def fill(num_tokens: int, num_sequences: int, max_length: int) -> float:
-    """Share of the positions that hold tokens of examples."""
+    """The share of positions that hold a token of an example, not padding."""
     return num_tokens / max(1, num_sequences * max_length)

@@ -1,10 +1,11 @@
-"""All problems of a run before they are written: in parts of a set size, of which one is in memory at a time.
+"""All problems of a run before they are written, in parts of ROWS_PER_SHARD rows; one part is in memory at a time.
 
-    records -> parts, duplicates rejected -> a file without a name -> parts as they are written, as often as asked
+    records -> parts, duplicates rejected -> a temporary file -> parts in their final form, as often as asked
 
-Which problems are held out, and which are over a limit, is known when the last record has been read; a part gets its
-final form when it is taken out. Of all rows at once there are eight bytes a row, for duplicates. The file lies where
-Python's temporary files do (TMPDIR), takes about a third of the texts' bytes, and is gone with the process.
+Only after the last record is it known which problems are held out and which are over a limit. So the split of a row and
+its rejection by a limit are set when its part is read back. Memory grows by eight bytes a row: the hashes that find
+duplicates. The file has no name and lies in Python's temporary folder (TMPDIR). It takes about a third of the texts'
+bytes, and disappears with the process.
 """
 
 import tempfile
@@ -34,7 +35,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so many rows of a split, None: all; `key`: where the configuration says so."""
+    """At most `most` rows of a split are accepted; None: all. `key`: the key of the configuration that sets it."""
 
     most: int | None
     key: str
@@ -42,13 +43,13 @@ class Limit:
 
 @dataclass
 class Facts:
-    """What the rows come to: accepted ones by split, those with a reference answer, and why others are rejected."""
+    """Counts of the rows: all, accepted by split, accepted with a reference answer, rejected by reason."""
 
     num_rows: int = 0
     usable: Counter[str] = field(default_factory=Counter)
     num_answered: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
-    details: dict[str, str] = field(default_factory=dict)  # reason -> that of its first row
+    details: dict[str, str] = field(default_factory=dict)  # reason -> detail of the first row rejected for it
 
     @property
     def num_usable(self) -> int:
@@ -59,9 +60,9 @@ class Problems:
     """INSTRUCTIONS rows, accepted or rejected, in the order of their records."""
 
     def __init__(self, rows: Iterable[Row], labels: list[str], num_eval: int, limits: dict[str, Limit]) -> None:
-        """Reads all rows (`instructions.instruction_row`), those of the split "eval" first.
+        """Reads all rows, which `instructions.instruction_row` makes. Rows of the split "eval" must come first.
 
-        labels: the sources that rows may have. num_eval: how many rows are held out where none is in "eval" already.
+        labels: all values of the rows' `source`. num_eval: how many rows are held out if no row is in "eval" already.
         """
         self._limits = limits
         self._parts = _Parts()
@@ -73,7 +74,7 @@ class Problems:
         self._held_out = choice.held_out()
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows in `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD a table."""
+        """The rows in the schema `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD rows in a table."""
         kept: Counter[str] = Counter()
         for table in self._parts:
             if len(self._held_out):
@@ -84,7 +85,7 @@ class Problems:
             yield table
 
     def to_pylist(self) -> list[Row]:
-        """All rows at once, as dicts: for programs that look at a few thousand."""
+        """All rows as dicts, all in memory: for programs with a few thousand rows."""
         return [row for table in self.tables() for row in table.to_pylist()]
 
     @cached_property
@@ -102,13 +103,13 @@ class Problems:
         return facts
 
     def ids(self, split: str) -> Iterator[list[str]]:
-        """Ids of the accepted rows of a split, a list a part."""
+        """Ids of the accepted rows of a split, one list for each part."""
         for table in self.tables():
             yield _usable(table, split)["instruction_id"].to_pylist()
 
     @cached_property
     def samples(self) -> dict[str, list[str]]:
-        """Split -> texts of accepted rows, evenly over all of them: NUM_SAMPLES, or up to twice as many."""
+        """Split -> texts of accepted rows, evenly spaced: NUM_SAMPLES to twice as many, or all of fewer rows."""
         taken: dict[str, list[str]] = {split: [] for split in SPLITS}
         seen: Counter[str] = Counter()
         for table in self.tables():
@@ -132,7 +133,7 @@ def _set(table: pa.Table, name: str, column: Any) -> pa.Table:
 
 
 def _limited(table: pa.Table, split: str, limit: Limit, kept: Counter[str]) -> pa.Table:
-    """The rows of a split beyond the first so many rejected; `kept`: accepted ones of the tables before, and of this."""
+    """The table; the split's rows beyond `limit` are rejected. `kept`: split -> accepted rows so far, updated here."""
     is_of = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split))
     number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + kept[split]
     kept[split] = int(number[-1]) if len(number) else kept[split]
@@ -146,9 +147,9 @@ def _limited(table: pa.Table, split: str, limit: Limit, kept: Counter[str]) -> p
 
 
 def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list[Row]]:
-    """The rows in parts, the later of two equal instructions rejected (whatever their files and splits).
+    """The rows in parts. Of two equal instructions the later row is rejected, also across files and splits.
 
-    An id is a hash of the text and its source: equal texts are known by their ids, one for each source (`labels`).
+    An id is a hash of the text and its source. So each text is looked up by its id in every source (`labels`).
     """
     seen, number, given = SeenIds(), 0, iter(rows)
     while part := list(islice(given, ROWS_PER_SHARD)):
@@ -170,22 +171,23 @@ def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list
 
 
 def _id_from(row: Row, label: str) -> str:
-    """The id that the row's text has in this source."""
+    """The id of the row's text, if it came from the source `label`."""
     return row["instruction_id"] if row["source"] == label else instruction_id(row["instruction"], label)
 
 
 class _Choice:
-    """Which rows are held out, of rows that are seen once.
+    """Chooses the rows that are held out, in one pass over the rows.
 
-    At most `most`, and a tenth of all: those of the smallest ids. Ids are hashes, so the choice is as good as random and
-    does not depend on the order of the file. Rows with a reference answer are preferred, since the others can show
-    tokens but no accuracy; half of them stay, for what is learnt to be checked.
+    At most `most` rows and a tenth of all: those with the smallest ids. Ids are hashes, so the choice is as good as
+    random and does not depend on the order of the file. If any row has a reference answer, only such rows are held out,
+    because the others can show tokens but no accuracy. Half of the rows with a reference stay in training, where the
+    gate `correct` needs them.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.num_usable, self.num_answered = most, 0, 0
-        self.is_made = False  # by a source of its own
-        self.usable, self.answered = keys_of([]), keys_of([])  # the smallest so far
+        self.is_made = False  # whether held-out rows have a source of their own
+        self.usable, self.answered = keys_of([]), keys_of([])  # the smallest ids so far
 
     def add(self, part: list[Row]) -> None:
         self.is_made = self.is_made or any(row["split"] == EVAL for row in part)
@@ -198,7 +200,7 @@ class _Choice:
             self.usable = smallest(self.most, self.usable, keys_of([row["instruction_id"] for row in usable]))
 
     def held_out(self) -> Keys:
-        """The ids of the rows that are moved to the held-out split."""
+        """The ids of the rows that move to the split "eval"."""
         usable, answered = self.num_usable, self.num_answered
         pool = self.answered if answered else self.usable
         number = min(self.most, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
@@ -206,7 +208,7 @@ class _Choice:
 
 
 class _Parts:
-    """Tables in a file without a name, in the order in which they were added."""
+    """Tables in a temporary file, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="ray_distil-")  # noqa: SIM115  it lives as long as this object

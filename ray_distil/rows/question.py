@@ -1,4 +1,4 @@
-"""What a model is asked of each problem: one value, from the configuration to the rows."""
+"""How a model is asked about each problem: one value that the configuration gives to the row functions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Question:
-    """`sampling_params` as of a request, e.g. {"temperature": 0.6, "max_tokens": 4096}, without a seed.
+    """sampling_params: those of a request, without a seed, e.g. {"temperature": 0.6, "max_tokens": 4096}.
 
-    num_samples: responses to a problem, each with a seed of its own, which follows from `seed` and the problem's id.
-    fraction: the share of the problems that are asked, chosen by hash. suffix: text behind each problem.
-    system_prompt: None: the chat template's own; "": none, where the template can.
+    num_samples: number of responses to a problem. Each has its own seed, computed from `seed` and the problem's id.
+    fraction: the share of the problems that are asked, chosen by hash. suffix: text that is added to each problem.
+    system_prompt: None: the chat template's own; "": no system prompt, if the template allows this.
     """
 
     sampling_params: dict[str, Any]

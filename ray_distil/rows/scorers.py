@@ -1,11 +1,11 @@
-r"""What a response is worth: the answer that it states, and whether that is the reference, by the kind of answer.
+r"""Scores a response: the answer that it states, and whether this answer equals the reference, by the kind of answer.
 
-    integer   025 and 25 are one answer, and 25^\circ too
-    math      as `agreement.py` has it
-    choice    a letter of the range, or nothing
-    text      words, whatever their case and spaces
+    integer   025, 25 and 25^\circ are the same answer
+    math      compared by `agreement.py`
+    choice    a letter of the problem's options, or no answer
+    text      words; case and spaces do not count
 
-A new VERSION judges stored responses again, and asks no model.
+With a new VERSION the stored responses are judged again, and no model is asked.
 """
 
 import re
@@ -23,12 +23,12 @@ _AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf
 
 
 def scored_by(kind: str) -> str:
-    """As a row of EVAL says it."""
+    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"."""
     return f"{kind} {VERSION}"
 
 
 def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
-    """An EVAL row with `answer`, `correct` and `scored_by`. A cut answer is not correct, whatever it had said before."""
+    """An EVAL row with `answer`, `correct` and `scored_by`. A response that was cut is never correct."""
     conclusion, reference = split_reasoning(row["response"])[1], row["reference_answer"]
     answer = stated(conclusion, kind, row.get("num_choices"))
     right = None if reference is None else row["complete"] and is_right(answer, reference, kind)
@@ -36,7 +36,7 @@ def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def stated(conclusion: str, kind: str, num_choices: int | None = None) -> str | None:
-    """The answer that a conclusion states."""
+    """The answer that a conclusion states; None where it states none. num_choices: options of a multiple choice."""
     if kind == "choice":
         return stated_letter(conclusion, num_choices or 0)
     return extract_answer(conclusion)
@@ -57,7 +57,7 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
 
 
 def whole_number(text: str) -> int | None:
-    r"""25 of 025, 25., 25^\circ and $25$; 1200 of 1,200; None of what is no whole number."""
+    r"""The whole number in a text: 25 for 025, 25., 25^\circ and $25$; 1200 for 1,200; None for any other text."""
     bare = _AROUND.sub("", unicodedata.normalize("NFKC", text).replace("−", "-").strip()).strip()
     return int(re.sub(r"\.0*$|[^\d.+-]", "", bare)) if len(bare) < 100 and _INTEGER.fullmatch(bare) else None
 

@@ -1,13 +1,14 @@
 """Figures of one model's answers, and of two models side by side: pure functions on columns of EVAL rows.
 
-    instruction_id         which problem
-    correct                whether the answer equals the reference; null where there is none
+    instruction_id         id of the problem
+    correct                whether the answer equals the reference; null without a reference
     complete               whether the model stopped by itself
-    answer                 what it stated; null where it stated nothing
-    num_generated_tokens   null of a rejected answer, which counts as wrong and not complete; and where nobody counted
-    num_thinking_tokens    of these; null where nobody counted
+    answer                 the answer that the response states; null where it states none
+    num_generated_tokens   null for a rejected row, which counts as wrong and not complete; null where not counted
+    num_thinking_tokens    the thinking tokens among these; null where not counted
 
-A figure that is not defined is None, never 0. Intervals are of 95 %; their coverage is in tests/benchmarks/intervals.py.
+A figure that is not defined is None, never 0. All intervals are 95 % intervals; tests/benchmarks/intervals.py measures
+their coverage.
 """
 
 from collections import Counter
@@ -19,19 +20,19 @@ import pyarrow as pa
 
 from ray_distil.texts.agreement import answers_agree
 
-Z = 1.959964  # of the normal distribution, for 95 %
+Z = 1.959964  # quantile of the normal distribution for a 95 % interval
 COLUMNS = (
     "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
 )  # fmt: skip
 REJECTED = "is_rejected"  # a column of `with_rejected`
-DRAWS = 2000  # of the bootstrap
-SEED = 0  # of its draws: the same figures each time
+DRAWS = 2000  # number of bootstrap samples
+SEED = 0  # of the bootstrap: the same figures each time
 
 Numbers = Any  # a numpy array of floats, NaN where a value is null
 
 
 def with_rejected(answers: pa.Table, rejected: list[dict[str, Any]]) -> pa.Table:
-    """The COLUMNS of a model's answers, and a wrong answer that is not complete for each row that has none."""
+    """The COLUMNS of a model's answers, and for each rejected row an answer that is wrong and not complete."""
     lost = [
         {
             "instruction_id": row["instruction_id"],
@@ -51,12 +52,14 @@ def with_rejected(answers: pa.Table, rejected: list[dict[str, Any]]) -> pa.Table
 def summary(answers: pa.Table) -> dict[str, Any]:
     """One model's figures.
 
-    accuracy: mean over the problems of their shares of correct answers. accuracy_interval: see `clustered_wilson`.
-    pass_at: {k: value} for 1, 2, 4, ... and the number of samples; the chance that one of k answers is right.
-    majority: share of problems whose most frequent answer is right, of two samples and more.
-    mean_tokens, median_tokens, p90_tokens: generated tokens an answer, reasoning and end token included, cut ones too.
-    tokens_of_right, _wrong, _cut: their means. tokens_per_correct: all tokens over the number of right answers.
-    completion_rate: share of answers that ended by themselves. no_answer_rate: share of those that state none.
+    accuracy: mean over the problems of each problem's share of correct answers. accuracy_interval: `clustered_wilson`.
+    pass_at: {k: chance that at least one of k answers is right}, for k = 1, 2, 4, ... and the number of samples.
+    majority: share of problems whose most frequent answer is right; None with one sample a problem.
+    mean_tokens, median_tokens, p90_tokens: generated tokens of an answer, with reasoning and end token; cut ones count.
+    tokens_of_right, _wrong, _cut: mean tokens of right answers, of complete wrong answers, and of cut answers.
+    tokens_per_correct: tokens of all graded answers, divided by the number of right answers.
+    completion_rate: share of answers that ended by themselves. no_answer_rate: share of responses that state no answer;
+    rejected rows do not count there.
     """
     problem, correct, tokens = _problem(answers), _floats(answers, "correct"), _floats(answers, "num_generated_tokens")
     complete, is_there = _floats(answers, "complete") == 1, ~np.isnan(tokens)
@@ -88,14 +91,14 @@ def summary(answers: pa.Table) -> dict[str, Any]:
 
 
 def clustered_wilson(shares: list[float], num_answers: int) -> tuple[float, float]:
-    """Wilson's interval for the mean of the problems' shares of correct answers, of `num_answers` answers in all.
+    """Wilson's interval for the mean of `shares`: each problem's share of correct answers, `num_answers` in all.
 
-    Wilson's score interval (1927) on an effective number of answers: that with which independent answers would have
-    the standard error that is clustered by problem (Miller, 2411.00640). Samples of one problem that agree say no more
-    than one of them. It has a width at 0 and at 100 % too.
+    It is Wilson's score interval (1927) for an effective number of answers. With that number, independent answers would
+    have the same standard error as these, clustered by problem (Miller, 2411.00640): samples of one problem that all
+    agree count as one answer. The interval has a width also at 0 and at 100 %.
     """
     n, mean = len(shares), sum(shares) / len(shares)
-    variance = sum((share - mean) ** 2 for share in shares) / max(1, n - 1) / n  # of the mean
+    variance = sum((share - mean) ** 2 for share in shares) / max(1, n - 1) / n  # the variance of the mean
     effective = min(max(mean * (1 - mean) / variance, n), num_answers) if variance else n
     middle, spread = mean + Z**2 / (2 * effective), Z * sqrt(mean * (1 - mean) / effective + (Z / (2 * effective)) ** 2)
     scale = 1 + Z**2 / effective
@@ -116,8 +119,9 @@ def pass_at_k(num: Numbers, num_right: Numbers, k: int) -> float | None:
 def majority(answers: pa.Table) -> float | None:
     """The share of problems whose most frequent answer is right.
 
-    Answers are one vote each, and the same one where they mean the same; a cut one and one that states nothing have no
-    vote. Where several answers have the most votes, the share of these that is right counts.
+    Each answer has one vote, and answers that mean the same are counted together. A cut answer has no vote, nor has a
+    response that states none. If several answers share the most votes, the problem counts by the share of them that is
+    right, e.g. 1/2.
     """
     votes: dict[str, list[tuple[str, bool]]] = {}
     columns = (answers[name].to_pylist() for name in ("instruction_id", "correct", "complete", "answer"))
@@ -132,7 +136,7 @@ def majority(answers: pa.Table) -> float | None:
 def _majority_of(votes: list[tuple[str, bool]]) -> float:
     number = Counter(answer for answer, _ in votes)
     is_right = dict(reversed(votes))
-    groups: list[tuple[str, int]] = []  # what stands for them, votes
+    groups: list[tuple[str, int]] = []  # (one answer of the group, votes)
     for answer, count in number.items():
         same = next((k for k, (other, _) in enumerate(groups) if answers_agree(answer, other)), None)
         if same is None:
@@ -145,10 +149,11 @@ def _majority_of(votes: list[tuple[str, bool]]) -> float:
 
 
 def difference(one: pa.Table, other: pa.Table) -> dict[str, Any] | None:
-    """Accuracy of the one less that of the other, on the problems that both have: `difference`, `interval`, `problems`.
+    """Accuracy of `one` minus that of `other` on their common problems: `difference`, `interval`, `problems`.
 
-    Paired by problem, by the interval of Agresti and Min (2005), which adds two problems, of which one half goes each
-    way and one to neither: it has a width where the models never differ. None without a common problem.
+    Paired by problem. The interval is that of Agresti and Min (2005): it adds two problems, half of one in favour of
+    each model and one without a difference, so it has a width also where the models never differ. None without a common
+    problem.
     """
     mine, theirs = _shares(one), _shares(other)
     apart = np.array([share - theirs[problem] for problem, share in mine.items() if problem in theirs])
@@ -162,10 +167,10 @@ def difference(one: pa.Table, other: pa.Table) -> dict[str, Any] | None:
 
 
 def gain(one: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
-    """How many times fewer tokens the one needs on the problems that both have answered: `gain`, `interval`, `problems`.
+    """Mean tokens of the baseline divided by those of `one`, on their common problems: `gain`, `interval`, `problems`.
 
-    The mean tokens of the baseline over its own. The interval is a bootstrap's over the problems, both models on the
-    same draw. None without a common problem or without a token.
+    The interval is from a bootstrap over the problems; each draw takes the same problems for both models. None without
+    a common problem, and where `one` has a problem with 0 tokens.
     """
     mine, theirs = _mean_tokens(one), _mean_tokens(baseline)
     both = sorted(mine.keys() & theirs.keys())
@@ -182,9 +187,9 @@ def gain(one: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
 
 
 def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """The models' summaries with speed_gain: mean tokens of the baseline over their own, as the recipe's table has it.
+    """The models' summaries with `speed_gain`, as in the recipe's table: the baseline's mean tokens over the model's.
 
-    seconds_gain: the same of seconds a problem, where these were measured.
+    `seconds_gain`: the same for seconds a problem, where seconds were measured.
     """
     base = next((model for model in models if model["name"] == baseline), {})
 
@@ -199,7 +204,7 @@ def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]
 
 
 def pareto_front(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The models that no other one beats, by tokens: none is as accurate with fewer, or more accurate with as many."""
+    """The models, sorted by tokens, for which no other model has at least the accuracy with at most the tokens."""
     measured = [m for m in models if m["accuracy"] is not None and m["mean_tokens"] is not None]
     front: list[dict[str, Any]] = []
     for model in sorted(measured, key=lambda m: (m["mean_tokens"], -m["accuracy"])):
@@ -209,29 +214,29 @@ def pareto_front(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _problem(answers: pa.Table) -> Any:
-    """(N,) a number for each answer's problem."""
+    """(N,) for each answer the number of its problem, from 0."""
     return np.unique(np.array(answers["instruction_id"].to_pylist(), dtype=object), return_inverse=True)[1]
 
 
 def _floats(answers: pa.Table, name: str) -> Numbers:
-    """(N,) a column as floats; all NaN where there is no such column."""
+    """(N,) a column as floats; all NaN without this column."""
     if name not in answers.column_names:
         return np.full(answers.num_rows, np.nan)
     return answers[name].cast(pa.float64()).to_numpy(zero_copy_only=False).astype(float)
 
 
 def _by_problem(problem: Any, values: Numbers) -> Numbers:
-    """(P,) sums of the problems that have a value."""
+    """(P,) the sum of `values` for each problem. problem, values: (N,)."""
     numbers, inverse = np.unique(problem, return_inverse=True)
     return np.bincount(inverse, weights=values, minlength=len(numbers)) if len(values) else np.zeros(0)
 
 
 def _of_problems(answers: pa.Table, column: str) -> dict[str, float]:
-    """Problem -> mean of a column's known values."""
+    """Problem -> mean of the column's values that are not null."""
     values, names = _floats(answers, column), answers["instruction_id"].to_pylist()
     sums: dict[str, list[float]] = {}
     for name, value in zip(names, values.tolist(), strict=True):
-        if value == value:  # no NaN
+        if value == value:  # not NaN
             sums.setdefault(name, []).append(value)
     return {name: sum(found) / len(found) for name, found in sums.items()}
 
@@ -245,7 +250,7 @@ def _mean_tokens(answers: pa.Table) -> dict[str, float]:
 
 
 def _ks(num: Numbers) -> list[int]:
-    """1, 2, 4, ... up to the samples that each problem has, and that number itself."""
+    """1, 2, 4, ... up to the smallest number of samples of a problem, and that number itself."""
     most = int(num.min()) if len(num) else 0
     return sorted({2**power for power in range(most.bit_length())} | ({most} if most else set()))
 

@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from ray_distil.generate.generation import Generate
 
 VERSION = 4
-ASKING_VERSION = 1  # of what is asked: another one buys all texts again
+ASKING_VERSION = 1  # of the requests: with another version all texts are generated again
 STAGE = "teacher"
 TEACHERS = ("direct", "slow")
 MATCHED, UNUSED = "matched", "unused"
-RECORDS_AT_ONCE = 200  # of responses that are there already: chains of thought are long
+RECORDS_AT_ONCE = 200  # of imported responses: chains of thought are long
 
 
 def is_asked(instruction_id: str, teacher: str, fraction: float) -> bool:
-    """Whether a teacher is asked this instruction: a share `fraction` of all, chosen by hash."""
+    """Whether a teacher is asked this instruction. A hash chooses the share `fraction` of all instructions."""
     return stable_fraction(teacher, instruction_id) < fraction
 
 
 def num_requests(instruction_ids: list[str], teacher: str, fraction: float, num_samples: int) -> int:
-    """How many responses there must be."""
+    """The number of responses that a teacher must give to these instructions."""
     return sum(is_asked(i, teacher, fraction) for i in instruction_ids) * num_samples
 
 
 def requests(row: dict[str, Any], teacher: str, question: Question, done: Container[str] = ()) -> list[dict[str, Any]]:
-    """An INSTRUCTIONS row as the requests to one teacher: none, or one a sample, each with its own recorded seed.
+    """The requests to one teacher for an INSTRUCTIONS row: none, or one for each sample, each with its own seed.
 
-    The seeds of an instruction follow one another, as those of vLLM's own n samples of one seed do. Requests whose
+    The seeds of an instruction are consecutive numbers, as vLLM uses them for n samples of one request. Requests whose
     ids are in `done` are left out.
     """
     if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, question.fraction):
@@ -69,7 +69,7 @@ def requests(row: dict[str, Any], teacher: str, question: Question, done: Contai
 
 
 def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
-    """A generated row as a RESPONSES row; an unfinished one goes on with its finish_reason, for the gates to judge."""
+    """A generated row as a RESPONSES row. A text that was cut is kept: the gates see its finish_reason."""
     known = row | {"response_id": row["id"], "model": model}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
@@ -88,7 +88,7 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
 def renewed(
     row: dict[str, Any], reference: str | None, max_tokens: int, has_same_limits: bool
 ) -> dict[str, Any] | None:
-    """A generated RESPONSES row of an earlier making as it is now; None where its text would be another one."""
+    """A generated RESPONSES row of an earlier making, read again; None where the teacher would give another text."""
     if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
         return row | _read(row["response"]) | {"reference_answer": reference}
     return None
@@ -101,7 +101,7 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """A record of `instruction` and `output` that another system made, as a RESPONSES row; `known`: ids and teacher."""
+    """A record of `instruction` and `output` from another system as a RESPONSES row. `known`: its ids and teacher."""
     try:
         instruction, responses, finish_reason = imported_texts(record)
         if len(responses) > 1:
@@ -112,7 +112,7 @@ def imported_row(record: Any, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def imported_texts(record: Any) -> tuple[str, list[str], str | None]:
-    """`(instruction, responses, finish_reason)`, the last where it is given. Raises BadRecord."""
+    """`(instruction, responses, finish_reason)` of a record; finish_reason None: not given. Raises BadRecord."""
     if not isinstance(record, dict):
         raise BadRecord("bad_record", f"a {type(record).__name__}; expected an object")
     instruction, responses = instruction_of(record), responses_in(record)
@@ -127,10 +127,11 @@ def imported_texts(record: Any) -> tuple[str, list[str], str | None]:
 
 
 def _imported(response: str, finish_reason: str | None, reference: str | None) -> dict[str, Any]:
-    """What a RESPONSES row says of a text. Token counts are not known; a think block that is left open was cut.
+    """The columns of a RESPONSES row for an imported text. Token counts are not known.
 
-    The answer is the one stated, else what stands behind the reasoning: where there is a reference to compare with,
-    the result in which that ends.
+    Without a given finish_reason, a text whose think block is open counts as cut. The answer is the stated one. A text
+    with reasoning that states none has the text behind its reasoning as the answer; if there is a reference, only the
+    result in which this text ends, if it has one.
     """
     reasoning, conclusion = split_reasoning(response)
     unstated = (reference is not None and final_result(conclusion)) or conclusion
@@ -153,10 +154,11 @@ def imported(
     counts: Counter[str],
     examples: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """As many RESPONSES rows as there are requests: those that the records answer, in their order, then the rejected.
+    """One RESPONSES row for each request: first those with a record, in the records' order, then the rejected ones.
 
-    `counts` gets the records by what became of them: MATCHED, UNUSED (no instruction of this run, one too many, or
-    another teacher's in an artifact of ours), or the reason for which one is bad; `examples` the first detail of each.
+    `counts` is filled with the number of records by outcome: MATCHED, UNUSED (its instruction is not in this run, has
+    enough responses already, or the record names the other teacher), or the reason of a bad record. `examples` is
+    filled with the first detail of each reason.
     """
     asked = Known(_by_text(instructions, teacher, fraction), "text_id")
     found, given = np.zeros(len(asked), np.int32), iter(records)
@@ -191,7 +193,7 @@ def imported(
 
 
 def _by_text(instructions: Iterable[dict[str, Any]], teacher: str, fraction: float) -> Iterator[pa.Table]:
-    """The instructions that the teacher is asked, with the hash of their texts, in parts."""
+    """Tables of the instructions that the teacher is asked, each with a hash of its text as `text_id`."""
     chosen = (r for r in instructions if r["split"] == "train" and is_asked(r["instruction_id"], teacher, fraction))
     while part := list(islice(chosen, ROWS_AT_ONCE)):
         rows = [{"text_id": _text_id(row["instruction"]), **_asked_for(row)} for row in part]
@@ -207,7 +209,7 @@ def _asked_for(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request(row: dict[str, Any], teacher: str, sample_index: int) -> dict[str, Any]:
-    """What a RESPONSES row says of what was asked."""
+    """The columns of a RESPONSES row that describe the request."""
     response_id = stable_id(row["instruction_id"], teacher, sample_index)
     return {"response_id": response_id, **_asked_for(row), "teacher": teacher, "sample_index": sample_index}
 
@@ -220,7 +222,7 @@ def responses(
     question: Question,
     done: Container[str] = (),
 ) -> "Dataset":
-    """One teacher's responses, but for those whose ids are in `done`."""
+    """One teacher's responses, without those whose ids are in `done`."""
     pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, "question": question, "done": done})
     how = {"model": model, "sampling_params": question.sampling_params}
     return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)

@@ -1,6 +1,6 @@
-"""How long models take: problems asked one at a time, for seconds a problem, and tokens a second of many at once.
+"""How long models take: seconds for a problem that is asked alone, and tokens per second of many requests at once.
 
-A stage of its own: beside other requests, one says nothing of how long somebody waits who asks alone.
+Timing is a stage of its own, because a request beside others takes longer than a request alone.
 """
 
 from collections.abc import Container, Iterable
@@ -30,7 +30,7 @@ def timing_id(name: str, benchmark: str, instruction_id: str) -> str:
 def requests(
     row: dict[str, Any], name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """The evaluation's request for the first sample of a problem, under an id of its own."""
+    """The evaluation's request for the first sample of a problem, with the id of a TIMING row."""
     made = evaluation.requests(row, name, benchmark, question)[:1]
     asked = [one | {"id": timing_id(name, benchmark, one["instruction_id"])} for one in made]
     return [one for one in asked if one["id"] not in done]
@@ -55,24 +55,24 @@ def timed_batch(table: pa.Table) -> pa.Table:
 def timed(
     problems: "Dataset", generate: "Generate", name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> "Dataset":
-    """The times of the model `name` for problems. `generate`: one request at a time."""
+    """The times of the model `name` for problems. `generate` must work on one request at a time."""
     asked = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=asked)
     return generate(pending).map_batches(timed_batch, batch_size=None, batch_format="pyarrow")
 
 
 def summarise(times: pa.Table, name: str, benchmark: str) -> dict[str, Any]:
-    """`seconds`: the median of a problem's, None without one; the first request of an engine is slower than the others."""
+    """`seconds`: the median over the problems, None without one. The first request of an engine is a slow outlier."""
     seconds = times["seconds"].to_pylist()
     told = {"name": name, "benchmark": benchmark, "num_timed": len(seconds)}
     return told | {"seconds": median(seconds) if seconds else None}
 
 
 def tokens_per_s(answers: pa.Table) -> float | None:
-    """Generated tokens for each second in which a request was being answered, of EVAL rows whose times are known.
+    """Generated tokens of EVAL rows with known times, divided by the seconds in which at least one request was at work.
 
-    answers: num_generated_tokens, seconds (a request took) and finished_at (seconds of the clock). A pause between two
-    makings of an artifact is no such second.
+    answers: num_generated_tokens, seconds (that the request took) and finished_at (seconds since 1970). A pause between
+    two makings of an artifact does not count.
     """
     counted = answers.select(["num_generated_tokens", "seconds", "finished_at"]).drop_null().to_pylist()
     spans = sorted((row["finished_at"] - row["seconds"], row["finished_at"]) for row in counted)
@@ -81,7 +81,7 @@ def tokens_per_s(answers: pa.Table) -> float | None:
 
 
 def _length(spans: Iterable[tuple[float, float]]) -> float:
-    """Of the union of spans of time, by their beginnings."""
+    """The length of the union of time spans (start, end), which are sorted by start."""
     total, until = 0.0, float("-inf")
     for start, end in spans:
         total += max(0.0, end - max(start, until))

@@ -1,1 +1,1 @@
-"""What it means to make a run: checks, stages put together from the configuration, their order, the command line."""
+"""How a run is made: checks, stages built from the configuration, their order, the command line."""

@@ -1,11 +1,11 @@
-"""What each gate and the rewriting are worth: the student trained without one of them, on the same responses.
+"""What each gate and the rewriting are worth: the student is trained without one of them, on the same responses.
 
-    runs/tiny                          the run as it is, made first where it is not complete
-    runs/tiny-seed-1                   the same student from another seed of training
-    runs/tiny-without-correct-seed-0   without a gate: its own examples, training and evaluation
+    runs/tiny                          the full run, made first if it is not complete
+    runs/tiny-seed-1                   the same student, trained with another seed
+    runs/tiny-without-correct-seed-0   without one gate: its own examples, training and evaluation
 
-Problems and responses are copied from the run, so that teachers are asked once. Without a gate that chooses what is
-rewritten, more responses are rewritten, and only these are asked for.
+Problems, responses and rewrites are copied from the full run, so the teachers are asked once. Some gates also choose
+which responses are rewritten: without such a gate more responses are, and only the missing rewrites are asked for.
 """
 
 import json
@@ -30,15 +30,15 @@ BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
 
 
 def choices(config: DistillConfig) -> list[str]:
-    """What can be left out: the gates that are on, and the rewriting."""
+    """The parts that can be left out: the gates that are on, and the rewriting."""
     return [*enabled_gates(config), *([REWRITING] if config.long2short.enabled else [])]
 
 
 def run(config: DistillConfig, without: list[str], seeds: int, display: Display) -> Report:
-    """Make the run and those of its ablation, as far as they are not there, and the report of the run with their table.
+    """Make the run and the runs of its ablation, if they are missing; then the run's report with a table of them.
 
-    without: of `choices`, one or several in one name, as "complete+correct"; seeds: trainings of each. Raises UserError for a name that is none of them, and where the
-    configuration compares no student.
+    without: names of `choices`; "complete+correct" leaves out two at once. seeds: trainings of each variant. Raises
+    UserError for an unknown name, and where the configuration compares no student.
     """
     known = choices(config)
     if unknown := [part for name in without for part in name.split(TOGETHER) if part not in known]:
@@ -65,9 +65,10 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
 
 
 def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
-    """The configuration without gates or the rewriting ("": as it is), of the training with this seed behind its own.
+    """The configuration of one run of the ablation. The training seed is the configuration's own plus `seed`.
 
-    As it is, from its own seed, it is the configuration itself; the others evaluate the student alone.
+    without: the gates or the rewriting that are left out; "": nothing. With "" and seed 0 it is the given configuration
+    itself. All other runs evaluate only the student.
     """
     if not without and seed == 0:
         return config
@@ -95,7 +96,7 @@ def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, in
 
 
 def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
-    """Copy finished artifacts of a run into another one, those that have changed since they were copied."""
+    """Copy finished artifacts of a run into another run: those that are missing there, or that have changed since."""
     copied = json.loads(target.read_text(COPIED)) if target.exists(COPIED) else {}
     if source.exists(BEGAN) and not target.exists(BEGAN):
         target.write_text(BEGAN, source.read_text(BEGAN))

@@ -1,4 +1,4 @@
-"""How the models of a configuration are asked: engine or endpoint, chat template, sampling, and what changes their texts."""
+"""How a configuration's models are asked: engine or endpoint, chat template, sampling; and what changes their texts."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import ChatSettings, writes_date
 
-# What changes no text: of an endpoint's request_params, and of vLLM's engine arguments (where, how fast, how many at once).
+# An endpoint's request_params, and vLLM's engine arguments, that change no text: they set place, speed and batch size.
 SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 SILENT_KWARGS = {
     "block_size", "compilation_config", "cpu_offload_gb", "disable_log_stats", "distributed_executor_backend",
@@ -24,15 +24,15 @@ SILENT_KWARGS = {
 
 
 def generate(run: Run, asked: Asked, model: str) -> Generate:
-    """Generation by the engine or the endpoint of a section; `model`: folder or hub name, or the endpoint's name of it."""
+    """Generation by the engine or the endpoint of a section. `model`: folder, hub name, or its name at the endpoint."""
     if asked.engine is not None:
         return engine.build(asked.engine, model, chat_settings(run, model, asked.engine.chat_template_kwargs))
-    assert asked.endpoint is not None  # the configuration has seen to it
+    assert asked.endpoint is not None  # the configuration requires one of the two
     return endpoint.build(asked.endpoint)
 
 
 def one_at_a_time(asked: Asked) -> Asked:
-    """The same with one engine, or one connection, and one request in it."""
+    """The same section with one engine, or one connection, that works on one request at a time."""
     if asked.engine is not None:
         alone = {"concurrency": (1, 1), "batch_size": 1, "max_concurrent_batches": 1}
         return asked.model_copy(update={"engine": asked.engine.model_copy(update=alone)})
@@ -41,12 +41,15 @@ def one_at_a_time(asked: Asked) -> Asked:
 
 
 def imports(*asked: Asked) -> tuple[str, ...]:
-    """The modules that generation by these sections loads."""
+    """Names of the modules that generation by these sections imports."""
     return engine.IMPORTS if any(one.engine is not None for one in asked) else ()
 
 
 def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]:
-    """Sampling parameters for a request. What is null is the model's own: an endpoint knows it, an engine is told."""
+    """Sampling parameters for a request. A null means the model's own value.
+
+    An endpoint sets this value itself; for an engine it is read from the model's generation_config.json.
+    """
     given = sampling.model_dump()
     if asked.engine is not None:
         own = _generation_config(model) if None in given.values() else {}
@@ -55,7 +58,7 @@ def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]
 
 
 def same_samples(config: StagesConfig) -> Iterator[str]:
-    """A line for each section whose samples of a prompt would be one text, paid for several times."""
+    """A line for each section that asks for several samples at temperature 0: they would all be the same text."""
     teachers = config.teachers.given if config.teachers is not None else {}
     asked = [
         (f"teachers.{name}", one.num_samples, one.sampling_params)
@@ -75,19 +78,19 @@ def _generation_config(model: str) -> dict[str, Any]:
 
     try:
         return dict(GenerationConfig.from_pretrained(local_copy(model)).to_diff_dict())
-    except OSError:  # it has none
+    except OSError:  # no generation_config.json
         return {}
 
 
 def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> ChatSettings:
-    """What the model's chat template is given: the date only where it writes one, so that no other run depends on it."""
+    """What the model's chat template is given. The date is given only to a template that writes one."""
     return ChatSettings.of(template_kwargs, run.date if writes_date(model) else None)
 
 
 def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
-    """What changes the texts: the model and its arguments; not how many engines there are, nor where an endpoint is.
+    """What changes the texts: the model and its arguments, without the number of engines and the endpoint's address.
 
-    Nor `max_model_len`: a text that ends in time is the same under any, as under any max_tokens.
+    `max_model_len` is left out, as max_tokens is: a text that ends in time is the same under a larger limit.
     """
     if asked.engine is None:
         assert asked.endpoint is not None

@@ -1,7 +1,10 @@
 """What the entry points in jobs/ share: arguments, and errors as exit codes.
 
-0 done; 1 failed while running, with the path of the log; 2 wrong configuration or input, with the message alone;
-130 interrupted by Ctrl-C, 143 by SIGTERM, as `ray job stop` sends it: within 10 seconds, with every process gone.
+0    done
+1    failed while running; the last line has the path of the log
+2    wrong configuration or input; only the message is printed
+130  interrupted by Ctrl-C; the job ends within 10 seconds and leaves no process
+143  the same by SIGTERM, which `ray job stop` sends
 """
 
 import argparse
@@ -20,12 +23,12 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.run.watchdog import StoppedError
 from ray_distil.runtime.session import at_work, family, kill, last_line, user_error_in
 
-GRACE_SECONDS = 5.0  # from Ctrl-C to an end by force
+GRACE_SECONDS = 5.0  # after Ctrl-C; a job that still runs then is killed
 INTERRUPTED = "interrupted; finished shards and saved training states are kept: run the same command again to go on"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; it ends a job in the way of Ctrl-C."""
+    """SIGTERM came: it ends a job as Ctrl-C does."""
 
 
 def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
@@ -51,7 +54,7 @@ def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> i
         _leave(143 if isinstance(error, Terminated) else 130)
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
         code = _told(error, log_folder())
-        if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or another stage beside it
+        if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or a stage in a thread, still run
             _leave(code, said="")
     return code
 
@@ -66,47 +69,47 @@ def _told(error: Exception, folder: Path | None) -> int:
         return 1
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    told = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # a worker's is in Ray's
+    told = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
     print(f"failed: {told}", file=sys.stderr)
     print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
     return 1
 
 
 def _end_by_signals() -> None:
-    """Ctrl-C and SIGTERM raise in the main thread; a process that is still there after GRACE_SECONDS ends by force.
+    """Ctrl-C and SIGTERM raise in the main thread; a process that still runs after GRACE_SECONDS is killed.
 
-    Raising alone is not enough: what a signal raises within a callback of Python's import system is ignored, and can
-    leave that system locked for good.
+    Raising alone is not enough. Python ignores an exception that a signal raises within a callback of its import
+    system, and the import lock can then stay taken for ever.
     """
-    console = os.dup(2)  # during a run, stderr goes to a file
+    console = os.dup(2)  # the console's own stderr: during a run, stderr goes to a file
     ending = threading.Event()
 
     def interrupt(number: int, _: object) -> None:
         if ending.is_set():
             return
         ending.set()
-        # Who is there now: once a parent has gone, its children are no longer found.
+        # The processes are listed now: when a parent has ended, its children can no longer be found.
         timer = threading.Timer(GRACE_SECONDS, _leave, [128 + number, console, family()])
         timer.daemon = True
         timer.start()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background jobs do not hear Ctrl-C
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in a background job of a shell
         signal.signal(signal.SIGINT, interrupt)
 
 
 def _leave(
     code: int, console: int = 2, others: Sequence[psutil.Process] = (), said: str = f"{INTERRUPTED}\n"
 ) -> NoReturn:
-    """End this process and all that came of it at once.
+    """Kill this process and all processes that it started, at once.
 
-    Not by ray.shutdown(): threads that are still at work in Ray crash it. Shards are written whole or not at all, and
-    a cluster cleans up behind a driver that has gone.
+    ray.shutdown() is not called: it crashes while threads still work in Ray. No shard can be half written, and a
+    cluster removes the actors of a driver that has ended.
     """
     sys.stdout.flush()
     if sys.stdout.isatty():
-        os.write(1, b"\x1b[?25h")  # the cursor, which a live view hides
+        os.write(1, b"\x1b[?25h")  # shows the cursor, which a live view hides
     os.write(console, said.encode())
     kill([*others, *family()])
     os._exit(code)

@@ -1,7 +1,8 @@
-"""The stage of evaluation put together from the configuration: each model on each benchmark, an artifact of its own.
+"""The stage of evaluation, built from the configuration: one artifact for each model on each benchmark.
 
-    benchmarks/aime24         the problems of a declared benchmark; the held-out ones are in `instructions`
-    eval/fast/aime24          one model's answers to them
+    benchmarks/aime24         the problems of a declared benchmark; held-out problems are in `instructions`
+    eval/fast/aime24          one model's answers to these problems
+    timing/fast/aime24        the model's seconds for some of them, with `evaluation.num_timed`
 
 A distillation run and `jobs/eval.py` make the same artifacts by the same functions.
 """
@@ -37,7 +38,7 @@ Asks = list[tuple[BenchmarkConfig, Artifact]]  # benchmarks, each with its probl
 
 
 def make_benchmarks(run: Run, held_out: Artifact | None = None) -> Asks:
-    """The problems of each benchmark of the configuration. `held_out`: the run's own, if it has some."""
+    """The problems of each benchmark of the configuration. `held_out`: the run's own held-out problems, if any."""
     made: Asks = []
     for benchmark in run.config.evaluation.benchmarks:
         if benchmark.name == HELD_OUT:
@@ -67,8 +68,9 @@ class BenchmarkProblems(Stage):
 
 
 class Evaluation(GeneratingStage):
-    """One model's answers to one benchmark. `model_mark` tells the model from others: its own fingerprint, or that of
-    its training.
+    """One model's answers to one benchmark.
+
+    `model_mark` identifies the model: its own fingerprint, or for the trained student the fingerprint of its training.
     """
 
     rows, schema, unit = evaluation, schemas.EVAL, "answers"
@@ -117,12 +119,12 @@ class Evaluation(GeneratingStage):
 
     @cached_property
     def _known(self) -> Known:
-        """The problems by their ids, with what an answer is judged by."""
+        """The problems by their ids, with the columns that are needed to judge an answer."""
         columns = [c for c in ("instruction_id", *evaluation.OF_A_PROBLEM) if c in self.problems.schema.names]
         return Known(of_split(self.problems, EVAL, columns), "instruction_id")
 
     def _refused(self, row: Row, reason: str) -> bool:
-        """A problem that did not fit into the context does not under the same limits."""
+        """Whether a row stays rejected: a prompt that was too long is too long again under the same limits."""
         if reason != "prompt_too_long" or row["sample_index"] >= self.question.num_samples:
             return False
         return self._known.rows([row["instruction_id"]]) != [None]
@@ -137,7 +139,7 @@ class Evaluation(GeneratingStage):
 
 
 class Timing(GeneratingStage):
-    """How long one model takes for some problems of a benchmark, asked one at a time."""
+    """The time that one model takes for some problems of a benchmark, which are asked one at a time."""
 
     rows, schema, unit = timing, schemas.TIMING, "problems"
 
@@ -151,7 +153,7 @@ class Timing(GeneratingStage):
 
     @cached_property
     def _chosen(self) -> list[Row]:
-        """The problems of the smallest ids."""
+        """The `num_timed` problems with the smallest ids."""
         problems = self.evaluation.problems
         tables = of_split(problems, EVAL, [name for name in problems.schema.names if name not in ("source", "split")])
         rows = (row | {"split": EVAL} for table in tables for row in table.to_pylist())
@@ -181,34 +183,34 @@ def make_evaluation(
 
 
 def _engine(who: Asked) -> str:
-    """Who answers, with its version, as the report says it."""
+    """The engine and its version, or the endpoint's model, as the report names them."""
     if who.endpoint is not None:
         return f"endpoint {who.endpoint.model}"
     return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
 
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:
-    """Evaluation of the models that are there before training."""
+    """Evaluate the models that exist before training."""
     for model in _given(run):
         for benchmark, problems in asks:
             make_evaluation(run, problems, benchmark, *model)
 
 
 def make_student_evaluations(run: Run, asks: Asks, checkpoint: Artifact) -> None:
-    """Evaluation of the student that the run has trained."""
+    """Evaluate the student that the run has trained."""
     for model in _trained(run, checkpoint):
         for benchmark, problems in asks:
             make_evaluation(run, problems, benchmark, *model)
 
 
 def make_timings(run: Run, asks: Asks, checkpoint: Artifact | None = None) -> None:
-    """The times of all models, where they are asked for; last, when nothing else of the run is at work."""
+    """Time all models, if `num_timed` asks for it. This is the last stage: nothing else of the run works beside it."""
     for model in (*_given(run), *(_trained(run, checkpoint) if checkpoint else ())):
         for benchmark, problems in asks if run.config.evaluation.num_timed else ():
             run.make(Timing(Evaluation(run, problems, benchmark, *model)))
 
 
-Compared = tuple[EvaluatedModel, str, str]  # how it is declared; folder or hub name; what tells it from others
+Compared = tuple[EvaluatedModel, str, str]  # its declaration; its folder or hub name; its `model_mark`
 
 
 def _given(run: Run) -> Iterator[Compared]:

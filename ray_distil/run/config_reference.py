@@ -36,7 +36,7 @@ def schema() -> dict[str, Any]:
 
 
 def page() -> str:
-    """The page: a table of keys for each section, those that several sections share once, behind the others."""
+    """The page: a table of keys for each section. Sections that stand under several keys come once, at the end."""
     whole = schema()
     uses = _uses(whole)
     parts = [HEAD]
@@ -53,14 +53,14 @@ def page() -> str:
 
 
 def _title(name: str, uses: dict[str, list[str]]) -> str:
-    """The key of a section; of one that stands under several keys its own name: "sampling params"."""
+    """The key of a section. A section under several keys is titled by its class instead, e.g. "sampling params"."""
     if len(uses[name]) == 1:
         return uses[name][0]
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Config")).lower()
 
 
 def _plain(node: Any, inside: str = "") -> Any:
-    """Without pydantic's titles, and without defaults that are whole sections, which their own keys tell."""
+    """The schema without pydantic's titles and without the defaults of whole sections: each key has its own default."""
     if isinstance(node, list):
         return [_plain(one) for one in node]
     if not isinstance(node, dict):
@@ -74,7 +74,7 @@ def _plain(node: Any, inside: str = "") -> Any:
 
 
 def _uses(whole: dict[str, Any]) -> dict[str, list[str]]:
-    """Name of each section -> the keys under which it stands, in the order of the configuration."""
+    """Section -> the keys under which this section stands, in the order of the configuration."""
     found: dict[str, list[str]] = {}
 
     def walk(section: dict[str, Any], path: str) -> None:
@@ -89,7 +89,7 @@ def _uses(whole: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _sections_in(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Sections that a key holds, each with what stands behind the key: "" or, of lists and mappings, its place."""
+    """(section, suffix of the key) for each section in a key. Suffix: ""; in a list ".N"; in a mapping ".NAME"."""
     if "$ref" in value:
         yield value["$ref"].rpartition("/")[2], ""
     for one in value.get("anyOf", ()):
@@ -115,7 +115,7 @@ def _default(value: dict[str, Any]) -> str:
 
 
 def _kind(value: dict[str, Any], uses: dict[str, list[str]]) -> str:
-    """What a key may hold, in words."""
+    """The type and the bounds of a key, in words."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         title = _title(name, uses)

@@ -1,11 +1,13 @@
-"""A run's texts as a file of records: what the recipe's own commands read, and other trainers.
+"""A run's texts as a file of records, which the recipe's own commands and other trainers read.
 
-    artifact        instruction    output        besides
+Each record has `instruction`, `output` and the keys of the last column; the table names the artifact's columns.
+
+    artifact        instruction    output        other keys
     sft_examples    prompt         completion    origin
     responses       instruction    response      teacher, finish_reason
     rewrites        instruction    reasoning     verdict
 
-Rejected rows stay where they are.
+Rejected rows are not exported.
 """
 
 import json
@@ -31,7 +33,7 @@ COLUMNS = {  # ours -> the record's
 
 
 def export(run: Folder, artifact: str, output: Path) -> int:
-    """Write the accepted rows of an artifact; returns how many. Raises UserError where it is not complete."""
+    """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete."""
     if not run.exists():
         raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     complete = {name: made for name in SCHEMAS if (made := _complete(run, name)) is not None}
@@ -42,9 +44,10 @@ def export(run: Folder, artifact: str, output: Path) -> int:
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
-    """A JSON list, one record a line, or JSON lines where the name ends in .jsonl; returns how many records.
+    """Write JSON lines where the name ends in .jsonl, else a JSON list with one record a line; returns their number.
 
-    The file appears whole or not at all; one record is in memory at a time. Raises UserError where it cannot be written.
+    The file appears whole or not at all. One record is in memory at a time. Raises UserError where the file cannot be
+    written.
     """
     begin, between, end = ("", "\n", "\n") if path.suffix == ".jsonl" else ("[\n ", ",\n ", "\n]\n")
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")

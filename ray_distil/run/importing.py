@@ -1,4 +1,4 @@
-"""Texts that are there already, as artifacts: responses of a teacher, and training examples."""
+"""Imported texts as artifacts: a teacher's responses, or training examples, that another system has made."""
 
 from collections import Counter
 from itertools import islice
@@ -16,13 +16,13 @@ from ray_distil.store.shards import table_of
 from ray_distil.texts import sources
 from ray_distil.texts.sources import Source
 
-IMPORTED_ROWS = 1000  # of a shard: chains of thought are long
+IMPORTED_ROWS = 1000  # in a shard: chains of thought are long
 
 
 def import_teacher(
     run: Run, artifact: Artifact, problems: Artifact, name: str, asked: TeacherConfig, source: Source
 ) -> Counter[str]:
-    """Write the rows of a teacher whose responses are there already; returns how many records had no use, by why."""
+    """Write the rows of a teacher whose responses are imported; returns the number of unused records by reason."""
     columns = ["instruction_id", "instruction", "reference_answer", "split"]
     rows = (row for table in problems.tables(columns) for row in table.to_pylist())
     counts: Counter[str] = Counter()
@@ -47,12 +47,12 @@ def import_teacher(
 
 
 def imported_id(source: str, position: int) -> str:
-    """Id of a row that was not made here: the file's name and the row's place in it."""
+    """Id of an imported row: a hash of the file's path, as given, and the row's position in the file, from 1."""
     return schemas.stable_id("imported", source, position)
 
 
 class ImportedResponses(Stage):
-    """Responses of a slow teacher that are there already: rows of `instruction` and `output`."""
+    """Imported responses of a slow teacher: records of `instruction` and `output`."""
 
     rows, artifact, schema, unit = teacher, "responses", schemas.RESPONSES, "responses"
 
@@ -70,7 +70,7 @@ class ImportedResponses(Stage):
 
 
 class ImportedExamples(Stage):
-    """Training examples that are there already: rows of `instruction` and `output`, taken as they are."""
+    """Imported training examples: records of `instruction` and `output`, taken without a gate."""
 
     rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "examples"
 

@@ -1,7 +1,8 @@
-"""Whether the examples of a micro-batch see each other, tried on the student's own architecture with small random weights.
+"""Whether the examples of a micro-batch see each other, tried on a small copy of the student's architecture.
 
-Attention is kept apart by borders, or by position_ids that start again. An architecture with a state that runs on, a
-convolution, a recurrence, has borders of other kinds, and some take no position_ids at all: none of them says a word.
+The copy has random weights. Attention is separated by borders between the examples, or by position_ids that start
+again. A convolution or a recurrent state crosses such borders, and some architectures take no position_ids at all. No
+architecture reports an error for this, so it is tried: packed examples must give the same logits as each one alone.
 """
 
 from typing import Any
@@ -19,8 +20,9 @@ LENGTHS = (7, 5, 9)  # of the examples, in tokens
 def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -> str:
     """What is wrong with packing for this model's architecture and attention, and what to do; "" if nothing.
 
-    `together` false: each example is alone in its row, and only what `varlen` makes of it is looked at. Flash attention
-    needs a GPU; `sdpa` stands for it. Raises whatever transformers raises where the small copy cannot be built.
+    `together` false: each example is alone in its row, so only the attention `varlen` is checked, against `eager`.
+    Flash attention needs a GPU: `sdpa` is tried in its place. Raises the error of transformers where the small copy
+    cannot be built.
     """
     if not together and attn_implementation != VARLEN:
         return ""
@@ -57,7 +59,7 @@ def _found(model: str, attn_implementation: str, together: bool) -> str:
         return no_such
     if not together and chosen != VARLEN:
         return ""
-    # What the mask of a row would have kept apart must be what the borders keep apart: hence the plainest attention.
+    # `varlen` separates examples by borders, without a mask: it is compared with `eager`, which uses masks.
     reference = tried if chosen != VARLEN else small_copy(config, "eager")
     if chosen == VARLEN and getattr(tried.config, "attention_dropout", 0):
         return f"{no_such} with attention_dropout"

@@ -1,11 +1,12 @@
 """What each artifact of a run is made of: all that goes into its fingerprint beside its inputs, in one place.
 
     settings    what changes which rows there are, or what they say; another value remakes the artifact
-    asked       of artifacts with generated texts: part -> marks of what changes those, and of the limits to their length;
-                rows of equal marks stay good, those of other limits where they are the same under these
+    asked       only for generated texts: part (e.g. a teacher) -> two marks, one of all that changes the texts, one of
+                the limits to their length. A row is used again where both marks are equal; where only the limits
+                differ, if its text would be the same under the new limits (`store/reuse.py`)
 
-A key of the configuration that is in neither (how many engines, where the run lies, how often a loss is logged) remakes
-nothing.
+A key of the configuration that is in neither of the two remakes nothing: the number of engines, the folder of the run,
+how often a loss is logged.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -23,8 +24,8 @@ from ray_distil.store.manifest import fingerprint, model_fingerprint
 from ray_distil.texts import sources
 from ray_distil.texts.prompts import long2short_messages
 
-ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # of training: what packing and evaluation read
-# Of training, what changes no weight of the student.
+ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # keys of `training` that packing and evaluation read
+# Keys of `training` that change no weight of the student.
 SILENT_TRAINING = {
     "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
     "eval_steps", "tensorboard",
@@ -39,7 +40,10 @@ class MadeOf:
 
 
 def of_instructions(config: StagesConfig) -> MadeOf:
-    """Not the path, whose spelling changes nothing: the names of the sources, and what they hold (an input)."""
+    """With the names of the sources, without their paths: another spelling of a path changes nothing.
+
+    What the sources hold is an input of the stage (`instructions.source_fingerprint`).
+    """
     settings = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
     labels = [source.label if source is not None else None for source in instructions.sources_of(config.instructions)]
     return MadeOf(settings | {"sources": labels, "seed": config.run.seed})
@@ -87,16 +91,16 @@ def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
 
 
 def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
-    """Of workers, micro-batches and micro-steps their product counts: however a step is split, it is the same step."""
+    """Only the product of workers, micro-batch and micro-steps counts: a step is the same step, however it is split."""
     trained = training.model_dump(mode="json", exclude={"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
-    # A key that came later, at the value that was meant before it, is as if it were not there: nothing is made anew.
+    # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
     trained = {k: v for k, v in trained.items() if (k, v) not in (("lora", None), ("offload_optimizer", False))}
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
     return MadeOf(trained | {"seed": run.config.training_seed, "student": model_fingerprint(student)})
 
 
 def of_benchmark(config: BenchmarkConfig) -> MadeOf:
-    """What the problems are, and not how often they are asked; not the path: what it holds is an input."""
+    """What makes the problems: neither how often they are asked, nor the path. The content at the path is an input."""
     named = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
     settings = config.model_dump(mode="json", include=named) | {"prompt": config.template}
     return MadeOf(settings | ({"num_problems": config.num_problems} if config.path == TINY else {}))
@@ -105,19 +109,19 @@ def of_benchmark(config: BenchmarkConfig) -> MadeOf:
 def of_evaluation(
     run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str
 ) -> MadeOf:
-    """`model_mark` tells the model from others: its own fingerprint, or that of its training.
+    """`model_mark` identifies the model: its own fingerprint, or for the trained student that of its training.
 
-    How answers are judged is no part of what was asked: another scorer judges the stored texts.
+    The scorer is in `settings`, but not in `asked`: another scorer judges the stored texts, and asks no model.
     """
     config = run.config.evaluation
     sampling = config.sampling_of(benchmark)
     system_prompt, _ = run.config.asked_with(evaluated)
-    # The template is known before training: it is that of the student as it was.
+    # Training does not change the chat template: the untrained student's is read.
     known = run.models["training.student"] if evaluated.model_source == TRAINED else model
     asked = run.config.asked_by(evaluated)
     texts = _texts(run, asked, known, sampling, system_prompt)
     texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
-    if benchmark.name != HELD_OUT:  # its prompts are whole
+    if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
     marks = _marks(evaluation, texts, asked, sampling)
     settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
@@ -125,7 +129,7 @@ def of_evaluation(
 
 
 def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:
-    """Of what changes the texts, and of the limits to their length."""
+    """Two marks: one of all that changes the texts, one of the limits to their length."""
     context = asked.engine.engine_kwargs.get("max_model_len") if asked.engine is not None else None
     limits = {"max_tokens": sampling.max_tokens, "max_model_len": context}
     mark = fingerprint(stage.STAGE, stage.ASKING_VERSION, texts, [])
@@ -133,7 +137,7 @@ def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingPa
 
 
 def _texts(run: Run, asked: Asked, model: str, sampling: SamplingParams, system_prompt: str | None) -> dict[str, Any]:
-    """What changes the texts that a model gives: not max_tokens, under which a text that ends in time is the same."""
+    """What changes a model's texts. max_tokens does not: a text that ends in time is the same under a larger limit."""
     drawn = {k: v for k, v in asking.params(sampling, asked, model).items() if k != "max_tokens"}
     known = {"seed": run.config.run.seed, "suffix": run.config.instructions.suffix, "system_prompt": system_prompt}
     return known | {"sampling_params": drawn} | asking.texts_of(run, asked, model)

@@ -42,7 +42,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 
 @contextmanager
 def opened(config: StagesConfig, display: Display, records: Problems | None = None) -> Iterator[Run]:
-    """A run to make stages of, for this process alone: its configuration saved, checks to come before the first stage."""
+    """A run that only this process makes. Its configuration is saved; the checks come before the first stage."""
     models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"
     with run_lock(config.run_folder), messages_to(log), display.live():
@@ -56,5 +56,5 @@ def opened(config: StagesConfig, display: Display, records: Problems | None = No
 
 
 def log_folder(config: StagesConfig) -> Path:
-    """Where messages go: RUN/logs; for a run in an object store, a folder of the machine that the program runs on."""
+    """The folder of the logs: RUN/logs; for a run in an object store, a temporary folder of the driver's machine."""
     return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray_distil" / config.run.name) / "logs"

@@ -1,8 +1,8 @@
-"""What a run will need, said before anything is spent: rows, tokens, hours of engines and GPUs, money, disk.
+"""What a run will need, told before anything is spent: rows, tokens, hours of engines and GPUs, money, disk.
 
-Rows of instructions and responses are exact. What comes after them depends on texts that nobody has seen yet; it is
-estimated from `plan` in the configuration. Starts nothing, and asks no hub but for instructions that lie there, where
-`plan.num_instructions` does not say how many.
+The numbers of instructions and responses are exact. Later stages depend on texts that do not exist yet; their numbers
+are estimated from `plan` in the configuration. Starts nothing. Asks a hub only for instructions that lie there, and
+only if `plan.num_instructions` does not give their number.
 """
 
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Step:
     rows: int
     exact: bool = True
     prompt_tokens: float = 0
-    tokens: float = 0  # generated; of training: learnt from, over all epochs
+    tokens: float = 0  # generated; for training: tokens trained on, over all epochs
     seconds: float | None = None
     gpus: int = 0  # in use at once
     dollars: float | None = None
@@ -51,11 +51,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps in their order, and what a person should know of them."""
+    """The steps in their order, and remarks for the user."""
 
     steps: list[Step]
     remarks: list[str]
-    problems: Problems | None = None  # where their files are there
+    problems: Problems | None = None  # None where their files are not there
 
 
 def make(config: StagesConfig) -> Plan:
@@ -64,7 +64,7 @@ def make(config: StagesConfig) -> Plan:
     remarks: list[str] = []
     prompt = assumed.num_prompt_tokens
     num_train, num_eval, problems, steps = 0, 0, None, list[Step]()
-    if config.teachers is not None or config.training is not None:  # else it is an evaluation that stands alone
+    if config.teachers is not None or config.training is not None:  # neither: jobs/eval.py
         num_train, num_eval, problems = _instructions(config, remarks)
         total = num_train + num_eval
         steps.append(Step("instructions", total, size=total * prompt * assumed.bytes_per_token))
@@ -111,7 +111,7 @@ def make(config: StagesConfig) -> Plan:
 
 
 def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
-    """How many instructions there are to train on, or are assumed; how many are held out; the rows, if known."""
+    """(number to train on, number held out, the rows). Rows are None where the numbers are assumed: no file yet."""
     given = config.instructions
     named = [source for source in instructions.sources_of(given) if source is not None]
     absent = [source.path for source in named if not sources.is_here(source)]
@@ -159,7 +159,7 @@ def _generation(
 
 
 def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
-    """What GPUs cost for so long; None where that is not known, or where there are none."""
+    """The dollars for `gpus` over `seconds`; None without GPUs, or where the time or the price is not known."""
     price = config.plan.usd_per_gpu_hour
     return None if seconds is None or price is None or not gpus else seconds * gpus / 3600 * price
 
@@ -181,10 +181,10 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
     seconds = seen / (rate * training.num_workers) if rate else None
     num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
     num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
-    num_states = min(num_saved + training.keep_states, KEPT + 1)  # those that stay, and the next while it is written
+    num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
     weight = 2 if training.bf16 else 4
     checkpoint = None
-    if assumed.student_parameters is not None:  # the export; weights, fp32 master weights and Adam's two moments
+    if assumed.student_parameters is not None:  # the export; a state: weights, fp32 copy, Adam's 2 moments
         checkpoint = assumed.student_parameters * (weight + num_states * (weight + 12))
     return [
         Step("curation, packing", num_examples, False, size=stored),
@@ -223,7 +223,7 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
 
 
 def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> tuple[int, bool]:
-    """How many problems a benchmark has, and whether that was counted; of one on a hub, what is declared."""
+    """(number of problems, whether they were counted). The declared number is taken where no file is here to count."""
     if benchmark.name == HELD_OUT:
         return num_eval, True
     source = benchmarks.source_of(benchmark)
@@ -251,7 +251,7 @@ def _does_not_pack(name: str, tokens: float, packing: PackingConfig) -> list[str
 
 
 def table(plan: Plan) -> Table:
-    """The plan for the console; ~ marks what is estimated."""
+    """The plan for the console; ~ marks an estimate."""
     made = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
         made.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
@@ -284,7 +284,7 @@ def table(plan: Plan) -> Table:
 
 
 def _sum(values: list[float | None], divisor: float = 1) -> float | None:
-    """The sum, or null where a part is not known: a sum of the rest would look like the whole."""
+    """The sum; None where one value is not known, because a sum of the others would look like the whole."""
     known = [value for value in values if value is not None]
     return sum(known) / divisor if len(known) == len(values) else None
 

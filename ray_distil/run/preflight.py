@@ -1,7 +1,7 @@
-"""What is checked in the first seconds, before Ray starts: what would fail, or be wrong, after the whole bill.
+"""Checks in the first seconds, before Ray starts, for mistakes that would show only after the money is spent.
 
-`check` raises ConfigError with a line for each thing that cannot be right, and returns remarks on what may be: what a chat
-template adds, where nothing is checked for correctness.
+`check` raises ConfigError with a line for each setting that cannot be right. It returns remarks on settings that may be
+right, e.g. a system prompt that a chat template adds, or instructions without a reference answer.
 """
 
 import json
@@ -43,7 +43,7 @@ NOT_TRIED = "whether packed examples see each other could not be tried"
 
 @dataclass
 class _Spoken:
-    """A model that is asked or trained: its key and its engine's in the configuration, and with what it is asked."""
+    """A model that is asked or trained: its key and its engine's key in the configuration, and how it is asked."""
 
     key: str
     engine_key: str
@@ -58,9 +58,9 @@ class _Spoken:
 def check(
     config: StagesConfig, models: dict[str, str], problems: Problems | None = None, planned: bool = False
 ) -> list[str]:
-    """Remarks. Raises ConfigError, a line a mistake. `problems`: where they are known.
+    """Remarks. Raises ConfigError with one line for each mistake. `problems`: None where they are not known.
 
-    `planned`: only a plan is made, maybe on another machine than the run; what this one has not is a remark then.
+    `planned`: only a plan is made, maybe not on the machine of the run: missing CPUs and GPUs are then only remarks.
     """
     wrong: list[str] = []
     remarks: list[str] = []
@@ -71,7 +71,7 @@ def check(
         if not _at_hand(spoken.model):
             continue
         try:
-            if spoken.engine is None:  # trained: an example can be made of it
+            if spoken.engine is None:  # trained: tries to make an example
                 encode_example("question", "answer", spoken.model, None, spoken.system_prompt, spoken.chat)
             wrong += _too_long(spoken)
             remarks += _template_adds(spoken)
@@ -105,8 +105,8 @@ def check(
 
 
 def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
-    """`check` for a plan: models that only a hub or another machine has are not looked at, and said."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # nothing is run, and the console is for the plan
+    """`check` for a plan. A hub's model that is not on this machine is not checked; a remark names it."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # only the plan goes to the console
     models, absent = {}, []
     for key, source in model_sources(config).items():
         try:
@@ -122,7 +122,7 @@ def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
 
 
 def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems | None) -> Iterator[_Spoken]:
-    """The models of the configuration that are here, each once for each way in which it is asked."""
+    """The models in `models`, once for each way in which the configuration asks them."""
     train, held_out = (_prompts(config, problems, split) for split in ("train", "eval"))
     asked: list[tuple[str, str, Asked | None, str | None, SamplingParams, list[str]]] = []
     if config.teachers is not None:
@@ -159,20 +159,20 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems
 
 
 def _packed(student: str, training: TrainingConfig, packing: bool) -> str:
-    """See `leak`; what begins with NOT_TRIED is no verdict."""
+    """See `leak`. A text that begins with NOT_TRIED says that the check itself failed."""
     from ray_distil.run.leaks import leak
 
     chosen = training.attn_implementation
     together = packing or (chosen in FLAT and training.train_micro_batch_size_per_gpu > 1)
     try:
         return leak(student, chosen, together)
-    except Exception as error:  # noqa: BLE001  what the code of an architecture raises at unusual sizes has no list
+    except Exception as error:  # noqa: BLE001  model code may raise any error at unusual sizes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         return f"{NOT_TRIED} on a small copy of its architecture ({type(error).__name__}: {reason})"
 
 
 def _wrong_targets(student: str, targets: str | list[str]) -> str:
-    """See `lora.wrong_targets`, on a small copy of the student's architecture; "" where there can be none."""
+    """See `lora.wrong_targets`, on a small copy of the student; "" where no copy can be built."""
     from transformers import AutoConfig
 
     from ray_distil.train.lora import wrong_targets
@@ -180,7 +180,7 @@ def _wrong_targets(student: str, targets: str | list[str]) -> str:
 
     try:
         small = small_copy(AutoConfig.from_pretrained(local_copy(student)), "eager")
-    except Exception:  # noqa: BLE001  as above; a worker tells what is wrong then
+    except Exception:  # noqa: BLE001  as above; the training worker raises the error
         return ""
     return wrong_targets(small, targets)
 
@@ -192,7 +192,7 @@ def _prompts(config: StagesConfig, problems: Problems | None, split: str) -> lis
 
 
 def _at_hand(model: str) -> bool:
-    """Whether its tokenizer is on this machine; a name of the hub that is not in its cache is left to the engines."""
+    """Whether the model's tokenizer is on this machine. A hub model that is not in the cache is left to the engines."""
     if "://" in model or Path(model).is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
@@ -201,7 +201,7 @@ def _at_hand(model: str) -> bool:
 
 
 def _too_long(spoken: _Spoken) -> Iterator[str]:
-    """Where the engine's max_model_len leaves no room, or is more than the model reads."""
+    """A line where prompt and max_tokens exceed the engine's max_model_len, or max_model_len what the model reads."""
     if spoken.engine is None or spoken.sampling is None:
         return
     given = engine.context_of(spoken.engine)
@@ -224,7 +224,7 @@ def _too_long(spoken: _Spoken) -> Iterator[str]:
 
 
 def _no_weights(spoken: _Spoken) -> Iterator[str]:
-    """A folder without the model's weights, or with a file of them that was cut."""
+    """A line for a model folder without weights, and for each weight file that is truncated."""
     folder = Path(spoken.model)
     given = spoken.engine.engine_kwargs.get("load_format") if spoken.engine is not None else None
     if not folder.is_dir() or given is not None:
@@ -265,7 +265,7 @@ def _cannot_be_learnt(config: StagesConfig, student: str, prompts: list[str]) ->
 
 
 def _thinks_twice(config: StagesConfig, student: str) -> Iterator[str]:
-    """Chains of thought as completions, behind a prompt in which an empty think block is closed already."""
+    """A line where completions are chains of thought, but the prompt ends with an empty, closed think block."""
     slow = config.teachers.slow if config.teachers is not None else None
     if slow is None or config.long2short.enabled or config.training is None or config.packing.template is not None:
         return
@@ -282,7 +282,7 @@ def _thinks_twice(config: StagesConfig, student: str) -> Iterator[str]:
 
 
 def _short_for_chains(config: StagesConfig) -> Iterator[str]:
-    """A rewriter whose engine cannot read the longest chain that the slow teacher may write."""
+    """A line where the rewriter's engine cannot read the longest chain that the slow teacher may write."""
     slow = config.teachers.slow if config.teachers is not None else None
     rewriter = config.long2short
     asked = rewriter.engine or (None if rewriter.endpoint or slow is None else slow.engine)
@@ -299,7 +299,7 @@ def _short_for_chains(config: StagesConfig) -> Iterator[str]:
 
 
 def _reads(spoken: _Spoken) -> int | None:
-    """The most tokens that vLLM will let the model read; None where that is for vLLM to say."""
+    """The most tokens that vLLM lets the model read; None where only vLLM can know, e.g. with hf_overrides."""
     from transformers import AutoConfig
 
     assert spoken.engine is not None
@@ -312,7 +312,7 @@ def _reads(spoken: _Spoken) -> int | None:
     except (UserError, ValueError):
         return None
     scaled = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return None if "factor" in str(scaled) else most  # scaled positions read further than the configuration says
+    return None if "factor" in str(scaled) else most  # RoPE scaling: reads more than config.json says
 
 
 def _template_adds(spoken: _Spoken) -> Iterator[str]:
@@ -333,7 +333,7 @@ def _template_adds(spoken: _Spoken) -> Iterator[str]:
 
 
 def _foreign_tokenizer(spoken: _Spoken) -> Iterator[str]:
-    """A tokenizer with ids for which the model has no embedding: it is another model's."""
+    """A line for a tokenizer with ids beyond the model's embeddings: it belongs to another model."""
     from transformers import AutoConfig
 
     try:

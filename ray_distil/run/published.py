@@ -3,8 +3,8 @@
     jobs/infer.py   cot_long2short_api   raw.json -> raw_simplified.json, through an endpoint
     jobs/train.py   kd_black_box_api     instruction and output -> a student
 
-The files keep their keys; each becomes a configuration of ours, whose stages do the work in a run folder beside the
-output. DIFFERENCES says in what they knowingly do not do as the original does.
+The files keep their keys. Each file is turned into a configuration of this project, whose stages work in a run folder
+beside the output. DIFFERENCES lists where the commands differ from the original on purpose.
 """
 
 import os
@@ -46,7 +46,7 @@ DIFFERENCES = {
         "what the template puts behind the output's stop token is left out",
     ),
 }
-PLACEHOLDERS = {"base_url": "ENDPOINT", "api_key": "TOKEN"}  # as published: read from the environment
+PLACEHOLDERS = {"base_url": "ENDPOINT", "api_key": "TOKEN"}  # words of the published files
 
 
 class _SimplifyDataset(Section):
@@ -63,7 +63,7 @@ class _Inference(Section):
 
 
 class SimplifyFile(Section):
-    """Stage 1 as published."""
+    """The file of stage 1, as it was published."""
 
     job_type: Literal["cot_long2short_api"]
     dataset: _SimplifyDataset
@@ -94,7 +94,7 @@ class _Training(Section):
 
 
 class TrainFile(Section):
-    """Stage 2 as published."""
+    """The file of stage 2, as it was published."""
 
     job_type: Literal["kd_black_box_api"]
     dataset: _LabeledDataset
@@ -103,9 +103,9 @@ class TrainFile(Section):
 
 
 def simplify(path: str, overrides: Sequence[str] = (), display: Display | None = None) -> Path:
-    """Stage 1: rewrite each row's reasoning; returns the JSON file with the rows that were rewritten, in their order.
+    """Stage 1: rewrite each row's reasoning; returns the JSON file of the rewritten rows, in the order of the input.
 
-    `overrides` change the configuration that the file becomes, as long2short.endpoint.max_concurrency=8.
+    `overrides` change the configuration that is made from the file, e.g. long2short.endpoint.max_concurrency=8.
     """
     file = validate(SimplifyFile, read_mapping(path))
     display = display or Display()
@@ -116,7 +116,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     base_url = _told(file.inference.base_url, "base_url")
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
-        # Every rewrite that is complete is taken: the recipe has no reference to check answers against.
+        # Only `complete` is on: the recipe has no reference answers to check a rewrite against.
         "gates": {name: name == "complete" for name in GATES},
         "long2short": {
             "system_prompt": file.inference.prompt,
@@ -133,7 +133,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     with opened(config, display) as run:
         responses = importing.import_responses(run, records, file.dataset.input_path)
         rewrites = stages.make_rewrites(run, responses)
-        assert rewrites is not None  # they are what this run is for
+        assert rewrites is not None  # long2short is on, with an endpoint of its own
         gates = stages.enabled_gates(run.config)
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
@@ -141,7 +141,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     for position in range(1, len(records) + 1):
         row = written.get(importing.imported_id(file.dataset.input_path, position))
         if row is None:
-            continue  # counted above
+            continue  # rejected: counted in the manifests
         example = curation.rewrite_example(row, gates, "")
         if example.get("reject_reason"):
             rejected[example["reject_reason"]] += 1
@@ -161,7 +161,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     display = display or Display()
     _say_differences(file.job_type, display)
     records = list(sources.records(Source(file.dataset.labeled_path, "dataset.labeled_path")))
-    resolve_model(file.models.student, "models.student")  # before Ray is asked for its GPUs
+    resolve_model(file.models.student, "models.student")  # a wrong name is told before Ray starts
     output, trained = Path(file.training.output_dir).absolute(), file.training
     data = {
         "run": {"name": f"{output.name}_run", "storage_path": str(output.parent), "seed": file.dataset.seed},
@@ -183,7 +183,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
 
 
 def devices() -> dict[str, Any]:
-    """All GPUs of the cluster that the job runs on, or of this machine; else one CPU worker."""
+    """Settings of `training`: one worker for each GPU of the cluster or machine; without a GPU, one CPU worker."""
     start_ray(None)
     import ray
 
@@ -192,7 +192,7 @@ def devices() -> dict[str, Any]:
 
 
 def key_in_environment(api_key: str) -> str:
-    """The environment variable that holds the key: workers read it there, and no file or log gets it."""
+    """The environment variable that holds the key. Workers read the key there; it is written to no file and no log."""
     if api_key == PLACEHOLDERS["api_key"]:
         _told(api_key, "api_key")
         return api_key
@@ -206,7 +206,7 @@ def key_in_environment(api_key: str) -> str:
 
 
 def served_model(base_url: str, api_key: str) -> str:
-    """The first model that an endpoint names. Raises UserError where it cannot be asked."""
+    """The first model that the endpoint lists. Raises UserError where the endpoint does not answer."""
     import openai
 
     try:
@@ -228,7 +228,7 @@ def _no_models(base_url: str, reason: str) -> str:
 
 
 def _told(value: str, key: str) -> str:
-    """A value of `inference`; a placeholder of the published file is looked up in the environment."""
+    """A value of `inference`. A placeholder of the published file is replaced by its value in the environment."""
     name = PLACEHOLDERS[key]
     if value != name:
         return value

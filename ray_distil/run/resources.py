@@ -1,4 +1,4 @@
-"""What no engine and no worker would ever get on the Ray that a run starts itself: it does not grow."""
+"""Resources that the Ray of this machine can never give to an engine or a training worker. Such a Ray does not grow."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ray_distil.config import StagesConfig
 
 
 def what_cannot_come(config: StagesConfig) -> Iterator[str]:
-    """What no engine or worker would ever get: the Ray of this machine does not grow."""
+    """A line for each setting that asks for more resources than the Ray of this machine will ever have."""
     cpus = config.ray.num_cpus or os.cpu_count() or 1
     for key, asked in config.engines.items():
         workers = prod(int(asked.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))

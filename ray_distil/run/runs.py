@@ -1,4 +1,4 @@
-"""A run's folder, and what making a stage means: skip what is complete, go on with what is not."""
+"""A run's folder, and how a stage is made: a complete artifact is skipped, an unfinished one is continued."""
 
 import fcntl
 import gc
@@ -33,17 +33,17 @@ BEGAN = "began"  # a file in the run's folder, with the date
 
 
 class Run:
-    """A run while its stages are made. `models` has each model of the configuration, by its key, as folder or hub name."""
+    """A run while its stages are made. `models`: key of the configuration -> the model's folder or hub name."""
 
     def __init__(self, config: StagesConfig, models: dict[str, str], display: Display | None = None) -> None:
         self.config, self.models, self.folder = config, models, config.run_folder
         self.display = display or Display()
-        self._seen: set[tuple[str, str]] = set()  # places, and nodes that have them; nodes may come later
-        self.before_making: Callable[[], list[str]] | None = None  # checks, once before a stage is made; gives remarks
+        self._seen: set[tuple[str, str]] = set()  # (folder, node that sees it); new nodes may come
+        self.before_making: Callable[[], list[str]] | None = None  # checks before the first making; returns remarks
 
     @cached_property
     def date(self) -> str:
-        """The day that chat templates write: the configuration's, else the one on which the run began."""
+        """The day that chat templates write: `run.date` of the configuration, else the day on which the run began."""
         if self.config.run.date is not None:
             return self.config.run.date
         if not self.folder.exists(BEGAN):
@@ -66,11 +66,11 @@ class Run:
                 )
 
     def make(self, stage: Stage) -> Artifact:
-        """One stage: skipped if its artifact is complete, else made and its manifest written.
+        """Make one stage and write its manifest. A stage with a complete artifact is skipped.
 
-        Where a stage resumes, its `make` leaves out the rows that a stopped run has finished (`Artifact.done_ids`), and
-        rows that a run rejected with a transient error, such as a time-out of an endpoint that was away, are made
-        again, also where the artifact is whole.
+        A stage with `resume` keeps the rows that a stopped run has finished: its `make` leaves them out
+        (`Artifact.done_ids`). Rows that were rejected with a transient error, such as a timeout, are made again, even
+        where the artifact is complete.
         """
         made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, stage.settings, stage.inputs)
         target = Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
@@ -89,7 +89,7 @@ class Run:
             if stage.reuse is not None and (num_carried := carry(target, stage.reuse, stage.rows.STAGE)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = stage.make(target)
-        gc.collect()  # datasets lie in cycles, and the autoscaler keeps a node as long as a block of one lies there
+        gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
         most = self.config.run.max_shard_mb
         manifest = target.finish(
             name,
@@ -100,7 +100,7 @@ class Run:
             None if most is None else int(most * 2**20),
             stage.tokens,
         )
-        pa.default_memory_pool().release_unused()  # pyarrow keeps what it had, and this process lives for days
+        pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         left = Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
         if left:
@@ -108,7 +108,7 @@ class Run:
         return target
 
     def _check(self) -> None:
-        """The checks of `before_making`, at the first stage that is not complete: a finished run waits for none."""
+        """Do the checks of `before_making`, at the first stage that is not complete. A finished run needs no check."""
         if self.before_making is None:
             return
         remarks, self.before_making = self.before_making(), None
@@ -119,11 +119,12 @@ class Run:
     def generate(self, stage: GeneratingStage, artifact: Artifact, rows_in: int) -> None:
         """Write the rows of a stage that are not in its artifact yet.
 
-        What Ray and its engines mend by themselves, a lost worker or node, goes on. Where they give up, the rows that
-        are left are begun anew, as often as some were finished since; twice in a row without one is an error of its
-        own making, and is raised. Raises StoppedError as `run.stall_minutes` and `run.max_reject_fraction` have it.
+        Ray and its engines repair a lost worker or node by themselves. Where they give up, the stage starts again with
+        the rows that are left. It does so as long as each start finishes at least one row; two failures without a
+        finished row between them raise StageError. Raises StoppedError by `run.stall_minutes` and
+        `run.max_reject_fraction`.
 
-        Rows with transient errors are tried once more when all others are there.
+        Rows with transient errors are tried once more when all other rows are finished.
         """
         num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(stage, artifact, rows_in, num_failed)
@@ -133,7 +134,7 @@ class Run:
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
     def _generate_missing(self, stage: GeneratingStage, artifact: Artifact, rows_in: int, num_failed: int) -> None:
-        """`num_failed` of the rows that are not there have failed before, and may fail again."""
+        """`num_failed`: how many of the missing rows have failed before, and may fail again."""
         name = stage.rows.STAGE
         failed_at = -1
         limits = self.config.run
@@ -157,7 +158,7 @@ class Run:
             except (StageError, UserError):
                 raise
             except Exception as error:
-                if told := user_error_in(error):  # a mistake stays one
+                if told := user_error_in(error):  # a user's mistake: no second start
                     raise UserError(told) from error
                 num_done = len(artifact.done_ids())
                 if artifact.is_taken():
@@ -169,7 +170,7 @@ class Run:
                     ) from error
                 failed_at = num_done
                 self.display.say(f"{name}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
-                gc.collect()  # the failed dataset's engines hold on to their places as long as it is there
+                gc.collect()  # the failed dataset's engines keep their resources until the dataset is deleted
                 artifact.start()
 
 
@@ -177,8 +178,8 @@ class Run:
 def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] = print) -> Iterator[None]:
     """Do `work` in a thread beside the `with` block; without `parallel`, before the block.
 
-    An error of `work` is said at once and raised after the block. A block that fails does not wait for `work`: the
-    process is about to end, and the shards that `work` has written stay.
+    An error of `work` is printed at once and raised after the block. If the block fails, nobody waits for `work`: the
+    process is about to end. The shards that `work` has written stay.
     """
     if not parallel:
         work()
@@ -197,9 +198,9 @@ def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] 
 
 @contextmanager
 def run_lock(folder: Folder) -> Iterator[None]:
-    """One process at a time in a run's folder. Raises UserError where another one is in it.
+    """Only one process at a time makes a run's folder. Raises UserError where another process already does.
 
-    An object store has no such lock; there, only the newest process can write shards (`Artifact.start`).
+    An object store has no such lock. There, only the process that started last can write shards (`Artifact.start`).
     """
     if folder.local is None:
         yield
@@ -224,6 +225,6 @@ def _counts(manifest: Manifest) -> str:
 
 
 def _told(failed: Counter[str]) -> str:
-    """As "38 rows failed (http_503 30, timeout 8)"."""
+    """E.g. "38 rows failed (http_503 30, timeout 8)"."""
     why = ", ".join(f"{reason} {number:,}" for reason, number in failed.most_common())
     return f"{failed.total():,} rows failed ({why})"

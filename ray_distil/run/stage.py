@@ -22,51 +22,52 @@ Row = dict[str, Any]
 
 
 class Stage(ABC):
-    """What `Run.make` needs. A stage sets `settings` and `inputs`, and has `make`.
+    """The interface for `Run.make`. A stage sets `settings` and `inputs`, and defines `make`.
 
-    Equal settings, inputs and version of `rows` are an equal fingerprint: the artifact is there, and stays.
+    The fingerprint is a hash of settings, inputs and the version of `rows`. A complete artifact with an equal
+    fingerprint is not made again.
     """
 
-    rows: ClassVar[ModuleType]  # its STAGE is the name on the console, its VERSION that of its code
-    artifact: str  # the folder in the run; of "eval/base" the second part is shown behind the stage's name
+    rows: ClassVar[ModuleType]  # its STAGE is the name on the console, its VERSION the code's version
+    artifact: str  # the folder in the run; for "eval/base" the console shows "evaluation/base"
     schema: ClassVar[pa.Schema | None]
-    unit: ClassVar[str]  # what goes in, e.g. "responses"
-    counted: ClassVar[str | None] = None  # the column of the ids that go in, where it is not the first
-    resume: ClassVar[bool] = False  # rows that a stopped run has finished stay
-    tokens: ClassVar[str | None] = None  # the column with the tokens of a text that a gate may keep out
+    unit: ClassVar[str]  # what one input row is, e.g. "responses"
+    counted: ClassVar[str | None] = None  # the column with the ids of input rows; None: the first column
+    resume: ClassVar[bool] = False  # whether rows that a stopped run has finished are kept
+    tokens: ClassVar[str | None] = None  # the column with the tokens of a text, to sum those that gates reject
 
     settings: dict[str, Any]
     inputs: list[str]
-    reuse: Reuse | None = None  # which rows of an earlier making are good for this one
+    reuse: Reuse | None = None  # which rows of an earlier making can be used again
 
     @abstractmethod
     def make(self, artifact: Artifact) -> Made:
-        """Write the artifact's shards; returns how many rows went in, and what the manifest's summary has of it."""
+        """Write the artifact's shards; returns the number of input rows, and entries of the manifest's summary."""
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
-        """What the manifest's summary has besides: figures of the rows, when each of them is there once."""
+        """More entries of the manifest's summary: figures of the rows, computed when each row is there exactly once."""
         return {}
 
 
 class GeneratingStage(Stage):
-    """A stage whose rows hold generated texts: rows that are there stay, and only the others are asked for.
+    """A stage whose rows hold generated texts: finished rows are kept, and only the missing rows are generated.
 
     Its `make` calls `Run.generate`.
     """
 
     resume = True
-    parallel = True  # all datasets at once; else one after the other, each with its engines
-    imports: tuple[str, ...] = ()  # modules that generation needs, loaded beside the start of Ray
+    parallel = True  # run all datasets at once; else one after the other, each with its own engines
+    imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
 
     @abstractmethod
     def datasets(self, done: IdSet) -> list["Dataset"]:
-        """All rows but those whose ids are in `done`."""
+        """Datasets of all rows whose ids are not in `done`."""
 
 
 def renewed(known: Known, key: str, renew: Callable[[Row, bool, Row | None], Row | None]) -> Renew:
-    """`renew` for many rows of an earlier making: the row, whether its limits are the same, today's row beside it.
+    """A `Renew` that calls renew(row, whether its limits are the same, known row or None) for each row of a list.
 
-    known: today's rows, which tell what is asked; a row and today's row have the same value in the column `key`.
+    The rows are those of an earlier making. known: the rows of this making's input, found by the column `key`.
     """
     return lambda rows, alike: list(map(renew, rows, alike, known.rows([row[key] for row in rows])))
 
@@ -83,6 +84,6 @@ def where(table: pa.Table, column: str, value: str) -> pa.Table:
 
 
 def of_split(problems: Artifact, split: str, columns: list[str]) -> Iterator[pa.Table]:
-    """These columns of the problems of a split, in tables of which one is in memory at a time."""
+    """These columns of the problems of a split, in tables; one table is in memory at a time."""
     for table in problems.tables([*columns, "split"]):
         yield where(table, "split", split).select(columns)

@@ -1,6 +1,7 @@
-"""Each stage put together from the configuration: what it depends on, and how it is made.
+"""Each stage, built from the configuration: what it depends on, and how it is made.
 
-Configuration stops here: the stages themselves take plain values.
+The functions in `rows/` take plain values, not the configuration. Only `rows/instructions.py` and `rows/benchmarks.py`
+take their own section of it.
 """
 
 from collections import Counter
@@ -46,7 +47,7 @@ class Instructions(Stage):
 
 
 class Responses(GeneratingStage):
-    """Of each teacher: generated, or imported where its responses are there already."""
+    """The responses of each teacher: generated, or imported where `responses` names a file of them."""
 
     rows, artifact, schema, unit = teacher, "responses", schemas.RESPONSES, "responses"
 
@@ -119,7 +120,7 @@ class Responses(GeneratingStage):
 
 
 class Rewrites(GeneratingStage):
-    """Of the correct slow responses, by the slow teacher or by a model of its own."""
+    """The slow responses that pass the gates, rewritten by the slow teacher or by long2short's own model."""
 
     rows, artifact, schema, unit = long2short, "rewrites", schemas.REWRITES, "slow responses"
     tokens = "original_tokens"
@@ -161,7 +162,7 @@ class Rewrites(GeneratingStage):
 
 
 class Examples(Stage):
-    """What passes the gates; rewrites stand for the slow responses."""
+    """The texts that pass the gates. Where there are rewrites, they take the place of the slow responses."""
 
     rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "candidates"
     tokens = "num_tokens"
@@ -231,7 +232,7 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
-    """None where long2short is off, or where there is nobody to rewrite."""
+    """None where long2short is off, or where there is no slow teacher and no other rewriter."""
     config = run.config.long2short
     slow = run.config.teachers.slow if run.config.teachers is not None else None
     asked = config if config.engine or config.endpoint else slow
@@ -241,7 +242,7 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
-    """Says so where fewer than a tenth of the candidates pass the gates."""
+    """The examples. Prints a line where fewer than a tenth of the candidates pass the gates."""
     made = run.make(Examples(run, responses, rewrites))
     manifest = made.manifest()
     if manifest is not None and manifest.rows_out < manifest.rows_in / 10:

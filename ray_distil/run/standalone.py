@@ -1,4 +1,4 @@
-"""An evaluation that stands alone: what `jobs/eval.py` is told, as a configuration; and its run.
+"""An evaluation without a distillation: the arguments of `jobs/eval.py` as a configuration, and the run of it.
 
 --models fast=runs/tiny/checkpoint/student Qwen/Qwen2.5-7B-Instruct api=https://api.deepseek.com/v1#deepseek-chat
 --benchmarks aime24,math500,gpqa_diamond=gpqa_diamond.csv
@@ -26,10 +26,10 @@ OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_token
 
 
 def configuration(told: Namespace) -> StagesConfig:
-    """What the arguments come to. Raises UserError for what cannot be meant."""
+    """The configuration that the arguments describe. Raises UserError for arguments that make no sense together."""
     given = read_mapping(told.config or default_recipe())
     data = {name: given[name] for name in SECTIONS if name in given}
-    if "training" in given:  # a recipe of a distillation, whose run is another one
+    if "training" in given:  # a recipe of a distillation: this run gets another name
         data["run"] = data.get("run", {}) | {"name": f"{data.get('run', {}).get('name', 'run')}-eval"}
     evaluation = data["evaluation"] = dict(data.get("evaluation") or {})
     overrides = list(told.overrides)
@@ -47,7 +47,7 @@ def configuration(told: Namespace) -> StagesConfig:
         evaluation["baseline"] = told.baseline or models[0]["name"]
     if told.timed is not None:
         evaluation["num_timed"] = told.timed
-    evaluation = apply_overrides(data, overrides)["evaluation"]  # it may be a copy
+    evaluation = apply_overrides(data, overrides)["evaluation"]  # apply_overrides may return a copy
     evaluation["benchmarks"] = [_with(one, told) for one in evaluation.get("benchmarks") or ["tiny"]]
     config = validate(StagesConfig, data)
     if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):
@@ -58,13 +58,13 @@ def configuration(told: Namespace) -> StagesConfig:
 
 
 def default_recipe() -> Path:
-    """The shipped one for this machine; of a submitted job, whose cluster has the GPUs, that for GPUs."""
+    """The shipped recipe for this machine, gpu.yaml or cpu.yaml. A submitted job gets gpu.yaml, for its cluster."""
     has_gpu = SUBMITTED in os.environ or any(Path("/dev").glob("nvidia[0-9]*"))
     return RECIPES / "eval" / ("gpu.yaml" if has_gpu else "cpu.yaml")
 
 
 def run(config: StagesConfig, display: Display) -> Report:
-    """Make what the run does not have yet, and its report: the stage of a distillation run."""
+    """Make what the run does not have yet, and its report, by the same evaluation stages as a distillation run."""
     with opened(config, display) as this:
         asks = comparing.make_benchmarks(this)
         comparing.make_given_evaluations(this, asks)
@@ -73,13 +73,13 @@ def run(config: StagesConfig, display: Display) -> Report:
 
 
 def _is_override(text: str) -> bool:
-    """Whether it is key.path=value, which may stand behind --models."""
+    """Whether an argument behind --models is an override, key.path=value, and not a model."""
     key = text.partition("=")[0]
     return "." in key and key.partition(".")[0] in StagesConfig.model_fields
 
 
 def _model(text: str, api_key_env: str | None) -> dict[str, Any]:
-    """NAME=PATH, PATH, or NAME=URL#MODEL for an endpoint."""
+    """An entry of `evaluation.models` from NAME=PATH, PATH, or NAME=URL#MODEL for an endpoint."""
     name, mark, source = text.partition("=")
     if not mark:
         name, source = re.sub(r"[^\w.+-]", "-", text.rstrip("/").rpartition("/")[2].rpartition(":")[2]), text
@@ -92,13 +92,13 @@ def _model(text: str, api_key_env: str | None) -> dict[str, Any]:
 
 
 def _benchmark(text: str) -> str | dict[str, Any]:
-    """NAME of a built-in one, or NAME=PATH: a local copy of it, or problems of one's own."""
+    """A benchmark from NAME (built in) or NAME=PATH (a local copy of a built-in one, or the user's own problems)."""
     name, mark, path = text.strip().partition("=")
     return {"name": name, "path": path} if mark else name
 
 
 def _with(benchmark: Any, told: Namespace) -> Any:
-    """A benchmark with what is told for all of them."""
+    """A benchmark with the arguments that hold for all benchmarks: --samples, --limit, --max-tokens."""
     given = {OVER_ALL[name]: getattr(told, name) for name in OVER_ALL if getattr(told, name) is not None}
     if not given or (isinstance(benchmark, str) and benchmark not in built_in()):
         return benchmark

@@ -1,4 +1,4 @@
-"""Training as a stage: what it depends on, what it goes on from, what stays of it, and the student as its artifact."""
+"""Training as a stage: its inputs, its checks, the training states that it continues from, and the student."""
 
 from math import ceil
 
@@ -17,7 +17,7 @@ BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumul
 
 
 class Checkpoint(Stage):
-    """The student, trained."""
+    """The stage that trains the student."""
 
     rows, artifact, schema, unit, resume = sft, "checkpoint", None, "sequences", True
 
@@ -73,7 +73,7 @@ class Checkpoint(Stage):
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 
     def check_states(self) -> None:
-        """Raises UserError where a stopped training has states of another global batch."""
+        """Raises UserError where a stopped training has left states of another global batch, all else being equal."""
         folder = self.run.folder / "checkpoint"
         if read_manifest(folder) is not None:
             return
@@ -81,16 +81,16 @@ class Checkpoint(Stage):
         states.check_batch(folder / states.STATES, self._fingerprint_with, sizes)
 
     def _fingerprint_with(self, batch: int) -> str:
-        """The artifact's fingerprint with a global batch of so many sequences."""
+        """The artifact's fingerprint with a global batch of `batch` sequences."""
         return fingerprint(sft.STAGE, sft.VERSION, self.settings | {"train_batch_size": batch}, self.inputs)
 
 
 def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
-    """The student's artifact; states that no training can go on from are removed."""
+    """The student's artifact. Training states are removed when they are of no more use."""
     stage = Checkpoint(run, packed)
     stage.check_states()
     checkpoint = run.make(stage)
-    # The student is there, and its manifest: what an earlier training could have gone on from, none goes on from now.
+    # The student and its manifest are complete: no training continues from its states or from superseded ones.
     earlier = [] if stage.config.keep_states else [checkpoint.folder]
     for folder in earlier + superseded(run.folder, "checkpoint"):
         (folder / states.STATES).remove_all()

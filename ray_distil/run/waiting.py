@@ -1,6 +1,6 @@
-"""What a stage waits for: resources that its tasks, actors or workers ask for and that no node has free.
+"""Tells which resources a stage waits for: its tasks, actors or workers ask for them, and no node has them free.
 
-Ray waits for them without a word, and Ray Train for ever; on a cluster nodes may be on their way.
+Ray waits for resources without a message, and Ray Train waits for ever. On a cluster, new nodes may be starting.
 """
 
 import threading
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from ray_distil.runtime.session import ray_is_there
 
 EACH_SECONDS = 60.0
-OF_NODES = ("node:", "memory", "object_store_memory")  # begin the resources that nobody asks for
+OF_NODES = ("node:", "memory", "object_store_memory")  # prefixes of resource names that no stage asks for
 
 
 @contextmanager
 def told(name: str, idle_seconds: Callable[[], float], say: Callable[[str], None]) -> Iterator[None]:
-    """While the body runs: a line each minute in which nothing is finished and something is asked for that is not there."""
+    """While the body runs: a line for each minute in which no row is finished and requested resources are missing."""
     over = threading.Event()
 
     def watch() -> None:
@@ -33,14 +33,17 @@ def told(name: str, idle_seconds: Callable[[], float], say: Callable[[str], None
 
 
 def unmet() -> str:
-    """ "2 x {CPU: 1, GPU: 1}; this Ray has CPU 16, GPU 0": what is asked for in vain, and what there is; "" if nothing."""
+    """Requested resources that are missing, and all that there are; "" if none is missing.
+
+    E.g. "2 x {CPU: 1, GPU: 1}; this Ray has CPU 16, GPU 0".
+    """
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         there = ray.cluster_resources()
-    except Exception:  # noqa: BLE001  a remark is not worth a run: Ray may be about to end
+    except Exception:  # noqa: BLE001  Ray may be about to end: a remark must not stop the run
         return ""
     demands = status.resource_demands
     asked: Counter[str] = Counter()
@@ -58,5 +61,5 @@ def unmet() -> str:
 
 
 def _is_of_a_group(resource: str) -> bool:
-    """Whether a resource is Ray's own name for a bundle of a placement group."""
+    """Whether a resource is one that Ray itself adds for a bundle of a placement group."""
     return "_group_" in resource or resource.startswith("bundle_")

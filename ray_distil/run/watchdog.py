@@ -1,4 +1,4 @@
-"""A stage that goes wrong ends, before it has cost a night: rows that fail one after the other, or none for too long."""
+"""Stops a stage before it has cost a night: when too many of its rows fail, or when none is finished for too long."""
 
 import json
 import queue
@@ -10,17 +10,17 @@ from typing import TypeVar
 from ray_distil.store.shards import StageError, Written
 
 ItemT = TypeVar("ItemT")
-LEAST_ROWS = 100  # or all, where there are fewer: a few failures at the beginning say nothing yet
+LEAST_ROWS = 100  # that the share of failures needs; all, if there are fewer. A few early failures prove nothing
 
 
 class StoppedError(StageError):
-    """A stage was stopped while it was at work: its tasks may still be running when this is raised."""
+    """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
 
 
 def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterator[ItemT]:
-    """The items as they come. Raises StoppedError where none comes for so many minutes; None: waits for ever.
+    """The items as they come. Raises StoppedError where none comes for `minutes`; None: waits for ever.
 
-    They are taken in a thread, since what Ray waits for cannot be interrupted.
+    A thread takes the items, because a call that waits in Ray cannot be interrupted.
     """
     taken: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue()
     over = threading.Event()
@@ -55,12 +55,12 @@ def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterato
 
 
 class FailureLimit:
-    """Counts the rows of a stage. Raises StoppedError when more than a share `most` of them failed."""
+    """Counts the rows of a stage. Raises StoppedError when more than the share `most` of the rows has failed."""
 
     def __init__(self, most: float, rows: int, stage: str, rejects: str, known: int = 0) -> None:
-        """`rows`: so many will come; `known` of them have failed before, and may again.
+        """`rows`: how many rows will come. `known`: how many of them failed in an earlier try, and may fail again.
 
-        `rejects`: where the failed ones can be looked at.
+        `rejects`: the folder of the failed rows, for the message.
         """
         self.most, self.least, self.stage, self.rejects = most, min(LEAST_ROWS, rows), stage, rejects
         self.known = known
