@@ -192,7 +192,7 @@ class Artifact(ArtifactReader):
         return write_manifest(self.folder, manifest)
 
     def _drop(self, doubled: Keys) -> int:
-        """Keep each doubled row only in the first shard with it, accepted before rejected; returns how many it drops."""
+        """Keep each doubled row only in the first shard with it, accepted before rejected; returns how many went."""
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
         suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0

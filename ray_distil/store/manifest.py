@@ -98,7 +98,7 @@ def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _with_revision(name: str) -> str:
-    """NAME@COMMIT, with the commit of the copy in the hub's cache, else of the hub; NAME alone without both."""
+    """NAME@COMMIT by the copy in the hub's cache, else by the hub; NAME alone where neither knows the commit."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     here = try_to_load_from_cache(name, "config.json")

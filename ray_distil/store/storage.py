@@ -32,7 +32,7 @@ def _open(root: str) -> tuple[fs.FileSystem, str]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its absolute path or URI. It may not exist yet; a write creates it. Files are named relative to it."""
+    """A folder by its absolute path or URI. It may not exist; a write creates it. Files are named relative to it."""
 
     uri: str
 
