@@ -1,8 +1,8 @@
 """Muon in float32: the update of each matrix is its momentum with all singular values brought near 1.
 
 torch.optim.Muon does the same in bfloat16, which CPUs without bfloat16 arithmetic emulate at a fifth of the speed.
-Sources: https://kellerjordan.github.io/posts/muon (iteration and coefficients); arXiv:2502.16982 (0.2 * sqrt(longer
-side), by which a matrix takes steps of AdamW's size, so that one learning rate serves both).
+Sources: https://kellerjordan.github.io/posts/muon (iteration and coefficients); arXiv:2502.16982 (the factor
+0.2 * sqrt(longer side): it gives a matrix steps of AdamW's size, so that one learning rate serves both optimisers).
 """
 
 import math
@@ -27,7 +27,7 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D parameters; `lr` and `weight_decay` mean what they mean in AdamW."""
+    """Muon for 2-D parameters. `lr` and `weight_decay` mean the same as in AdamW."""
 
     def __init__(
         self, params: Iterable[torch.Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
