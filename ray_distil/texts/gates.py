@@ -26,7 +26,7 @@ def answered(row: Row) -> str | None:
 
 
 def correct(row: Row) -> str | None:
-    """The answer equals the reference; a row without a reference passes. A comparison that times out rejects it."""
+    """The answer equals the reference; a row without a reference passes. A row whose comparison times out fails."""
     if row["reference_answer"] is None:
         return None
     verdict = compare_answers(row["answer"], row["reference_answer"])

@@ -65,8 +65,8 @@ def same_formulas(one: Any, other: Any) -> bool | None:
 def is_whole(parsed: list[Any], text: str) -> bool:
     """Whether math-verify read all letters and digits of a text. E.g. it cannot read "2ab", and takes only the 2.
 
-    The last element of `parsed` is the part of the text that math-verify took; the first is what it understood. All
-    letters must be in both.
+    The last element of `parsed` is the part of the text that math-verify took: it must have all letters and digits.
+    The first is the expression that it understood: it must have all letters of the text, e and i apart.
     """
     import sympy
 

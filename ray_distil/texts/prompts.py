@@ -29,6 +29,6 @@ def instruction_messages(instruction: str, suffix: str = "", system_prompt: str 
 
 
 def long2short_messages(instruction: str, answer: str, reasoning: str, system_prompt: str | None = None) -> Messages:
-    """The request to shorten a reasoning: the recipe's system prompt, then problem, answer and reasoning in a turn."""
+    """The request to shorten a reasoning: the recipe's system prompt; problem, answer and reasoning as user turn."""
     user = f"Problem: {instruction}\nAnswer: {answer}\nReasoning: {reasoning}"
     return [{"role": "system", "content": system_prompt or LONG2SHORT}, {"role": "user", "content": user}]

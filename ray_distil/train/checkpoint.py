@@ -23,7 +23,7 @@ PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor of the export: a parameter or buffer of the model. `layer`: that whose adapter is merged into it."""
+    """A tensor of the export: a parameter or buffer. `layer`: the layer whose adapter is merged into it, if any."""
 
     tensor: Any
     layer: Any = None

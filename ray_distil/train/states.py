@@ -112,7 +112,7 @@ def last_state(folder: Folder) -> State | None:
 def prune(folder: Folder, made_of: str) -> None:
     """Remove the half-written states, and the whole ones of this `made_of` except the newest KEPT.
 
-    The marker of a state is removed before its files. Whole states of another `made_of` stay.
+    The marker of a state is removed before its files. States whose marker has another `made_of` stay.
     """
     found = find(folder, made_of)
     for name in [state.name for state in found.whole[:-KEPT]] + found.half_written:

@@ -79,7 +79,7 @@ def _think(step: Step, text: str, rng: random.Random) -> list[str]:
 
 
 def _moves(step: Step, result: int) -> str:
-    """The small steps of `a op b`, which end in `result`. It may be wrong."""
+    """The small steps of `a op b`, which end in `result`, be it right or wrong."""
     op, a, b = step.op, step.a, step.b
     tens, ones = b // 10 * 10, b % 10
     if op in "+-" and tens and ones:

@@ -97,7 +97,7 @@ LOG = "libraries.log"
 
 
 def make(course: Course, folder: Path, fraction: float) -> None:
-    """Make the course's model in `folder`, which has the models it needs. `fraction` shortens the course, for a trial."""
+    """Make the course's model in `folder`, beside the models it needs. `fraction` shortens the course, for a trial."""
     import torch
     from transformers import AutoTokenizer
 
