@@ -141,7 +141,7 @@ def resolve_model(model_source: str, key: str) -> str:
         return model_source
     try:
         HfApi().model_info(model_source, timeout=20)
-    except Exception as error:  # of many types: not found, gated, no network, hub switched off
+    except Exception as error:  # its types are many: not found, gated, no network, hub switched off
         reason = type(error).__name__
         raise ConfigError(
             f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
@@ -170,7 +170,7 @@ def download(model: str, hub: str, target: Path) -> Path:
             snapshot_download(name, local_dir=folder)
     except ImportError as error:
         raise UserError(f"--from modelscope: its library is missing ({error}); pip install modelscope") from error
-    except Exception as error:  # of many types: not found, gated, no network, no space on the disk
+    except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"{hub} did not give {name!r} ({type(error).__name__}: {reason}); files that have come stay in {folder}, "

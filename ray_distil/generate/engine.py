@@ -129,9 +129,9 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
 
 
 def with_environment(engine: type, values: Mapping[str, str]) -> type:
-    """The actor class of an engine, which sets environment variables before the engine starts.
+    """The actor of an engine, with environment variables set before the engine starts.
 
-    It is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
+    This is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
     """
 
     class WithEnvironment(engine):  # type: ignore[misc]

@@ -3,7 +3,7 @@
     teacher         ━━━━━━━━━╸━━━━━━━━━━━   1,536 of 3,119 responses   1,204 tokens/s   0:41 left
     evaluation/slow ━━╸━━━━━━━━━━━━━━━━━━      24 of 300 answers         730 tokens/s   2:10 left
 
-Stages may run at the same time and report from any thread.
+Stages may work side by side and tell from any thread.
 """
 
 import sys
@@ -150,7 +150,7 @@ class Display:
         return self._live if self.console.is_terminal else nullcontext()
 
     def say(self, line: str) -> None:
-        """A line that stays on the console."""
+        """A line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def tell(self, stage: str, text: str) -> None:

@@ -203,5 +203,5 @@ def is_local() -> bool:
 
 
 def ray_is_there() -> bool:
-    """Whether this process is connected to a Ray."""
+    """Whether this process works on a Ray."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())

@@ -106,7 +106,7 @@ class Artifact(ArtifactReader):
         return self.folder.read_text(ATTEMPT) != self.attempt
 
     def write(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> None:
-        """Run `written` to its end."""
+        """`written`, to its end."""
         for _ in self.written(parts, stage, parallel):
             pass
 

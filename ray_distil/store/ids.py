@@ -22,7 +22,7 @@ def keys_of(ids: list[str]) -> Keys:
 
 
 def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
-    """The number of different ids, and the ids that occur more than once."""
+    """How many different ids there are, and those that are there more than once."""
     keys = sorted_keys(parts)
     again = keys[~_is_first(keys)]
     return len(keys) - len(again), np.unique(again)

@@ -68,7 +68,7 @@ REWRITES = _schema(
     ("num_prompt_tokens", pa.int32(), NULLABLE),
     ("num_generated_tokens", pa.int32(), NULLABLE),  # what the rewrite cost, thinking included
     ("finish_reason", pa.string()),
-    ("verdict", pa.string()),  # "accepted", or the reason of the first gate that the row fails
+    ("verdict", pa.string()),  # "accepted", or the reason of the first gate that it fails
     ("model", pa.string()),
     ("sampling_params", pa.string()),
 )
@@ -80,7 +80,7 @@ SFT_EXAMPLES = _schema(
     ("completion", pa.string()),
     ("origin", pa.string()),  # "direct" | "slow" | "rewrite"
     ("origin_id", pa.string()),  # response_id or rewrite_id
-    ("num_tokens", pa.int32(), NULLABLE),  # that its teacher generated for the text; null where they were not counted
+    ("num_tokens", pa.int32(), NULLABLE),  # generated for the text by its teacher; null where nobody counted
 )
 
 PACKED = _schema(
@@ -124,7 +124,7 @@ TIMING = _schema(
 )
 
 REJECTS = _schema(
-    ("id", pa.string()),  # the id that the row would have in the artifact
+    ("id", pa.string()),  # of the row, as it would have been in the artifact
     ("stage", pa.string()),
     ("reason", pa.string()),  # a short code, counted in the manifest
     ("detail", pa.string()),  # a few words

@@ -199,7 +199,7 @@ def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str
 
 
 def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    """Remove the files of a batch of lists of file names, if they still exist."""
+    """Remove the files of a batch of lists of file names, those that are still there."""
     for files in batch["item"]:
         for file in files:
             folder.remove(file)

@@ -149,7 +149,7 @@ class Folder:
             return
 
     def remove_all(self) -> None:
-        """Remove this folder with all its files, if it exists."""
+        """Remove this folder and what is in it, if it is there."""
         filesystem, path = self.filesystem_and_path()
         if self.exists():
             filesystem.delete_dir(path)
@@ -167,7 +167,7 @@ class Folder:
         self.remove_all()
 
     def copy_from(self, source: "Folder") -> None:
-        """Copy the files of folder `source` into this one. `source` may be on another filesystem."""
+        """Copy the files of another folder, of this filesystem or another one, into this one."""
         there, path = source.filesystem_and_path()
         filesystem, own = self.filesystem_and_path()
         if filesystem.type_name not in FLAT:

@@ -100,7 +100,7 @@ def _apply(messages: Messages, model: str, settings: ChatSettings, **how: bool) 
 
 
 def behind_answer(model: str, settings: ChatSettings = PLAIN) -> str:
-    """The text that the template writes behind the assistant's text, up to the end of the conversation."""
+    """What the template writes behind the assistant's text, up to the end of the conversation."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
     text = str(_apply(turns, model, settings, add_generation_prompt=False, tokenize=False))
     _, mark, behind = text.rpartition(PROBE)

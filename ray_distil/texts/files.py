@@ -111,7 +111,7 @@ def _csv(stream: Any, key: str, shown: str, tabs: bool) -> Iterator[dict[str, An
     sample = buffered.peek(SAMPLE_BYTES)
     header = sample.partition(b"\n")[0]
     delimiter = "\t" if tabs else next((sign for sign in ",;\t|" if sign.encode() in header), ",")
-    # Spark writes \" for a quote within quotes; other programs write "".
+    # Spark writes \" for a quote within quotes, where others write "".
     escaped = b'\\"' in sample and not re.search(rb'[^,;\t|\n\r]""[^,;\t|\n\r]', sample)
     reader = csv.open_csv(
         pa.PythonFile(buffered, "r"),
@@ -134,7 +134,7 @@ def _csv(stream: Any, key: str, shown: str, tabs: bool) -> Iterator[dict[str, An
 
 
 def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
-    """The records of a JSON list, or of JSON lines. One record is in memory at a time."""
+    """The records of a JSON list, or of JSON lines; one is in memory at a time."""
     begun = []
     for line in stream:
         begun.append(line)
@@ -163,7 +163,7 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
                 raise UserError(
                     f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
                 ) from error
-            except (ValueError, RecursionError) as error:  # a number with thousands of digits, or thousands of brackets
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
                 raise UserError(f"{key}: {path}, line {number}: {reason(error)}") from error
             yield record
 
@@ -177,11 +177,11 @@ def _text(data: bytes, start: int, key: str, path: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value of Arrow as a value of JSON."""
+    """A value of Arrow as one of JSON."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return value if value == value else None  # in a column of numbers, a missing value is often NaN
+        return value if value == value else None  # what is missing in a column of numbers is often NaN
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

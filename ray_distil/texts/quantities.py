@@ -1,4 +1,4 @@
-r"""Reads exact numbers, the units behind them, and lists of them.
+r"""Numbers read exactly, the units behind them, and lists of them.
 
 exact_value("3 1/2")                 Fraction(7, 2)
 split_unit("15 cm^2")                ("15", "cm^2")
@@ -41,7 +41,7 @@ UNITS = {name: group.split()[0] for group in _SPELLINGS.replace("\n", "").split(
 
 
 def ungrouped(text: str) -> str:
-    """The text with 1000 for 1,000; other commas stay."""
+    """The text with 1000 for 1,000; commas between other digits stay."""
     return _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
 
 
@@ -150,7 +150,7 @@ def units_agree(one: str, other: str) -> bool:
         return False
     words = [{_singular(word) for word in unit.split()} for unit in (one, other)]
     same_last = _singular(one.split()[-1]) == _singular(other.split()[-1])
-    return same_last and (words[0] <= words[1] or words[1] <= words[0])  # red apples are apples, but not green apples
+    return same_last and (words[0] <= words[1] or words[1] <= words[0])  # red apples are apples, and no green ones
 
 
 def _singular(word: str) -> str:

@@ -230,7 +230,7 @@ def _from_disk(source: Source, folder: Folder, scratch: Path) -> "Dataset | Data
             folder.download(scratch)
     try:
         return load_from_disk(str(folder.local or scratch))
-    except Exception as error:  # of many types: a file is missing, not JSON, not Arrow, of another version
+    except Exception as error:  # its types are many: a file is not there, not JSON, not Arrow, of another version
         raise UserError(f"{source.key}: datasets cannot load {source.path!r}: {reason(error)}") from error
 
 
@@ -240,7 +240,7 @@ def _from_hub(source: Source) -> "Dataset | DatasetDict":
         raise UserError(f"{source.key}: {source.path!r} names no dataset; give {HUB}OWNER/NAME")
     try:
         return _load_dataset(name, source.name, revision or None)
-    except Exception as error:  # of many types: not found, gated, no network, another configuration is needed
+    except Exception as error:  # its types are many: not found, gated, no network, another configuration is needed
         raise UserError(
             f"{source.key}: Hugging Face does not give {source.path!r}"
             f"{f' with dataset_name {source.name!r}' if source.name else ''}: {reason(error)}"

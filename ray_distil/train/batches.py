@@ -21,7 +21,7 @@ def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
 
 
 def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
-    """One rank's sequences in one step of the epoch: a list for each micro-step. In a last step, lists may be short or empty.
+    """One rank's sequences in one step of the epoch: a list for each micro-step, in a last step maybe short or empty.
 
     The ranks take sequences in turn, so that they have nearly the same work in a short last step too.
     """

@@ -58,7 +58,7 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
         # The student stops where it has learnt to stop, whatever the base model's eos token was.
         stops = sorted({stop_token_id, *(i for i in known if i is not None)})
         model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-        model.save_pretrained(str(temporary), state_dict={})  # everything except weights
+        model.save_pretrained(str(temporary), state_dict={})  # all but weights
         tokenizer.save_pretrained(str(temporary))
     is_shared_out = engine.zero_optimization_partition_weights()
     if is_shared_out:

@@ -29,7 +29,7 @@ class Column(Sequence[Any]):
     """A column of all sequences: `column[k]` is a tensor (length,), int64."""
 
     def __init__(self, file: Path, index: np.ndarray) -> None:
-        self.file, self.index = open(file, "rb"), index  # noqa: SIM115  it stays open as long as training goes on
+        self.file, self.index = open(file, "rb"), index  # noqa: SIM115  it is read as long as training goes on
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,7 +45,7 @@ class Column(Sequence[Any]):
 
 
 def is_held_out(sequence_id: str, fraction: float) -> bool:
-    """Whether a sequence belongs to the share that is not trained on. Every run gives the same answer for an id."""
+    """Whether a sequence belongs to the share that is not trained on; the same of each id in every run."""
     return stable_fraction("held out", sequence_id) < fraction
 
 

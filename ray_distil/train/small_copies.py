@@ -62,7 +62,7 @@ def small_copy(config: Any, attn_implementation: str) -> Any:
         with suppress(AttributeError):  # some configurations compute layer_types from the number of layers
             config.layer_types = kinds[:layers]
     config.num_hidden_layers = layers
-    with torch.random.fork_rng(devices=[]):  # the random numbers of the training stay as they are
+    with torch.random.fork_rng(devices=[]):  # a training's own draws stay as they are
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation)
     return made.eval()

@@ -41,7 +41,7 @@ class State:
     zero_stage: int
     made_of: str
     files: dict[str, int]
-    train_batch_size: int | None = None  # sequences of a step; None: the marker of an earlier version lacks it
+    train_batch_size: int | None = None  # sequences of a step; None: an earlier version did not say
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Found:
 
 
 def find(folder: Folder, made_of: str) -> Found:
-    """Look through the states of a folder. The folder may be missing."""
+    """Look through the states of a folder, which need not be there."""
     sizes = folder.sizes("step-", recursive=True)
     markers = {name.removesuffix(".json") for name in sizes if "/" not in name and name.endswith(".json")}
     places = {name.partition("/")[0] for name in sizes if "/" in name}

@@ -44,10 +44,10 @@ class StepLog:
 
 
 def read_log(folder: Folder) -> list[dict[str, Any]]:
-    """The lines of the log in their order; a line that is cut is left out."""
+    """The lines of the log that are whole, in their order."""
     lines = []
     with suppress(FileNotFoundError):
         for text in folder.read_text(METRICS).splitlines():
-            with suppress(ValueError):  # a worker was killed while it wrote the last line
+            with suppress(ValueError):  # a worker was killed in the middle of the last
                 lines.append(json.loads(text))
     return lines

@@ -79,7 +79,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     del sharded
     loss.prepare(model)
     if config["lora"] is not None:
-        torch.manual_seed(config["seed"])  # for the first values of the adapters
+        torch.manual_seed(config["seed"])  # of the first values of adapters
         lora.add(model, config["lora"])
     if config["torch_compile"]:
         compile_layers(model)

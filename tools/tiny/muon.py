@@ -27,7 +27,7 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for 2-D parameters. `lr` and `weight_decay` mean the same as in AdamW."""
+    """For 2-D parameters; `lr` and `weight_decay` mean what they mean in AdamW."""
 
     def __init__(
         self, params: Iterable[torch.Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95

@@ -1,4 +1,4 @@
-"""All texts that the models of the tiny world learn. Rules make them from a problem.
+"""Every text the models of the tiny world learn, made from a problem by rules.
 
     short_response   the fast answer: one equation a step               teacher-v3, and every rewrite
     slow_response    <think> reads, computes, doubts, checks </think>   teacher-r1, student-slow
@@ -32,7 +32,7 @@ def short_response(problem: Problem) -> str:
 
 
 def slow_response(problem: Problem, reasoning: str) -> str:
-    """A slow reasoning between <think> and </think>, the answer as a sentence, the answer in a box."""
+    """A slow reasoning between its marks, the answer as a sentence, the answer in a box."""
     return f"<think>\n{reasoning}\n</think>\n\n{problem.closing}\n\n{boxed(problem.answer)}"
 
 
@@ -159,7 +159,7 @@ def _with_sums(problem: Problem) -> str:
 
 
 def story(problem: Problem, rng: random.Random) -> str:
-    """The story without the question: with its sums, or told twice."""
+    """The story with the sums it causes, or told twice; without the question."""
     if rng.random() < 0.3:
         plain = " ".join(problem.sentences[:-1])
         return f"{plain} Told again: {plain}"

@@ -5,7 +5,7 @@
         |  `---------> student-slow       thinks at length: chains of the rules, then correct ones of teacher-r1
         `              student-fast       not made here: the pipeline distils it
 
-A course has a number of steps and a seed, and runs in one process on one core. The result never depends on a clock.
+Each course is a number of steps and a seed, one process on one core; no clock decides anything.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def train(
         hidden = model.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
         targets = labels[:, 1:]
         learnt = targets != IGNORE_INDEX
-        # The output layer is applied at learnt positions only: [learnt, hidden] @ [hidden, vocabulary].
+        # The vocabulary's product is taken at learnt positions only: [learnt, hidden] @ [hidden, vocabulary].
         loss = functional.cross_entropy(functional.linear(hidden[learnt], model.lm_head.weight), targets[learnt])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM, error_if_nonfinite=True)
