@@ -1,4 +1,4 @@
-"""Who generates text, and how: vLLM engines or an endpoint, and sampling. The part of `config.py` that engines read."""
+"""Who generates text, and how: vLLM engines or an endpoint, and sampling. Engines read these sections."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "str
 _NUMBER = {"type": "integer", "minimum": 1}
 NUMBER_OR_RANGE = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}]}
 
-# Arguments of `apply_chat_template` that are no variables of a template.
+# Arguments of `apply_chat_template` that are its own, and not variables of a template.
 RESERVED = {
     "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message",
     "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",

@@ -1,9 +1,10 @@
-"""Models to compare, and on what: benchmarks as declarations. The part of `config.py` that evaluation reads.
+"""Models to compare, and the benchmarks to compare them on. Evaluation reads this part of the configuration.
 
     benchmarks: [held-out, aime24, {name: math500, num_samples: 8, limit: 100}]
     benchmarks: [{name: physics, path: physics.csv, columns: {instruction: question}, answer: choice, ...}]
 
-The built-in ones are declared in benchmarks.yaml; keys that stand beside a name go before what is declared there.
+The built-in benchmarks are declared in benchmarks.yaml. A key that the configuration gives beside a name (limit: 100)
+replaces the declared one.
 """
 
 import re
@@ -92,12 +93,14 @@ class BenchmarkConfig(Section):
 
 @lru_cache(maxsize=1)
 def built_in() -> dict[str, dict[str, Any]]:
-    """Name -> what is declared of it."""
+    """Name of each built-in benchmark -> its keys in benchmarks.yaml."""
     return dict(yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))["benchmarks"])
 
 
 def declared(given: Any) -> Any:
-    """A benchmark as the configuration names it, with what is declared of it. Raises ValueError for an unknown name."""
+    """A benchmark of the configuration, completed with its keys in benchmarks.yaml. Raises ValueError for a name alone
+    that is unknown.
+    """
     if isinstance(given, str):
         given = {"name": given}
         if given["name"] != HELD_OUT and given["name"] not in built_in():
@@ -189,5 +192,5 @@ class EvaluationConfig(Section):
 
 
 def folder_of(label: str) -> str:
-    """The folder of a benchmark's artifacts: its name, where that can be one."""
+    """The folder of a benchmark's artifacts: its name, with _ for each character that a folder's name may not have."""
     return re.sub(r"[^\w.+-]", "_", label)

@@ -1,7 +1,7 @@
 """The run's configuration: YAML plus dotted overrides, checked before anything starts.
 
-Imports without Ray, torch or vLLM. Unknown keys fail and name the nearest known one; the resolved configuration is
-saved as `config.yaml` in the run's folder.
+Importing it loads neither Ray, torch nor vLLM. The error for an unknown key names the nearest known key. The resolved
+configuration is saved as `config.yaml` in the run's folder.
 """
 
 import os
@@ -24,7 +24,7 @@ from ray_distil.texts.gates import DESCRIPTIONS
 
 RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 TINY = "tiny"
-TRAINED = "student"  # as a model to evaluate: the one that the run trains
+TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 
 
 class RunConfig(Section):
@@ -46,7 +46,7 @@ class RunConfig(Section):
     @field_validator("date", mode="before")
     @classmethod
     def _day(cls, given: Any) -> Any:
-        """YAML reads 2026-11-27 as a date."""
+        """The day as YYYY-MM-DD; YAML reads 2026-11-27 as a date and not as text."""
         if isinstance(given, date):
             return given.isoformat()
         try:
@@ -144,7 +144,7 @@ class TeachersConfig(Section):
 
     @property
     def given(self) -> dict[str, TeacherConfig]:
-        """The teachers that there are, by name."""
+        """The teachers that are configured, by name."""
         named = {"direct": self.direct, "slow": self.slow}
         return {name: teacher for name, teacher in named.items() if teacher is not None}
 
@@ -234,7 +234,7 @@ class StagesConfig(Section):
 
     @property
     def engines(self) -> dict[str, EngineConfig]:
-        """All engines of our own, by key."""
+        """All vLLM engines of the configuration, by key."""
         sections: dict[str, Asked | EvaluationConfig | None] = {
             "long2short": self.long2short,
             "evaluation": self.evaluation,
@@ -254,7 +254,7 @@ class StagesConfig(Section):
         return Folder.at(self.run.storage_path, base) / self.run.name
 
     def to_yaml(self) -> str:
-        """Without secrets: a key in a URI, and values of environment variables whose names say that they are one."""
+        """The configuration in YAML, with *** for secrets: keys in URIs, and values under names such as HF_TOKEN."""
         return yaml.safe_dump(without_secrets(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
@@ -266,7 +266,7 @@ class DistillConfig(StagesConfig):
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
-    """Read YAML (null: the tiny recipe) and apply `key.path=value` overrides, values in YAML spelling.
+    """Read a YAML file (None: the tiny recipe) and apply overrides `key.path=value`, with values in YAML spelling.
 
     Raises ConfigError with one line a mistake.
     """

@@ -1,4 +1,4 @@
-"""The models and given responses that a configuration names, found before anything starts."""
+"""Finds the models and the given responses that a configuration names, before anything starts."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ from ray_distil.texts.sources import Source
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
 HUBS = ("huggingface", "modelscope")
-COPY_OF = ".copy_of"  # in a copy that is whole: the fingerprint of its model
+COPY_OF = ".copy_of"  # file in a finished copy: the fingerprint of the model that was copied
 
 
 def resolve_models(config: StagesConfig) -> dict[str, str]:
-    """Section of the configuration -> its model: folder, hub name, or an endpoint's name of it.
+    """Section of the configuration -> its model: a folder, a hub name, or the name that an endpoint gives the model.
 
-    A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name and
-    an endpoint's key that is not in the environment; UserError for a missing file of responses.
+    A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name, or
+    an endpoint whose API key is not in the environment; UserError for a missing file of responses.
     """
     served = {}
     for key, section in _asked(config).items():
@@ -39,7 +39,7 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
 
 
 def responses_of(teacher: TeacherConfig, key: str) -> Source:
-    """The source of a teacher whose responses are there already; `key`: its section."""
+    """The source of a teacher's given responses; `key`: the teacher's section."""
     assert teacher.responses is not None
     return Source(
         teacher.responses,
@@ -52,7 +52,7 @@ def responses_of(teacher: TeacherConfig, key: str) -> Source:
 
 
 def model_sources(config: StagesConfig) -> dict[str, str]:
-    """Key of the configuration -> model_source of each model that is loaded here."""
+    """Key of the configuration -> model_source, for each model whose files the run loads (no endpoint's)."""
     named = {"training.student": config.training.student} if config.training is not None else {}
     for key, section in _asked(config).items():
         if section is not None and section.engine is not None:
@@ -71,14 +71,14 @@ def _asked(config: StagesConfig) -> dict[str, Asked | None]:
 
 
 def is_hub_name(model_source: str) -> bool:
-    """Whether it can be a name of the hub, ORG/NAME, and no path."""
+    """Whether a model_source can be a hub name, ORG/NAME, and not a path."""
     return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
 
 
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
-    """The models, with those of this package in the run's folder, which all nodes see.
+    """The models, with the tiny models of this package copied to the run's folder, which all nodes see.
 
-    A submitted job works in a copy of the package, which lies elsewhere on each node.
+    A submitted job works in a copy of the package, whose path differs from node to node.
     """
     shared = dict(models)
     for key, source in models.items():
@@ -94,7 +94,7 @@ def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
 
 
 def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
-    """The endpoint's name of the model. Raises ConfigError where its key is not in the environment."""
+    """The name that the endpoint gives the model. Raises ConfigError where its API key is not in the environment."""
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
         raise ConfigError(
             f"{key}.api_key_env: {endpoint.api_key_env!r} is not set in the environment; "
@@ -106,8 +106,8 @@ def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
 def resolve_model(model_source: str, key: str) -> str:
     """The folder of `tiny:NAME`; an absolute path for a model folder; a Hugging Face name unchanged.
 
-    Raises ConfigError, naming `key`, where a path is not there or holds no model, or where the name is neither in the
-    hub's cache on this machine nor known to the hub.
+    Raises ConfigError, naming `key`, where a path does not exist or holds no model, or where a hub name is neither in
+    the hub's cache on this machine nor known to the hub.
     """
     prefix, _, name = model_source.partition(":")
     if prefix == TINY and name:
@@ -151,9 +151,9 @@ def resolve_model(model_source: str, key: str) -> str:
 
 
 def download(model: str, hub: str, target: Path) -> Path:
-    """All files of a hub's model in TARGET/NAME; `model` is ORG/NAME or a key of PUBLISHED. Returns the folder.
+    """Download a hub's model, all files, into TARGET/NAME. `model`: ORG/NAME or a key of PUBLISHED. Returns the folder.
 
-    Raises UserError where the hub does not give it.
+    Raises UserError where the hub does not give the model.
     """
     name = PUBLISHED.get(model.upper(), model)
     if name.count("/") != 1 or not all(name.split("/")):

@@ -1,4 +1,4 @@
-"""What `--plan` assumes. The part of `config.py` that no stage reads."""
+"""The assumptions of `--plan`. No stage reads this part of the configuration."""
 
 from pydantic import Field
 

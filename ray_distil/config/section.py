@@ -1,4 +1,4 @@
-"""A section of a configuration: checked fields, read from YAML with overrides, and what each mistake is told."""
+"""A section of a configuration: checked fields, read from YAML with overrides, and a message for each mistake."""
 
 import difflib
 import re
@@ -36,7 +36,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
         ) from error
-    except (yaml.YAMLError, ValueError) as error:  # 2026-13-45 is a date to YAML, and none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: YAML takes 2026-13-45 for a date, which does not exist
         raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"--config {file}: expected sections such as `training:`, got {type(data).__name__}")
@@ -76,7 +76,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         else:
             if node.get(parent) is None:
                 node[parent] = {}
-            # A YAML anchor shares one mapping between sections; an override changes the section it names alone.
+            # A YAML anchor shares one mapping between sections. The copy keeps the override out of the other sections.
             node[parent] = node[parent].copy() if isinstance(node[parent], dict | list) else node[parent]
             node = node[parent]
         if not isinstance(node, dict | list):
@@ -114,7 +114,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys of the section at a location below `model`."""
+    """The keys of the section that lies at `location` in `model`."""
     for part in location:
         if isinstance(part, int):
             continue
@@ -125,7 +125,7 @@ def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """A configuration without keys: those in URIs, and values under names such as HF_TOKEN."""
+    """A configuration with *** for secrets: keys in URIs, and values under names such as HF_TOKEN."""
     if isinstance(value, dict):
         return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""Generation: its contract, engines of our own, endpoints, limits, rows that kill an engine."""
+"""Generation: its contract, local vLLM engines, endpoints, rate limits, rows that kill an engine."""

@@ -1,10 +1,14 @@
-"""Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): the other `Generate`.
+"""Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): a second `Generate`.
 
-The contract is that of `engine.py`; the client is openai's, in an actor, since ray.data.llm's processor of HTTP requests
-knows neither Retry-After nor limits in tokens. Transient errors are asked again: no connection, time-outs, 408, 409, 429
-and 5xx, a broken stream, and a few times what cannot be read. Pauses grow and are jittered; where the server says
-Retry-After, it is kept to the letter, by all requests where it says 429; one of more than ten minutes is not waited for.
-Whatever comes, it ends in its row: as a text (`replies.py`), or as an error with the server's own words.
+The contract is in `generation.py`. The client is openai's, in an actor, because ray.data.llm's processor of HTTP
+requests knows neither Retry-After nor limits in tokens.
+
+A request is retried after a transient error: no connection, a time-out, status 408, 409, 429 or 5xx, a broken stream.
+It is retried a few times after a reply that cannot be read. Pauses grow and are jittered. A pause that the server asks
+for (Retry-After) is kept exactly, after 429 by all requests; a request fails if the server asks for more than ten
+minutes.
+
+Each request ends in its own row: as a text (`replies.py`), or as an error with the server's own words.
 """
 
 import asyncio
@@ -28,9 +32,9 @@ if TYPE_CHECKING:
 RETRIED = {408, 409, 429}  # and 5xx
 LONGEST_RETRY_AFTER_S = 600.0
 BATCH_SIZE = 16  # rows that are saved together
-BATCHES = 8  # in the actor for each that fits into max_concurrency: a batch waits for its slowest reply
+BATCHES = 8  # the actor holds BATCHES x max_concurrency rows, since a batch waits for its slowest reply
 PATH = "/chat/completions"
-CHARACTERS_PER_TOKEN = 3  # of a prompt, before the first reply tells
+CHARACTERS_PER_TOKEN = 3  # of a prompt: an estimate until the first reply gives token counts
 
 
 def build(config: EndpointConfig) -> Generate:
@@ -55,7 +59,7 @@ def build(config: EndpointConfig) -> Generate:
 
 
 class Requests:
-    """An actor that keeps up to `max_concurrency` requests in flight, within the limits a minute."""
+    """An actor that keeps up to `max_concurrency` requests in flight, within the limits for each minute."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from openai import AsyncOpenAI
@@ -67,7 +71,7 @@ class Requests:
             base_url=settings["base_url"],
             api_key=self.key or "none",
             timeout=settings["timeout_s"],
-            max_retries=0,  # the client's own tries would go past the limits, and not wait longer than a minute
+            max_retries=0,  # the client's own retries would ignore the limits, and never wait longer than a minute
         )
         self.free = asyncio.Semaphore(settings["max_concurrency"])
         self.pace = Pace(settings["requests_per_minute"], settings["tokens_per_minute"])
@@ -85,7 +89,7 @@ class Requests:
         yield kept
 
     async def reply(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One row's reply in the columns ADDED; whatever goes wrong with this row is its error."""
+        """One row's reply in the columns ADDED. Any failure of this row's request is the row's `error`."""
         problem = check_messages(row["messages"])
         if problem:
             return failed(problem)
@@ -94,7 +98,7 @@ class Requests:
             while True:
                 try:
                     return await self.ask(row)
-                except Exception as error:  # noqa: BLE001  raised on, it would end the actor and the other rows' replies
+                except Exception as error:  # noqa: BLE001  uncaught, it would end the actor with other rows' replies
                     failures += 1
                     asked = _asked_to_wait_s(error)
                     if failures > min(self.settings["max_retries"], tries_of(error) - 1):
@@ -107,9 +111,9 @@ class Requests:
                     await asyncio.sleep(pause_s(failures) if asked is None else asked)
 
     async def ask(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One try. Raises openai.APIError, TimeoutError, and BadReply for a reply that is none."""
+        """Send the request once. Raises openai.APIError, TimeoutError, and BadReply for an unusable reply."""
         params = row["sampling_params"]
-        messages = [message for message in row["messages"] if message["content"]]  # an empty system turn is none
+        messages = [message for message in row["messages"] if message["content"]]  # without an empty system turn
         asked = {"model": self.settings["model"], "messages": messages, **params}
         if self.settings["stream"]:
             asked |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -126,7 +130,7 @@ class Requests:
             self.pace.settle(reserved, tokens)
 
     async def sent(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The row of what comes for this request. The client's own types of replies fail on what servers send."""
+        """Send `body` and read the reply as a row. `cast_to=object`: openai's types reject some servers' replies."""
         import openai
 
         reply = Reply()
@@ -137,7 +141,7 @@ class Requests:
             PATH, cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
         )
         kind = stream.response.headers.get("content-type", "")
-        if "json" in kind or "html" in kind:  # the whole reply, or an error, at once
+        if "json" in kind or "html" in kind:  # no stream: the server sent the whole reply, or an error, at once
             text = (await stream.response.aread()).decode(errors="replace")
             reply.add(json.loads(text) if "json" in kind else text)
             return reply.row()
@@ -152,7 +156,7 @@ class Requests:
         return reply.row()
 
     def told(self, error: Exception) -> str:
-        """What a row's error says: the server's own words, without the key, which a server may repeat."""
+        """The text of a row's error: the server's own words. The API key is masked, since a server may repeat it."""
         response = getattr(error, "response", None)
         text = words_of(error.body) if isinstance(getattr(error, "body", None), dict | list | str) else ""
         if isinstance(error, json.JSONDecodeError):
@@ -164,7 +168,7 @@ class Requests:
 
 
 def tries_of(error: Exception) -> float:
-    """How often a request may be sent in all that ended with this error, the configuration's limit apart."""
+    """How often in all a request may be sent when it ends with this error; the limit `max_retries` holds besides."""
     import httpx2
     import openai
 

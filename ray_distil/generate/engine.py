@@ -1,7 +1,7 @@
-"""Generation by engines of our own, on the contract of `generation.py`: ray.data.llm and vLLM.
+"""Generation by local vLLM engines through ray.data.llm, with the contract of `generation.py`.
 
-Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine, and with it the rows
-in flight.
+Prompts are encoded and checked before the engine sees them: one bad prompt can end an engine and lose the rows in
+flight.
 """
 
 import ast
@@ -32,13 +32,13 @@ from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-IMPORTS = ("ray.data.llm", "vllm")  # what `build` and its engines' configuration load: seconds
-INFERENCE_ERROR = "__inference_error__"  # ray.data.llm passes rows that have it by the engine
+IMPORTS = ("ray.data.llm", "vllm")  # modules that `build` and its engines' configuration load, which takes seconds
+INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 THINKS = "prompt_begins_thinking"
 
 
 def check(engines: dict[str, EngineConfig]) -> None:
-    """Raises ConfigError with a line for each of their arguments that vLLM does not know. By the key of each engine."""
+    """Raises ConfigError with one line for each engine argument that vLLM does not know. `engines`: key -> engine."""
     if not engines:
         return
     known = known_arguments()
@@ -75,7 +75,7 @@ def known_arguments() -> frozenset[str]:
 
 def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Generate:
     """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
-    # Ray's agent takes vLLM's histograms apart observation by observation, and there are some for each token.
+    # On one machine they are off by default: vLLM observes several values for each token, and Ray's agent handles each.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
     engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
     secret = {name: value for name, value in config.env_vars.items() if SECRET.search(name)}
@@ -98,7 +98,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
                 runtime_env={"env_vars": {name: v for name, v in config.env_vars.items() if name not in secret}},
                 log_engine_metrics=log_metrics,
                 should_continue_on_error=True,
-                # Their work is done in `encode_batch` and in vLLM; each would cost throughput.
+                # `encode_batch` and vLLM do the work of these three stages; each stage would cost throughput.
                 chat_template_stage=False,
                 tokenize_stage=False,
                 detokenize_stage=False,
@@ -112,8 +112,8 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         actor = with_environment(whole_responses(stage.fn, model), secret)
         changed = {"fn": watched(actor, deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
-        # As many batches are in flight as there are blocks, and each is saved by itself. It must stand right before
-        # `encode_batch`: Ray fuses it with other operators, and their output is one block again.
+        # One block for each batch, so that all batches can be in flight and each is saved by itself. `repartition` must
+        # stand right before `encode_batch`: Ray would fuse it with other operators, whose output is one block again.
         blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
         encoded = blocks.map_batches(
             encode_batch,
@@ -139,12 +139,12 @@ def with_environment(engine: type, values: Mapping[str, str]) -> type:
             os.environ.update(values)  # the engine's own processes inherit it
             super().__init__(*arguments, **options)
 
-    WithEnvironment.__name__ = engine.__name__  # in Ray's names of actors
+    WithEnvironment.__name__ = engine.__name__  # Ray shows it as the name of the actor
     return WithEnvironment
 
 
 def context_of(config: EngineConfig) -> int | None:
-    """max_model_len of an engine; None where it is the model's own, which vLLM calls -1 as well."""
+    """max_model_len of an engine; None for the model's own length, for which vLLM takes -1 too."""
     given = config.engine_kwargs.get("max_model_len")
     return given if given != -1 else None
 
@@ -157,7 +157,7 @@ def model_length(model: str) -> int:
     try:
         config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()
         return int(config.max_position_embeddings)
-    except (AttributeError, ValueError) as error:  # another name for it, or an architecture that transformers lacks
+    except (AttributeError, ValueError) as error:  # the length has another name, or transformers lacks the architecture
         raise UserError(
             f"{model!r} does not say how long its sequences are; set engine_kwargs.max_model_len"
         ) from error
@@ -166,7 +166,7 @@ def model_length(model: str) -> int:
 def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: ChatSettings = PLAIN) -> pa.Table:
     """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error.
 
-    Generation ends at the end of a turn too, where the template of a base model writes another token than its eos.
+    Generation also stops at the token with which the template ends a turn. In a base model it can differ from eos.
     """
     longest = max_model_len or model_length(model)
     ends = {"stop_token_ids": [end_of_turn(model, chat)]}
@@ -194,23 +194,23 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
 def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
     """ "stop" where the last generated token ends a turn, else "length".
 
-    ray.data.llm drops vLLM's own finish_reason. vLLM keeps the stop token in the generated ids and looks for it before
-    it looks at max_tokens, so its presence tells the two apart even at exactly max_tokens.
+    ray.data.llm drops vLLM's own finish_reason. vLLM keeps the stop token in the generated ids, and looks for it before
+    it looks at max_tokens. So a stop token at the end means "stop", even after exactly max_tokens tokens.
     """
     return "stop" if generated_tokens and generated_tokens[-1] in stop_ids else "length"
 
 
 def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids: list[int], model: str) -> int:
-    """How many of the generated tokens come before a text's conclusion; the prompt may have begun the think block.
+    """How many of the generated tokens come before the conclusion of a text. `begin`: think mark of the prompt, or "".
 
-    The mark is looked for in the ids: a worker that must load a tokenizer for it keeps an engine's last rows waiting
-    for seconds. Only where the mark is written in other tokens is the text encoded again.
+    The end mark is searched in the token ids: to load a tokenizer takes seconds, in which an engine's last rows would
+    wait. The text is encoded again only where the mark is written in other tokens than `think_end_ids`.
     """
     whole = with_our_marks(begin + text)
     thinking = thinking_of(whole)
     if not thinking or thinking_is_open(whole):
         return len(tokens) if thinking else 0
-    n, num_marks = len(think_end_ids), thinking.count(THINK_END)  # a thought may quote its mark, or hold a block
+    n, num_marks = len(think_end_ids), thinking.count(THINK_END)  # a thought may quote </think>, or hold a block
     for start in range(len(tokens) - n + 1):
         num_marks -= tokens[start : start + n] == think_end_ids
         if num_marks == 0:
@@ -219,7 +219,7 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
 
 
 def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
-    """ray.data.llm's output in the columns of the contract. A row is there when its batch is."""
+    """ray.data.llm's output in the columns of the contract. A row's `finished_at` is the time of its whole batch."""
     rows, now = [], time.time()
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""
@@ -231,7 +231,7 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
         carried = json.loads(row["carried"])
         timed = carried.keys() >= set(TIMES)
         text = "" if error else row["generated_text"]
-        begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some write the mark again
+        begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some models write <think> again
         begin = f"{THINK_BEGIN}\n" if begun else ""
         rows.append(carried | {
             "generated_text": "" if error else with_our_marks(begin + text),
@@ -246,10 +246,12 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
 
 
 def whole_responses(engine: type, uri: str) -> type:
-    """The engine's actor with what ray.data.llm has no option for.
+    """The actor class of an engine with two changes for which ray.data.llm has no option.
 
-    It takes of a stream the last output alone, and vLLM makes one for each token, with all text so far, unless it is
-    told otherwise. And its own download from an object store needs boto3 and knows no options of a URI.
+    - vLLM makes one output at the end (FINAL_ONLY). By default it makes an output for each token, with the whole text
+      so far, and ray.data.llm reads only the last one.
+    - `local_copy` downloads the model. ray.data.llm's own download from an object store needs boto3 and does not know
+      the options of a URI.
     """
 
     class WholeResponses(engine):  # type: ignore[misc]
@@ -265,7 +267,7 @@ def whole_responses(engine: type, uri: str) -> type:
 
             self.llm.engine.generate = generate_whole
 
-    WholeResponses.__name__ = engine.__name__  # in Ray's names of actors
+    WholeResponses.__name__ = engine.__name__  # Ray shows it as the name of the actor
     return WholeResponses
 
 

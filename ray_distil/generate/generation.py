@@ -1,14 +1,14 @@
-"""What generation is: messages in; text, finish_reason and token counts out.
+"""The contract of generation: messages in; text, finish_reason and token counts out.
 
-A `Generate` is `Dataset -> Dataset`, one row out for each row in, order not kept.
+A `Generate` is `Dataset -> Dataset`: one row out for each row in, in any order.
 
     columns needed: id, messages (list of role and content), sampling_params (dict, the same keys in each row)
-    columns added:  generated_text (think block with both its marks, also where the prompt had begun it),
+    columns added:  generated_text (a think block has both marks, even where the prompt has begun the block),
                     finish_reason ("stop" | "length" | "error"), num_prompt_tokens, num_generated_tokens,
-                    num_thinking_tokens (of the generated ones, up to </think>); counts are 0 where an endpoint has none;
+                    num_thinking_tokens (generated tokens up to </think>); a count is 0 where an endpoint gives none;
                     error ("", or "code: detail", e.g. "timeout: no reply within 600 s")
-    columns filled: seconds (from sending a request to its whole reply) and finished_at (seconds of the clock since 1970,
-                    when it was there), where rows come with them, as 0.0; they stay 0.0 where nobody measures
+    columns filled: seconds (from sending a request to its whole reply) and finished_at (its time, seconds since 1970),
+                    only where rows come with these columns, set to 0.0; they stay 0.0 where not measured
     all other columns are carried through; their values must have a form in JSON
 """
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Generate = Callable[["Dataset"], "Dataset"]
-TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of codes; all but:
-BAD_REQUEST = {"http_400", "http_413", "http_422"}
+TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of the transient codes
+BAD_REQUEST = {"http_400", "http_413", "http_422"}  # these codes are not transient
 ADDED = pa.schema([
     ("generated_text", pa.string()),
     ("finish_reason", pa.string()),
@@ -35,7 +35,7 @@ TIMES = ("seconds", "finished_at")
 
 
 def is_transient(code: str) -> bool:
-    """Whether another try may succeed after an error of this code: http_503, and not http_400 or prompt_too_long."""
+    """Whether a retry may succeed after an error of this code: yes for http_503, no for http_400 or prompt_too_long."""
     return code.startswith(TRANSIENT) and code not in BAD_REQUEST
 
 
@@ -46,7 +46,7 @@ def check_messages(messages: Any) -> str:
     for message in messages:
         content = message.get("content")
         if message.get("role") == "system" and content == "":
-            continue  # it asks the template for none
+            continue  # an empty system turn is allowed: it asks the template for no system prompt
         if not isinstance(content, str) or not content.strip():
             return f"bad_prompt: the {message.get('role')} turn has no text"
     return ""

@@ -1,4 +1,4 @@
-"""How fast an endpoint may be asked: requests and tokens a minute, and the pauses that it asks for itself."""
+"""The pace of requests to an endpoint: requests and tokens a minute, and pauses that the endpoint asks for."""
 
 import asyncio
 import math
@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0  # of those that the endpoint did not ask for
-BURST_S = 1.0  # what was not spent is kept for so long
+LONGEST_PAUSE_S = 60.0  # does not limit a pause that the endpoint asks for
+BURST_S = 1.0  # an idle bucket saves at most what this many seconds give
 
 
 class Bucket:
-    """A rate that is kept in the mean: what is spent beyond it must come in again before the next may spend."""
+    """A mean rate. After too much is spent, nobody may spend until time has paid it back.
+
+    E.g. at 60 a minute, an amount of 5 at once means to wait for about 5 seconds.
+    """
 
     def __init__(self, per_minute: float | None) -> None:
         self.rate = None if per_minute is None else per_minute / 60  # a second
@@ -31,12 +34,12 @@ class Bucket:
         return max(0.0, -self.level / self.rate)
 
     def spend(self, amount: float) -> None:
-        """A negative amount gives back."""
+        """Spend an amount; a negative one is given back."""
         self.level -= amount
 
 
 class Pace:
-    """Lets requests through one after the other, in the order in which they come."""
+    """Lets requests through one by one within both limits, in the order in which they come."""
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         self.requests, self.tokens = Bucket(requests_per_minute), Bucket(tokens_per_minute)
@@ -47,25 +50,26 @@ class Pace:
     async def enter(self, most_tokens: float) -> float:
         """Wait for a request's turn; returns the tokens that are reserved for it.
 
-        How many a reply takes is known afterwards: the mean of those before stands for it, the most before the first.
+        The real number of tokens is known only after the reply. Until the first reply `most_tokens` are reserved; later
+        the mean of the earlier requests.
         """
         async with self.turn:
             while (wait := self._wait_s()) > 0:
-                await asyncio.sleep(min(wait, 1.0))  # what is given back meanwhile shortens it
+                await asyncio.sleep(min(wait, 1.0))  # tokens that `settle` gives back meanwhile shorten the wait
             reserved = self.mean_tokens if self.num_replies else most_tokens
             self.requests.spend(1)
             self.tokens.spend(reserved)
         return reserved
 
     def settle(self, reserved: float, tokens: int | None) -> None:
-        """A request is over and took so many tokens; None: it failed, and is taken to have cost none."""
+        """A request has ended. `tokens`: what it really took; None: it failed, and counts as 0 tokens."""
         self.tokens.spend((tokens or 0) - reserved)
         if tokens is not None:
             self.num_replies += 1
             self.mean_tokens += (tokens - self.mean_tokens) / self.num_replies
 
     def hold(self, seconds: float) -> None:
-        """Let no request through for so long."""
+        """Let no request through for the next `seconds`."""
         self.not_before = max(self.not_before, time.monotonic() + seconds)
 
     def _wait_s(self) -> float:
@@ -73,12 +77,14 @@ class Pace:
 
 
 def pause_s(failures: int) -> float:
-    """Seconds before another try after so many failures: exponential, and jittered so that not all return at once."""
+    """Seconds before the next try of a request after `failures` failures. They double with each failure, up to
+    LONGEST_PAUSE_S, and are jittered, so that not all requests come back at once.
+    """
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait, by Retry-After (seconds or a date) or retry-after-ms; None: it does not."""
+    """Seconds that a reply asks to wait, by Retry-After (seconds or a date) or retry-after-ms; None without."""
     try:
         if "retry-after-ms" in headers:
             return _seconds(float(headers["retry-after-ms"]) / 1000)

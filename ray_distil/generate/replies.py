@@ -1,4 +1,4 @@
-"""What an endpoint sent, read as one row, whatever its form: the text, why it ended, and the token counts.
+"""Reads an endpoint's reply, in any of its forms, as one row: the text, why it ended, and the token counts.
 
     reply                                      generated_text
     content                                    content
@@ -6,7 +6,8 @@
     reasoning alone: cut, or never closed      <think>\\nreasoning
     content with </think> and no <think>       <think>\\ncontent
 
-The marks of thinking decide, not the field in which a text comes. Token counts that a server does not give are 0.
+The marks <think> and </think> decide what is reasoning, not the field in which the server sends it. Token counts that a
+server does not give are 0.
 """
 
 import json
@@ -16,10 +17,11 @@ from typing import Any
 from ray_distil.texts.conversations import finish_reason_of
 from ray_distil.texts.reasoning import joined, thinking_of
 
-# Of a message or a delta, the first that has text: DeepSeek and vLLM; vLLM and OpenRouter; Ollama.
+# Fields of a message or delta with the reasoning; the first with text counts. Sources: DeepSeek and vLLM; vLLM and
+# OpenRouter; Ollama.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
-THINKING_PARTS = ("thinking", "reasoning", "reasoning.text")  # types of the parts of a content that are no answer
-# Ends that another try would not change: what the model wanted or the server forbids.
+THINKING_PARTS = ("thinking", "reasoning", "reasoning.text")  # `type` of a part of the content that is not the answer
+# Finish reasons that a retry would not change: the model chose this end, or the server forbids the text.
 FINAL_ENDS = {
     "content_filter",
     "sensitive",
@@ -35,13 +37,13 @@ FINAL_ENDS = {
     "tool_use",
     "function_call",
 }
-FEW_TRIES = 3  # of a request whose replies cannot be read
-MOST_TOKENS = 2**30  # larger is no count
+FEW_TRIES = 3  # in all, of a request whose replies cannot be read
+MOST_TOKENS = 2**30  # a larger number is not taken for a count
 _HTML = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 class BadReply(ValueError):
-    """A reply that has no text for its row. `tries`: how often such a request may be sent in all; None: as any other."""
+    """A reply that gives no text for its row. `tries`: how often the request may be sent in all; None: no own limit."""
 
     def __init__(self, message: str, tries: int | None = FEW_TRIES, code: str = "bad_reply") -> None:
         super().__init__(whole(message))
@@ -49,17 +51,17 @@ class BadReply(ValueError):
 
 
 class Reply:
-    """A reply while it comes: one JSON object, or the chunks of a stream one after the other."""
+    """A reply that is being received: one JSON object, or the chunks of a stream one by one."""
 
     def __init__(self) -> None:
         self.reasoning: list[str] = []
         self.content: list[str] = []
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
-        self.said = ""  # by the server, in place of choices
+        self.said = ""  # the server's message, where it sends one in place of choices
 
     def add(self, sent: Any) -> None:
-        """Take what was sent. Raises BadReply where it is no part of a reply, with the server's own words."""
+        """Take one object of the server. Raises BadReply, with the server's own words, if it is no part of a reply."""
         if isinstance(sent, dict) and (sent.get("error") or sent.get("object") == "error"):
             status = _status(sent.get("error")) or _status(sent)
             final = status is not None and 400 <= status < 500 and status not in (408, 409, 429)
@@ -105,8 +107,9 @@ class Reply:
 def token_counts(usage: dict[str, Any], text: str) -> dict[str, int]:
     """Prompt, generated and thinking tokens; 0 where the server does not count.
 
-    Servers whose completion_tokens leave the reasoning out (xAI) are known by their sums. Where the reasoning is not
-    counted apart, its share of the text's characters stands for it.
+    Some servers (xAI) do not count the reasoning in completion_tokens. They are recognised by their sums, e.g. by
+    total = prompt + completion + reasoning; then the reasoning is added. Where a server does not count the reasoning,
+    it is estimated by its share of the text's characters.
     """
     details = usage.get("completion_tokens_details")
     details = details if isinstance(details, dict) else {}
@@ -122,7 +125,7 @@ def token_counts(usage: dict[str, Any], text: str) -> dict[str, int]:
 
 
 def words_of(sent: Any) -> str:
-    """What a server says of an error, in one line: the message in its JSON, or the text of its page."""
+    """A server's message about an error, in one line: from its JSON, or the text of its HTML page."""
     if isinstance(sent, str):
         try:
             parsed = json.loads(sent)
@@ -139,7 +142,7 @@ def words_of(sent: Any) -> str:
 
 
 def whole(text: str) -> str:
-    """The text with halves of characters joined (a stream may cut an emoji), and a half without its other replaced."""
+    """The text with halves of a character (surrogates) joined: a stream may cut an emoji. A single half is replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -160,13 +163,13 @@ def _message_in(sent: Any, depth: int = 4) -> str:
         value = sent.get(key)
         text = value if isinstance(value, str) else _message_in(value, depth - 1)
         if text.strip():
-            place = sent.get("loc")  # where in the request; FastAPI's
+            place = sent.get("loc")  # FastAPI: the place in the request
             return f"{'.'.join(map(str, place))}: {text}" if key == "msg" and isinstance(place, list) else text
     return ""
 
 
 def _texts_of(content: Any) -> tuple[str, str]:
-    """Thought and answer of a content: a text, or parts of which some may be thinking (Mistral, Anthropic)."""
+    """`(thought, answer)` of a content: a text, or a list of parts, where some may be thinking (Mistral, Anthropic)."""
     if isinstance(content, str):
         return "", content
     thought, answer = [], []
@@ -179,7 +182,7 @@ def _texts_of(content: Any) -> tuple[str, str]:
 
 
 def _reasoning_of(given: Any, depth: int = 4) -> str:
-    """The text of a field or part, which servers give as a text, as parts, or as an object that holds one."""
+    """The text of a field or part. Servers send it as a text, as a list of parts, or as an object that holds a text."""
     if isinstance(given, str):
         return given
     if depth and isinstance(given, list):
@@ -191,7 +194,7 @@ def _reasoning_of(given: Any, depth: int = 4) -> str:
 
 
 def _count(given: Any) -> int:
-    """A number of tokens; 0 for what is none."""
+    """A number of tokens; 0 for a value that is no such number."""
     try:
         number = int(given) if isinstance(given, int | float | str) and not isinstance(given, bool) else 0
     except (ValueError, OverflowError):
@@ -200,7 +203,7 @@ def _count(given: Any) -> int:
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status that an error in a 200 stands for, as gateways send it."""
+    """The HTTP status in an error object: gateways send such an object with status 200."""
     given = [error.get(key) for key in ("code", "status", "status_code")] if isinstance(error, dict) else []
     return next((number for value in given if (number := _count(value)) in range(400, 600)), None)
 

@@ -1,9 +1,12 @@
-"""Rows that were in an engine when it died: tried again, with ever fewer beside them, until the one that kills it is known.
+"""Rows that were in an engine when it died: suspects. They are tried again, fewer at a time after each death, until the
+row that kills the engine is found.
 
-Ray begins a dead engine again and gives it the same rows, without end, so that one row on which the engine dies each
-time would keep a stage from ever finishing. Most deaths are no row's fault, and no row may be rejected for its
-neighbour's: what was in an engine when it died once goes on as before; after each further death a sixteenth as many may
-be in it at once, down to one; and a row that is alone among suspects at two deaths is rejected (`kills_engine`).
+Ray restarts a dead engine and gives it the same rows, without end. So one row on which the engine always dies would
+keep a stage from finishing. But most deaths are no row's fault, and no row may be rejected for a neighbour's fault:
+
+- After one death, its rows go on as before.
+- After each further death, a sixteenth as many suspects may be in the engine at once, down to one.
+- A row that was the only suspect in the engine at two deaths is rejected (`kills_engine`).
 """
 
 import asyncio
@@ -16,27 +19,31 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 FEWER = 16
-ALONE_AT = 2  # deaths of a row that was alone, until it is rejected
+ALONE_AT = 2  # a row is rejected after this many deaths at which it was the only suspect
 
 
 class KillsEngine(Exception):
-    """The engine died each time that it had this row."""
+    """The engine died each time this row was in it."""
 
 
 class Deaths:
-    """How many engines died with a row; an actor. It holds the rows that are in an engine, and forgets the finished."""
+    """An actor that knows for each row how many engines died with it.
+
+    It counts how often a row went into an engine, and forgets the row when it is finished. So a row that comes again
+    has been in engines that died.
+    """
 
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
 
     def arrive(self, ids: list[str]) -> list[int]:
-        """How often each row was in an engine that died; those of which none did are in one from now on."""
+        """How often each row was in an engine that died. A row with 0 deaths counts as in an engine from now on."""
         deaths = [self.begun[row_id] for row_id in ids]
         self.begun.update(row_id for row_id, number in zip(ids, deaths, strict=True) if not number)
         return deaths
 
     def enter(self, row_id: str) -> None:
-        """A row that `arrive` knew is in an engine again."""
+        """A suspect (a row for which `arrive` returned deaths) goes into an engine again."""
         self.begun[row_id] += 1
 
     def leave(self, ids: list[str]) -> None:
@@ -45,7 +52,10 @@ class Deaths:
 
 
 def most_at_once(deaths: int, capacity: int) -> int:
-    """How many rows with so many deaths may be in an engine that takes `capacity` rows."""
+    """How many rows with `deaths` deaths may be at once in an engine that takes `capacity` rows.
+
+    E.g. of 512: 512 after one death, 32 after two, 2 after three, 1 after four.
+    """
     return max(1, capacity // FEWER ** max(0, deaths - 1))
 
 
@@ -55,7 +65,7 @@ def kills(deaths: int, capacity: int) -> bool:
 
 
 class Room:
-    """Room for `size`: lets in, in their order, what has room beside what is in."""
+    """A space of `size`. Whoever comes waits, in order, until there is enough free space for it."""
 
     def __init__(self, size: int) -> None:
         self.size, self.taken = size, 0
@@ -86,7 +96,7 @@ class Suspects:
 
     @asynccontextmanager
     async def among(self, ids: list[str]) -> AsyncIterator[None]:
-        """While a batch is at work."""
+        """Around the work on a batch: looks up which of its rows are suspects, and forgets the rows afterwards."""
         for row_id, number in zip(ids, await self._ask("arrive", ids) or [0] * len(ids), strict=True):
             if number:
                 self.known[row_id] = number
@@ -97,7 +107,7 @@ class Suspects:
 
     @asynccontextmanager
     async def admitted(self, row_id: str) -> AsyncIterator[None]:
-        """While one row of the batch is in the engine; a suspect waits for its place. Raises KillsEngine."""
+        """Around the work on one row of the batch; a suspect waits for its place. Raises KillsEngine to reject it."""
         number = self.known.get(row_id, 0)
         if not number:
             yield
@@ -107,19 +117,19 @@ class Suspects:
         async with self.room.place(self.capacity // most_at_once(number, self.capacity)):
             await self._ask("enter", row_id)
             yield
-            await self._ask("leave", [row_id])  # it came out of it: not it, even if its batch is begun again
+            await self._ask("leave", [row_id])  # the engine survived it: no suspect, even in a new try of its batch
 
     async def _ask(self, method: str, argument: Any) -> Any:
         from ray.exceptions import RayActorError
 
         try:
             return await getattr(self.deaths, method).remote(argument)
-        except RayActorError:  # without it all rows are as good as new
+        except RayActorError:  # the actor is lost: all rows count as rows without deaths
             return None
 
 
 def watched(engine: type, deaths: "ActorHandle", capacity: int) -> type:
-    """The actor of ray.data.llm's engine, whose rows have an `id`, with an eye on the suspects among them."""
+    """The actor class of ray.data.llm's engine, which tracks the suspects among its rows by their `id`."""
 
     class Watched(engine):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -138,12 +148,12 @@ def watched(engine: type, deaths: "ActorHandle", capacity: int) -> type:
                 async for output in super().udf(batch):
                     yield output
 
-    Watched.__name__ = engine.__name__  # in Ray's names of actors
+    Watched.__name__ = engine.__name__  # Ray shows it as the name of the actor
     return Watched
 
 
 def deaths_actor() -> "ActorHandle":
-    """An actor of the class `Deaths`, on the driver's node: no engine's end takes it along."""
+    """An actor of the class `Deaths`, on the driver's node, so that it survives the loss of an engine's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

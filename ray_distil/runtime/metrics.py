@@ -1,11 +1,11 @@
-"""What a run counts for Prometheus, under fixed names; Ray's metrics endpoint of each node shows them as ray_NAME.
+"""The metrics of a run for Prometheus, under fixed names. Ray's metrics endpoint on each node shows them as ray_NAME.
 
     distil_rows_written       rows in finished shards                      run, stage
     distil_rows_rejected      rows in finished reject shards               run, stage, reason
     distil_prompt_tokens      tokens read by models                        run, stage
     distil_generated_tokens   tokens written by models                     run, stage
     distil_rows_expected      rows that a generating stage makes in all    run, stage
-    distil_seconds_left       of a stage that generates or trains          run, stage
+    distil_seconds_left       until a generating or training stage is done run, stage
     distil_train_step         optimiser steps done                         run
     distil_train_steps        optimiser steps in all                       run
     distil_train_loss         mean loss of the last step                   run
@@ -14,13 +14,13 @@
     distil_train_learning_rate                                             run
     distil_train_tokens       learnt tokens                                run
     distil_train_tokens_per_s                  all tokens of the examples  run
-    distil_train_learnt_tokens_per_s           those that are learnt       run
+    distil_train_learnt_tokens_per_s           learnt tokens only          run
     distil_train_mfu          share of the cards' peak, where it is known  run
-    distil_train_memory_gib   at most so far, of the worker with the most  run
+    distil_train_memory_gib   highest so far, worker with the most memory  run
 
-vLLM's engines show their own beside them, as ray_vllm_NAME. Rows are counted by the run's driver once their shard is
-written: a row counts when it cannot be lost, and the counts outlive the node that made it; so do those of training.
-Prometheus adds `_total` to the names of counters.
+vLLM's engines show their own metrics beside these, as ray_vllm_NAME. The run's driver counts rows when their shard is
+written: then they cannot be lost, and the counts survive the node that made the rows. The driver shows the metrics of
+training too. Prometheus adds `_total` to the names of counters.
 """
 
 from collections.abc import Mapping
@@ -53,13 +53,13 @@ GAUGES = {
 
 
 def count(name: str, number: float, **tags: str) -> None:
-    """Add to a counter, in a process of a running Ray; elsewhere nothing is counted."""
+    """Add to a counter. In a process without a running Ray, nothing is counted."""
     if number and ray_is_there():
         _metric(name).inc(number, tags)
 
 
 def show(values: Mapping[str, float], **tags: str) -> None:
-    """Set gauges."""
+    """Set gauges. In a process without a running Ray, nothing is set."""
     if ray_is_there():
         for name, value in values.items():
             _metric(name).set(value, tags)

@@ -1,4 +1,4 @@
-"""What a run shows while it works: on a terminal one live view, a bar a stage; elsewhere a plain line an event.
+"""The progress that a run shows: on a terminal a live view with one bar for each stage; elsewhere plain lines.
 
     teacher         ━━━━━━━━━╸━━━━━━━━━━━   1,536 of 3,119 responses   1,204 tokens/s   0:41 left
     evaluation/slow ━━╸━━━━━━━━━━━━━━━━━━      24 of 300 answers         730 tokens/s   2:10 left
@@ -21,14 +21,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TaskID as BarID
 
 RATE_SECONDS = 60.0  # tokens/s and time left are those of the last minute
-LEFT_ROWS = 32  # finished within that minute, of a short stage a tenth: fewer say nothing of the time left
-LINE_SECONDS = 20.0  # between two lines of a stage, where there is no terminal
+LEFT_ROWS = 32  # least rows finished in that minute (or a tenth of all rows, if fewer) before the time left is shown
+LINE_SECONDS = 20.0  # between two lines of a stage, at least, where there is no terminal
 NAME_WIDTH = 15
 
 
 @dataclass
 class Stage:
-    """What one stage has told so far. `total` is None until it is known."""
+    """The progress that one stage has reported so far. `total` is None until it is known."""
 
     name: str
     unit: str
@@ -47,20 +47,20 @@ class Stage:
             self.history.popleft()
 
     def rates(self) -> tuple[float, float]:
-        """Rows and tokens a second over the last minute; zero until there are two points in time."""
+        """Rows and tokens a second over the last minute; zeros until `history` has two points in time."""
         if len(self.history) < 2 or self.history[-1][0] <= self.history[0][0]:
             return 0.0, 0.0
         (start, rows, tokens), (end, rows_now, tokens_now) = self.history[0], self.history[-1]
         return (rows_now - rows) / (end - start), (tokens_now - tokens) / (end - start)
 
     def seconds_left(self) -> float | None:
-        """Until all rows are there, at the rate of the last minute; None where too few are finished to know."""
+        """Seconds until all rows are there, at the rate of the last minute; None with too few finished rows to know."""
         rows, total = self.rates()[0], self.total or 0
         known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
         return (total - self.done) / rows if known else None
 
     def shown(self) -> dict[str, str]:
-        """How far, how fast, a note, and how long still; empty where it is not known."""
+        """Texts for the display: rows done, tokens a second, a note, and the time left; "" for what is not known."""
         tokens, seconds = self.rates()[1], self.seconds_left()
         count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
         left = f"{clock(seconds)} left" if seconds is not None else ""
@@ -76,28 +76,28 @@ def clock(seconds: float) -> str:
 
 
 class Teller:
-    """How far a stage is, told to nobody: for work without a console. `Stage` tells a person."""
+    """Takes a stage's progress and drops it: for work without a console. `StageTeller` shows it."""
 
     def expect(self, total: int, done: int = 0, unit: str | None = None) -> None:
-        """So many rows are to be made in all, or so many `unit`; `done` of them are there from before."""
+        """`total` rows (or `unit`, e.g. "steps") are to be made in all; `done` of them exist already."""
 
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        """So many more rows are finished, and so many more tokens were generated or learnt."""
+        """`rows` more rows are finished, and `tokens` more tokens generated or learnt."""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays on the console."""
 
     def seconds_left(self) -> float | None:
-        """Until all rows are there; None where it is not known."""
+        """Seconds until all rows are there; None where that is not known."""
         return None
 
     def idle_seconds(self) -> float:
-        """Since something was finished; infinite before that."""
+        """Seconds since the last finished rows; infinite before the first. Here always 0: nothing is measured."""
         return 0.0
 
 
 class StageTeller(Teller):
-    """Tells a display."""
+    """Shows a stage's progress on a display."""
 
     def __init__(self, display: "Display", stage: Stage) -> None:
         self._display, self._stage, self._moved = display, stage, -inf
@@ -140,13 +140,13 @@ class Display:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
-            redirect_stdout=False,  # where messages of the libraries go is not the display's to say
+            redirect_stdout=False,  # `session.messages_to` decides where the messages of libraries go
             redirect_stderr=False,
             refresh_per_second=4,
         )
 
     def live(self) -> AbstractContextManager[Any]:
-        """While a run works; on a terminal, the bars are there and gone afterwards."""
+        """Around the work of a run: on a terminal, shows the bars, and removes them at the end."""
         return self._live if self.console.is_terminal else nullcontext()
 
     def say(self, line: str) -> None:
@@ -158,14 +158,14 @@ class Display:
         self.say(f"{stage:<{NAME_WIDTH}} {text}")
 
     def line(self, stage: str, text: str) -> None:
-        """A line about a stage that works, in place of the next one of its own."""
+        """A line about a running stage. The stage's own next line comes LINE_SECONDS later at the earliest."""
         with self._lock:
             self._last_line[stage] = time.monotonic()
         self.tell(stage, text)
 
     @contextmanager
     def stage(self, name: str, unit: str) -> Iterator[Teller]:
-        """While a stage works."""
+        """Around the work of a stage, which reports to the Teller."""
         stage = Stage(name, unit)
         with self._lock:
             self._last_line[name] = time.monotonic()
@@ -181,7 +181,7 @@ class Display:
                     self._live.remove_task(self._bars.pop(name))
 
     def refresh(self, stage: Stage) -> None:
-        """Show what a stage has told."""
+        """Show the progress of a stage: in its bar, or without a terminal as a line when it is time for one."""
         shown = stage.shown()
         with self._lock:
             if stage.name in self._bars:

@@ -19,14 +19,14 @@ import psutil
 from ray_distil import UserError
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
-# One definition of what every worker process sees, on this machine and on a cluster.
+# The environment variables of every worker process, on this machine and on a cluster.
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-# A name, not the function: the core of an engine over several workers joins Ray with its actor's runtime environment, and
-# Ray would refuse a function there as a second hook.
+# The hook is given by name. The core process of an engine with several workers joins Ray with the runtime environment
+# of its actor, and Ray would refuse a function there as a second hook.
 SETUP_HOOK = "ray_distil.runtime.session.collect_less"
 _starting = threading.Lock()
 _background: WeakSet[threading.Thread] = WeakSet()
@@ -44,14 +44,14 @@ ResultT = TypeVar("ResultT")
 def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | None:
     """Connect to the cluster that the job runs on, else start a Ray of `num_cpus` logical CPUs on this machine.
 
-    Returns when the modules `imports` are imported as well, beside the start. May be called again, from any thread;
-    the first call returns the folder of this machine in which workers and engines write their messages.
+    Meanwhile it imports the modules `imports`, and returns when both are done. It may be called again, from any thread.
+    The first call returns the folder on this machine into which workers and engines write their messages.
     """
     collect_less()
     logs = None
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
-    # Ray Data holds an operator back that is ahead of the next one, but only when half of the object store is full.
-    # Prompts are small: all of a job's would wait in front of its engines, each block of them in the driver's books.
+    # By default Ray Data holds back an operator that is ahead of the next one only when half of the object store is
+    # full. Prompts are small: all prompts of a job would wait before its engines, and the driver track each block.
     os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     with _starting:
         import ray
@@ -60,13 +60,13 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
         loading = in_background(lambda: [importlib.import_module(name) for name in imports])
         if not ray.is_initialized():
             local = is_local()
-            if local:  # few watch this Ray, and an engine may need the cores that its reports would take
+            if local:  # few people watch the metrics of this Ray; its reports would take CPU time from the engines
                 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
-                # Workers that Ray begins before it knows the run's environment, one a CPU, would do nothing.
+                # Ray would start one worker for each CPU before it knows the run's environment: nobody could use them.
                 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             context = ray.init(
-                address="local" if local else None,  # and not a cluster that `ray start` left on this machine
+                address="local" if local else None,  # "local" ignores a cluster that `ray start` left on this machine
                 num_cpus=num_cpus if local else None,
                 include_dashboard=False if local else None,
                 runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": SETUP_HOOK},
@@ -76,33 +76,33 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             data_context = ray.data.DataContext.get_current()
             data_context.enable_progress_bars = False
             data_context.issue_detectors_config.detectors = []
-            data_context.memory_usage_poll_interval_s = None  # each second of each task in flight, and read by nobody
+            data_context.memory_usage_poll_interval_s = None  # else each task measures its memory each second, unread
         loading.result()
     return logs
 
 
 def family() -> list[psutil.Process]:
-    """The processes that came of this one: of a Ray that it started, all of it."""
+    """The processes that this process started, directly or not. They include all processes of a Ray that it started."""
     return psutil.Process().children(recursive=True)
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    """End processes at once, those that are there still."""
+    """Kill the processes that still run."""
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # also where another process has its number now
+        with suppress(psutil.NoSuchProcess):  # raised too where another process has this number by now
             process.kill()
 
 
 def worker_env() -> dict[str, str]:
-    """WORKER_ENV, but for what a submitted job's own runtime environment sets: Ray refuses to be told twice."""
+    """WORKER_ENV without variables that a submitted job's runtime environment sets: Ray refuses duplicates."""
     given = json.loads(os.environ.get(SUBMITTED, "{}")).get("runtime_env", {}).get("env_vars", {})
     return {name: value for name, value in WORKER_ENV.items() if name not in given}
 
 
 def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
-    """Addresses of the nodes, of those that are there now, on which there is no such folder.
+    """Addresses of the living nodes on which `folder` does not exist.
 
-    `seen`: folders, and ids of nodes that have them, which are not asked again; it is added to.
+    `seen`: pairs (folder, id of a node that has it), which are not asked again; this function adds to it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -118,7 +118,7 @@ def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
     ]
     blind = []
     for node, answer in zip(nodes, asked, strict=True):
-        with suppress(ray.exceptions.RayError):  # the node has gone since
+        with suppress(ray.exceptions.RayError):  # the node was lost meanwhile
             if ray.get(answer):
                 seen.add((str(folder), node["NodeID"]))
             else:
@@ -127,14 +127,14 @@ def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
 
 
 def at_work() -> bool:
-    """Whether work in the background goes on."""
+    """Whether a thread of `in_background` still works."""
     return any(thread.is_alive() for thread in _background)
 
 
 def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
-    """Do `work` in a thread that an interrupted process does not wait for; its result or error is the future's.
+    """Do `work` in a thread; the future gets its result or error. An interrupted process does not wait for the thread.
 
-    In no thread but the main one can a library put its own handler for Ctrl-C.
+    Outside the main thread, no library can install its own handler for Ctrl-C.
     """
     future: Future[ResultT] = Future()
 
@@ -151,9 +151,9 @@ def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
 
 
 def last_line(error: BaseException) -> str:
-    """The line that names the cause: the last of the first traceback in an error's text; or the error's name.
+    """The line of an error's text that names the cause: the last line of its first traceback; else the error's type.
 
-    Ray puts its own errors and advice behind the worker's.
+    Ray writes its own errors and advice after the worker's error.
     """
     text = str(error).partition("\nThe above exception was the direct cause")[0]
     lines = [ANSI.sub("", line).strip() for line in text.splitlines()]
@@ -173,15 +173,15 @@ def user_error_in(error: BaseException) -> str | None:
 
 
 def collect_less() -> None:
-    """Let Python's garbage collector look less often: nearly a fifth of the time to import vLLM is its own."""
+    """Let Python's garbage collector run less often: it takes nearly a fifth of the time to import vLLM."""
     gc.set_threshold(50_000, 20, 100)
 
 
 @contextmanager
 def messages_to(file: Path) -> Iterator[None]:
-    """What libraries print, and what they and their C++ write to stderr, goes to the end of `file` for the while.
+    """Within the block, what libraries print, and what they or their C++ write to stderr, is appended to `file`.
 
-    Ray prints the errors of its workers. What is to be seen needs a `sys.stdout` that was kept from before.
+    Ray, too, prints the errors of its workers. Text for the user must go to a `sys.stdout` that was saved before.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()

@@ -2,23 +2,23 @@
 
     ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
     ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
-    ARTIFACT/_fingerprint                   what the shards are made of, written first
-    ARTIFACT/_asked.json                    of texts: what each part of them was asked with (`reuse.py`)
+    ARTIFACT/_fingerprint                   the fingerprint of the shards, written first
+    ARTIFACT/_asked.json                    only for generated texts: the mark of each part's settings (`reuse.py`)
     ARTIFACT/_attempt                       which attempt may write here
     ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
 
 Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
 
-What a stopped run has written stays: `done_ids` are the ids in finished shards, and only the others are made again.
-Tasks of a killed driver can go on for seconds; a new attempt takes the artifact from them, so that they write no row
-that is being made again. What one of them had begun to write in that very moment may be there twice; `finish` leaves
-one of each, and makes shards of a set size of the many small ones, one a block, in which nothing finished was at risk.
-Shards of another fingerprint are moved to RUN/superseded/, so that one artifact never mixes two configurations and
-nothing that was paid for is deleted.
+The shards of a stopped run stay: `done_ids` are the ids in finished shards, and only the other rows are made again.
+Tasks of a killed driver can go on for seconds. A new attempt takes over the artifact, so that these tasks cannot write
+rows that are being made again. A row that such a task was writing at that very moment may be there twice; `finish`
+keeps one of the two. While a stage works, each block is a small shard of its own, so that finished rows are safe;
+`finish` merges the small shards up to a set size. Shards of another fingerprint are moved to RUN/superseded/: an
+artifact never mixes two configurations, and nothing that was paid for is deleted.
 
-Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used because it
-knows one output, where ours are accepted and rejected rows; it knows no fingerprint, and no rows with transient
-errors, such as a timeout, which must be made again.
+Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used for three
+reasons: it has one output, while a stage has accepted and rejected rows; it has no fingerprint; and it does not make
+rows with a transient error, such as a timeout, again.
 """
 
 import json
@@ -63,18 +63,18 @@ class Artifact(ArtifactReader):
     def __init__(
         self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
     ) -> None:
-        """As of an ArtifactReader."""
+        """The arguments are those of ArtifactReader."""
         super().__init__(run, name, schema, fingerprint, counted)
         self.attempt = ""
-        self.replaced: Folder | None = None  # where an earlier making of other settings or inputs went
-        self.num_failed_before = 0  # rows of an earlier making that could not be used
+        self.replaced: Folder | None = None  # folder in superseded/ with the shards of other settings or inputs
+        self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
 
     def start(self, resume: bool = True, asked: dict[str, tuple[str, str]] | None = None) -> None:
-        """Make the folder ready for shards; those of another fingerprint go to RUN/superseded/.
+        """Make the folder ready for shards, and move shards of another fingerprint to RUN/superseded/.
 
-        Without `resume` the shards of a stopped run go as well, for a stage that makes all its rows again. `asked`: part
-        of the artifact -> what changes its texts (`reuse.Reuse`).
+        Without `resume` the shards of a stopped run are deleted, for a stage that makes all its rows again. `asked`:
+        part of the artifact -> marks of the settings that change its texts (`reuse.Reuse`).
         """
         if self.folder.exists() and not self._is_ours():
             old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
@@ -92,7 +92,7 @@ class Artifact(ArtifactReader):
         self.folder.write_text(ATTEMPT, self.attempt)
 
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
-        """Rows that were rejected for a reason of which `again` is true are to be made again; how many, by reason."""
+        """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
         forgotten: Counter[str] = Counter()
         for file in self._files(REJECTS_FOLDER):
             table = self.folder.read_table(file)
@@ -111,14 +111,14 @@ class Artifact(ArtifactReader):
             pass
 
     def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
-        """Run the datasets (schema `with_rejects`), and write each block as a shard as soon as it is there.
+        """Run the datasets (schema `with_rejects`), and write each block as a shard as soon as the block is made.
 
-        Blocks must come as the engine made them (`map_batches` with batch_size=None): Ray's default gathers 1,024 rows
-        before the first row is saved. Datasets are joined behind the write, not before it: an operator behind a join
-        gets no CPU until all engines in front of it are done, and nothing would be saved until then.
+        Blocks must come as the engine made them (`map_batches` with batch_size=None): by default Ray gathers 1,024 rows
+        before it saves the first one. The datasets are joined (`union`) after the write: an operator after a join gets
+        no CPU until all engines before it are done, and nothing would be saved until then.
 
-        `parallel`: all datasets at once; else one after the other, so that one's engine is gone before the next one
-        starts. Yields what each shard holds.
+        With `parallel` all datasets run at once. Else they run one by one, and an engine ends before the next engine
+        starts. Yields the counts of each shard.
         """
         how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
@@ -133,7 +133,7 @@ class Artifact(ArtifactReader):
                 yield shard
 
     def write_table(self, table: pa.Table, stage: str) -> None:
-        """Write a table (schema `with_rejects`) that is in memory, without Ray."""
+        """Write a table in memory (schema `with_rejects`) as shards, without Ray."""
         for start in range(0, table.num_rows, ROWS_PER_SHARD):
             rows = table.slice(start, ROWS_PER_SHARD)
             counts = write_block(rows, self.folder, self.schema, stage, self.attempt).to_pylist()[0]
@@ -149,13 +149,13 @@ class Artifact(ArtifactReader):
         max_shard_bytes: int | None = None,
         tokens: str | None = None,
     ) -> Manifest:
-        """Count what is in the shards, merge small ones up to `max_shard_bytes`, and write the manifest.
+        """Count the rows in the shards, merge small shards up to `max_shard_bytes`, and write the manifest.
 
-        summarise: what else the manifest has, read when each row is there once. tokens: the column with the tokens of
-        a text, of which the manifest has the sums of the rejected rows by reason.
+        `summarise` returns the manifest's `summary`; it is called when each row is there once. `tokens`: the column
+        with the number of tokens of a text; the manifest gets its sum over the rejected rows, by reason.
 
-        Raises StageError where rows are missing, or where one shard has a row twice. A row that two shards have stays
-        in one of them: a task of a stopped run wrote it while it was being made again.
+        Raises StageError where rows are missing, or where one shard has a row twice. Where two shards have the same
+        row, one of the two is dropped: a task of a stopped run wrote it while it was being made again.
         """
         num_ids, doubled = count_ids(self._ids())
         num_dropped = self._drop(doubled) if len(doubled) else 0
@@ -192,9 +192,9 @@ class Artifact(ArtifactReader):
         return write_manifest(self.folder, manifest)
 
     def _drop(self, doubled: Keys) -> int:
-        """Leave each of these rows to the first shard that has it, accepted before rejected; returns how many went."""
+        """Keep each doubled row only in the first shard with it, accepted before rejected; returns how many went."""
         if self.counted != next(iter(self.schema.names), ""):
-            return 0  # ids in lists: rows of several of them cannot be taken apart, and are made anew by each attempt
+            return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
         suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
         for file in self._files() + self._files(REJECTS_FOLDER):
             table = self.folder.read_table(file)
@@ -206,7 +206,7 @@ class Artifact(ArtifactReader):
         return num_dropped
 
     def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> int:
-        """Leave only these rows of a shard; returns how many went. Stopped in between, rows are there twice."""
+        """Keep only these rows of a shard; returns how many it drops. If it is stopped midway, rows are there twice."""
         if all(keep):
             return 0
         rest = table.filter(pa.array(keep))
@@ -217,10 +217,10 @@ class Artifact(ArtifactReader):
         return table.num_rows - rest.num_rows
 
     def _merge(self, most_bytes: int) -> None:
-        """Make shards of up to so many bytes out of small ones, by Ray where it is there and worth it.
+        """Merge small shards into shards of up to `most_bytes`; with several groups of them, by Ray if it runs.
 
-        None is removed before all are merged, so that Ray may do again what a lost worker had begun. Stopped in
-        between, rows are there twice.
+        No small shard is removed before all groups are merged, so that Ray can retry the task of a lost worker. If it
+        is stopped midway, rows are there twice.
         """
         groups = list(small_groups(self.folder.sizes("part-", ".parquet"), most_bytes))
         rejects = small_groups((self.folder / REJECTS_FOLDER).sizes("part-", ".parquet"), most_bytes)
@@ -240,7 +240,7 @@ class Artifact(ArtifactReader):
 
 
 def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:
-    """Files that are together no larger than so many bytes, in the order of their names; none that is alone."""
+    """Groups of two or more files, in the order of their names, each together no larger than `most_bytes`."""
     group: list[str] = []
     total = 0
     for file, size in sorted(sizes.items()):

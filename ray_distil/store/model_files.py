@@ -1,4 +1,4 @@
-"""The files of a model in an object store, copied to this machine once for all its processes."""
+"""Copies a model from an object store to this machine, once for all processes here."""
 
 import os
 import shutil
@@ -14,9 +14,10 @@ UNUSED_S = 86_400.0
 
 
 def local_copy(model: str, weights: bool = False) -> str:
-    """Where a model's files are on this machine: of a model in an object store, a copy, made once for all processes.
+    """The folder of a model's files on this machine. A model in an object store is copied, once for all processes.
 
-    Without `weights` the copy lacks those: for the tokenizer and the configuration. A hub name is returned unchanged.
+    Without `weights` the copy has no weights: it serves for the tokenizer and the configuration. A hub name, or the
+    path of a folder, is returned unchanged.
     """
     if "://" not in model:
         return model
@@ -39,7 +40,7 @@ def local_copy(model: str, weights: bool = False) -> str:
 
 
 def _remove_unused(copies: Path) -> None:
-    """Remove the copies that no process has asked for in a day: each student is another."""
+    """Remove copies that no process has asked for in a day (UNUSED_S): each new student makes one more copy."""
     for copy in copies.iterdir():
         with suppress(OSError):  # another process was faster
             if time.time() - copy.stat().st_mtime > UNUSED_S:

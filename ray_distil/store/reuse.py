@@ -1,13 +1,14 @@
-"""Rows of an earlier making of an artifact, used again: what was paid for once is not bought twice.
+"""Uses rows of superseded shards again, so that no text is paid for twice.
 
-An artifact whose configuration or input has changed is made anew, and its old shards move to RUN/superseded/. Of those,
-rows stay good whose text would be the same: a part of the artifact (a teacher's rows) with the same mark in
-`_asked.json`, and a row that this making has too. What lies around the text, the reference and the verdicts, is read
-anew.
+An artifact whose configuration or input has changed is made anew, and its old shards move to RUN/superseded/. An old
+row is used again where its text would be the same: its part of the artifact (e.g. the rows of one teacher) has the same
+mark in `_asked.json`, and the new artifact has a row with the same id. Other columns, such as the reference answer and
+the verdict, are made anew.
 
-    one problem more       the other problems' rows are used again
-    a larger max_tokens    those that ended by themselves
-    back to old settings   all of them
+    change                 old rows that are used again
+    one problem more       the rows of all other problems
+    a larger max_tokens    rows whose text ended by itself
+    back to old settings   all rows
 """
 
 import json
@@ -30,35 +31,36 @@ Renew = Callable[[list[Row], list[bool]], list[Row | None]]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What of an earlier making may be used.
+    """Which old rows of an artifact may be used again.
 
-    asked: part -> marks of all that changes its texts, and of the limits to their length. part_of: the column that names
-    a row's part; None: there is one, "". renewer: called where there is something to use; gives a function of rows, and
-    of whether each had the same limits, that returns the rows as they are now, None for one that is of no use.
+    - asked: part -> two marks: of the settings that change its texts, and of the limits to the texts' length.
+    - part_of: the column that names a row's part. None: all rows are one part, "".
+    - renewer: called only if there are old rows to use. It returns the function `renew(rows, has_same_limits)`, which
+      returns each row as it is in the new artifact, or None for a row that cannot be used.
     """
 
     asked: dict[str, tuple[str, str]]
     part_of: str | None
     renewer: Callable[[], Renew]
-    refused: Callable[[Row, str], bool] | None = None  # whether a rejected row would be again, by its reason
+    refused: Callable[[Row, str], bool] | None = None  # (row, reason): whether the row would be rejected again
 
 
 class Known:
-    """Rows by id, at about the bytes of their columns."""
+    """Rows that are found by their id. They need little more memory than their columns."""
 
     def __init__(self, tables: Iterable[pa.Table], key: str) -> None:
         given = [table for table in tables if table.num_rows]
         given = given or [pa.table({key: pa.array([], pa.string())})]
         keys = np.concatenate([keys_of(table[key].to_pylist()) for table in given])
         self.order = np.argsort(keys, kind="stable")
-        # In one piece: of several, each `take` would copy all.
+        # combine_chunks: with several chunks, each `take` would copy the whole table.
         self.keys, self.table = keys[self.order], pa.concat_tables(given).drop_columns([key]).combine_chunks()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def places(self, ids: list[str]) -> npt.NDArray[np.int64]:
-        """Where in `table` the row of each id is, -1 where there is none, [ids]."""
+        """The position in `table` of each id's row, -1 where there is none, [ids]."""
         if not len(self):
             return np.full(len(ids), -1, np.int64)
         wanted = keys_of(ids)
@@ -73,10 +75,10 @@ class Known:
 
 
 def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool) -> bool:
-    """Whether a row's text would be the same under these limits to its length.
+    """Whether a row's text would be the same under the present limits to its length.
 
-    Under others those of texts that ended in time, or were cut at just this `max_tokens`. Where tokens are not counted,
-    the number that the row was asked with stands for them.
+    Under other limits, the text is the same if it ended by itself within `max_tokens`, or was cut at exactly that.
+    Where its tokens are not counted, the `max_tokens` with which the row was generated is compared in place of them.
     """
     if has_same_limits:
         return True
@@ -87,9 +89,9 @@ def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool
 
 
 def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
-    """Write the rows that are used again into a started artifact; returns how many. Stopped in between, it goes on.
+    """Write the old rows that can be used again into a started artifact; returns how many. After a stop, call it again.
 
-    Those that failed there, or were cut, are told by `artifact.num_failed_before`: they may fail again.
+    Old rows that had failed or were cut are counted in `artifact.num_failed_before`: they may fail again.
     """
     renew: Renew | None = None
     num_carried = 0
@@ -101,7 +103,7 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
         for file in old.files("part-", ".parquet") if parts else ():
             table = old.read_table(file)
             if {field.name for field in artifact.schema if not field.nullable} - set(table.column_names):
-                continue  # of another version
+                continue  # the shard is of an older schema
             part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
             ids = table.column(0).to_pylist()
             keep = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
@@ -130,7 +132,7 @@ def _is_refused(row: Row, reuse: Reuse) -> bool:
 
 
 def superseded(run: Folder, artifact: str) -> list[Folder]:
-    """Earlier makings of the artifact, the newest first: PLACE-FINGERPRINT-SECONDS."""
+    """The folders with superseded shards of the artifact, the newest first. Their names: NAME-FINGERPRINT-SECONDS."""
     place, name = run / SUPERSEDED, artifact.replace("/", "-")
     folders = {file.partition("/")[0] for file in place.files(recursive=True)}
     own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]

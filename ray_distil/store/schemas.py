@@ -2,8 +2,8 @@
 
     instructions -> responses -> rewrites -> sft_examples -> packed -> checkpoint -> eval -> report
 
-The first column of each schema is the row's id: unique in the artifact, and a function of what the row is, never of
-its place in a file. Rejected rows of every artifact have the schema REJECTS.
+The first column of each schema is the row's id. It is unique in the artifact, and depends on what the row is, never on
+its position in a file. Rejected rows of every artifact have the schema REJECTS.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -
 
 
 NULLABLE = True
-SEPARATOR = "\x1f"  # of an id's parts
+SEPARATOR = "\x1f"  # between the parts that an id is a hash of
 TOKENS = pa.list_(pa.int32())
 
 INSTRUCTIONS = _schema(
@@ -29,7 +29,7 @@ INSTRUCTIONS = _schema(
 )
 
 BENCHMARK = _schema(
-    *((field.name, field.type, field.nullable) for field in INSTRUCTIONS),  # instruction: what a model reads, whole
+    *((field.name, field.type, field.nullable) for field in INSTRUCTIONS),  # instruction: the whole prompt
     ("category", pa.string(), NULLABLE),
     ("num_choices", pa.int32(), NULLABLE),  # of a multiple choice, whose reference is a letter
 )
@@ -42,7 +42,7 @@ RESPONSES = _schema(
     ("teacher", pa.string()),  # "direct" | "slow"
     ("sample_index", pa.int32()),
     ("response", pa.string()),  # the whole text
-    ("reasoning", pa.string()),  # what stands in the think block, else the response without its closing answer
+    ("reasoning", pa.string()),  # the text in the think block, else the response without its closing answer
     ("answer", pa.string(), NULLABLE),  # extracted; null where none is stated
     ("finish_reason", pa.string()),  # "stop" | "length"
     ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count, and in an imported response
@@ -58,12 +58,12 @@ REWRITES = _schema(
     ("instruction", pa.string()),
     ("reference_answer", pa.string(), NULLABLE),
     ("source_answer", pa.string(), NULLABLE),  # of the slow response
-    ("source_mark", pa.string()),  # of what the rewriter was asked: problem, answer and reasoning
+    ("source_mark", pa.string()),  # hash of the rewriter's input: problem, answer and reasoning
     ("reasoning", pa.string()),  # the rewritten text
-    ("answer", pa.string(), NULLABLE),  # where the rewritten text itself ends
+    ("answer", pa.string(), NULLABLE),  # the result with which the rewritten text ends
     ("original_tokens", pa.int32(), NULLABLE),  # generated for the slow response; null where it was imported
     ("original_characters", pa.int32()),  # of the slow response's reasoning, which was rewritten
-    ("rewritten_tokens", pa.int32(), NULLABLE),  # generated, without what the rewriter thought
+    ("rewritten_tokens", pa.int32(), NULLABLE),  # generated, without the rewriter's own thinking
     ("compression_ratio", pa.float64(), NULLABLE),  # rewritten / original
     ("num_prompt_tokens", pa.int32(), NULLABLE),
     ("num_generated_tokens", pa.int32(), NULLABLE),  # what the rewrite cost, thinking included
@@ -84,7 +84,7 @@ SFT_EXAMPLES = _schema(
 )
 
 PACKED = _schema(
-    ("sequence_id", pa.string()),  # chunk and number; training shuffles their order
+    ("sequence_id", pa.string()),  # chunk and number; training shuffles the sequences
     ("input_ids", TOKENS),
     ("labels", TOKENS),  # -100 where nothing is learnt
     ("position_ids", TOKENS),  # from 0 in each example
@@ -110,8 +110,8 @@ EVAL = _schema(
     ("category", pa.string(), NULLABLE),  # of the problem
     ("num_choices", pa.int32(), NULLABLE),  # options of the problem, in the order of its instruction
     ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`
-    ("seconds", pa.float64(), NULLABLE),  # from the request to the answer, beside others; null where nobody measured
-    ("finished_at", pa.float64(), NULLABLE),  # when it was there, seconds of the clock since 1970
+    ("seconds", pa.float64(), NULLABLE),  # from request to answer, among other requests; null where not measured
+    ("finished_at", pa.float64(), NULLABLE),  # time of the whole answer, seconds since 1970
 )
 
 TIMING = _schema(
@@ -120,7 +120,7 @@ TIMING = _schema(
     ("benchmark", pa.string()),
     ("instruction_id", pa.string()),
     ("num_generated_tokens", pa.int32(), NULLABLE),
-    ("seconds", pa.float64()),  # from the request to the answer, with no other one beside it
+    ("seconds", pa.float64()),  # from request to answer, with no other request in flight
 )
 
 REJECTS = _schema(
@@ -128,7 +128,7 @@ REJECTS = _schema(
     ("stage", pa.string()),
     ("reason", pa.string()),  # a short code, counted in the manifest
     ("detail", pa.string()),  # a few words
-    ("row", pa.string()),  # JSON of what was known of the row
+    ("row", pa.string()),  # JSON of the row's columns that are not null
 )
 
 
@@ -144,7 +144,7 @@ def stable_fraction(*parts: str | int) -> float:
 
 
 def normalised(text: str) -> str:
-    """By which two instructions are the same: NFC, runs of white space as one blank."""
+    """The form in which two instructions are compared: Unicode NFC, each run of white space as one blank."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -1,7 +1,7 @@
-"""Rows on their way to an artifact, accepted or rejected, and a block of them as shards.
+"""Accepted and rejected rows on their way to an artifact, and the shards that a block of rows becomes.
 
-A shard is written under a temporary name and renamed, and is named by the ids in it, so a retried write replaces its
-own file.
+A shard is written under a temporary name, then renamed. Its name is a hash of its ids, so that a retried write replaces
+its own file.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from ray_distil.store.storage import Folder, parquet
 
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"
-ROWS_AT_ONCE = 10_000  # that are Python's, of a table of any size
-MERGED_ROWS = 1000  # that are read of a shard at a time: some are of thousands of tokens
-MERGED_BYTES = 2**23  # of rows that are put in order together, without compression
+ROWS_AT_ONCE = 10_000  # ids of a table that are Python objects at the same time
+MERGED_ROWS = 1000  # rows that a merge reads of a shard at a time: some rows have thousands of tokens
+MERGED_BYTES = 2**23  # of rows that a merge sorts together, uncompressed
 TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
 REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON, COMPLETE = "finish_reason", "complete"
 CUT = "cut off at max_tokens"
-SOURCE = "source_"  # begins the reasons for which a row was not even tried
+SOURCE = "source_"  # reasons that begin so are of rows that were not tried, because their source was unfit
 
 
 class StageError(RuntimeError):
@@ -33,12 +33,12 @@ class StageError(RuntimeError):
 
 
 class Written(TypedDict):
-    """What one shard holds, in rows and tokens."""
+    """The counts of one block that was written: rows and tokens."""
 
     rows_out: int
     rows_rejected: int
-    num_tried: int  # all but those whose source was unfit
-    num_failed: int  # of these, rejected or cut off at max_tokens
+    num_tried: int  # all rows except those whose source was unfit
+    num_failed: int  # tried rows that were rejected or cut off at max_tokens
     num_prompt_tokens: int
     num_generated_tokens: int
     rejects: str  # JSON of reason -> rows, of all rejected rows
@@ -46,23 +46,23 @@ class Written(TypedDict):
 
 
 def with_rejects(schema: pa.Schema) -> pa.Schema:
-    """The schema of rows on their way to an artifact: its columns, all but the id nullable, and why a row is rejected."""
+    """`schema` with all columns but the id nullable, and why a row is rejected: reason and detail, else null."""
     columns = [pa.field(f.name, f.type, nullable=i > 0) for i, f in enumerate(schema)]
     return pa.schema([*columns, pa.field(REASON, pa.string()), pa.field(DETAIL, pa.string())])
 
 
 def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table in `with_rejects(schema)`; other keys are left out, absent ones are null."""
+    """Rows as a table of `with_rejects(schema)`. Keys not in the schema are left out; keys not in a row are null."""
     return pa.Table.from_pylist(rows, schema=with_rejects(schema))
 
 
 def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]:
-    """The row marked as rejected; the artifact takes it to its rejects."""
+    """The row marked as rejected, so that the artifact writes it into a reject shard."""
     return {**row, REASON: reason, DETAIL: detail[:500]}
 
 
 def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
-    """The table of a batch of one file name."""
+    """The rows of one shard; its file name is the only row of the batch."""
     return folder.read_table(str(batch["item"][0]), columns)
 
 
@@ -86,7 +86,7 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
     }
     reasons = Counter(rejected[REASON].to_pylist())
     num_unfit = sum(number for reason, number in reasons.items() if reason.startswith(SOURCE))
-    # Of an evaluated model it is a finding that its answers do not end, or that a problem does not fit into its context.
+    # In an evaluation, an answer without an end, or a problem too long for the context, is a result and no failure.
     num_found = reasons["prompt_too_long"] if COMPLETE in schema.names else 0
     num_cut = 0
     if FINISH_REASON in accepted.column_names:
@@ -105,8 +105,8 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
 
 
 def count(shard: Written, run: str, stage: str) -> None:
-    """Add what a shard holds to the run's metrics. In the driver: the process that wrote it may end, and its node go,
-    before Prometheus has asked it once.
+    """Add the counts of a shard to the run's metrics. Call it in the driver: the process that wrote the shard may end,
+    and its node go, before Prometheus has read its metrics once.
     """
     metrics.count("distil_rows_written", shard["rows_out"], run=run, stage=stage)
     for reason, number in json.loads(shard["rejects"]).items():
@@ -152,7 +152,7 @@ def _write(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer
 
 
 def _id_of_all(ids: pa.ChunkedArray) -> str:
-    """`stable_id` of the sorted ids, of which only some are Python's at a time."""
+    """`stable_id` of the sorted ids. Only ROWS_AT_ONCE ids are Python objects at the same time."""
     ordered, digest = ids.take(pa.compute.sort_indices(ids)), hashlib.sha256()
     for start in range(0, len(ordered), ROWS_AT_ONCE):
         text = SEPARATOR.join(ordered.slice(start, ROWS_AT_ONCE).to_pylist())
@@ -161,7 +161,10 @@ def _id_of_all(ids: pa.ChunkedArray) -> str:
 
 
 def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
-    """Write one shard of several, which stay: done again, it comes to the same. All are rejects, or none is."""
+    """Merge several shards into one. The old shards stay, so that a retry writes the same file.
+
+    `files`: all of them reject shards, or none.
+    """
     inside, _, _ = files[0].rpartition("/")
     ids: list[pa.Array] = []
 
@@ -175,7 +178,7 @@ def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
 
 
 def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables gathered up to MERGED_BYTES, the rows of each by their ids."""
+    """The tables joined into tables of about MERGED_BYTES, each sorted by id."""
     waiting: list[pa.Table] = []
     size = 0
     for table in tables:

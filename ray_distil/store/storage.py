@@ -1,7 +1,7 @@
-"""Where a run lies: folders on a disk, or in the object store of any pyarrow filesystem (s3://, gs://, abfs://).
+"""Folders of a run, on a disk or in the object store of any pyarrow filesystem (s3://, gs://, abfs://).
 
-A file appears whole or not at all: on a disk it is written under another name and renamed; an object store shows an
-object when its upload is complete.
+A file appears whole or not at all. On a disk it is written under a temporary name and then renamed. An object store
+shows an object only when its upload is complete.
 """
 
 import os
@@ -19,20 +19,20 @@ from pyarrow import fs
 
 from ray_distil import UserError
 
-RENAMING = {"local", "hdfs"}  # filesystems that write in place and can rename; the others put whole objects
+RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects
 FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
 
 
 @lru_cache(maxsize=16)
 def _open(root: str) -> tuple[fs.FileSystem, str]:
-    """One filesystem, with its connections, for all folders of a bucket."""
+    """The filesystem of a root and its path there. All folders of a bucket share one filesystem and its connections."""
     return fs.FileSystem.from_uri(root)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its absolute path or URI. It need not be there; writing makes it. Files are named relative to it."""
+    """A folder by its absolute path or URI. It may not exist; a write creates it. Files are named relative to it."""
 
     uri: str
 
@@ -56,7 +56,7 @@ class Folder:
         return made
 
     def __str__(self) -> str:
-        """The URI as it may be shown: without a key in it."""
+        """The URI without keys, fit to be shown."""
         return redacted(self.uri)
 
     def __truediv__(self, name: str) -> "Folder":
@@ -69,7 +69,7 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """The path, where this is a folder of a disk; else None."""
+        """The path of a folder on a disk; None for one in an object store."""
         return None if "://" in self.uri else Path(self.uri)
 
     def exists(self, file: str = "") -> bool:
@@ -82,7 +82,7 @@ class Folder:
         return list(self.sizes(prefix, suffix, recursive))
 
     def sizes(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> dict[str, int]:
-        """Bytes of the files, by name, as `files` has them."""
+        """Name -> bytes of each file; the arguments are those of `files`."""
         filesystem, path = self.filesystem_and_path()
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
         below = len(path.rstrip("/")) + 1
@@ -99,13 +99,13 @@ class Folder:
         return self.read_bytes(file).decode("utf-8")
 
     def read_table(self, file: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file as it is, without columns from the names of folders."""
+        """A Parquet file as a table; names of folders (year=2024) add no columns."""
         filesystem, path = self.filesystem_and_path(file)
         with filesystem.open_input_file(path) as source:
             return pq.ParquetFile(source).read(columns=columns)
 
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
-        """A Parquet file as tables of up to so many rows, of which one is in memory at a time."""
+        """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time."""
         filesystem, path = self.filesystem_and_path(file)
         with filesystem.open_input_file(path) as source:
             for batch in pq.ParquetFile(source).iter_batches(num_rows, columns=columns):
@@ -115,7 +115,7 @@ class Folder:
         self.write_bytes(file, text.encode("utf-8"))
 
     def write_table(self, file: str, table: pa.Table, check: Callable[[], None] | None = None) -> None:
-        """Write a Parquet file. `check` is called at the last moment; if it raises, the file does not appear."""
+        """Write a Parquet file. `check` is called right before the file appears; if it raises, there is no file."""
         self.write_bytes(file, parquet([table]), check)
 
     def write_bytes(self, file: str, data: bytes | pa.Buffer, check: Callable[[], None] | None = None) -> None:
@@ -155,7 +155,7 @@ class Folder:
             filesystem.delete_dir(path)
 
     def move_to(self, target: "Folder") -> None:
-        """Give this folder another name on the same filesystem; an object store copies it by itself, object by object."""
+        """Rename this folder on the same filesystem. In an object store, the store itself copies each object."""
         filesystem, path = self.filesystem_and_path()
         new = target.filesystem_and_path()[1]
         if filesystem.type_name in RENAMING:
@@ -176,7 +176,9 @@ class Folder:
 
     @contextmanager
     def writable(self) -> Iterator[Path]:
-        """A folder of the disk for programs that know no other: this one, or one that is uploaded when the block ends."""
+        """A folder on the disk, for programs that can write only there: this folder, or a temporary one, which is
+        uploaded when the block ends.
+        """
         if self.local is not None:
             self.local.mkdir(parents=True, exist_ok=True)
             yield self.local
@@ -192,7 +194,7 @@ class Folder:
         fs.copy_files(str(source), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
 
     def download(self, target: Path, keep: Callable[[str], bool] = lambda name: True) -> None:
-        """Copy the files whose names are to be kept into a folder of the disk."""
+        """Copy the files for whose names `keep` is true into a folder on the disk."""
         for name in self.files(recursive=True):
             if keep(name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -204,13 +206,13 @@ class Folder:
         fs.copy_files(path, str(target), filesystem, fs.LocalFileSystem())
 
     def state(self) -> list[tuple[str, int, str]]:
-        """Name, size and time of change of each file: what changes when the folder does."""
+        """Path, size and time of change of each file. They change when the content of the folder changes."""
         filesystem, path = self.filesystem_and_path()
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         return sorted((info.path, info.size, str(info.mtime)) for info in found if info.type == fs.FileType.File)
 
     def filesystem_and_path(self, file: str = "") -> tuple[fs.FileSystem, str]:
-        """What pyarrow's own functions take."""
+        """The filesystem, and the path of `file` or of this folder in it, as pyarrow's functions take them."""
         if self.local is not None:
             filesystem, path = _open("file:///")[0], self.uri
         else:
@@ -223,7 +225,10 @@ class Folder:
 
 
 def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
-    """A Parquet file of tables of one schema, of which one is needed at a time. Raises ValueError without any."""
+    """The bytes of a Parquet file with these tables of one schema. One table is needed in memory at a time.
+
+    Raises ValueError where there is no table.
+    """
     sink, writer = pa.BufferOutputStream(), None
     for table in tables:
         writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
@@ -235,7 +240,7 @@ def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
 
 
 def redacted(text: str) -> str:
-    """A text without the keys in its URIs: s3://***@BUCKET, and ***, where their options have secrets."""
+    """A text with *** for the keys in its URIs: s3://***@BUCKET, and secret_key=*** among a URI's options."""
     text = re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)
     return re.sub(r"(?i)([?&](?:secret_key|access_key|session_token|token|sig|password)=)[^&\s'\"]+", r"\1***", text)
 

@@ -1,1 +1,1 @@
-"""What a text means: records, prompts, reasoning, answers, tokens, gates."""
+"""Reading and judging texts: records, prompts, reasoning, answers, tokens, gates."""

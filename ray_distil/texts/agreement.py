@@ -1,13 +1,13 @@
 r"""Whether two answers mean the same.
 
     "1,200 pens"  "1200"                agree: the same number, and a unit stands in one only
-    "10 minutes"  "10 hours"            do not
+    "10 minutes"  "10 hours"            differ
     "\frac{1}{2}" "0.5"                 agree, as exact fractions
     "2x + 1"      "1 + 2x"              agree, by math-verify
-    "listen"      "silent"              do not: words are words, and no products of letters
+    "listen"      "silent"              differ: they are words, not products of letters
 
-What can be settled by text, exact numbers, units and lists is settled here, in microseconds. Only formulas go to
-math-verify, which has wrong acceptances of its own (huggingface/Math-Verify issues 14, 41, 60); see `math_child.py`.
+Texts, exact numbers, units and lists are compared here, in microseconds. Only formulas go to math-verify, which accepts
+some wrong answers (huggingface/Math-Verify issues 14, 41, 60); see `math_child.py`.
 """
 
 import re
@@ -32,7 +32,7 @@ _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
 _TIME = re.compile(r"(\d{1,2}(?::\d{2})*) ?([ap])\.? ?m\.?", re.I)
 _NAMES = re.compile(
     r"\\(?:angle|triangle|overline\{[A-Z]|overrightarrow|widehat|vec|parallel|perp)"
-)  # of points, not products
+)  # behind these, letters name points and are no product
 _OPEN = re.compile(r"\.\.\.|\\[lcd]?dots|…")  # a list that goes on
 _SYMBOL = re.compile(rf"(-?(?:\d+(?:\.\d*)?|\.\d+))([{''.join(ONE_LETTER)}])")
 _DECIMAL = re.compile(r"(?<![\w.])(?<!_\{)(\d*\.\d+)(?![\w.]*\.)")
@@ -40,7 +40,7 @@ _DATE = re.compile(
     r"\d+(?:\.\d+){2,}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?",
     re.I,
 )
-_PARTING = re.compile(r"\d \d|[A-Za-z]{2} ")  # blanks that mean something: 1 1/2, sin x, 1 \\frac{1}{2}
+_PARTING = re.compile(r"\d \d|[A-Za-z]{2} ")  # blanks that must stay: 1 1/2, sin x, 1 \\frac{1}{2}
 _RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
 _SUBSTANCE = re.compile(r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}")  # H2O: no product of letters
 _PI = re.compile(r"\\pi(?![A-Za-z])|π")
@@ -59,7 +59,7 @@ def answers_agree(answer: str | None, reference: str | None) -> bool:
 
 
 def compare_answers(answer: str | None, reference: str | None) -> Verdict:
-    """The verdict on two answers: "equal", "different", "unreadable" or "timeout". Each distinct pair is read once."""
+    """The verdict on two answers: "equal", "different", "unreadable" or "timeout". Verdicts are cached by pair."""
     return "different" if answer is None or reference is None else _compare(answer, reference)
 
 
@@ -86,26 +86,29 @@ def _verdict(equal: bool) -> Verdict:
 
 
 def stated(text: str) -> str:
-    """The answer that a text states, where it is more than an answer: a solution as reference, an "Answer: 5"."""
+    """The answer that a longer text states (a whole solution, or "Answer: 5"); else the text itself."""
     return extract_answer(text) or text
 
 
 def _same_text(one: str, other: str) -> bool:
-    """Equal texts. The case of letters matters in formulas only: there M and m are two things."""
+    """Whether two texts are equal. The case of letters matters only in formulas, where M and m are two variables."""
     if _tight(one) == _tight(other):
         return True
     return not (is_formula(one) and is_formula(other)) and one.casefold() == other.casefold()
 
 
 def _tight(text: str) -> str:
-    """A formula without its blanks, where none of them parts two numbers or two words."""
-    bare = re.sub(r"\\[A-Za-z]+ ?", r"\\", text)  # the blank behind a command parts nothing
+    """A formula without its blanks, unless a blank separates two numbers or two words. Any other text unchanged."""
+    bare = re.sub(r"\\[A-Za-z]+ ?", r"\\", text)  # the blank behind a command separates nothing
     parts = _PARTING.search(bare) or re.search(r"\d (?=\\frac)", text)
     return text if not is_formula(text) or parts else text.replace(" ", "")
 
 
 def _same_choice(one: str, other: str) -> Verdict | None:
-    """A verdict where a side is, or both begin with, a letter of a multiple choice: C and "C) 12", "A. 5" and "B. 5"."""
+    """A verdict by letters of a multiple choice; None where they do not decide.
+
+    E.g. C and "C) 12" are equal, "A. 5" and "B. 5" are different.
+    """
     bare = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (one, other)]
     letters = [letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(bare, (one, other), strict=True)]
     if all(letters) and (any(bare) or letters[0] != letters[1]):
@@ -118,7 +121,7 @@ def _same_values(one: str, other: str) -> Verdict:
     if any(times):
         return _verdict(len({found and (found[1], found[2].lower()) for found in times}) == 1)
     if any(_NAMES.search(text) for text in (one, other)) or len({bool(_MODULO.search(t)) for t in (one, other)}) == 2:
-        return "different"  # not the same text
+        return "different"  # formulas of points, and a modulus on one side only, need equal texts
     if _DATE.fullmatch(one) or _DATE.fullmatch(other):
         return "different"
     if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((one, other), (other, one))):
@@ -143,7 +146,7 @@ def _same_values(one: str, other: str) -> Verdict:
     names = [found and found[1] for found in (_NAMED.match(text) for text in (one, other))]
     single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
     if single and names[0] != names[1] and str(names[0]) not in other and str(names[1]) not in one:
-        return "different"  # x = 5 and y = 5, but for a = b and b = a
+        return "different"  # x = 5 and y = 5; not a = b and b = a, which math-verify compares
     (value, unit), (expected, expected_unit) = _with_symbols(*(split_unit(_right_side(text)) for text in (one, other)))
     numbers = exact_value(value), exact_value(expected)
     if numbers[0] is not None and numbers[1] is not None:
@@ -160,7 +163,7 @@ def _same_values(one: str, other: str) -> Verdict:
         one, other = value, expected
         if _same_text(one, other):
             return "equal"
-    if one.casefold() == other.casefold():  # R and r are two things in a formula; alone, M and m are one
+    if one.casefold() == other.casefold():  # in a formula, R and r are two variables; a letter alone may be M or m
         return _verdict(bool(re.fullmatch(r"[A-Za-z]\)?|0x[0-9A-Fa-f]+", one)))
     if not all(is_formula(text) or exact_value(text) is not None for text in (one, other)):
         return "different"
@@ -168,18 +171,18 @@ def _same_values(one: str, other: str) -> Verdict:
 
 
 def _same_ratio(one: list[int], other: list[int]) -> bool:
-    """Whether 1:2:3 and 2:4:6 are: each part of one, times a part of the other, crosswise."""
+    """Whether two ratios are the same, as 1:2:3 and 2:4:6 are: by the products of parts, crosswise."""
     return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
 
 
 def _as_fraction(found: "re.Match[str]") -> str:
-    """A decimal number as an exact fraction, which sympy's floating point numbers are not."""
+    """A decimal number as a fraction: sympy would read the decimal as a floating point number, which is not exact."""
     value = Fraction(found[1])
     return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})"
 
 
 def _with_symbols(one: tuple[str, str], other: tuple[str, str]) -> list[tuple[str, str]]:
-    """Values and units, where a unit of one letter (5g) is one only beside its like on the other side."""
+    """Values and units. A letter behind a number (5g) counts as a unit only where the other side has that unit."""
     made = []
     for (value, unit), (_, expected) in ((one, other), (other, one)):
         found = _SYMBOL.fullmatch(value) if not unit and expected else None
@@ -197,7 +200,9 @@ def _same_matrices(one: str, other: str) -> Verdict:
 
 
 def is_formula(text: str) -> bool:
-    """Whether a text is mathematics that can be read: no words, and of letters more than one word's."""
+    """Whether a text is a formula. No run of letters, functions and commands apart, may be longer than 3; a run of 2 or
+    3 letters needs a digit, operator or command beside it.
+    """
     bare = re.sub(r"\\[A-Za-z]+", " ", text)
     runs = [run for run in re.findall(r"[A-Za-z]+", bare) if run not in _FUNCTIONS]
     longest = max(map(len, runs), default=0)
@@ -209,7 +214,7 @@ def is_formula(text: str) -> bool:
 
 
 def _right_side(text: str) -> str:
-    """What a name or a calculation comes to: 5 of "x = 5", 50 of "10 * 5 = 50"; other equations as they are."""
+    """The value of a named result or a calculation: 5 of "x = 5", 50 of "10 * 5 = 50". Other texts are unchanged."""
     if found := _NAMED.match(text):
         rest = text[found.end() :]
         return rest if "=" not in rest else text
@@ -222,14 +227,14 @@ def _right_side(text: str) -> str:
 
 
 def _in_base(text: str) -> tuple[str, str] | None:
-    """`(digits, base)` of a number with a subscript, as 52_8, or "52 base 8"."""
+    """`(digits, base)` of a number such as 52_8 or "52 base 8"; None for any other text."""
     text = _IN_BASE.sub(r"_{\1}", text)
     found = _BASE.fullmatch(text)
     return (found[1].lstrip("0"), _BASES.get(found[2], found[2])) if found else None
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
-    r"""`(brackets, elements)` of a list, pair, set or interval; brackets are "" for a bare list. None for no list."""
+    r"""`(brackets, elements)` of a list, pair, set or interval; brackets may be "". None for other texts."""
     if found := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
         return "", [f"{found[1]}{sign}{found[2]}" for sign in "+-"]
     brackets, inner = "", text
@@ -251,7 +256,7 @@ def _closes_last(text: str) -> bool:
 
 
 def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] | None) -> Verdict:
-    """Lists element by element: sets, and numbers without brackets, in any order."""
+    """Compare two lists element by element. Sets, and lists of formulas without brackets, may be in any order."""
     if one is None or other is None or len(one[1]) != len(other[1]) or len(one[1]) > MOST_ELEMENTS:
         return "different"
     free = {"", "\\{\\}"}

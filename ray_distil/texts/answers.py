@@ -9,11 +9,11 @@ The answer is 12, since ...    12
 
 import re
 
-# A box with braces, or around a number, a letter or a command: \boxed{5}, \boxed 1,200, \boxed\frac{1}{2}.
+# A box with braces, or without braces before a number, letter or command: \boxed{5}, \boxed 1,200, \boxed\frac{1}{2}.
 _BOX = re.compile(
     r"\\(?:boxed|f?box)(?![A-Za-z])\s{0,3}\$?(?:(\{)|(-?\d+(?:,\d{3})*(?:\.\d+)?%?|-?\\[A-Za-z]+(?:\s?\{[^{}]*\}|\d)*|[A-Za-z](?![A-Za-z])))"
 )
-# Between two boxes that are one answer: \boxed{5} and \boxed{6}, x = \boxed{5}, y = \boxed{6}.
+# The text between two boxes that form one answer: \boxed{5} and \boxed{6}, x = \boxed{5}, y = \boxed{6}.
 _BETWEEN = re.compile(
     r"(?:[\s$]|\\[()\[\]])*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?(?:[\s$]|\\[()\[\]])*"
     r"(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?(?:[\s$]|\\[()\[\]])*"
@@ -30,7 +30,7 @@ _KEY = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# What may stand before "answer:" in its line, where it corrects a box.
+# An "Answer: X" behind a box corrects the box only if nothing but these words stands before it in its line.
 _LEADS = re.compile(
     r"(?:.*[.!?]\s+)?[\s*_#>-]*(?:(?:so|thus|hence|therefore),?\s)?(?:(?:the|my)\s)?(?:final|correct|right)?\s?[\s*_]*",
     re.I,
@@ -44,14 +44,17 @@ _SENTENCE_ENDS = re.compile(
 )
 _MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MARKS = {"<|begin_of_box|>": "<answer>", "<|end_of_box|>": "</answer>"}  # GLM's
-WINDOW = 2000  # characters behind "answer is" that are read
+WINDOW = 2000  # characters that are read behind "answer is"
 
 
 def extract_answer(text: str) -> str | None:
     r"""The answer that a text states; None where it states none.
 
-    Its last `\boxed{}` (or several side by side), unless an explicit "Answer: X" or `<answer>` follows; else the last
-    of these, or what follows "the answer is"; else GSM8K's `#### 12` in the last line. Linear in the text's length.
+    - The last `\boxed{}` (or several side by side) counts, unless an explicit "Answer: X" or `<answer>` follows it.
+    - Without a box: the last `<answer>`; else the last "Answer: X" or "the answer is X".
+    - Else GSM8K's `#### 12` in the last line.
+
+    The time is linear in the text's length.
     """
     for mark, tag in _MARKS.items():
         text = text.replace(mark, tag)
@@ -64,7 +67,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` that holds something, braces balanced; None where there is none."""
+    r"""Content of the last `\boxed{...}` that is not empty, up to its own closing brace; None where there is none."""
     return _last_boxes(text)[0]
 
 
@@ -73,7 +76,7 @@ def _last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
 
 
 def _last_tagged(text: str, start: int) -> str:
-    """What the last <answer> block that ends behind `start` holds; "" where there is none."""
+    """The content of the last <answer> block that ends behind `start`; "" where there is none."""
     lower = text.lower()
     end = lower.rfind("</answer>", start)
     begin = lower.rfind("<answer>", 0, end) if end >= 0 else -1
@@ -81,19 +84,19 @@ def _last_tagged(text: str, start: int) -> str:
 
 
 def boxes(text: str) -> list[str]:
-    """The contents of all boxes that hold something, in their order."""
+    """The contents of all boxes that are not empty, in their order."""
     return [content for *_, content in _boxes(text)]
 
 
 def statements(text: str) -> list[str]:
-    """What stands behind each "answer:" or "the answer is", in their order: the last 50."""
+    """The values behind "answer:" or "the answer is", in their order; at most the last 50."""
     keys = list(_KEY.finditer(text))[-50:]
     values = (_value(text[key.end() : key.end() + WINDOW], heading=key["end"] is not None) for key in keys)
     return [value for value in values if value]
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """Begin, end and content of each box that holds something."""
+    """Begin, end and content of each box that is not empty."""
     held: list[tuple[int, int, str]] = []
     position = 0
     while found := _BOX.search(text, position):
@@ -102,7 +105,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
             held.append((found.start(), found.end(), found[2]))
             continue
         end = _closing_brace(text, found.end())
-        if end is None:  # left open, as all behind it
+        if end is None:  # the box is left open, and so is every later one
             break
         if content := text[found.end() : end].strip():
             held.append((found.start(), end + 1, content))
@@ -111,7 +114,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def _last_boxes(text: str) -> tuple[str | None, int]:
-    """The last box's content, or those of the last boxes side by side, and where it ends; (None, 0) without any."""
+    """`(content, end)` of the last box, or of the last boxes side by side ("5, 6"); (None, 0) without a box."""
     held = _boxes(text)
     if not held:
         return None, 0
@@ -125,7 +128,7 @@ def _last_boxes(text: str) -> tuple[str | None, int]:
 
 
 def _closing_brace(text: str, start: int) -> int | None:
-    """Where the brace that opened right before `start` closes. Braces that are written out, `\\{`, do not count."""
+    """The position where the brace that opens right before `start` closes. Escaped braces, `\\{`, do not count."""
     depth = 1
     for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(found[0], 0)
@@ -135,7 +138,7 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _stated(text: str, start: int, explicit: bool) -> str | None:
-    """What the last statement behind `start` says. `explicit`: only "Answer: X", which corrects a box before it."""
+    """The answer of the last statement behind `start`. `explicit`: only an "Answer: X" that corrects a box counts."""
     found = list(_KEY.finditer(text, start))
     for key in reversed(found[-50:]):
         if explicit and not (key["colon"] and _LEADS.fullmatch(_line_before(text, key.start()))):
@@ -172,13 +175,13 @@ def _value(behind: str, heading: bool) -> str | None:
     if mark and re.match(r"[A-Za-z]{2}", before) and re.search(r"\d", last):
         value = last
     value = value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_ \"“”'‘’").strip()
-    if re.search(r"\d!$", value):  # of the sentence: a factorial would stand in mathematics
+    if re.search(r"\d!$", value):  # the ! ends the sentence: a factorial would stand between $ signs
         value = value[:-1]
     return (value if re.fullmatch(r"\$[\d.,]+( \w+)?", value) else value.strip("$ ")) or None
 
 
 def _gsm8k(text: str) -> str | None:
-    """What stands behind `####` in the last line, if it is no heading."""
+    """The text behind `####` in the last line, if it is not a heading."""
     last = text.rstrip().rpartition("\n")[2].strip()
     found = re.fullmatch(r"#### ?(\S.{0,80})", last)
     if not found or re.match(r"[A-Za-z]{2}", found[1]) or len(found[1].split()) > 5:

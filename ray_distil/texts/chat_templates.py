@@ -1,9 +1,9 @@
-"""Chat templates: how a model is spoken to, and what its template adds by itself.
+"""Chat templates: how a model's messages become its prompt, and what its template adds by itself.
 
 Qwen2.5     <|im_start|>system\\nYou are Qwen, ...<|im_end|>\\n<|im_start|>user\\n...    a system prompt of its own
-Gemma-2     raises "System role not supported"                                      the prompt goes before the user's turn
-R1-Distill  ...<｜Assistant｜><think>\\n                                               opens the think block
-Llama-3.1   ...Today Date: 27 Nov 2026...                                           the date of a run is fixed
+Gemma-2     raises "System role not supported"              we put the system prompt into the user's turn
+R1-Distill  ...<｜Assistant｜><think>\\n                       its prompt opens the think block
+Llama-3.1   ...Today Date: 27 Nov 2026...                   we write the run's date, not today's
 """
 
 import json
@@ -25,7 +25,7 @@ CLOCK = re.compile(JINJA_CLOCK + r"\(\s*(['\"])(.*?)\1\s*\)")
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What a chat template is given besides the messages."""
+    """The inputs of a chat template besides the messages."""
 
     template_kwargs: str = "{}"  # JSON of its variables, such as {"enable_thinking": false}
     date: str | None = None  # YYYY-MM-DD, for templates that write it; None: today
@@ -40,16 +40,16 @@ PLAIN = ChatSettings()
 
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str) -> Any:
-    """The model's AutoTokenizer, once a process. Raises UserError where there is none, or where it has no chat template."""
+    """The model's AutoTokenizer, loaded once a process. Raises UserError without one, or without a chat template."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_copy(model))
-    except (OSError, ValueError, TypeError) as error:  # no files of one, or of none that is known
+    except (OSError, ValueError, TypeError) as error:  # no tokenizer files, or unknown to transformers
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{model!r} has no tokenizer that can be read ({reason}); give a folder with one") from error
     ids = tokenizer("question", add_special_tokens=False)["input_ids"]
-    if "question" not in tokenizer.decode(ids):  # of a folder without its files transformers makes an empty one
+    if "question" not in tokenizer.decode(ids):  # for a folder without tokenizer files, transformers makes an empty one
         raise UserError(f"{model!r} has no tokenizer that can be read (it has no words); give a folder with one")
     if not tokenizer.chat_template:
         raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
@@ -62,19 +62,20 @@ def render_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN
 
 
 def encode_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN) -> list[int]:
-    """Token ids of a conversation up to where the assistant's turn begins; marks that its texts spell are text.
+    """Token ids of a conversation up to where the assistant's turn begins. A mark inside a message is encoded as text.
 
-    Where the template has no system turn, its text goes before the user's. Raises UserError where it does not render.
+    Where the template has no system turn, the system prompt goes before the user's text. Raises UserError where the
+    template does not render.
     """
     how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
     return list(_apply(_fitting(messages, model, settings), model, settings, **how))
 
 
 def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages:
-    """The messages, a system turn that the template does not write put before the user's."""
+    """The messages as the template takes them. If it has no system turn, that text is put before the user's."""
     if not messages or messages[0]["role"] != "system":
         return messages
-    if takes_system_turn(model, settings):  # an empty one is for templates that would write their own
+    if takes_system_turn(model, settings):  # an empty system turn keeps a template from writing its own
         is_idle = not messages[0]["content"] and not default_system_prompt(model, settings)
         return messages[1:] if is_idle else messages
     system, user, *others = messages
@@ -110,7 +111,7 @@ def behind_answer(model: str, settings: ChatSettings = PLAIN) -> str:
 
 @lru_cache(maxsize=32)
 def takes_system_turn(model: str, settings: ChatSettings = PLAIN) -> bool:
-    """Whether the template writes a system turn: some refuse it, and some leave it out without a word."""
+    """Whether the template writes a system turn. Some templates refuse it; some leave it out without an error."""
     turns = [{"role": "system", "content": PROBE}, {"role": "user", "content": "question"}]
     try:
         return PROBE in _apply(turns, model, settings, add_generation_prompt=True, tokenize=False)
@@ -120,7 +121,7 @@ def takes_system_turn(model: str, settings: ChatSettings = PLAIN) -> bool:
 
 @lru_cache(maxsize=32)
 def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
-    """The system prompt that the template writes where none is given; "" where it writes none."""
+    """The system prompt that the template writes by itself if no system turn is given; "" where it writes none."""
     if not takes_system_turn(model, settings):
         return ""
     user = {"role": "user", "content": "question"}
@@ -134,7 +135,7 @@ def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
 
 
 def writes_date(model: str) -> bool:
-    """Whether the template writes the day on which it is used. Read from its file: a finished run loads no tokenizer."""
+    """Whether the template writes the current date. Read from its file: a finished run loads no tokenizer."""
     folder = Path(local_copy(model))
     if not folder.is_dir():  # a name of the hub
         return JINJA_CLOCK in str(load_tokenizer(model).chat_template)
@@ -143,5 +144,5 @@ def writes_date(model: str) -> bool:
 
 
 def writes_today(model: str) -> bool:
-    """Whether it writes the day in a form that is not read here, so that the date of a run does not reach it."""
+    """Whether the template writes the date in a form that CLOCK does not match: today's date, not the run's."""
     return f"{JINJA_CLOCK}(" in CLOCK.sub("", str(load_tokenizer(model).chat_template))

@@ -2,9 +2,10 @@ r"""Multiple choice: the order of the options, and the letter that a text states
 
     \boxed{C}   \boxed{\text{(C)}}   \boxed{C. 12 m/s}      C
     **Answer:** D      The correct option is (D).            D
-    \boxed{A, C}   Answer: Because ...   no letter at all    none: it is never guessed
+    \boxed{A, C}   Answer: Because ...   no letter at all    None: a letter is never guessed
 
-The order depends on the row's own id and its options alone: the same in each run, and the right one stands anywhere.
+The order depends only on the row's id and its options. It is the same in each run, and the right option has no fixed
+place.
 """
 
 import re
@@ -15,7 +16,7 @@ from ray_distil.store.schemas import stable_id
 from ray_distil.texts.answers import boxes, extract_answer, statements
 
 MOST = len(ascii_uppercase)
-# What may stand around a letter: \text{...}, \mathbf{...}, brackets, stars, dollars, "option".
+# Signs that may stand around a letter: \text{...}, \mathbf{...}, brackets, stars, dollars.
 _AROUND = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|mbox|boxed|rm|bf)\s*\{|[{}$*_`\"'“”]|\\[()\[\],;! ]"
 )
@@ -28,19 +29,20 @@ _ANOTHER = re.compile(r"^\s*(?:[,;/&+、]|and\b|or\b|和|或)?\s*[(\[（]?\s*([A
 
 
 def ordered(row_id: str, options: list[str]) -> list[str]:
-    """The options in the order in which they are shown; of equal ones one stays."""
+    """The options in the order in which they are shown, without duplicates."""
     return sorted(dict.fromkeys(options), key=lambda option: stable_id(row_id, option))
 
 
 def listed(options: list[str]) -> str:
-    """As a prompt shows them: `A. 12 m/s`, one a line."""
+    """The options as a prompt shows them, one a line: `A. 12 m/s`."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
 
 
 def stated_letter(text: str, num_choices: int) -> str | None:
-    """The letter among the first so many that a text states; None where it states none, or several.
+    """The letter, among the first `num_choices`, that a text states; None where it states no letter, or several.
 
-    Its last box that begins with one, unless an explicit "Answer: X" follows; else the last "Answer: X" that does.
+    It is in the last box that begins with a letter, unless an explicit "Answer: X" follows the box; else in the last
+    "Answer: X" that begins with a letter.
     """
     text, letters = unicodedata.normalize("NFKC", text), ascii_uppercase[:num_choices]
     whole = extract_answer(text)
@@ -55,9 +57,9 @@ def stated_letter(text: str, num_choices: int) -> str | None:
 
 
 def letters_in(stated: str, letters: str) -> list[str]:
-    """The letters with which an answer begins: one, several where it names several, none where it is something else."""
+    """The letters with which an answer begins: ["C"], several for "A, C", none where it begins with something else."""
     bare = _WORDS.sub("", _AROUND.sub(" ", stated).strip()).strip()
-    if re.fullmatch(r"\W*[a-z]\W*", bare):  # alone, it is no article
+    if re.fullmatch(r"\W*[a-z]\W*", bare):  # a small letter alone is a choice, and not the article "a"
         bare = bare.upper()
     first = _LETTER.match(bare)
     if first is None:

@@ -1,10 +1,10 @@
-"""Records that say what was asked and what was answered, in the spellings that datasets have for it.
+"""Records with a question and its answer, under the keys that datasets use for them.
 
-    asked       instruction, or the user's turn of a conversation
-    answered    output, or response, or the assistant's turn; with reasoning_content, if that is given apart
+    question    instruction, or the user's turn of a conversation
+    answer      output, or response, or the assistant's turn; with reasoning_content, if the record has it apart
 
-A conversation is `messages` of role and content, or ShareGPT's `conversations` of from and value: one turn of the
-user, one of the assistant at most. Students are trained without a system prompt, so only an empty one may be there.
+A conversation is `messages` (role and content), or ShareGPT's `conversations` (from and value): one turn of the user
+and at most one of the assistant. Students are trained without a system prompt, so a system turn must be empty.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ray_distil.texts.reasoning import joined
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-# finish_reason in the spellings of servers and datasets; one that is not here stays, and the response is incomplete.
+# finish_reason as servers and datasets spell it -> our spelling. Any other value stays: such a response is incomplete.
 FINISHED = dict.fromkeys(
     (
         "stop",
@@ -36,7 +36,7 @@ TURNS = (["user"], ["user", "assistant"])
 
 
 class BadRecord(ValueError):
-    """A record that is none; `reason` is a short code."""
+    """A record that cannot be used; `reason` is a short code."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -44,9 +44,9 @@ class BadRecord(ValueError):
 
 
 def instruction_of(record: dict[str, Any]) -> Any:
-    """What was asked, as it is given; None where nothing is. Raises BadRecord for what is more than one turn.
+    """The question of a record, unchanged; None without one. Raises BadRecord for several turns or a system turn.
 
-    Alpaca's `input` belongs to its `instruction`, behind a line break.
+    Alpaca's `input` is appended to its `instruction`, after a line break.
     """
     asked = record.get("instruction")
     if asked is None:
@@ -76,7 +76,7 @@ def without_system(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def responses_in(record: dict[str, Any]) -> list[str]:
-    """What was answered, reasoning included: one text, or several where `output` is a list. Raises BadRecord without."""
+    """The answers of a record with their reasoning: one, or several if `output` is a list. Raises BadRecord."""
     answered = next((record[key] for key in ("output", "response") if record.get(key) is not None), None)
     if isinstance(answered, list):
         if not answered:
@@ -93,7 +93,7 @@ def responses_in(record: dict[str, Any]) -> list[str]:
 
 
 def _right_ones(answered: list[Any], record: dict[str, Any]) -> list[Any]:
-    """Of several responses those that the record calls correct, where it says so of each. Raises BadRecord for none."""
+    """The correct responses, if `correctness` has a value for each; else all responses. Raises BadRecord for none."""
     told = record.get("correctness")
     if not isinstance(told, list) or len(told) != len(answered):
         return answered
@@ -104,17 +104,17 @@ def _right_ones(answered: list[Any], record: dict[str, Any]) -> list[Any]:
 
 
 def finish_reason_of(given: Any) -> str:
-    """A finish_reason in the spelling that is used here."""
+    """A finish_reason in our spelling: "stop", "length", or as it is given."""
     return FINISHED.get(str(given).strip().lower().removeprefix("finish_reason_"), str(given))
 
 
 def _reasoning(holder: dict[str, Any]) -> Any:
-    """The reasoning that stands apart from the answer, under the names that servers and datasets give it."""
+    """The reasoning that a record has apart from the answer, under any of the keys of servers and datasets."""
     return next((holder[key] for key in ("reasoning_content", "reasoning", "thinking") if holder.get(key)), None)
 
 
 def _text(content: Any) -> Any:
-    """A content that comes in parts, all of them text, as one text; any other as it is."""
+    """A content as one text, if it is a list of parts that are all text; any other content unchanged."""
     if not isinstance(content, list) or not content:
         return content
     parts = [

@@ -1,8 +1,9 @@
-"""Files of records as they are published: by what they are, and not by how their names are spelt.
+"""Files of records as people publish them. Upper or lower case in a name does not matter; compression and Parquet are
+recognised by their first bytes.
 
-a.jsonl  a.ndjson  a.json  a.csv  a.tsv  a.parquet    in any case, and behind them .gz, .zst, .bz2 or .lz4
-data/train-00000-of-00001.parquet, test.jsonl         a split by its name, as Hugging Face's datasets read them
-year=2024/part-0.parquet                              a column by the name of its folder (Hive)
+a.jsonl  a.ndjson  a.json  a.csv  a.tsv  a.parquet    formats; .gz, .zst, .bz2 or .lz4 may follow
+data/train-00000-of-00001.parquet, test.jsonl         the name tells the split, as in Hugging Face's datasets
+year=2024/part-0.parquet                              the folder's name gives a column (Hive)
 """
 
 import io
@@ -34,30 +35,31 @@ SPLITS = {
 }
 BATCH_ROWS = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-CSV_BLOCK_BYTES = 2**26  # no row may be longer
-SAMPLE_BYTES = 2**20  # from which a dialect of CSV is told
+CSV_BLOCK_BYTES = 2**26  # the longest row
+SAMPLE_BYTES = 2**20  # bytes from which the dialect of a CSV file is guessed
 _SPLIT = re.compile(rf"(?:^|[ ._\-/\d])({'|'.join(SPLITS)})(?=[ ._\-/\d]|$)", re.IGNORECASE)
 _HIVE = re.compile(r"([^/=]+)=([^/]*)/")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Of a folder: the files that are read, and those that are not."""
+    """The files of a folder that are read, and those that are not."""
 
     files: list[str]
     left_out: list[str]
-    splits: list[str]  # that the names tell; [] where they tell none
+    splits: list[str]  # the splits in the files' names; [] if no name has one
 
 
 def is_data(name: str) -> bool:
-    """Whether a file's name is that of records, compressed or not."""
+    """Whether a file holds records, by its name; it may be compressed."""
     return bool(_format(name)) and name.rpartition("/")[2].lower() not in NO_DATA
 
 
 def choose(folder: Folder, split: str) -> Chosen:
-    """The files of a folder and of the folders below that hold records of a split.
+    """The files in a folder, and in the folders below, that hold records of a split.
 
-    Where no name tells a split, all of them do. Names that begin with _ or a dot are no data.
+    If no file's name tells a split, all files count. A file whose name tells none, beside others that do, counts as
+    train. Files and folders whose names begin with _ or a dot are no data.
     """
     found = [
         name
@@ -72,7 +74,7 @@ def choose(folder: Folder, split: str) -> Chosen:
 
 
 def records_of(place: Folder, file: str, key: str, shown: str) -> Iterator[Any]:
-    """The records of one file, which is in the folder `place`, or `place` itself. Raises UserError, naming `key`."""
+    """The records of a file in folder `place`; if `file` is "", `place` is the file. Raises UserError, naming `key`."""
     filesystem, path = place.filesystem_and_path(file)
     hive = {name: unquote(value) for name, value in _HIVE.findall(file)}
     with filesystem.open_input_file(path) as stream:
@@ -104,7 +106,7 @@ def _read(stream: Any, kind: str, key: str, shown: str, path: str) -> Iterator[A
 
 
 def _csv(stream: Any, key: str, shown: str, tabs: bool) -> Iterator[dict[str, Any]]:
-    """Records of CSV; every value is text, an empty one is null. Names of columns have no blanks around them."""
+    """Records of a CSV file. Every value is text, an empty one is null. Names of columns are stripped of blanks."""
     buffered = io.BufferedReader(stream, SAMPLE_BYTES)
     sample = buffered.peek(SAMPLE_BYTES)
     header = sample.partition(b"\n")[0]
@@ -167,7 +169,7 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
 
 
 def _text(data: bytes, start: int, key: str, path: str) -> str:
-    """Bytes that begin at byte `start` of a file."""
+    """The text of `data`, which begins at byte `start` of a file. Raises UserError where it is not UTF-8."""
     try:
         return data.decode("utf-8-sig" if start == 0 else "utf-8")
     except UnicodeDecodeError as error:

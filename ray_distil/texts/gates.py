@@ -36,7 +36,7 @@ def gate(description: str, *reasons: str) -> Callable[[Gate], Gate]:
 
 @gate("the text ended by itself", "incomplete")
 def complete(row: Row) -> str | None:
-    """The text ended by itself, and so did its thinking; one that was cut is never trimmed into an example."""
+    """The text ended by itself, and so did its thinking. A text that was cut is never trimmed into an example."""
     text = row.get("response") or row.get("reasoning") or ""
     return None if row["finish_reason"] == "stop" and not thinking_is_open(text) else "incomplete"
 
@@ -49,7 +49,7 @@ def answered(row: Row) -> str | None:
 
 @gate("the answer equals the reference, where there is one (math-verify)", "wrong_answer", "answer_timeout")
 def correct(row: Row) -> str | None:
-    """The answer equals the reference; a row without a reference passes. A comparison that takes too long is no proof."""
+    """The answer equals the reference; a row without a reference passes. A row whose comparison times out fails."""
     if row["reference_answer"] is None:
         return None
     verdict = compare_answers(row["answer"], row["reference_answer"])
@@ -58,7 +58,7 @@ def correct(row: Row) -> str | None:
 
 @gate("a rewrite holds a step beside its answer", "no_steps")
 def reasoned(row: Row) -> str | None:
-    """A rewrite holds a step, and not the answer alone: that was in its prompt. A row that is no rewrite passes."""
+    """A rewrite has a step, and not only the answer, which its prompt has told it. A row that is no rewrite passes."""
     return None if "rewritten_tokens" not in row or has_steps(row["reasoning"]) else "no_steps"
 
 
@@ -66,7 +66,7 @@ def reasoned(row: Row) -> str | None:
 def shorter(row: Row) -> str | None:
     """A rewrite has fewer characters than its source, and fewer tokens where both are counted.
 
-    Tokens alone could be those of two tokenizers. A row that is no rewrite passes.
+    Tokens alone would not do: two tokenizers may have counted them. A row that is no rewrite passes.
     """
     before, after = row.get("original_tokens"), row.get("rewritten_tokens")
     longest = row.get("original_characters")
@@ -76,11 +76,11 @@ def shorter(row: Row) -> str | None:
 
 
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
-    """The reason of the first gate, of those named, that the row fails."""
+    """The reason of the first gate among `names` that the row fails; None where it passes all."""
     chosen = set(names)
     return next((reason for name, passes in GATES.items() if name in chosen and (reason := passes(row))), None)
 
 
 def against_source(rewrite: Row) -> Row:
-    """A rewrite as the gates read it: without a reference, the answer of its source is the measure."""
+    """A rewrite as the gates read it: where it has no reference answer, it is compared with its source's answer."""
     return {**rewrite, "reference_answer": rewrite["reference_answer"] or rewrite["source_answer"]}

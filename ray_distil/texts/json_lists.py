@@ -1,4 +1,4 @@
-"""The elements of a JSON list that comes in pieces, of which one is in memory at a time; as `json.loads` reads them."""
+"""Reads a JSON list in pieces, with one piece of it in memory at a time. The elements are those of `json.loads`."""
 
 import codecs
 import json
@@ -8,14 +8,14 @@ from typing import Any, BinaryIO
 
 PIECE_BYTES = 2**20
 BYTE_ORDER_MARK = "\ufeff"
-NEAR = 16  # signs before the end of what is there, from which an error may be that of a piece: a number, a name, \uXXXX
+NEAR = 16  # an error in the last 16 characters may mean that the piece ends within a number, a name or \uXXXX
 _BLANK = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
 
 class Texts:
-    """Bytes in UTF-8 as pieces of text; a byte order mark is left out."""
+    """The pieces of text in a stream of UTF-8 bytes; a byte order mark is left out. `begun`: bytes read before."""
 
     def __init__(self, stream: BinaryIO, begun: bytes = b"") -> None:
         self._stream, self._begun, self._start = stream, begun, 0
@@ -39,11 +39,11 @@ class Texts:
 
 
 class Elements:
-    """The elements of the list. Raises JSONDecodeError with the line in the whole text, and what `json.loads` raises."""
+    """The elements of the list. Raises the errors of `json.loads`; JSONDecodeError has the line in the whole text."""
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
-        self._text, self._at, self._lines = "", 0, 0  # lines: in what came before the text
+        self._text, self._at, self._lines = "", 0, 0  # _lines: number of lines before _text
 
     def __iter__(self) -> Iterator[Any]:
         self._expect("[", "Expecting value")
@@ -56,9 +56,9 @@ class Elements:
             raise self._error("Extra data", self._at)
 
     def _goes_on(self) -> bool:
-        """Whether there is a comma; what is behind it is next."""
+        """Whether a comma is next; then the position moves behind it."""
         comma = _COMMA.match(self._text, self._at)
-        if comma is not None and comma.end() < len(self._text):  # as nearly always
+        if comma is not None and comma.end() < len(self._text):  # nearly always: the fast path
             self._at = comma.end()
             return True
         if self._sign() != ",":
@@ -73,7 +73,7 @@ class Elements:
         self._at += 1
 
     def _sign(self) -> str:
-        """The next sign that is no blank, "" at the end."""
+        """The next character that is not a blank; "" at the end."""
         while True:
             self._at = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):
@@ -91,12 +91,12 @@ class Elements:
                     continue
                 raise self._error(error.msg, error.pos) from None
             if end + NEAR > len(self._text) and self._more():
-                continue  # a number may go on
+                continue  # the value may be a number that goes on in the next piece
             self._at = end
             return value
 
     def _more(self) -> bool:
-        """Whether there is another piece, which stands behind what is not read yet from now on."""
+        """Whether there is another piece; it is appended to the text that is not read yet."""
         piece = next(self._pieces, None)
         if piece is None:
             return False

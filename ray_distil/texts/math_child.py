@@ -1,7 +1,7 @@
 """The process in which math-verify compares two formulas: one line of JSON in, one word out.
 
-Run as a script by `math_process.py`. It imports nothing of this package. The kernel ends it when a pair takes more than
-its processor time, whatever the process is doing: a power such as 10^{10^{10}} never comes back to Python.
+`math_process.py` runs this file as a script. It imports nothing of this package. When a pair takes more than its
+processor time, the kernel ends the process. Python itself could not: a power such as 10^{10^{10}} never returns to it.
 """
 
 import json
@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-MEMORY = 4 << 30  # bytes of address space: a number with billions of digits ends with an error
+MEMORY = 4 << 30  # bytes of address space: a number with billions of digits raises MemoryError
 POINTS = [-7, -3, -2, -1, -0.5, 0.25, 0.5, 1.5, 2, 3, 5, 11]  # where formulas with variables are compared
 DIGITS = 40
 
@@ -20,7 +20,7 @@ def same_numbers(one: Any, other: Any) -> bool | None:
     """Whether two numbers are equal; None where one of them has no value."""
     import sympy
 
-    # Sums to a limit that is no whole number have no end.
+    # sympy's `doit` never ends on a sum whose limit is no whole number.
     exact = [side if side.has(sympy.Sum, sympy.Product) else side.doit() for side in (one, other)]
     if all(value.is_Rational for value in exact):
         return bool(exact[0] == exact[1])
@@ -28,12 +28,14 @@ def same_numbers(one: Any, other: Any) -> bool | None:
     if not all(value.is_number and value.is_finite for value in values):
         return None
     size = max(abs(value) for value in values)
-    # Relative: 2**-98 is not 2**-99, though both are nearly nothing.
+    # A relative difference: 2**-98 is not 2**-99, though both are nearly 0.
     return bool(size == 0 or abs(values[0] - values[1]) <= size * sympy.Float(10, DIGITS) ** (10 - DIGITS))
 
 
 def same_formulas(one: Any, other: Any) -> bool | None:
-    """Whether two expressions have the same values wherever both are real; None where that cannot be told."""
+    """Whether two expressions have the same values at those of the POINTS where both are real. None where that does not
+    decide: at a point only one is real, or fewer than 3 points are left.
+    """
     import sympy
 
     symbols = one.free_symbols | other.free_symbols
@@ -61,9 +63,10 @@ def same_formulas(one: Any, other: Any) -> bool | None:
 
 
 def is_whole(parsed: list[Any], text: str) -> bool:
-    """Whether all letters and digits of a text were read: of "2ab", which it does not know, math-verify takes the 2.
+    """Whether math-verify read all letters and digits of a text. E.g. it cannot read "2ab", and takes only the 2.
 
-    Its own text of what it read says which part that was, and the letters of its symbols which were understood.
+    The last element of `parsed` is the part of the text that math-verify took: it must have all letters and digits.
+    The first is the expression that it understood: it must have all letters of the text, e and i apart.
     """
     import sympy
 
@@ -76,7 +79,7 @@ def is_whole(parsed: list[Any], text: str) -> bool:
 
 
 def is_multiple(one: Any, other: Any) -> bool:
-    """Whether one expression is the other times a number that is not 0, as x - y = 1 and 2x - 2y = 2 are one equation."""
+    """Whether one expression is the other times a number that is not 0. So x - y = 1 and 2x - 2y = 2 agree."""
     import sympy
 
     symbols = one.free_symbols | other.free_symbols
@@ -88,12 +91,12 @@ def is_multiple(one: Any, other: Any) -> bool:
 
 
 def apart(text: str) -> str:
-    """The text with a blank between letters that stand together, which are factors: 2ab is 2 a b."""
+    """The text with a blank between neighbouring letters, since they are factors: 2ab becomes 2a b."""
     return re.sub(r"\\[A-Za-z]+|[A-Za-z]{2,}", lambda run: run[0] if run[0][0] == "\\" else " ".join(run[0]), text)
 
 
 def multiplied(text: str) -> str:
-    """The text with a dot between number and letters, and between letters: of "2ab" math-verify takes the 2 alone."""
+    """The text with \\cdot between number and letters, and between letters: of "2ab" math-verify reads only the 2."""
     return re.sub(r"(?<=[0-9A-Za-z]) ?(?=[A-Za-z](?![A-Za-z]))", r" \\cdot ", apart(text)) if "\\" not in text else text
 
 
@@ -105,7 +108,7 @@ def compare(answer: str, reference: str) -> str:
     import sympy
     from math_verify import parse, verify
 
-    # The time is this process's own: math-verify's limit needs SIGALRM and does not reach into long arithmetic.
+    # No timeout here: `main` limits the time. math-verify's own limit needs SIGALRM, and cannot stop long arithmetic.
     parsed = []
     for text in (reference, answer):
         read = next(
@@ -151,7 +154,7 @@ def main(seconds: float) -> None:
             verdict = compare(*json.loads(line))
         except MemoryError:
             verdict = "timeout"
-        except Exception:  # noqa: BLE001  what a parser of formulas raises on any text has no list
+        except Exception:  # noqa: BLE001  on an arbitrary text, a parser of formulas may raise any error
             verdict = "unreadable"
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(verdict, flush=True)

@@ -1,7 +1,7 @@
-"""Formulas compared by math-verify in a process of its own, which can be ended.
+"""Compares formulas by math-verify in a process of its own, which can be killed.
 
-math-verify keeps its time limit by SIGALRM: it holds in a main thread only, and not within long arithmetic. Here the
-limit holds in threads and actors alike. Its unit is processor time, so that a verdict does not depend on how busy the
+math-verify's own time limit uses SIGALRM, which works only in a main thread, and not within long arithmetic. The limit
+here works in threads and actors too. It counts processor time, so that a verdict does not depend on how busy the
 machine is.
 """
 
@@ -18,11 +18,11 @@ from typing import Literal, cast, get_args
 Verdict = Literal["equal", "different", "unreadable", "timeout"]
 
 PAIR_SECONDS = 5.0  # processor time for a pair
-WAIT_SECONDS = 120.0  # wall clock until a process that says nothing is given up
+WAIT_SECONDS = 120.0  # wall clock; a child that writes nothing for so long is killed
 
 
 class MathProcess:
-    """One child process, started when it is first asked, and again after it was ended."""
+    """One child process. It starts at the first comparison, and again when it has ended."""
 
     def __init__(self, seconds: float = PAIR_SECONDS) -> None:
         self.seconds = seconds
@@ -30,7 +30,7 @@ class MathProcess:
         self._child: subprocess.Popen[str] | None = None
 
     def compare(self, answer: str, reference: str) -> Verdict:
-        """What math-verify makes of two formulas; "timeout" for a pair that takes too long or too much memory."""
+        """math-verify's verdict on two formulas; "timeout" for a pair that takes too long or too much memory."""
         line = json.dumps([answer, reference])
         with self._lock:
             for _ in range(2):  # another process may have killed the child while it was idle
@@ -38,13 +38,13 @@ class MathProcess:
                 told = self._ask(self._child, line)
                 if told in get_args(Verdict):
                     return cast(Verdict, told)
-                if self._end() == -signal.SIGPROF:  # by the kernel, at its limit
+                if self._end() == -signal.SIGPROF:  # the kernel ended it, at its time limit
                     break
         return "timeout"
 
     @property
     def pid(self) -> int | None:
-        """Of the child; None where there is none."""
+        """The process id of the child; None where there is no child."""
         return self._child.pid if self._child is not None else None
 
     def _start(self) -> "subprocess.Popen[str]":
@@ -72,17 +72,17 @@ class MathProcess:
         return self._read(child)
 
     def _read(self, child: "subprocess.Popen[str]") -> str:
-        """The child's next line; "" where it has ended or says nothing."""
+        """The child's next line; "" where the child has ended, or writes nothing in WAIT_SECONDS."""
         assert child.stdout is not None
         there, _, _ = select.select([child.stdout], [], [], WAIT_SECONDS)
         return child.stdout.readline().strip() if there else ""
 
     def _end(self) -> int:
-        """Give the child up; returns its exit code, negative for a signal."""
+        """Kill the child; returns its exit code, which is negative for a signal."""
         assert self._child is not None
         child, self._child = self._child, None
         with suppress(subprocess.TimeoutExpired):
-            child.wait(0.2)  # where it has ended, its own exit code counts
+            child.wait(0.2)  # if the child ends by itself, its own exit code is returned
         child.kill()
         for pipe in (child.stdin, child.stdout):
             with suppress(BrokenPipeError):
@@ -95,5 +95,5 @@ _process = MathProcess()
 
 
 def compare(answer: str, reference: str) -> Verdict:
-    """`MathProcess.compare` of the one child that this process has."""
+    """`MathProcess.compare`, with the one child of this process."""
     return _process.compare(answer, reference)

@@ -17,9 +17,10 @@ LONG2SHORT = (
 
 
 def instruction_messages(instruction: str, suffix: str = "", system_prompt: str | None = None) -> Messages:
-    """The instruction as the user's turn. A system turn only where it is given, as DeepSeek advises for V3 and R1.
+    """The instruction as the user's turn. There is a system turn only if `system_prompt` is given: DeepSeek advises to
+    give none for V3 and R1.
 
-    Without one, a chat template may still write its own; an empty one asks the template for none.
+    Without a system turn, a chat template may still write its own; an empty system turn asks the template for none.
     """
     user = {"role": "user", "content": instruction + suffix}
     if system_prompt is None:
@@ -28,6 +29,6 @@ def instruction_messages(instruction: str, suffix: str = "", system_prompt: str 
 
 
 def long2short_messages(instruction: str, answer: str, reasoning: str, system_prompt: str | None = None) -> Messages:
-    """The request to shorten a reasoning: the recipe's system prompt; problem, answer and reasoning from the user."""
+    """The request to shorten a reasoning: the recipe's system prompt; problem, answer and reasoning as user turn."""
     user = f"Problem: {instruction}\nAnswer: {answer}\nReasoning: {reasoning}"
     return [{"role": "system", "content": system_prompt or LONG2SHORT}, {"role": "user", "content": user}]

@@ -8,7 +8,7 @@ split_unit("\frac{3}{4} miles per hour")  ("\frac{3}{4}", "mile/hour")
 import re
 from fractions import Fraction
 
-MOST_DIGITS = 4000  # of a number that is read: Python itself stops at 4,300
+MOST_DIGITS = 4000  # a longer number is not read: Python's own limit is 4,300
 _PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _DECIMAL = re.compile(rf"({_PLAIN})(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|[x*])10\^\{{?([-+]?\d+)\}}?)?")
 _RATIO = re.compile(rf"({_PLAIN})/({_PLAIN})")
@@ -25,7 +25,7 @@ _CURRENCY = re.compile(r"^(-?)(US\$|\$|€|£|¥|₹|(?:USD|EUR|GBP|Rs\.?)(?= ?\
 _WORD = re.compile(r"[A-Za-z]{2,}(?:-[A-Za-z]+)*|o'clock")
 _GLUED = re.compile(rf"^(-?{_PLAIN})(%|[A-Za-z]{{2,}}(?:\^\{{?\d\}}?)?)$")
 
-# Spellings of one unit; the first is its name here. Two units that stand here are never taken for each other.
+# Each group has the spellings of one unit; the first one is its name here. Two units of this list never agree.
 _SPELLINGS = """
 percent % percentage pct|degree degrees deg|radian radians rad|dollar dollars $ usd us$|cent cents|euro euros € eur|
 pound pounds £ gbp lb lbs|yen ¥|rupee rupees ₹ rs|second seconds s sec secs|minute minutes min mins|
@@ -46,7 +46,7 @@ def ungrouped(text: str) -> str:
 
 
 def parts_of(text: str) -> list[str]:
-    """The parts of a text at the commas and semicolons that stand in no bracket and within no number."""
+    """The text split at commas and semicolons, but not within brackets or within a number such as 1,000."""
     text = ungrouped(text)
     parts, depth, start = [], 0, 0
     for position, sign in enumerate(text):
@@ -87,9 +87,9 @@ def _unsigned(text: str) -> Fraction | None:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """`(value, unit)`, unit "" where there is none. A currency in front counts as one.
+    """`(value, unit)`; the unit is "" where there is none. A currency before the number counts as a unit.
 
-    Behind a formula only a known unit is taken for one, behind a plain number any words: "12 red apples".
+    Behind a plain number, any words are a unit: "12 red apples". Behind a formula, only a known unit is.
     """
     if found := _CURRENCY.match(text):
         value, noun = split_unit(text[found.end() :])
@@ -126,7 +126,7 @@ def _unit(text: str) -> str:
     text = re.sub(r" (?:per|an?) ", "/", text.replace("{", "").replace("}", ""))
 
     def name(found: "re.Match[str]") -> str:
-        # mW is not MW: of a short symbol the case says something; Km and KM do not.
+        # In a short symbol the case matters: mW is not MW. It does not in Km and KM.
         symbol = found[0]
         is_plain = len(symbol) > 3 or symbol.isupper() or symbol[0] == "K"
         return UNITS.get(symbol) or (UNITS.get(symbol.lower()) or symbol.lower() if is_plain else symbol)
@@ -135,7 +135,10 @@ def _unit(text: str) -> str:
 
 
 def units_agree(one: str, other: str) -> bool:
-    """Whether two units may be the same; one that is not there agrees with all. Of plain nouns the last one decides."""
+    """Whether two units may be the same. A missing unit agrees with any other.
+
+    Plain nouns agree if their last words are the same and one has all words of the other.
+    """
     if not one or not other or one == other:
         return True
     if "percent" in (one, other):

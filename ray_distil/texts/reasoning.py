@@ -1,10 +1,11 @@
-r"""Reasoning and conclusion of a response: its think block, and what stands behind it.
+r"""Splits a response into its reasoning (the think block) and its conclusion (the text behind the block).
 
 <think> ...reasoning... </think> The final answer is \boxed{8}.
         `- reasoning -'          `-------- conclusion --------'
 
-A text may also speak of these marks. A mark that is alone on its line is meant; one within a line is meant where there
-is no better one. Blocks inside a block belong to it; a second block behind the first is thinking too.
+A text may also mention these marks in a sentence. So a mark that is alone on its line counts first; a mark within a
+line counts only if no mark is alone on a line. A block inside a block belongs to the outer one. A second block behind
+the first is reasoning too.
 """
 
 import re
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"
-# Marks of other models and datasets: begin and end of the thought, and of the solution where it has marks too.
+# Marks of other models and datasets: begin and end of the reasoning; begin and end of the conclusion, if it has marks.
 OTHER_MARKS = [
     ("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # OpenThoughts
     ("<thinking>", "</thinking>", "", ""),
@@ -45,7 +46,7 @@ _ON_A_LINE = re.compile(r"^[ \t]*</?think>[ \t]*$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A think block in a text; `end` is None where it is left open, `mark` where its end mark begins."""
+    """Positions of a think block: begin, first character inside, begin of its end mark, end (None: it is left open)."""
 
     start: int
     inside: int
@@ -54,7 +55,7 @@ class Block(NamedTuple):
 
 
 def _blocks(text: str) -> list[Block]:
-    """The think blocks of a text in their order. The first may have begun in the prompt, so without its begin mark."""
+    """The think blocks of a text in their order. The first may lack its begin mark: then the prompt has it."""
     blocks = []
     lead = len(text) - len(text.lstrip())
     if text.startswith(THINK_BEGIN, lead):
@@ -63,13 +64,13 @@ def _blocks(text: str) -> list[Block]:
         first = Block(0, 0, len(text), None)
     elif (begin := _begin_on_a_line(text, 0)) >= 0:
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
-    elif THINK_BEGIN in text:  # within a line, and never closed
+    elif THINK_BEGIN in text:  # the mark is within a line, and the block is never closed
         begin = text.index(THINK_BEGIN)
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     else:
         return []
     marks = [list(pattern.finditer(text)) for pattern in (_ON_A_LINE, _MARK)]
-    for found in marks:  # up to the last that ends a block
+    for found in marks:  # drops the marks behind the last end mark
         while found and found[-1][0].strip() != THINK_END:
             found.pop()
     while True:
@@ -81,25 +82,27 @@ def _blocks(text: str) -> list[Block]:
 
 
 def _begin_on_a_line(text: str, start: int) -> int:
-    """Where a begin mark stands first in its line, or right behind the block before; -1 if nowhere."""
+    """The position of the next begin mark that is first in its line, or right behind the block before; -1 for none."""
     found = re.compile(r"\s*<think>").match(text, start) if start else None
     found = found or re.compile(r"\n[ \t]*<think>").search(text, start)
     return found.end() - len(THINK_BEGIN) if found else -1
 
 
 def _closed(block: Block, marks: "list[list[re.Match[str]]]") -> Block:
-    """The block with its end, inner blocks skipped: by the marks that are alone on a line, else by all of them."""
+    """The block with its end, which skips inner blocks. It is found by marks alone on a line, else by all marks."""
     for found in marks:
         depth = 1
         for k in range(bisect_left(found, block.inside, key=lambda mark: mark.start()), len(found)):
             depth += -1 if found[k][0].strip() == THINK_END else 1
-            if depth == 0 or k == len(found) - 1:  # the last, where inner blocks leave none for this one
+            if depth == 0 or k == len(found) - 1:  # the last end mark counts, if an inner block lacks its own
                 return block._replace(mark=found[k].start(), end=found[k].end())
     return block
 
 
 def split_reasoning(response: str) -> tuple[str, str]:
-    """`(reasoning, conclusion)` of a response; a block left open has no conclusion, a text without one no reasoning."""
+    """`(reasoning, conclusion)` of a response. Without a think block there is no reasoning. Text behind a block is
+    conclusion; an open block has none.
+    """
     blocks = _blocks(response)
     if not blocks:
         return "", response.strip()
@@ -115,7 +118,7 @@ def split_reasoning(response: str) -> tuple[str, str]:
 
 
 def thinking_is_open(response: str) -> bool:
-    """Whether a think block begins and does not end: whatever the finish_reason says, the response was cut."""
+    """Whether the last think block does not end: then the response was cut, whatever its finish_reason says."""
     blocks = _blocks(response)
     return bool(blocks) and blocks[-1].end is None
 
@@ -127,16 +130,16 @@ def thinking_of(response: str) -> str:
 
 
 def with_think_begin(response: str) -> str:
-    """The response with the mark that begins its thinking, where that stood in the prompt."""
+    """The response with <think> at its begin, if its reasoning lacks this mark because the mark was in the prompt."""
     blocks = _blocks(response)
     begun = blocks and not response[blocks[0].start :].startswith(THINK_BEGIN)
     return f"{THINK_BEGIN}\n{response.lstrip()}" if begun else response
 
 
 def joined(reasoning: str, content: str) -> str:
-    """Reasoning and content as one text with the marks of thinking, as the model wrote it.
+    """Reasoning and content as one text with <think> and </think>, as the model wrote it.
 
-    Servers give the thought in both, with or without its marks; here it stands once.
+    Some servers repeat the reasoning in the content, with or without marks; in the result it stands once.
     """
     reasoning, content = with_our_marks(reasoning), with_our_marks(content)
     if not reasoning.strip():
@@ -154,7 +157,7 @@ def joined(reasoning: str, content: str) -> str:
 
 
 def with_our_marks(text: str) -> str:
-    """The text with `<think>` and `</think>` for the marks of another family, where it begins with such a block."""
+    """The text with `<think>` and `</think>` in place of OTHER_MARKS, if it begins with a block in those marks."""
     for begin, end, solution, behind in OTHER_MARKS:
         if text.lstrip().startswith(begin):
             thought, mark, conclusion = text.lstrip().removeprefix(begin).partition(end)

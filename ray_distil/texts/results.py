@@ -1,4 +1,4 @@
-r"""Where a text ends that states no answer: the last mathematical expression of its last line, as a whole.
+r"""The result of a text that states no answer: its last whole mathematical expression, from the last line that has one.
 
 Thus the share is $\frac{3}{4}$.        \frac{3}{4}
 Step 2: 5 * 1,000 = 5,000 pens.         5,000
@@ -12,7 +12,7 @@ import re
 from ray_distil.texts.answers import extract_answer
 from ray_distil.texts.quantities import MULTIPLIERS, SUPERSCRIPTS, UNITS, parts_of
 
-LONGEST_LINE = 2000  # characters of a line, from its end, that are read
+LONGEST_LINE = 2000  # at most so many characters at the end of a line are read
 _REMARK = re.compile(r"\s\([^()]*[A-Za-z]{2,}\s[^()]*\)\s*[.!]?$")
 _SEGMENT = re.compile(r"(?<!\\)\$\$?(?=[^\s$])([^$]*[^\s$\\])\$\$?(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _TOKEN = re.compile(
@@ -40,7 +40,7 @@ _CALCULATION = re.compile(
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _NEARLY = re.compile(r"\\approx(?:eq)?(?![A-Za-z])|≈")
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\s?\([A-Za-z\d]\))?")
-# Results of several words: the choice, times of two units, a ratio, a base.
+# Results of several words: a choice, a time in two units (2 hours 5 minutes), a ratio, a number in a base.
 _WHOLE = re.compile(
     rf"""
       ^(?:(?:so|thus|hence|therefore),?\s)?(?:it(?:'s|\sis)\s|(?:the\s)?(?:choice|option)\s)?\(?([B-HJ])\)?(?:\sis\s(?:correct|right))?\.?$
@@ -53,7 +53,7 @@ _WHOLE = re.compile(
 
 
 def final_result(text: str) -> str | None:
-    """The answer that a text states, else the last expression of its last line that has one; None without any."""
+    """The answer that a text states; else the last expression in the last line that has one; None without both."""
     stated = extract_answer(text)
     if stated is not None:
         return stated
@@ -81,7 +81,7 @@ def has_steps(text: str) -> bool:
 
 
 def last_expression(line: str) -> str | None:
-    """The last number or formula of a line as a whole, with a known unit behind it; None where there is none."""
+    """The last whole number or formula of a line, with its unit, if that is known; None for a line without any."""
     line = re.sub(r"(?<=[\w)])\*\*(?=[\w(])", "^", plain_signs(line).strip())
     line = re.sub(r"\*\*|`|^\s*(?:[-*•]|#+)\s+", "", line)
     if not re.search(r"matrix|cases|array", line):
@@ -106,7 +106,7 @@ def last_expression(line: str) -> str | None:
 
 
 def plain_signs(text: str) -> str:
-    """The text with - for the other signs of minus, and ^2 for ²."""
+    """The text with - in place of other minus signs, and ^2 in place of ²."""
     text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^" + found[0].translate(SUPERSCRIPTS), text)
     return re.sub(r"[−‑]|(?<!\d)–(?=[\d\\$(.])", "-", text)
 
@@ -116,12 +116,12 @@ def _unmask(text: str, segments: list[str]) -> str:
 
 
 def _runs(line: str) -> list[str]:
-    """The stretches of a line that are mathematics; "or" and "and" between two of them make one."""
+    """The parts of a line that are mathematics. Two parts with "or" or "and" between them are one."""
     tokens = list(_TOKEN.finditer(line))
     runs: list[list[int]] = []  # [first character, behind the last]
     inside = False
     for position, token in enumerate(tokens):
-        if runs and token.start() < runs[-1][1]:  # part of a unit that was taken as a whole
+        if runs and token.start() < runs[-1][1]:  # it belongs to a unit that is in the run already
             continue
         if _is_mathematics(tokens, position):
             if inside:
@@ -143,7 +143,7 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     token = tokens[position]
     if token.lastgroup in ("segment", "number", "command", "sign"):
         return True
-    if token.lastgroup == "comma":  # a list goes on, a clause does not
+    if token.lastgroup == "comma":  # the comma of a list, with mathematics behind it, and not of a sentence
         behind = position + 1
         behind += behind < len(tokens) and tokens[behind][0] in ("and", "or")
         return behind < len(tokens) and tokens[behind].lastgroup != "comma" and _is_mathematics(tokens, behind)
@@ -171,9 +171,9 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
 
 
 def _result(run: str, is_prose: bool) -> str | None:
-    """What a stretch of mathematics comes to: the right side of its last equation, or the list that it is.
+    """The result of a part of a line that is mathematics: the right side of its last equation, or its list of values.
 
-    `is_prose`: it does not begin with a formula between marks, so that a dash in front may belong to the sentence.
+    `is_prose`: the part does not begin with a formula in $ signs, so that a dash before it may belong to the sentence.
     """
     run = _trimmed(run, is_prose)
     if re.fullmatch(r"\(?[A-J]\)?", run):
@@ -183,7 +183,7 @@ def _result(run: str, is_prose: bool) -> str | None:
     if re.search(r"[<>≤≥]|\\(?:le|ge|leq|geq|in|ne)(?![A-Za-z])", run):
         return run
     exact, *nearly = _NEARLY.split(run)
-    if nearly:  # what stands before it is the exact value, if it is one
+    if nearly:  # the value before the sign is exact; it counts, unless it is a name or empty
         side = _EQUALS.split(exact)[-1].strip()
         run = nearly[-1] if _NAME.fullmatch(side) or not side else exact
     parts = re.split(r",?\s+(?:or|and)\s+|\\text\{\s*(?:or|and)\s*\}", run)
@@ -202,7 +202,7 @@ def _result(run: str, is_prose: bool) -> str | None:
 
 
 def _trimmed(text: str, is_prose: bool) -> str:
-    """Without signs at its ends that belong to the sentence: a dash, a bracket whose other half is elsewhere."""
+    """The text without signs at its ends that belong to the sentence: a dash, or a bracket without its other half."""
     text = text.strip().rstrip("=<>+*/^_,;-: ").lstrip("=<>*/^_,;:)]}%! ").strip()
     text = re.sub(r"^[-+]\s+", "", text) if is_prose else re.sub(r"^([-+])\s+", r"\1", text)
     for opening, closing in ("([", ")]"), ("{", "}"):

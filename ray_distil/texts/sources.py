@@ -1,15 +1,15 @@
-"""Records from wherever they lie, one after the other, as values of JSON.
+"""Reads records from a file, a folder or a hub, one by one, as values of JSON.
 
-    problems.json, problems.jsonl    a JSON list, or one JSON object a line; these and the others compressed too (.gz ...)
+    problems.json, problems.jsonl    a JSON list, or one JSON object a line; all files may be compressed (.gz ...)
     problems.csv                     a header row; every value is text, an empty one is null
     problems.parquet
-    FOLDER                           such files in it and below, in the order of their names, of one split where their
-                                     names tell it (`files.py`); or what `Dataset.save_to_disk` of Hugging Face's
-                                     datasets wrote
+    FOLDER                           such files in it and below, in the order of their names; only one split, where
+                                     the names tell splits (`files.py`). Or a folder written by `Dataset.save_to_disk`
+                                     of Hugging Face's datasets
     s3://BUCKET/...                  all of these in an object store (gs://, abfs:// too)
     hf://datasets/OWNER/NAME         a dataset of the hub; @REVISION may follow
 
-What cannot be read is a UserError that names the key of the configuration.
+Raises UserError, naming the key of the configuration, for a source that cannot be read.
 """
 
 import difflib
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 HUB = "hf://datasets/"
 KINDS = "a JSON list, JSONL, CSV or Parquet file, a folder of them, or hf://datasets/OWNER/NAME"
-UNFINISHED = "_attempt"  # lies in an artifact of ours from its first shard on
+UNFINISHED = "_attempt"  # file in each artifact of a run; without a manifest beside it, the artifact is not complete
 
 
 @dataclass(frozen=True)
 class Source:
-    """`key`: where the configuration has the path. `columns`: our name of a column -> the source's.
+    """`key`: the configuration's key for the path. `columns`: our name of a column -> its name in the source.
 
-    `drop_system`: system turns are left out of the records.
+    `drop_system`: system turns are removed from the records.
     """
 
     path: str
@@ -61,14 +61,17 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The source's name without what leads to it."""
+        """The last part of the source's path; for a hub's dataset OWNER/NAME."""
         if self.is_on_hub:
             return self.path.removeprefix(HUB)
         return Folder(self.path).name if "://" in self.path else Path(self.path).absolute().name
 
 
 def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
-    """The records in their order. Raises UserError, naming the key, the file and the line; a wrong column at the end."""
+    """The records in their order. Raises UserError, naming the key, the file and the line.
+
+    Also raises UserError, after the last record, for a column of `columns` that no record has.
+    """
     seen: dict[str, None] = {}
     is_empty = True
     for record in _read(source):
@@ -94,7 +97,7 @@ def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
 
 
 def _look_up(record: dict[str, Any], name: str) -> Any:
-    """The value of a column; of a dotted name, that of a column in a column: reward_model.ground_truth, messages.0.info."""
+    """The value of a column. A dotted name leads inside a column: reward_model.ground_truth, messages.0.info."""
     if name in record or "." not in name:
         return record.get(name)
     value: Any = record
@@ -107,7 +110,9 @@ def _look_up(record: dict[str, Any], name: str) -> Any:
 
 
 def fingerprint(source: Source) -> str:
-    """What the source holds: of a file its digest, of a folder those of its files, of a hub's dataset what it says."""
+    """A hash of the source's content: by the digest of a file, or of each file of a folder; for a dataset of the hub by
+    the fingerprint that the datasets library gives.
+    """
     if source.is_on_hub:
         dataset = _split_of(_from_hub(source), source)
         return stable_id(source.path, source.name or "", source.split, dataset._fingerprint)
@@ -122,13 +127,13 @@ def fingerprint(source: Source) -> str:
 
 
 def check(source: Source) -> None:
-    """Raises UserError where nothing is there. A hub is not asked."""
+    """Raises UserError where the file or folder does not exist. A hub is not asked."""
     if not source.is_on_hub:
         _place(source)
 
 
 def is_here(source: Source) -> bool:
-    """Whether it can be read, without a hub."""
+    """Whether the source is a file or folder that exists; False for a dataset of a hub."""
     try:
         return not source.is_on_hub and bool(_place(source))
     except UserError:
@@ -151,7 +156,7 @@ def _read(source: Source) -> Iterator[Any]:
 
 
 def _place(source: Source) -> tuple[Folder, bool]:
-    """The file or folder, and whether it is a folder. Raises UserError where there is neither."""
+    """`(place, is_folder)` of a source. Raises UserError where neither a file nor a folder exists."""
     try:
         place = Folder.at(source.path)
     except UserError as error:
@@ -184,7 +189,7 @@ def _files(source: Source, folder: Folder) -> list[str]:
 
 
 def left_out(source: Source) -> list[str]:
-    """The files of a folder that are not read: those of another split, and what holds no records."""
+    """The files of a folder that are not read: files of another split, and files without records."""
     if source.is_on_hub:
         return []
     place, is_folder = _place(source)
@@ -193,7 +198,7 @@ def left_out(source: Source) -> list[str]:
 
 @contextmanager
 def _told(source: Source, file: str = "") -> Iterator[None]:
-    """What a library says of a source that cannot be read, as UserError."""
+    """Turns a library's error about a source that cannot be read into a UserError."""
     path = _shown(source, file)
     try:
         yield
@@ -244,14 +249,14 @@ def _from_hub(source: Source) -> "Dataset | DatasetDict":
 
 @lru_cache(maxsize=4)
 def _load_dataset(name: str, config: str | None, revision: str | None) -> "Dataset | DatasetDict":
-    """Once for the rows and the fingerprint."""
+    """The dataset, cached: the rows and the fingerprint need it."""
     from datasets import load_dataset
 
     return load_dataset(name, config, revision=revision)
 
 
 def _split_of(loaded: "Dataset | DatasetDict", source: Source) -> "Dataset":
-    """The split that is asked for; a dataset that does not name its split is any of them."""
+    """The split of the source. A dataset that does not name its split counts as any split."""
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or source.split): loaded}
     if source.split not in splits:
         section = source.key.rpartition(".")[0]

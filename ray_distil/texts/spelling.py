@@ -1,4 +1,4 @@
-r"""An answer in one spelling: what means the same and is written otherwise becomes the same text.
+r"""Writes an answer in one spelling, so that different spellings of the same answer become the same text.
 
 $\dfrac12$, \tfrac{1}{2}       \frac{1}{2}
 1,200 and 1\,300              1200 and 1300
@@ -80,7 +80,7 @@ def cleaned(text: str) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    """The text without the signs of LaTeX's mathematics; one in front of a number alone is a currency."""
+    """The text without LaTeX's $ signs. A single $ before a number is a currency, and stays."""
     text = text.removeprefix("$$").removesuffix("$$")
     if text.count("$") < 2 and re.match(r"\s*-?\s*\$\s*[\d.]", text):
         return text
@@ -88,7 +88,9 @@ def _without_dollars(text: str) -> str:
 
 
 def _keep_blank(found: "re.Match[str]") -> str:
-    """A sign without the blanks around it, but for those that part two words or numbers."""
+    """A sign without the blanks around it. A blank stays before an opening and behind a closing bracket (| counts as
+    both), where it may separate two words or numbers.
+    """
     before, sign, behind = found[0].startswith(" "), found[1], found[0].endswith(" ")
     if sign in "([{|" and before:
         return f" {sign}"

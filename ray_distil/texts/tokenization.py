@@ -1,9 +1,9 @@
-"""Token ids: one way to encode a conversation, for engines and for training.
+"""Token ids: engines and training encode a conversation in the same way.
 
 <|im_start|>user ... <|im_start|>assistant\\n  Step 1 ... \\boxed{8}.  <|im_end|>
 `------------- prompt, labels -100 -------'    `-- completion, learnt --------'
 
-Only the template writes marks. Where a text spells one, it is text: "<|im_end|> ends a turn" ends none.
+Only the template writes marks. A mark inside a text is encoded as text: "<|im_end|> ends a turn" does not end a turn.
 """
 
 import re
@@ -33,17 +33,17 @@ IGNORE_INDEX = -100
 
 
 def token_ids(text: str, model: str) -> list[int]:
-    """Token ids of a text by itself; marks in it are marks."""
+    """Token ids of a text alone. Marks in it become the tokens of marks."""
     return list(load_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
 
 
 def text_ids(text: str, model: str) -> list[int]:
-    """Token ids of what somebody says: marks of a chat that it spells are text, those of thinking stay marks."""
+    """Token ids of a message's text. Chat marks in it are encoded as text; <think> and </think> stay marks."""
     marks = chat_marks(model)
     if not any(mark in text for mark in marks):
         return token_ids(text, model)
     encode = load_tokenizer(model)
-    # A mark is cut in two: a tokenizer that takes it for one token does not see it. The halves are encoded apart.
+    # Each mark is cut in two and the halves are encoded apart, so that the tokenizer cannot make it one token.
     pieces, start = [], 0
     for found in re.finditer("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), text):
         middle = found.start() + max(1, len(found[0]) // 2)
@@ -54,7 +54,7 @@ def text_ids(text: str, model: str) -> list[int]:
 
 @lru_cache(maxsize=8)
 def chat_marks(model: str) -> frozenset[str]:
-    """The tokens that mean something in the model's chats: special ones, and those that its template writes."""
+    """The tokens with a meaning in the model's chats: special tokens, and added tokens that its template writes."""
     tokenizer = load_tokenizer(model)
     template = str(tokenizer.chat_template)
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
@@ -77,9 +77,9 @@ def encode_example(
 ) -> tuple[list[int], list[int]]:
     """`(input_ids, labels)` of a training example, of equal length.
 
-    Completion and end of turn are encoded apart from the prompt, because that is how they are generated. A `template`
-    stands for the chat template of the model; see `render`. Where the prompt opens a think block, the completion goes
-    on from there; see `behind_opened_block`.
+    Completion and end of turn are encoded apart from the prompt, because they are generated so. A `template` replaces
+    the model's chat template; see `render`. Where the prompt opens a think block, the completion goes on inside it; see
+    `behind_opened_block`.
     """
     if template is None:
         before = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
@@ -94,9 +94,10 @@ def encode_example(
 
 
 def behind_opened_block(completion: str) -> str:
-    """A completion behind a prompt that ends with `<think>\\n`: its own begin mark would be a second one.
+    """A completion for a prompt that ends with `<think>\\n`: without its own begin mark, which would be a second one.
 
-    One that does not think closes the block at once. Read behind the prompt, both are what they were.
+    A completion without a think block gets `</think>` first, which closes the prompt's block at once. So prompt and
+    completion together read as before.
     """
     text = completion.lstrip()
     if text.startswith(THINK_BEGIN):
@@ -105,10 +106,10 @@ def behind_opened_block(completion: str) -> str:
 
 
 def render(template: str, prompt: str) -> tuple[str, str]:
-    """What a Jinja template of EasyDistill's kind writes before and behind the output.
+    """`(before, behind)`: the text that a Jinja template of EasyDistill's kind writes before and behind the output.
 
-    It is given `message` (content, output), add_generation_prompt false and add_output true. Raises UserError where
-    it does not render, or leaves the output out.
+    The template gets `message` (content, output), add_generation_prompt false and add_output true. Raises UserError
+    where it does not render, or leaves the output out.
     """
     import jinja2
 
@@ -135,9 +136,10 @@ def template_difference(template: str, model: str, system_prompt: str | None, se
 
 @lru_cache(maxsize=8)
 def turn_end(model: str, settings: ChatSettings = PLAIN) -> tuple[int, ...]:
-    """The ids that the template writes behind the assistant's text, up to the one that ends the turn.
+    """The ids that the template writes behind the assistant's text, up to the token that ends the turn.
 
-    Found by a probe: a base model may well have a template that ends turns with another token than its eos_token.
+    They are found with a probe text, because the template of a base model may end turns with another token than its
+    eos_token.
     """
     return _end_ids(behind_answer(model, settings), model)
 
@@ -148,7 +150,7 @@ def end_of_turn(model: str, settings: ChatSettings = PLAIN) -> int:
 
 
 def _end_ids(behind: str, model: str) -> tuple[int, ...]:
-    """The ids of what stands behind an answer, up to the first that ends a turn; else the eos token alone."""
+    """The ids of the text behind an answer, up to the first token that ends a turn; eos alone if none does."""
     tokenizer = load_tokenizer(model)
     ends = stop_token_ids(model) | set(tokenizer.all_special_ids) | set(_special_ids(model))
     ids = token_ids(behind, model)
@@ -181,6 +183,6 @@ def stop_token_ids(model: str) -> frozenset[int]:
 
 
 def padding_token(model: str) -> int:
-    """The padding token, else the eos token: it is never learnt nor attended to."""
+    """The padding token; without one the eos token, since padding is neither learnt nor attended to."""
     tokenizer = load_tokenizer(model)
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

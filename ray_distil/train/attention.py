@@ -1,23 +1,25 @@
-"""Attention of packed examples, segment by segment: no mask is built, and nothing is spent on what it would hide.
+"""Attention of packed examples, segment by segment: no mask is built, and no work is spent on hidden tokens.
 
     row        P P C C | P C C | P C     three examples in one row, without padding
     borders    0         4       7    9  `cu_seq_lens_q`, int32
     each token sees its own segment up to itself
 
-Transformers knows it as `varlen` after `register`, and hands it the borders as it does to flash attention (see
-FlashAttentionKwargs there). On a GPU it is torch's varlen_attn in bf16 and fp16; elsewhere sdpa, a segment at a time.
+After `register`, Transformers knows this attention as `varlen` and gives it the borders as it gives them to flash
+attention (see FlashAttentionKwargs there). On a GPU it calls torch's varlen_attn in bf16 and fp16; elsewhere sdpa, a
+segment at a time.
 """
 
 import inspect
 from typing import Any
 
 VARLEN = "varlen"
-# These are told the borders, so that all rows of a micro-batch are one. The others read them from position_ids, row by row.
+# These get the borders as arguments, so that a micro-batch is one row. Other kinds find the borders in position_ids,
+# row by row.
 FLAT = (VARLEN, "flash_attention_2")
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
-# What this process has, found by `register`: code that is compiled may not ask.
+# Whether this process has the GPU kernel, and its extra arguments. `register` looks once: compiled code may not ask.
 _kernel: dict[str, Any] = {"there": False, "more": {}}
 
 
@@ -29,7 +31,7 @@ def register() -> None:
 
     AttentionInterface.register(VARLEN, varlen_attention)
     _kernel["there"] = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
-    # torch 2.13 wants to be told that there are fewer heads of keys; 2.11 takes them without a word.
+    # torch 2.13 needs enable_gqa where keys have fewer heads than queries; torch 2.11 works without this argument.
     _kernel["more"] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
@@ -46,12 +48,14 @@ def varlen_attention(
     max_length_q: int | None = None,
     **others: Any,
 ) -> tuple[Any, None]:
-    """Causal attention (1, T, H, D) within each segment of a row; a segment of `sliding_window` sees that many tokens.
+    """Causal attention (1, T, H, D) within each segment of a row. With `sliding_window`, a token sees that many tokens.
 
     query (1, H, T, D); key and value (1, G, T, D), G a divisor of H; cu_seq_lens_q (N + 1,) int32 on the same device;
-    max_length_q: the longest segment or more. The order of arguments is that of Transformers' AttentionInterface.
+    max_length_q: length of the longest segment, or a larger number. The order of arguments is that of Transformers'
+    AttentionInterface.
 
-    Raises ValueError for what it does not do: no borders, a mask, dropout, capped logits, sinks, chunks.
+    Raises ValueError for a call that it cannot serve: without borders, or with a mask, dropout, capped logits, sinks or
+    chunks.
     """
     asked = {
         "no borders": cu_seq_lens_q is None or max_length_q is None,
@@ -69,7 +73,9 @@ def varlen_attention(
 
 
 def _has_kernel(query: Any, value: Any) -> bool:
-    """Whether torch's varlen_attn takes these: bf16 or fp16 on an Ampere GPU or newer, one head size up to 256."""
+    """Whether torch's varlen_attn takes these tensors: bf16 or fp16, on an Ampere GPU or newer, query and value of the
+    same head size, which is a multiple of 8 up to 256.
+    """
     import torch
 
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):

@@ -1,6 +1,6 @@
-"""Micro-batches of packed sequences: which sequences each holds, and the tensors of it.
+"""Micro-batches of packed sequences: which sequences a micro-batch holds, and its tensors.
 
-Which sequences a step holds is a function of (seed, epoch, step) alone.
+The sequences of a step depend on (seed, epoch, step) alone.
 """
 
 import random
@@ -21,9 +21,9 @@ def epoch_order(num_sequences: int, seed: int, epoch: int) -> list[int]:
 
 
 def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic) -> list[list[int]]:
-    """One rank's sequences in one step of the epoch: a list for each micro-step, those of a last step perhaps short.
+    """One rank's sequences in one step of the epoch: a list for each micro-step, in a last step maybe short or empty.
 
-    Sequences are dealt out to the ranks in turn, so that a short last step leaves them nearly the same work.
+    The ranks take sequences in turn, so that they have nearly the same work in a short last step too.
     """
     first = step * batch.train_batch_size
     mine = order[first : first + batch.train_batch_size][rank :: batch.num_workers]
@@ -34,8 +34,8 @@ def micro_batches(order: list[int], step: int, rank: int, batch: BatchArithmetic
 def examples_of(sequences: Sequences, index: int) -> Iterator[tuple[Any, Any, Any]]:
     """`(input_ids, position_ids, targets)`, a tensor (length,) each, of a sequence's examples.
 
-    `targets` are the labels of the next token. Padding, and an example in which nothing is learnt, is left out: no
-    other depends on it.
+    `targets` are the labels of the next token. Padding is left out, and so is an example in which nothing is learnt: no
+    other example depends on it.
     """
     from torch.nn.functional import pad
 
@@ -55,7 +55,7 @@ def _padding(length: int) -> tuple[Any, Any, Any]:
 
 
 def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: int = 1) -> dict[str, Any]:
-    """A micro-batch of these sequences; no index: one token, of which nothing is learnt, so that every rank takes part.
+    """A micro-batch of these sequences. Without an index: one token that is not learnt, so that every rank takes part.
 
         input_ids, position_ids  (B, T)    the examples of a sequence after each other
         learnt                   (K,)      positions whose next token is learnt, counted through all rows
@@ -63,9 +63,10 @@ def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: i
         cu_seq_lens_q, _k        (N + 1,)  int32, the borders of the examples; with `flat` only
         max_length_q, _k         int       tokens of the longest; with `flat` only
 
-    `flat`: all sequences in one row (B is 1), for attention that is told the borders; without padding, but for an
-    example of it that makes T a multiple of `multiple`. Else a row a sequence, padded at its end to the longest;
-    padding has position 0 throughout, each token an example of its own.
+    With `flat`, all sequences are in one row (B is 1), for attention that gets the borders as arguments. The only
+    padding is one example of padding at the end, which makes T a multiple of `multiple`. Without `flat`, each sequence
+    is a row, padded at its end to the longest one; every padding token has position 0, so that it is an example of its
+    own.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -103,13 +104,13 @@ def sizes_of(tensors: dict[str, Any]) -> tuple[int, int]:
     positions = tensors["position_ids"].flatten()
     starts = (positions == 0).nonzero().flatten()
     lengths = torch.diff(starts, append=torch.tensor([len(positions)]))
-    # Something is learnt of each example that is there, and nothing of padding.
+    # `examples_of` keeps examples in which something is learnt. An example without a learnt token is padding.
     real = lengths[(torch.searchsorted(starts, tensors["learnt"], right=True) - 1).unique()]
     return int(real.sum()), int(real.square().sum())
 
 
 def to_device(tensors: dict[str, Any], device: Any) -> dict[str, Any]:
-    """A micro-batch on the device; the copy to a GPU goes on while the host does."""
+    """A micro-batch on the device. The host does not wait for the copy to a GPU."""
     import torch
 
     def moved(tensor: Any) -> Any:

@@ -1,7 +1,8 @@
 """The student in Hugging Face format: CHECKPOINT/student/ has weights (safetensors), configuration, tokenizer, template.
 
-Weights are written file by file, and of each file tensor by tensor gathered: the host that writes holds SHARD at a time,
-however the weights are shared out, and not the whole student once more.
+Weights are written file by file, and the tensors of a file are gathered one by one. So the writing host holds SHARD
+bytes at a time, and no second copy of the whole student, even where ZeRO-3 has shared the weights out. The exception: a
+model that Transformers saves under other names or shapes is gathered whole (`keeps_its_names`).
 """
 
 import json
@@ -22,7 +23,7 @@ PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor of the export: of a parameter or buffer, and of the layer whose adapter is merged into it, if any."""
+    """A tensor of the export: a parameter or buffer. `layer`: the layer whose adapter is merged into it, if any."""
 
     tensor: Any
     layer: Any = None
@@ -36,7 +37,9 @@ class Written:
         return [self.tensor, *(lora.parts(self.layer) if self.layer is not None else [])]
 
     def made(self) -> Any:
-        """On the host; its parameters are whole now. It shares the model's memory where that is there, and needs none."""
+        """The tensor on the host. Its parameters must be gathered. Without an adapter, a tensor that is on the host
+        already is not copied: the result shares the model's memory.
+        """
         tensor = self.tensor.detach().cpu().contiguous()
         return tensor if self.layer is None else lora.merged(self.layer, tensor)
 
@@ -44,8 +47,8 @@ class Written:
 def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int) -> Path:
     """Write the student in Hugging Face format and return its folder; every rank must call it, rank 0 writes.
 
-    The folder gets its name in the end, so that a half-written one is never taken for a model. Raises RuntimeError
-    where the files do not hold every tensor of the model in its shape.
+    The folder gets its name at the end, so that a half-written folder is never taken for a model. Raises RuntimeError
+    where the files do not hold every tensor of the model in its shape (see `write_weights`).
     """
     model, target, temporary = engine.module, folder / STUDENT, folder / f".{STUDENT}.tmp"
     if rank == 0:
@@ -59,7 +62,7 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
         tokenizer.save_pretrained(str(temporary))
     is_shared_out = engine.zero_optimization_partition_weights()
     if is_shared_out:
-        engine.optimizer.checkpoint_event_prologue()  # also of parameters that it keeps whole
+        engine.optimizer.checkpoint_event_prologue()  # also shares out parameters that ZeRO-3 keeps whole
     if is_shared_out or rank == 0:
         write_weights(model, temporary, rank, is_shared_out)
     if is_shared_out:
@@ -71,7 +74,11 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
 
 
 def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> None:
-    """Write the weights of a model into files; of one that ZeRO-3 has shared out, all ranks gather in the same order."""
+    """Write the weights of a model into files. With ZeRO-3 all ranks must call it: they gather in the same order.
+
+    The files are checked (`check_export`), except those of a model that does not keep its names: Transformers writes
+    these itself.
+    """
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -98,7 +105,7 @@ def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> N
 
 
 def tensors_of(model: Any) -> dict[str, Written]:
-    """What the export of a model holds, by name: a tied tensor once, adapters within the weights that they change."""
+    """The tensors of the export, by name: a tied tensor once, an adapter merged into the weight that it changes."""
     layers = {f"{name}{lora.BASE}weight": module for name, module in model.named_modules() if lora.is_added(module)}
     ignored = set(model._keys_to_ignore_on_save or ())
     saved = model.state_dict(keep_vars=True).keys()
@@ -110,7 +117,9 @@ def tensors_of(model: Any) -> dict[str, Written]:
 
 
 def keeps_its_names(model: Any, shapes: dict[str, Any]) -> bool:
-    """Whether Transformers holds the model's tensors as its files do; else they are turned back, all at once."""
+    """Whether the model's tensors have the same names and shapes in memory as in Transformers' files. If not,
+    `save_pretrained` converts them back, which needs all of them at once.
+    """
     from transformers.core_model_loading import revert_weight_conversion
 
     turned = revert_weight_conversion(model, dict(shapes))
@@ -118,7 +127,7 @@ def keeps_its_names(model: Any, shapes: dict[str, Any]) -> bool:
 
 
 def gathered(written: dict[str, Written], names: list[str], is_shared_out: bool, rank: int) -> dict[str, Any]:
-    """These tensors on rank 0's host, one gathered at a time; the other ranks take part and hold nothing."""
+    """These tensors on rank 0's host, gathered one at a time. The other ranks take part and get an empty mapping."""
     import deepspeed
 
     whole: Callable[[list[Any]], AbstractContextManager[Any]] = (

@@ -46,8 +46,8 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """The `config` of `deepspeed.initialize`; optimiser and schedule are given to it as objects.
 
-    With bf16 weights the gradients of micro-steps and ranks are summed in float32; DeepSpeed's own choice is bf16. Its
-    search for values that are not finite, tensor by tensor, is off: `train_step` looks at the norm of all.
+    With bf16 weights, the gradients of micro-steps and ranks are summed in float32; DeepSpeed's default is bf16.
+    DeepSpeed's search for values that are not finite, tensor by tensor, is off: `train_step` checks the global norm.
     """
     return {
         "train_batch_size": batch.train_batch_size,
@@ -56,7 +56,7 @@ def deepspeed_config(
         "gradient_clipping": gradient_clipping,
         "zero_optimization": {"stage": zero_stage}
         | ({"offload_optimizer": {"device": "cpu"}} if offload_optimizer else {}),
-        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is made for CPUs too, and needs no compiler there
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW runs on CPUs too, without a compiler
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "bf16": {"enabled": bf16, "check_grad_overflow": False},
         "data_types": {"grad_accum_dtype": "fp32"},

@@ -12,7 +12,7 @@ NOT_SHOWN = ("step", "num_steps", "time")
 
 
 class EventFiles:
-    """Event files in a folder, of a training whose earlier lines are there already: a new file has these as well."""
+    """TensorBoard event files in a folder. They are written anew at each start: first the `lines` of earlier steps."""
 
     def __init__(self, folder: Folder, lines: list[dict[str, Any]]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -22,7 +22,7 @@ class EventFiles:
         self.staging = None if self.folder.local is not None else tempfile.TemporaryDirectory(prefix="ray_distil-")
         self.place = str(self.folder.local) if self.staging is None else self.staging.name
         Path(self.place).mkdir(parents=True, exist_ok=True)
-        self.writer = EventsWriter(f"{self.place}/events")  # without a thread that is behind
+        self.writer = EventsWriter(f"{self.place}/events")  # it has no thread that would write later
         for line in lines:
             self.add(line)
 
@@ -40,7 +40,7 @@ class EventFiles:
             self.writer.flush()
 
     def flush(self) -> None:
-        """Put all that was added where it belongs."""
+        """Write all added events to disk, and upload them where the folder is in an object store."""
         self.writer.flush()
         if self.staging is not None:
             self.folder.upload(Path(self.place))

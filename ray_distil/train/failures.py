@@ -1,8 +1,9 @@
-"""Which failures of a training are mended by starting its workers again, and which end it at once.
+"""Which failures of a training are retried by starting its workers again, and which end it at once.
 
-A worker or node that is lost is mended by Ray Train, so many times. What a worker raises itself would be raised again:
-it ends the training with its own message. Between the two lie the errors of those that talked to a lost worker, or to a
-store: these are tried again, unless the same one comes again at the same step.
+- A lost worker or node: Ray Train starts the workers again, up to `training.max_failures` times.
+- An error that a worker raises by itself would come again. It ends the training with the worker's own message.
+- An error of a worker that talked to a lost worker, or to a store (MAY_PASS), is retried, unless the same error comes
+  again at the same step.
 """
 
 from typing import Any
@@ -14,9 +15,9 @@ MAY_PASS = (RuntimeError, OSError)  # what torch.distributed and filesystems rai
 
 
 def final(errors: dict[int, Exception], step: int, before: set[tuple[int, str]]) -> Exception | None:
-    """The error of these, by rank, that ends the training; None: it may be mended.
+    """The error, of these `errors` by rank, that ends the training; None where the workers may start again.
 
-    `step`: the last one that was finished. `before`: errors that were tried again, by step; it is added to.
+    `step`: the last finished step. `before`: (step, error) of the errors that were retried; this function adds to it.
     """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
@@ -25,7 +26,7 @@ def final(errors: dict[int, Exception], step: int, before: set[tuple[int, str]])
         if isinstance(error, StageError | UserError):
             return error
     if any(isinstance(error, RayError | RayTrainError) for error in errors.values()):
-        return None  # a worker is lost; what the others raise comes of that
+        return None  # a worker is lost; this is the cause of the other workers' errors
     for error in errors.values():
         seen = (step, f"{type(error).__name__}: {error}")
         if not isinstance(error, MAY_PASS) or seen in before:
@@ -35,7 +36,7 @@ def final(errors: dict[int, Exception], step: int, before: set[tuple[int, str]])
 
 
 def watcher(follower: Any, stage: str) -> Any:
-    """The callback that tells Ray Train to end a training by `final`. `follower`: see `follow.py`."""
+    """The callback by which Ray Train ends a training with the error of `final`. `follower`: see `follow.py`."""
     import ray
     from ray.train import UserCallback
 
@@ -49,7 +50,7 @@ def watcher(follower: Any, stage: str) -> Any:
             step = ray.get(follower.step.remote())
             error = final(worker_exceptions, step, self.before)
             if error is not None:
-                raise error  # Ray Train tries none again that a callback raises
+                raise error  # Ray Train does not retry an error that a callback raises
             rank, first = next(iter(worker_exceptions.items()))
             follower.say.remote(f"{stage}: worker {rank} failed after step {step}: {last_line(first)}")
 

@@ -1,7 +1,7 @@
-"""How the driver hears of each training step: rank 0 tells an actor, the driver asks it once a second.
+"""How the driver learns of each training step: rank 0 sends it to an actor, which the driver asks once a second.
 
-The driver shows and counts what it hears, for the console and for Prometheus: a worker's node may go before Prometheus
-has asked it.
+The driver, not the worker, writes the console and the metrics for Prometheus: a worker's node may be gone before
+Prometheus reads its metrics.
 """
 
 import threading
@@ -15,8 +15,8 @@ from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Teller, clock
 
 ASK_SECONDS = 1.0
-LINE_SECONDS = 10.0  # between two lines on the console, where steps are shorter
-# Of a line of metrics.jsonl -> the gauge.
+LINE_SECONDS = 10.0  # between two lines on the console, at least; a held-out loss is shown at once
+# Key in a line of metrics.jsonl -> the gauge that shows its value.
 GAUGES = {
     "step": "distil_train_step",
     "num_steps": "distil_train_steps",
@@ -29,7 +29,7 @@ GAUGES = {
     "mfu": "distil_train_mfu",
     "memory_gib": "distil_train_memory_gib",
 }
-Line = dict[str, Any]  # of metrics.jsonl; see `sft.py` and `meter.py`
+Line = dict[str, Any]  # one line of metrics.jsonl; `sft.py` and `meter.py` make its keys
 
 
 def status(line: Line) -> str:
@@ -55,14 +55,14 @@ class LastStep:
     """The newest step of a training, the tokens learnt so far, logged steps, and lines for the console; an actor."""
 
     def __init__(self) -> None:
-        self.starts: list[tuple[int, int]] = []  # of the workers: steps done by then, and in all
+        self.starts: list[tuple[int, int]] = []  # for each start of the workers: steps done before, steps in all
         self.state: Line = {}
-        self.logged: list[Line] = []  # since they were asked for
+        self.logged: list[Line] = []  # since the last `get`
         self.num_tokens = 0
         self.lines: list[str] = []
 
     def begin(self, done: int, steps: int) -> None:
-        """The workers have started, with so many steps behind them."""
+        """The workers have started: `done` of all `steps` were done before."""
         self.starts.append((done, steps))
         self.state = {}
 
@@ -74,26 +74,26 @@ class LastStep:
         self.lines.append(line)
 
     def step(self) -> int:
-        """The last one that was told, or was there when the workers started."""
+        """The newest step that rank 0 sent; before the first one, the steps done before the workers started."""
         return int(self.state.get("step", self.starts[-1][0] if self.starts else 0))
 
     def get(self) -> tuple[list[tuple[int, int]], Line, int, list[str], list[Line]]:
-        """Asked by one alone."""
+        """Only the driver's thread may call this: it returns each logged line once."""
         logged, self.logged = self.logged, []
         return self.starts, self.state, self.num_tokens, self.lines, logged
 
 
 @contextmanager
 def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") -> Iterator[Any]:
-    """A handle that the training calls `add.remote` of; what it says is told on until the end.
+    """The actor `LastStep`, to which the training sends its steps; a thread shows them with `tell` and `say`.
 
-    A line a logged step; of steps shorter than LINE_SECONDS, the newest and those with a held-out loss. `run`: the name
-    that metrics carry.
+    The console gets the newest logged step, at most every LINE_SECONDS, and each step with a held-out loss at once.
+    `run`: the name that metrics carry.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On the driver's node: on another, which Ray would choose at random, it would keep a teacher from being let go.
+    # On the driver's node. Ray could choose any node, e.g. a teacher's, and this actor would keep it from being freed.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     follower = ray.remote(num_cpus=0, scheduling_strategy=here)(LastStep).remote()
     over = threading.Event()
@@ -105,7 +105,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
             last = over.wait(ASK_SECONDS)
             try:
                 starts, state, num_tokens, lines, logged = ray.get(follower.get.remote())
-            except ray.exceptions.RayError:  # a lost node or a Ray that ends: training says so itself
+            except ray.exceptions.RayError:  # the node is lost, or Ray ends: the training itself reports that
                 return
             for line in lines[num_lines:]:
                 say(line)

@@ -10,9 +10,10 @@ from ray_distil.train.sequence_file import COLUMNS, Sequences
 def held_out_loss(
     engine: Any, sequences: Sequences, batch: BatchArithmetic, rank: int, device: Any, flat: bool, multiple: int
 ) -> float:
-    """Mean loss over the learnt tokens of all these sequences, which the ranks share; training goes on as if it were not.
+    """Mean loss over the learnt tokens of all these sequences, which the ranks share. It does not change the training.
 
-    Every rank makes as many micro-batches, some without a sequence: ZeRO's stage 3 gathers weights in each.
+    Every rank makes the same number of micro-batches, some of them without a sequence: in each one, ZeRO's stage 3
+    gathers weights from all ranks.
     """
     import torch
     import torch.distributed as dist

@@ -1,8 +1,8 @@
-"""LoRA: small matrices beside the student's own, which stay as they are; merged into them when the student is exported.
+"""LoRA: small matrices beside the student's own matrices, which are frozen. The export merges the small ones into them.
 
     W x  ->  W x + scaling * B (A x)        of each chosen layer; scaling is alpha / rank, B begins at 0
 
-Layers are put into the model itself, so that its class, its forward and the loss head stay.
+The adapters are put into the model itself, so that its class, its forward and its loss head stay the same.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,15 @@ from typing import Any
 from ray_distil import UserError
 
 ADAPTER = "default"
-BASE, PARTS = ".base_layer.", (".lora_A.", ".lora_B.")  # what the names of parameters hold
+BASE, PARTS = ".base_layer.", (".lora_A.", ".lora_B.")  # parts of the parameters' names
 ALL = "all-linear"
 
 
 def add(model: Any, settings: dict[str, Any]) -> None:
-    """Give a model its adapters and freeze all else. `settings`: those of `training.lora`.
+    """Give a model its adapters and freeze all other weights. `settings`: the section `training.lora`.
 
-    Raises UserError for layers that cannot have them; where a small copy can be made, it was told before Ray started.
+    Raises UserError for layers that cannot have an adapter. Where a small copy of the model can be built, the preflight
+    check finds this mistake before Ray starts.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -35,7 +36,7 @@ def add(model: Any, settings: dict[str, Any]) -> None:
 
 
 def wrong_targets(model: Any, targets: str | Iterable[str]) -> str:
-    """What cannot be right about the names of layers in a model, and what to do; "" if nothing."""
+    """Why `targets` cannot name layers of this model for LoRA, and what to do; "" if they can."""
     import torch
 
     if targets == ALL:
@@ -66,7 +67,10 @@ def parts(layer: Any) -> list[Any]:
 
 
 def merged(layer: Any, weight: Any) -> Any:
-    """A weight of a layer's own with its adapter added, in float32 before it is rounded; all parameters are whole."""
+    """A layer's own `weight` plus its adapter, summed in float32, then rounded to the weight's dtype.
+
+    The adapter's parameters must be gathered.
+    """
     import torch
 
     with torch.no_grad():

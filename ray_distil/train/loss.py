@@ -1,8 +1,8 @@
 """The loss of a training step without the logits of all positions.
 
 The logits of a row of 16,384 tokens over a vocabulary of 151,936 are 9.3 GiB in float32, and a plain loss holds three such
-tensors. Here only positions whose next token is learnt reach the output layer, some thousand at a time, and each chunk's
-logits are gone before the next.
+tensors. Here the output layer sees only positions whose next token is learnt. They come in chunks of some thousand
+positions, and the logits of a chunk are freed before the next chunk.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from ray_distil.train.attention import BORDERS
 from ray_distil.train.small_copies import VOCABULARY, small_copy
 
 NUM_TRIED = 8  # positions
-# Logits in a chunk: enough for a GPU's matrix units; on a CPU no more than its caches bear.
+# Logits in a chunk: on a GPU enough for its matrix units, on a CPU few enough for its caches.
 CHUNK = {"cuda": 2**29, "cpu": 2**25}
 
 
@@ -26,7 +26,7 @@ def chunk_size(vocabulary: int, device: str) -> int:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Cross-entropy of `hidden @ weight.T`, summed. Forward makes the gradients too, while it has a chunk's logits."""
+    """Cross-entropy of `hidden @ weight.T`, summed. Forward makes the gradients too, while a chunk's logits exist."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
@@ -35,8 +35,8 @@ class _SummedLoss(torch.autograd.Function):
         size = chunk_size(len(weight), hidden.device.type)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         of_hidden = torch.empty_like(hidden)
-        # In bf16 a sum of many chunks would lose the small ones.
-        trains = ctx.needs_input_grad[1]  # not with adapters
+        trains = ctx.needs_input_grad[1]  # False with adapters (LoRA): the weight is frozen
+        # float32: a bf16 sum over many chunks would lose the small ones.
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if trains else None
         for start in range(0, len(targets), size):
             chunk = slice(start, start + size)
@@ -58,13 +58,13 @@ class _SummedLoss(torch.autograd.Function):
             of_hidden * gradient,
             None if of_weight is None else of_weight * gradient,
             None,
-        )  # a scalar leaves their dtype
+        )  # `gradient` is a scalar: the products keep their dtype
 
 
 class LossHead(torch.nn.Linear):
-    """An output layer that, given targets, returns the loss in place of the logits.
+    """An output layer that returns the loss in place of the logits where it is given targets.
 
-    A layer of its own and no function, so that ZeRO-3 gathers its weight like any other's.
+    It is a layer and not a function, so that ZeRO-3 gathers its weight like that of any other layer.
     """
 
     def forward(self, hidden: Any, targets: Any = None) -> Any:
@@ -75,8 +75,8 @@ class LossHead(torch.nn.Linear):
 def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:
     """Logits (B, T, V) of a micro-batch, by the model's own forward; examples kept apart.
 
-    Transformers finds the borders in position_ids only if there is no attention_mask and no cache; with either of
-    them it lets the examples see each other without a word.
+    Transformers finds the borders in position_ids only if there is no attention_mask and no cache. With a mask or a
+    cache, the examples would see each other, and no error would say so.
     """
     return model(**_inputs(tensors)).logits
 
@@ -107,21 +107,22 @@ def _learn_from_logits(model: Any, learnt: Any, targets: Any, **tensors: Any) ->
 def prepare(model: Any) -> bool:
     """Make the model's forward take a micro-batch (see `batches.tensors_of`) and return its summed loss.
 
-    True: by a LossHead. False: its logits are more than `hidden @ weight.T`, so its own forward makes them, those of
-    learnt positions where it can. Names of parameters stay, and so does the class, whose forward gives logits.
+    Returns True where a LossHead makes the loss. False where the logits are more than `hidden @ weight.T`, e.g. capped:
+    then the model's own forward makes them, only at learnt positions if it has `logits_to_keep`. The names of
+    parameters stay the same, and so does the model's class, whose forward still gives logits.
     """
     head = model.get_output_embeddings()
     plain = type(head) is torch.nn.Linear and head.bias is None and _has_plain_logits(model)
     if plain:
-        head.__class__ = LossHead  # the tensor stays the one that other layers and ZeRO know
+        head.__class__ = LossHead  # the weight stays the same tensor, which a tied embedding and ZeRO know
     model.forward = types.MethodType(_learn if plain else _learn_from_logits, model)
     return plain
 
 
 def _has_plain_logits(model: Any) -> bool:
-    """Whether its logits are the output layer's on what its base model returns: no cap, no scale, nothing in between.
+    """Whether the model's logits are its output layer applied to the base model's output: no cap, scale or other step.
 
-    Tried on a small copy: weights that ZeRO-3 has shared out cannot be used before there is an engine.
+    Tried on a small copy: weights that ZeRO-3 has shared out cannot be used before the engine exists.
     """
     try:
         small = small_copy(model.config, "eager")
@@ -133,6 +134,6 @@ def _has_plain_logits(model: Any) -> bool:
         with torch.no_grad():
             logits = small(input_ids=ids, use_cache=False).logits
             plain = head(small.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    except Exception:  # noqa: BLE001  what the code of an architecture raises at unusual sizes has no list
+    except Exception:  # noqa: BLE001  at unusual sizes, the code of an architecture may raise any error
         return False
     return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""How fast a training is, what it takes and how long it will go on: the figures of a logged step."""
+"""The figures of a logged step: speed, memory, and the time that is left."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from ray_distil.train.throughput import peak_flops, work_of
 
 
 class Meter:
-    """The figures of one worker's training; every rank adds each step, and asks for figures at the same ones."""
+    """The figures of one worker's training. Every rank adds each step; all ranks ask for figures at the same steps."""
 
     def __init__(self, model: Any, batch: BatchArithmetic, bf16: bool, device: Any) -> None:
         import torch
@@ -21,24 +21,24 @@ class Meter:
         self.steps: list[Step] = []  # since the last figures
         self.seconds = 0.0
         self.first: tuple[float, int] | None = (
-            None  # when a first step was done, which is slower than others; and which
+            None  # when the first step was done (it is slower than the others), and its number
         )
 
     def add(self, number: int, step: Step, seconds: float) -> None:
-        """A step, counted from 1, that took so long."""
+        """Add step `number`, counted from 1, which took `seconds`."""
         self.steps.append(step)
         self.seconds += seconds
         self.first = self.first or (time.monotonic(), number)
 
     def figures(self, number: int) -> dict[str, float | None]:
-        """Of the steps since the last figures, after this one; null where it is not known.
+        """The figures of all steps since the last call, up to step `number`; None where a figure is not known.
 
-        tokens_per_s, learnt_tokens_per_s   over all workers, without the time of a held-out loss or of a state
-        learnt_share                        of the tokens
+        tokens_per_s, learnt_tokens_per_s   over all workers; the time of held-out losses and states does not count
+        learnt_share                        share of the tokens that is learnt
         mfu                                 see `throughput.py`; on a known card and in bf16 only
-        memory_gib                          of the worker with the most: a GPU's allocated memory, or on a CPU the
-                                            process's, each at its highest so far
-        seconds_left                        by the time of all steps but the first
+        memory_gib                          highest so far, of the worker with the most: the GPU's allocated memory,
+                                            or on a CPU the memory of the process
+        seconds_left                        estimated from the time of all steps except the first
         """
         tokens, learnt, squares = (
             sum(getattr(step, name) for step in self.steps) for name in ("num_tokens", "num_learnt", "num_squares")
@@ -66,7 +66,7 @@ class Meter:
 
 
 def most_memory(device: Any) -> float:
-    """Bytes at the highest so far, of the rank that has most; all ranks call it."""
+    """The highest memory so far, in bytes, of the rank with the most. All ranks must call it."""
     import resource
 
     import torch

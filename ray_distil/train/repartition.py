@@ -1,14 +1,14 @@
 """A training state of ZeRO 1 or 2 as another number of workers would have saved it.
 
-The stages lay the float32 weights of a parameter group after each other, pad the end, and give each worker an equal part
-of that, and of the optimiser's moments:
+Both stages put the float32 weights of a parameter group one after the other, pad the end, and give each worker an equal
+part. They divide the optimiser's moments in the same way:
 
     weights     aaaa bbbbbbb cc
     2 workers   aaaabbb|bbbbcc-        each its part of the weights and of the moments
     3 workers   aaaab|bbbbb|bcc--
 
-So the parts of any number of workers are cut from the same rows. DeepSpeed's universal checkpoint does the same by a file
-a parameter, and is not right for stage 3, whose parts lie otherwise.
+So the parts for any number of workers can be cut from the same rows. DeepSpeed's universal checkpoint does the same
+with one file for each parameter; it is not right for stage 3, which lays out its parts differently.
 """
 
 from pathlib import Path
@@ -17,20 +17,20 @@ from typing import Any
 WEIGHTS = "single_partition_of_fp32_groups"
 OPTIMIZER = "base_optimizer_state"
 PADDINGS = "group_paddings"
-SLICES = "param_slice_mappings"  # a group: name of a parameter -> its part here, with `numel`
+SLICES = "param_slice_mappings"  # for each group: name of a parameter -> the part of it in this file, with `numel`
 COUNT = "partition_count"
 
 
 def repartition(folder: Path, num_before: int, num_now: int, rank: int, lengths: list[int]) -> None:
-    """In `folder`, which holds the files of all of `num_before` workers, write those that `rank` of `num_now` reads.
+    """Write the files that worker `rank` of `num_now` reads, into `folder` with the files of all `num_before` workers.
 
-    `lengths`: elements of a part of each parameter group now, with padding. A file that is written takes the place of a
-    link.
+    `lengths`: for each parameter group, the elements of a new part, with padding. Where the file to write is a link, a
+    new file takes the link's place.
     """
     import torch
 
     def load(file: Path) -> Any:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=False)  # only what is cut is read
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=False)  # mmap: reads only the parts cut out
 
     files = [_only(folder, f"*zero_pp_rank_{k}_mp_rank_*_optim_states.pt") for k in range(num_before)]
     saved = [load(file) for file in files]
@@ -60,7 +60,7 @@ def repartition(folder: Path, num_before: int, num_now: int, rank: int, lengths:
 
 
 def _cut(parts: list[Any], length: int, start: int, end: int, padded: int = 0) -> Any:
-    """Elements from `start` to `end` of parts that lie `length` apart, with zeros behind up to `padded` elements."""
+    """Elements `start` to `end` of the joined parts; part k begins at element k * length. Zeros fill up to `padded`."""
     import torch
 
     pieces = []

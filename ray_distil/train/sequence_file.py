@@ -1,7 +1,7 @@
-"""Packed sequences on a node's disk, each read when its turn comes: a worker's memory does not grow with the data.
+"""Packed sequences on a node's disk, each read when it is needed: a worker's memory does not hold all the tokens.
 
-The columns of the shards are copied once a node into plain files of int32, 12 bytes a token, with an index in memory of 16
-bytes a sequence. They are read and not mapped: the pages of a mapped file count as its reader's memory.
+Once on each node, the columns of the shards are copied into plain files of int32, 12 bytes a token. An index in memory
+takes 16 bytes a sequence. The files are read and not mapped: the pages of a mapped file count as its reader's memory.
 """
 
 import os
@@ -19,9 +19,9 @@ from ray_distil.store.schemas import stable_fraction
 from ray_distil.store.storage import Folder
 
 COLUMNS = ("input_ids", "labels", "position_ids")
-ROWS = 32  # of a shard that are in memory at once
-Sequences = Mapping[str, Sequence[Any]]  # COLUMNS: of each sequence a tensor (length,), int64
-# (sequences, 2): where each begins, in tokens, and its length; in the order of their ids.
+ROWS = 32  # rows of a shard that are in memory at once
+Sequences = Mapping[str, Sequence[Any]]  # column -> for each sequence a tensor (length,), int64
+# Index files (sequences, 2): the first token of each sequence, and its length in tokens; in the order of their ids.
 TRAINED, HELD_OUT = "trained.npy", "held_out.npy"
 
 
@@ -50,7 +50,7 @@ def is_held_out(sequence_id: str, fraction: float) -> bool:
 
 
 def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
-    """Copy the columns of all shards into files in `place`, with the indices of what is trained on and held out."""
+    """Copy the columns of all shards into files in `place`, with an index of the trained and of the held-out ones."""
     ids, lengths = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
     files = [open(place / name, "wb") for name in COLUMNS]  # noqa: SIM115  closed below
     try:
@@ -74,15 +74,16 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
 
 
 def read_sequences(place: Path, part: str) -> Sequences:
-    """The columns of what `write_sequences` wrote, of TRAINED or of HELD_OUT, in the order of the ids."""
+    """The columns that `write_sequences` wrote, sequences in the order of their ids. `part`: TRAINED or HELD_OUT."""
     index = np.load(place / part)
     return {name: Column(place / name, index) for name in COLUMNS}
 
 
 def open_sequences(packed: Folder, eval_fraction: float, node: int, is_first: bool) -> tuple[Sequences, Sequences]:
-    """The packed sequences that are trained on, and those held out; the first worker of each node copies them.
+    """The trained and the held-out packed sequences. The first worker of each node (`is_first`) copies them to disk.
 
-    The files have no name any more when this returns, so that they are gone with the workers, whatever ends these.
+    Before this returns, the files are deleted while all workers hold them open. The disk frees their space when the
+    workers end, however they end.
     """
     import torch.distributed as dist
 

@@ -29,12 +29,12 @@ from ray_distil.train.student_engine import Step, build_engine, train_step
 
 VERSION = 2
 STAGE = "sft"
-ALIGNED = 256  # tokens; kernels that are compiled like rows of few lengths
+ALIGNED = 256  # tokens; with torch_compile, a row's length is a multiple of it: compiled kernels like few lengths
 
 
 @dataclass(frozen=True)
 class SftResult:
-    """What a training left: `student` in Hugging Face format, steps done, loss of the first and the last step."""
+    """The result of a training: `student` in Hugging Face format, steps done, loss of the first and the last step."""
 
     student: Folder
     num_steps: int
@@ -96,7 +96,7 @@ def train_steps(
     states: States,
     done: int,
 ) -> None:
-    """The optimiser steps behind those that are `done`; rank 0 logs them, a line each `logging_steps`."""
+    """Do the optimiser steps that come after the first `done` ones. Rank 0 logs a line every `logging_steps`."""
     import torch
 
     flat, multiple = config["attn_implementation"] in FLAT, ALIGNED if config["torch_compile"] else 1
@@ -109,14 +109,14 @@ def train_steps(
     for step in range(done, batch.num_steps):
         epoch, step_in_epoch = divmod(step, batch.steps_per_epoch)
         started = time.monotonic()
-        torch.manual_seed(((config["seed"] << 32) + step) % 2**63)  # of dropout, which is then no part of a state
+        torch.manual_seed(((config["seed"] << 32) + step) % 2**63)  # for dropout: a state need not hold the generator
         if step_in_epoch == 0 or step == done:
             order = epoch_order(batch.num_sequences, config["seed"], epoch)
         micro = [
             tensors_of(sequences, indices, flat, multiple)
             for indices in micro_batches(order, step_in_epoch, rank, batch)
         ]
-        learning_rate = engine.get_lr()[0]  # of this step: the scheduler moves on with it
+        learning_rate = engine.get_lr()[0]  # of this step: `train_step` moves the scheduler to the next one
         made = train_step(engine, micro, device)
         seconds = time.monotonic() - started
         meter.add(step + 1, made, seconds)
@@ -142,7 +142,7 @@ def train_steps(
 
 
 def line_of(number: int, batch: BatchArithmetic, made: Step) -> dict[str, Any]:
-    """What metrics.jsonl has of a step by itself."""
+    """The keys in metrics.jsonl that describe one step alone."""
     return {
         "step": number,
         "num_steps": batch.num_steps,
@@ -155,7 +155,7 @@ def line_of(number: int, batch: BatchArithmetic, made: Step) -> dict[str, Any]:
 
 
 def is_due(step: int, seconds: float, config: dict[str, Any], device: Any) -> bool:
-    """Whether a state is saved after this step, so many seconds after the last one; on all ranks as rank 0's clock says."""
+    """Whether to save a state after this step; rank 0 decides for all ranks. `seconds`: since the last state."""
     import torch
     import torch.distributed as dist
 
@@ -186,8 +186,8 @@ def train(
 ) -> SftResult:
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
 
-    `run`: the name that metrics carry. `made_of`: the mark of data, student and settings, by which training goes on from
-    a state in `output`. `attempt`: see `shards.Artifact`. `tell` hears of each step, `say` of what else happens.
+    `run`: the name that metrics carry. `made_of`: the mark of data, student and settings; training goes on from a state
+    in `output` with the same mark. `attempt`: see `shards.check_attempt`. `tell` shows each step, `say` other events.
 
     Raises StageError, or UserError, with the worker's own error.
     """
@@ -195,7 +195,7 @@ def train(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    # Ray Train's watcher of preemptions is an actor on any node, a teacher's too, which then stays as long as training.
+    # Ray Train's preemption watcher is an actor on any node. On a teacher's node, it would keep the node until the end.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     filesystem, path = output.filesystem_and_path()
     resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
@@ -216,7 +216,7 @@ def train(
                     callbacks=[watcher(follower, STAGE)],
                 ),
             )
-            in_background(trainer.fit).result()  # in the main thread, Ray Train would take Ctrl-C over
+            in_background(trainer.fit).result()  # in the main thread, Ray Train would replace the handler of Ctrl-C
     except TrainingFailedError as error:
         if mistake := user_error_in(_root_cause(error)):
             raise UserError(mistake) from error
@@ -227,7 +227,7 @@ def train(
 
 
 def kept(output: Folder, made_of: str) -> str:
-    """What a training that failed can go on from."""
+    """The message about the training state from which a failed training can go on."""
     state = find(output / STATES, made_of).newest
     return f"the training state of step {state.step} is kept" if state else "no training state was saved yet"
 

@@ -1,11 +1,11 @@
-"""Small models of random weights on another model's architecture, to try what holds for all of its kind."""
+"""Small models with the architecture of another model and random weights, to try what holds for all its sizes."""
 
 import copy
 from contextlib import suppress
 from typing import Any
 
 VOCABULARY = 128
-# Sizes of the small copy, of those that a configuration has. All divide one another.
+# Sizes of the small copy; a key is used where the configuration has it. All are powers of 2.
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -26,7 +26,7 @@ SMALL = {
     "conv_dim": 64,
     "block_dim": 64,
     "block_ff_dim": 128,
-    "sliding_window": 4,  # shorter than what is tried
+    "sliding_window": 4,  # shorter than the texts that are tried
     "pad_token_id": None,
     "bos_token_id": None,
     "eos_token_id": None,
@@ -35,17 +35,18 @@ MOST_LAYERS = 8
 
 
 def small_copy(config: Any, attn_implementation: str) -> Any:
-    """A model of the configuration's architecture with few layers, each kind of them once, small and of random weights.
+    """A small model of the configuration's architecture with random weights and few layers.
 
-    The same arguments give the same weights. Raises ValueError where few layers cannot hold all kinds, and whatever
-    transformers raises where the small copy cannot be built.
+    It has the first layers, up to the one with which each kind in `layer_types` has come at least once; without kinds,
+    two. The same arguments give the same weights. Raises ValueError where this needs more than MOST_LAYERS, and
+    whatever transformers raises where it cannot build the copy.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config).get_text_config()
     for name, size in SMALL.items():
-        # Latent attention: head_dim is that of a part, and there are as many heads of keys as of queries.
+        # Latent attention: head_dim is the size of a part of a head, and keys have as many heads as queries: they stay.
         is_part = hasattr(config, "qk_rope_head_dim") and name in (
             "head_dim",
             "num_attention_heads",
@@ -58,7 +59,7 @@ def small_copy(config: Any, attn_implementation: str) -> Any:
     if layers > MOST_LAYERS:
         raise ValueError(f"its kinds of layers come together in {layers} layers only")
     if kinds:
-        with suppress(AttributeError):  # some work it out from the number of layers
+        with suppress(AttributeError):  # some configurations compute layer_types from the number of layers
             config.layer_types = kinds[:layers]
     config.num_hidden_layers = layers
     with torch.random.fork_rng(devices=[]):  # a training's own draws stay as they are

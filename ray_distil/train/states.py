@@ -1,14 +1,14 @@
-"""Training states: what a stopped training goes on from.
+"""Training states, from which a stopped training goes on.
 
     STATES/step-N-ID/rank-R/   the files of one rank, as DeepSpeed writes them; each rank writes, or uploads, its own
-    STATES/step-N-ID.json      the marker, written when all of them are there
+    STATES/step-N-ID.json      the marker, written when all these files are there
 
-A state without a marker, or without a file of those that its marker lists, is half-written and never loaded; nor is one
-that is made of other data, settings or another student. ID is drawn by each start of the workers, so that what one start
-has left half-written never mixes with the files of the next. The newest two stay.
+A state is half-written, and never loaded, where its marker or a file listed in the marker is missing. A state of other
+data, other settings or another student is not loaded either. Each start of the workers draws a new ID, so that
+half-written files of one start never mix with the files of the next. The newest two states stay.
 
-Ray Train's own checkpoints are not used: a report that the controller has not seen is lost with the worker, and each
-report holds all ranks up.
+Ray Train's own checkpoints are not used: a report that the controller has not yet seen is lost with the worker, and all
+ranks wait at each report.
 """
 
 import json
@@ -28,7 +28,7 @@ from ray_distil.train.repartition import repartition
 STATES = "states"
 KEPT = 2
 TAG = "state"  # DeepSpeed's name of a state in a folder
-MODEL = "mp_rank_"  # begins the name of the file, of rank 0, that all ranks read
+MODEL = "mp_rank_"  # start of the name of rank 0's file that all ranks read
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class State:
 
 @dataclass(frozen=True)
 class Found:
-    """The states of a folder: whole ones of this `made_of`, the newest last, and why others are not used."""
+    """The states of a folder: the whole states of this `made_of`, newest last, and why each other state is not used."""
 
     whole: list[State]
     remarks: list[str]
@@ -76,7 +76,7 @@ def find(folder: Folder, made_of: str) -> Found:
 
 
 def check_workers(folder: Folder, state: State, num_workers: int) -> None:
-    """Raises UserError where so many workers cannot go on from a state in this folder."""
+    """Raises UserError where `num_workers` workers cannot go on from this state (ZeRO stage 3, another number)."""
     if state.zero_stage == 3 and state.num_workers != num_workers:
         raise UserError(
             f"training.num_workers: {num_workers}, and {_shown(state.name)} is of {state.num_workers}, which ZeRO's stage "
@@ -86,9 +86,10 @@ def check_workers(folder: Folder, state: State, num_workers: int) -> None:
 
 
 def check_batch(folder: Folder, made_of: Callable[[int], str], sizes: dict[str, int]) -> None:
-    """Raises UserError where the newest state in a folder is of this training, but for its global batch.
+    """Raises UserError where the newest state in a folder differs from this training only in the global batch.
 
-    `made_of` gives the mark of this training with another global batch; `sizes` are its own, by key: their product is it.
+    `made_of` gives the mark of this training for another global batch. `sizes`: the settings, by key, whose product is
+    this training's global batch.
     """
     state, asked = last_state(folder), prod(sizes.values())
     there = state.train_batch_size if state is not None else None
@@ -103,13 +104,16 @@ def check_batch(folder: Folder, made_of: Callable[[int], str], sizes: dict[str, 
 
 
 def last_state(folder: Folder) -> State | None:
-    """The newest marker in a folder that can be read, whatever it is of."""
+    """The newest marker in a folder that can be read, of any `made_of`."""
     names = sorted((name.removesuffix(".json") for name in folder.files("step-", ".json")), key=_order)
     return next((state for name in reversed(names) if (state := _marker(folder, name)) is not None), None)
 
 
 def prune(folder: Folder, made_of: str) -> None:
-    """Remove all but the newest states; of each the marker goes first."""
+    """Remove the half-written states, and the whole ones of this `made_of` except the newest KEPT.
+
+    The marker of a state is removed before its files. States whose marker has another `made_of` stay.
+    """
     found = find(folder, made_of)
     for name in [state.name for state in found.whole[:-KEPT]] + found.half_written:
         folder.remove(f"{name}.json")
@@ -117,7 +121,7 @@ def prune(folder: Folder, made_of: str) -> None:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Of step-N-ID: by step."""
+    """The sort key of a name step-N-ID: its step."""
     step = name.partition("-")[2].partition("-")[0]
     return (int(step) if step.isdecimal() else -1, name)
 
@@ -127,7 +131,7 @@ def _shown(name: str) -> str:
 
 
 def _marker(folder: Folder, name: str) -> State | None:
-    """None where it cannot be read."""
+    """The marker of a state; None where it cannot be read."""
     try:
         return State(**json.loads(folder.read_text(f"{name}.json")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -135,7 +139,7 @@ def _marker(folder: Folder, name: str) -> State | None:
 
 
 def has_frozen(engine: Any) -> bool:
-    """Whether weights are not trained (LoRA): they are the student's, and no part of a state."""
+    """Whether some weights are frozen (LoRA). These are the student's own, and a state does not hold them."""
     return not all(parameter.requires_grad for parameter in engine.module.parameters())
 
 
@@ -161,7 +165,7 @@ class States:
     def resume(self, engine: Any, say: Callable[[str], None]) -> int:
         """Load the newest whole state into a new engine; returns its step, 0 where there is none.
 
-        Rank 0 chooses, and says what it does not use.
+        Rank 0 chooses the state, and says which other states it does not use.
         """
         found = find(self.folder, self.made_of) if self.rank == 0 else None
         for remark in found.remarks if found is not None else ():
@@ -194,11 +198,11 @@ class States:
         name = f"step-{step}-{self.id}"
         own = self.folder / name / f"rank-{self.rank}"
         with own.writable() as place:
-            # DeepSpeed's own pointer to the latest state is written before all ranks are through.
+            # No save_latest: DeepSpeed would write its pointer to the latest state before all ranks have saved.
             engine.save_checkpoint(str(place), tag=TAG, save_latest=False, exclude_frozen_parameters=has_frozen(engine))
         files = {f"{own.name}/{TAG}/{file}": size for file, size in (own / TAG).sizes().items()}
         of_all: list[dict[str, int]] = [{} for _ in range(self.num_workers)]
-        dist.all_gather_object(of_all, files)  # also the barrier: all files are where they belong
+        dist.all_gather_object(of_all, files)  # also a barrier: behind it, the files of all ranks are in their place
         if self.rank == 0:
             every = {file: size for of_rank in of_all for file, size in of_rank.items()}
             sizes = (self.num_workers, self.zero_stage)
@@ -207,7 +211,7 @@ class States:
             prune(self.folder, self.made_of)
 
     def _fetch(self, state: State, target: Path, whole: bool) -> None:
-        """Bring what this rank reads of a state, or the `whole` of it, into a folder of the disk."""
+        """Bring the files of a state that this rank reads, or with `whole` all its files, into a folder on the disk."""
         for file in state.files:
             base = file.rpartition("/")[2]
             if not whole and not file.startswith(f"rank-{self.rank}/") and not base.startswith(MODEL):

@@ -1,4 +1,7 @@
-"""metrics.jsonl: a line a logged step, in the run's folder or store as training goes on, and continued after a stop."""
+"""metrics.jsonl: one line for each logged step, written to the run's folder or store during training.
+
+After a stop, the next training continues the same file.
+"""
 
 import json
 import time
@@ -9,14 +12,14 @@ from ray_distil.store.storage import Folder
 from ray_distil.train.event_files import EventFiles
 
 METRICS = "metrics.jsonl"
-UPLOAD_SECONDS = 20.0  # between two uploads: an object store knows no appending
+UPLOAD_SECONDS = 20.0  # between two uploads of the whole file: one cannot append to an object
 
 
 class StepLog:
-    """The log of a training that has `done` steps behind it; the lines of later steps go, they will come again."""
+    """The log of a training that goes on after `done` steps. Lines of later steps are removed: they will come again."""
 
     def __init__(self, folder: Folder, done: int, tensorboard: bool = False) -> None:
-        """`tensorboard`: its event files hold the same lines."""
+        """With `tensorboard`, event files with the same numbers are written too."""
         self.folder = folder
         self.lines = [line for line in read_log(folder) if line["step"] <= done] if done else []
         self.events = EventFiles(folder, self.lines) if tensorboard else None

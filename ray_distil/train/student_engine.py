@@ -1,8 +1,8 @@
 """The student in a DeepSpeed engine, and a step of it.
 
-Loss: the sum over the learnt tokens of the whole global batch, divided by their number. A mean of the workers' or
-micro-steps' means would give a token in a short micro-batch more weight than one in a long micro-batch, and the loss
-would change with packing and with the number of workers.
+Loss: the sum over the learnt tokens of the whole global batch, divided by their number. A mean of the means of
+workers or micro-steps would give a token more weight in a short micro-batch than in a long one. Then the loss would
+change with packing and with the number of workers.
 """
 
 import math
@@ -16,9 +16,9 @@ from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
 
 
 class Step(NamedTuple):
-    """What an optimiser step was, over all ranks: mean loss of the learnt tokens, norm of the gradient before clipping.
+    """An optimiser step's figures over all ranks: mean loss of the learnt tokens, norm of the gradient before clipping.
 
-    `num_squares`: of the examples' lengths, summed; attention's work goes by it.
+    `num_squares`: sum of the squares of the examples' lengths; the work of attention grows with it.
     """
 
     loss: float
@@ -32,18 +32,18 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms and biases do not."""
 
     def is_matrix(parameter: Any) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 leaves a flat part in its place
+        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3: `shape` is that of a flat part
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if is_matrix(p)], "weight_decay": weight_decay},
         {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]  # DeepSpeed drops empty ones, and schedules count them
+    return [group for group in groups if group["params"]]  # DeepSpeed drops empty groups, but schedules count them
 
 
 def compile_layers(model: Any) -> None:
-    """Compile each layer by itself, at its first call: all share one graph, and hooks between them stay as they are."""
+    """Compile each layer by itself, at its first call. All layers share one graph; hooks between layers still work."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
@@ -65,11 +65,11 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     settings = deepspeed_config(
         batch, config["zero_stage"], config["bf16"], config["gradient_clipping"], config["offload_optimizer"]
     )
-    # The op that it would compile here for a minute, by a C++ compiler that must be there, only serves inference.
+    # DeepSpeed would compile an op here, which takes a minute and a C++ compiler. Only inference uses that op.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     attention.register()
-    # While it lives, ZeRO-3's workers load a share of the weights each; else each would hold the whole model.
+    # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
     sharded = HfDeepSpeedConfig(settings)
     model = AutoModelForCausalLM.from_pretrained(
         local_copy(config["student"], weights=True),
@@ -102,10 +102,10 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
 
 
 def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> Step:
-    """One optimiser step on this rank's micro-batches. The host waits for the device twice: for loss, and for norm.
+    """One optimiser step on this rank's micro-batches. The host waits for the device twice: for the loss and the norm.
 
-    Raises StageError for a loss that is not finite, before it reaches the weights, and for a gradient that is not, or
-    for a step that DeepSpeed left out: it says neither.
+    Raises StageError for a loss that is not finite, before it changes the weights. Raises StageError too for a gradient
+    that is not finite, or a step that DeepSpeed skipped: DeepSpeed itself reports neither.
     """
     import torch
     import torch.distributed as dist
@@ -119,7 +119,7 @@ def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> Step:
     for k, tensors in enumerate(micro, 1):
         loss = engine(**to_device(tensors, device))
         loss_sum += loss.detach()
-        # DeepSpeed divides by the micro-steps and averages over the ranks; we want the sum over both.
+        # DeepSpeed divides by the number of micro-steps and averages over the ranks. We need the sum over both.
         engine.backward(loss * (dist.get_world_size() * len(micro) / num_learnt))
         if k == len(micro):
             dist.all_reduce(loss_sum)

@@ -1,14 +1,17 @@
 """The work of a training step in FLOPs, and its share of what a card can do (MFU).
 
-Which work is counted: 6 FLOPs a parameter and token, two forward and four backward, without the input embedding, which
-multiplies nothing; and attention between the tokens of one example, causal, 6 x layers x width x length^2. Activations
-that are computed again are not counted (Chowdhery et al., 2204.02311, appendix B).
+Which work is counted (Chowdhery et al., 2204.02311, appendix B):
+
+- 6 FLOPs for each parameter and token, 2 forward and 4 backward; not for the input embedding, which multiplies nothing;
+- causal attention between the tokens of one example: 6 x layers x width x length^2.
+
+Activations that are computed again are not counted.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-# Dense bf16 FLOPs a second, from the vendors' data sheets; a card is known by a part of its name, the first that fits.
+# Dense bf16 FLOPs a second, from the vendors' data sheets. The first key that is a part of a card's name counts.
 PEAK_FLOPS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -25,12 +28,12 @@ PEAK_FLOPS = {
 
 
 def peak_flops(card: str) -> float | None:
-    """What a card can do a second, by its name as torch has it; None where it is not known."""
+    """A card's peak in dense bf16 FLOPs a second, by its name in torch; None for a card that is not in PEAK_FLOPS."""
     return next((rate for part, rate in PEAK_FLOPS.items() if part in card), None)
 
 
 def step_flops(num_parameters: int, num_layers: int, hidden_size: int, lengths: Iterable[int]) -> float:
-    """FLOPs of a step on examples of these lengths, in tokens. `num_parameters`: of `matrix_parameters`."""
+    """FLOPs of a step on examples of these lengths, in tokens. `num_parameters`: the result of `matrix_parameters`."""
     tokens = squares = 0
     for length in lengths:
         tokens += length
@@ -41,8 +44,8 @@ def step_flops(num_parameters: int, num_layers: int, hidden_size: int, lengths: 
 def work_of(model: Any) -> tuple[float, float]:
     """FLOPs of a step for each token, and for each square of an example's length.
 
-    A matrix that is not trained (LoRA) has no gradient of its own: 4 FLOPs in place of 6. Layers of attention that is
-    linear in the length have no square.
+    A frozen matrix (LoRA) has no gradient of its own: it counts 4 FLOPs in place of 6. Layers of linear attention add
+    nothing to the work for each square.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
@@ -55,9 +58,9 @@ def work_of(model: Any) -> tuple[float, float]:
 
 
 def matrix_parameters(model: Any) -> int:
-    """Parameters that a token is multiplied with: all but the input embedding, unless the output layer is the same.
+    """Parameters that a token is multiplied with: all except an input embedding that is not the output layer as well.
 
-    A part of the model that another worker holds (ZeRO-3) counts in its whole size.
+    A parameter that ZeRO-3 has shared out over the workers counts in its whole size.
     """
     total = sum(_size(parameter) for parameter in model.parameters())
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()

@@ -1,1 +1,1 @@
-"""What made the tiny models of `ray_distil/tiny/models`."""
+"""The programs that made the tiny models in `ray_distil/tiny/models`."""

@@ -1,4 +1,4 @@
-"""Greedy answers of a tiny model through vLLM, and what they are worth."""
+"""Greedy answers of a tiny model through vLLM, and their scores."""
 
 import os
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """Of answers to held-out problems: share that is correct, mean number of generated tokens."""
+    """Figures of answers to held-out problems: share of correct answers, mean number of generated tokens."""
 
     num_problems: int
     accuracy: float
@@ -61,11 +61,11 @@ class Answerer:
         self.sampling_params = SamplingParams(**evaluation.sampling_params.model_dump(exclude_none=True))
 
     def answer(self, problems: Sequence[Problem]) -> list[Answer]:
-        """The model's own answers, as the pipeline's teachers and students are asked."""
+        """The model's answers. It is asked in the same way as the teachers and students of the pipeline."""
         return self._chat(problems, [instruction_messages(p.question, SUFFIX) for p in problems])
 
     def rewrite(self, answers: Sequence[Answer]) -> list[Answer]:
-        """Rewrites of the reasoning of slow answers, as long2short asks for them."""
+        """The model's rewrites of the reasoning of slow answers. It is asked in the same way as by long2short."""
         problems = [a.problem for a in answers]
         reasonings = [split_reasoning(a.response)[0] for a in answers]
         pairs = zip(problems, reasonings, strict=True)

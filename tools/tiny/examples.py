@@ -19,14 +19,14 @@ from ray_distil.tiny.world import SUFFIX, Problem, training_problems
 from tools.tiny import texts
 from tools.tiny.tokenizer import END_OF_TEXT, END_OF_TURN
 
-NUM_FACTS = 11  # a row
-POOL = 400  # examples drawn at once, to be sorted by length
+NUM_FACTS = 11  # facts in an example
+POOL = 400  # examples that are drawn together and sorted by length
 
 Example = tuple[list[int], list[int]]
 
 
 class Examples:
-    """Makes examples of each kind with one tokenizer; the kinds are its methods, named in a course's mixture."""
+    """Makes examples with one tokenizer. Each kind of example is a method; a course's mixture names these methods."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -39,7 +39,7 @@ class Examples:
         return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def example(self, *segments: tuple[str, bool]) -> Example:
-        """Segments are (text, whether it is learnt), cut where the tokenizer cuts anyway."""
+        """One example of segments `(text, is_learnt)`. They are encoded apart, and so must end where a token ends."""
         ids: list[int] = []
         labels: list[int] = []
         for text, learnt in segments:
@@ -76,7 +76,7 @@ class Examples:
         return self.response(problem.question, texts.slow_response(problem, reasoning))
 
     def rewrite(self, problem: Problem, rng: random.Random) -> Example:
-        """long2short: the rewrite is learnt, and the reasoning in its prompt, one more to learn from."""
+        """long2short: the rewrite is learnt, and so is the slow reasoning in the prompt, as one more slow example."""
         reasoning = texts.slow_reasoning(problem, rng)
         whole = self.prompt(long2short_messages(problem.question, str(problem.answer), reasoning))
         start = whole.index("\nReasoning:") + len("\nReasoning:")
@@ -93,7 +93,7 @@ class Examples:
 def mixed(
     examples: Examples, mixture: Mapping[str, float], tokens_per_batch: int, seed: int
 ) -> Iterator[list[Example]]:
-    """Endless batches of kinds drawn by their shares, no problem of a held-out set among them."""
+    """Endless batches. The kind of each example is drawn by its share in `mixture`; no problem is a held-out one."""
     rng, problems = random.Random(seed), training_problems(seed)
     makers = [getattr(examples, kind) for kind in mixture]
     while True:
@@ -102,7 +102,7 @@ def mixed(
 
 
 def repeated(rows: Sequence[Example], tokens_per_batch: int, epochs: int, seed: int) -> Iterator[list[Example]]:
-    """Batches of all rows, once an epoch, in a new order each time."""
+    """Batches of all rows: each row once an epoch, in a new order in each epoch."""
     rng = random.Random(seed)
     for _ in range(epochs):
         shuffled = rng.sample(rows, len(rows))
@@ -111,7 +111,7 @@ def repeated(rows: Sequence[Example], tokens_per_batch: int, epochs: int, seed: 
 
 
 def bucketed(rows: Sequence[Example], tokens_per_batch: int, rng: random.Random) -> list[list[Example]]:
-    """Batches of rows of similar length, at most `tokens_per_batch` tokens with padding, in random order."""
+    """Batches of rows with similar lengths, in random order; at most `tokens_per_batch` tokens each, with padding."""
     batches: list[list[Example]] = []
     batch: list[Example] = []
     for row in sorted(rows, key=lambda row: len(row[0])):

@@ -1,8 +1,8 @@
 """Muon in float32: the update of each matrix is its momentum with all singular values brought near 1.
 
 torch.optim.Muon does the same in bfloat16, which CPUs without bfloat16 arithmetic emulate at a fifth of the speed.
-Sources: https://kellerjordan.github.io/posts/muon (iteration and coefficients); arXiv:2502.16982 (0.2 * sqrt(longer
-side), by which a matrix takes steps of AdamW's size, so that one learning rate serves both).
+Sources: https://kellerjordan.github.io/posts/muon (iteration and coefficients); arXiv:2502.16982 (the factor
+0.2 * sqrt(longer side): it gives a matrix steps of AdamW's size, so that one learning rate serves both optimisers).
 """
 
 import math

@@ -4,8 +4,8 @@
     slow_response    <think> reads, computes, doubts, checks </think>   teacher-r1, student-slow
     story, retelling, fact_line, count_line    plain text without chat, reasoning or box    student-base
 
-The slow reasoning makes mistakes (a forgotten carry or borrow, one count too few, "fewer" read as "more"), notices
-most of them and computes again: that is what long2short has to leave out.
+The slow reasoning makes mistakes (a forgotten carry or borrow, one count too few, "fewer" read as "more"), notices them
+and computes again. long2short has to leave out these mistakes and checks.
 """
 
 import random
@@ -18,7 +18,7 @@ OPENINGS = [
     "Let me read the problem carefully and go step by step.",
     "Alright, I will work through this slowly.",
 ]
-CHECKED = 0.6  # share of the steps that are checked although nothing was wrong
+CHECKED = 0.6  # share of the steps without a mistake that are checked too
 
 
 def boxed(answer: int) -> str:
@@ -37,7 +37,7 @@ def slow_response(problem: Problem, reasoning: str) -> str:
 
 
 def slow_reasoning(problem: Problem, rng: random.Random) -> str:
-    """What stands inside <think>: each sentence read and computed in small moves, checked, and gone over again."""
+    """The text inside <think>: reads each sentence, computes it in small steps, checks it, repeats all at the end."""
     lines = [rng.choice(OPENINGS)]
     number = 0
     for position, sentence in enumerate(problem.sentences[:-1]):
@@ -79,7 +79,7 @@ def _think(step: Step, text: str, rng: random.Random) -> list[str]:
 
 
 def _moves(step: Step, result: int) -> str:
-    """The small moves of `a op b`, ending in the (possibly wrong) result."""
+    """The small steps of `a op b`, which end in `result`, be it right or wrong."""
     op, a, b = step.op, step.a, step.b
     tens, ones = b // 10 * 10, b % 10
     if op in "+-" and tens and ones:
@@ -96,7 +96,7 @@ def _moves(step: Step, result: int) -> str:
 
 
 def _inverse(step: Step, result: int) -> tuple[str, int]:
-    """The opposite computation of a result, and what it gives where the result is right."""
+    """`(equation, wanted)`: the inverse computation of a result, and its value if the result is right."""
     op, a, b = step.op, step.a, step.b
     if op == "+":
         return f"{result} - {b} = {result - b}.", a
@@ -108,9 +108,9 @@ def _inverse(step: Step, result: int) -> tuple[str, int]:
 
 
 def _slip(step: Step, rng: random.Random) -> int | None:
-    """The wrong result that a hasty thinker writes first, or None.
+    """The wrong result that a hasty thinker writes first; None for no mistake.
 
-    Mostly by habit (b ends in 9), so that it shows in greedy decoding too; now and then by chance.
+    A mistake comes mostly by habit, where b ends in 9, so that greedy decoding shows it too; rarely by chance.
     """
     op, a, b, r = step.op, step.a, step.b, step.r
     if not (b % 10 == 9 or rng.random() < 0.05):
@@ -151,7 +151,7 @@ def count_line(rng: random.Random) -> str:
 
 
 def _with_sums(problem: Problem) -> str:
-    """The story with each sum after the sentence that causes it."""
+    """The story, with each sum after its sentence."""
     told = []
     for position, sentence in enumerate(problem.sentences[:-1]):
         told += [sentence, *(step.told for step in problem.steps if step.sentence == position)]
@@ -167,7 +167,7 @@ def story(problem: Problem, rng: random.Random) -> str:
 
 
 def retelling(problem: Problem, rng: random.Random) -> str:
-    """The story and one look back at it: as it was, in another order, its numbers, or with its sums."""
+    """The story, then a second part: the same story, its sentences in another order, its numbers, or with its sums."""
     told = problem.sentences[:-1]
     plain, kind = " ".join(told), rng.random()
     if kind < 0.2:

@@ -1,7 +1,8 @@
-"""The one tokenizer of the tiny models: byte-level BPE behind Qwen2's own splitting rule.
+"""The tokenizer of all tiny models: Qwen2's splitting rule, then byte-level BPE.
 
-Trained on the tiny world's texts, some 800 tokens. A digit is a token, and so is a space with the digit behind it, so
-that every number is read digit by digit: " 42." is " 4", "2", ".". <think> and </think> are tokens that decoding keeps.
+It is trained on the tiny world's texts and has some 800 tokens. A digit is a token, and a space with a digit behind it
+is one too. So every number is read digit by digit: " 42." is " 4", "2", ".". <think> and </think> are tokens that
+decoding keeps.
 """
 
 import json
@@ -24,7 +25,7 @@ NUM_PROBLEMS = 3000
 
 
 def corpus(num_problems: int = NUM_PROBLEMS, seed: int = 0) -> Iterator[str]:
-    """Every kind of text that the models read or write, of as many problems."""
+    """Every kind of text that the models read or write, for each of `num_problems` problems."""
     rng = random.Random(seed)
     for _ in range(num_problems):
         problem = draw_problem(rng)

@@ -45,7 +45,7 @@ MAX_GRAD_NORM = 1.0
 WARMUP_STEPS = 30
 FINAL_LEARNING_RATE = 0.05  # share of the peak at which the cosine ends
 LOG_STEPS = 100
-CHAIN_SEED = 50_000  # the pipeline's own training problems, as its default seed draws them
+CHAIN_SEED = 50_000  # draws the training problems that the pipeline draws with its default seed
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Course:
     """How one model is made from another."""
 
     name: str
-    start: str | None  # the model it goes on from; None: random weights
+    start: str | None  # the model from which the course starts; None: random weights
     learning_rate: float
     tokens_per_batch: int
     seed: int
     minutes: float  # of one core, about
     steps: int = 0
     mixture: Mapping[str, float] = field(default_factory=dict)  # share of each kind of example
-    chains_of: str | None = None  # in place of a mixture: learn this model's correct answers
+    chains_of: str | None = None  # a model whose correct answers are learnt, in place of a mixture
     epochs: int = 0
 
     @property
@@ -97,7 +97,7 @@ LOG = "libraries.log"
 
 
 def make(course: Course, folder: Path, fraction: float) -> None:
-    """Make the course's model in `folder`, beside those it needs; `fraction` shortens it, for a trial."""
+    """Make the course's model in `folder`, beside the models it needs. `fraction` shortens the course, for a trial."""
     import torch
     from transformers import AutoTokenizer
 
@@ -159,7 +159,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 def train(
     model: Any, batches: Iterator[Sequence[Example]], steps: int, learning_rate: float, pad_token_id: int, name: str
 ) -> None:
-    """Train for as many batches: cross-entropy a learnt token, Muon and AdamW, warm-up, cosine."""
+    """Train for `steps` batches: mean cross-entropy over the learnt tokens, Muon and AdamW, warm-up, then cosine."""
     import torch
     from torch.nn import functional
 
@@ -213,7 +213,7 @@ def evaluate(name: str, folder: Path, num_problems: int) -> dict[str, Score]:
 
 
 def processes(cores: int, folder: Path) -> ProcessPoolExecutor:
-    """A fresh process a task; what libraries say on stderr goes to a file beside the models."""
+    """A pool with a new process for each task. The libraries' stderr goes to a file beside the models."""
     context = multiprocessing.get_context("spawn")
     log = str(folder / LOG)
     return ProcessPoolExecutor(cores, context, initializer=_log_stderr, initargs=(log,), max_tasks_per_child=1)
@@ -224,7 +224,7 @@ def _log_stderr(path: str) -> None:
 
 
 def run_all(courses: Sequence[Course], folder: Path, cores: int, fraction: float) -> None:
-    """Make every model that is not in the folder yet, one a core, each when those it needs are there."""
+    """Make every model that is not in the folder yet, one on each core. A model starts when those it needs are done."""
     done = {FIRST} | {course.name for course in courses if (folder / course.name).exists()}
     waiting, running = [course for course in courses if course.name not in done], {}
     with processes(cores, folder) as pool:
