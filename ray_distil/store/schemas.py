@@ -42,7 +42,7 @@ RESPONSES = _schema(
     ("teacher", pa.string()),  # "direct" | "slow"
     ("sample_index", pa.int32()),
     ("response", pa.string()),  # the whole text
-    ("reasoning", pa.string()),  # the text in the think block, else the response without its closing answer
+    ("reasoning", pa.string()),  # the text in the think block; "" without one
     ("answer", pa.string(), NULLABLE),  # extracted; null where none is stated
     ("finish_reason", pa.string()),  # "stop" | "length"
     ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count, and in an imported response

@@ -2,7 +2,7 @@
 
 Weights are written file by file, and the tensors of a file are gathered one by one. So the writing host holds SHARD
 bytes at a time, and no second copy of the whole student, even where ZeRO-3 has shared the weights out. The exception: a
-model that Transformers saves under other names or shapes is gathered whole (`keeps_its_names`).
+model that Transformers saves under other names or shapes is gathered whole (`in_files`).
 """
 
 import json
@@ -48,7 +48,7 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
     """Write the student in Hugging Face format and return its folder; every rank must call it, rank 0 writes.
 
     The folder gets its name at the end, so that a half-written folder is never taken for a model. Raises RuntimeError
-    where the files do not hold every tensor of the model in its shape (see `write_weights`).
+    where the files do not hold every tensor of the model in its shape.
     """
     model, target, temporary = engine.module, folder / STUDENT, folder / f".{STUDENT}.tmp"
     if rank == 0:
@@ -76,8 +76,7 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
 def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> None:
     """Write the weights of a model into files. With ZeRO-3 all ranks must call it: they gather in the same order.
 
-    The files are checked (`check_export`), except those of a model that does not keep its names: Transformers writes
-    these itself.
+    Raises RuntimeError where the files lack a tensor or hold one of another shape.
     """
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -85,10 +84,12 @@ def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> N
 
     written = tensors_of(model)
     shapes = {name: torch.empty(one.shape, dtype=one.tensor.dtype, device="meta") for name, one in written.items()}
-    if not keeps_its_names(model, shapes):
+    expected = in_files(model, shapes)
+    if expected != {name: one.shape for name, one in written.items()}:
         state = gathered(written, list(written), is_shared_out, rank)
         if rank == 0:
             model.save_pretrained(str(folder), state_dict=state)
+            check_export(folder, expected)
         return
     plan = split_torch_state_dict_into_shards(shapes, filename_pattern=PATTERN, max_shard_size=SHARD)
     for file, names in plan.filename_to_tensors.items():
@@ -101,7 +102,7 @@ def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> N
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    check_export(folder, {name: one.shape for name, one in written.items()})
+    check_export(folder, expected)
 
 
 def tensors_of(model: Any) -> dict[str, Written]:
@@ -116,14 +117,16 @@ def tensors_of(model: Any) -> dict[str, Written]:
     return found
 
 
-def keeps_its_names(model: Any, shapes: dict[str, Any]) -> bool:
-    """Whether the model's tensors have the same names and shapes in memory as in Transformers' files. If not,
-    `save_pretrained` converts them back, which needs all of them at once.
+def in_files(model: Any, tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in Transformers' files. `tensors`: those in memory, by name, e.g. on the meta device.
+
+    Transformers holds the experts of a layer in one tensor, and its files hold them one by one. `save_pretrained`
+    converts such a model back, which needs all of its tensors at once.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    turned = revert_weight_conversion(model, dict(shapes))
-    return {name: one.shape for name, one in turned.items()} == {name: one.shape for name, one in shapes.items()}
+    turned = revert_weight_conversion(model, dict(tensors))
+    return {name: tuple(one.shape) for name, one in turned.items()}
 
 
 def gathered(written: dict[str, Written], names: list[str], is_shared_out: bool, rank: int) -> dict[str, Any]:

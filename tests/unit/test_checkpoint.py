@@ -50,3 +50,15 @@ def test_a_tensor_that_is_missing_is_told(tmp_path: Path) -> None:
     expected = {name: one.shape for name, one in checkpoint.tensors_of(model).items()}
     with pytest.raises(RuntimeError, match=r"tensors missing \['other'\], of another shape or unknown \['lm_head"):
         checkpoint.check_export(tmp_path, {"other": (1,), **expected, "lm_head.weight": (1, 2)})
+
+
+def test_a_file_of_converted_tensors_that_lacks_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of("experts")
+    whole = checkpoint.gathered
+
+    def without_one(written: Any, names: list[str], *others: Any) -> Any:
+        return whole(written, [name for name in names if "1.mlp.experts.down_proj" not in name], *others)
+
+    monkeypatch.setattr(checkpoint, "gathered", without_one)
+    with pytest.raises(RuntimeError, match=r"tensors missing \['model.layers.1.mlp.experts.0.down_proj.weight'"):
+        checkpoint.write_weights(model, tmp_path, rank=0, is_shared_out=False)
