@@ -97,10 +97,10 @@ class EndpointConfig(Section):
     model: str = Field(min_length=1, description="name that the endpoint gives the model")
     api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: none")
     max_concurrency: int = Field(64, ge=1, description="requests in flight")
-    requests_per_minute: float | None = Field(None, gt=0, description="in the mean; null: no limit of ours")
-    tokens_per_minute: float | None = Field(
-        None, gt=0, description="of prompts and replies, in the mean; null: no limit"
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="in the mean; sections that name one server have a limit each; null: none"
     )
+    tokens_per_minute: float | None = Field(None, gt=0, description="of prompts and replies, in the mean; as above")
     max_retries: int = Field(
         8, ge=0, description="further tries of a request, with growing pauses: 8 take about 90 seconds"
     )

@@ -92,7 +92,10 @@ def renewed(
 
 
 def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
-    """A rewrite with its result as `answer`, and its `verdict`."""
+    """A rewrite with its result as `answer`, and its `verdict` by all gates.
+
+    Which gates are on is no matter here, so that switching one off remakes no rewrite; curation applies those that are on.
+    """
     rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
 

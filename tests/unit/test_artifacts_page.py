@@ -10,9 +10,11 @@ from tests.unit.test_layout import ROOT
 PAGE = (ROOT / "docs" / "artifacts.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "name", ["instructions", "responses", "rewrites", "sft_examples", "packed", "eval", "timing", "_rejects"]
-)
+NAMES = ["instructions", "responses", "rewrites", "sft_examples", "packed", "benchmarks", "eval", "timing", "_rejects"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_page_has_the_columns_of_an_artifact(name: str) -> None:
     section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == getattr(schemas, name.strip("_").upper()).names
+    schema = {"benchmarks": "BENCHMARK", "_rejects": "REJECTS"}.get(name, name.upper())
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == getattr(schemas, schema).names
