@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
-VERSION = 7
+VERSION = 8
 ASKING_VERSION = 1  # of the requests: with another version all texts are generated again
 STAGE = "evaluation"
 OF_A_PROBLEM = ("reference_answer", "category", "num_choices")  # needed to judge an answer

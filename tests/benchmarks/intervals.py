@@ -13,6 +13,7 @@ from ray_distil.rows.scores import clustered_wilson, difference
 
 TRUTHS = (0.01, 0.02, 0.05, 0.2, 0.5, 0.8, 0.95, 0.98, 0.99)
 PROBLEMS, SAMPLES = (30, 300), (1, 8, 64)
+QUANTILES = 100_000  # problems of all, from which those of a draw are taken
 CONCENTRATION = 0.6  # of the Beta distribution: most problems are nearly always right, or nearly never
 
 
@@ -34,17 +35,22 @@ def coverage_of_difference(
 ) -> tuple[float, float]:
     """The same of the difference of two models whose problems are as hard for the one as for the other."""
     draw = np.random.default_rng(seed)
+    quantiles = [
+        np.sort(draw.beta(truth * CONCENTRATION, (1 - truth) * CONCENTRATION, QUANTILES)) for truth in (first, second)
+    ]
+    if first == second:
+        quantiles[1] = quantiles[0]
+    truth = quantiles[0].mean() - quantiles[1].mean()
     ids = [str(k) for k in range(problems) for _ in range(samples)]
     held, width = 0, 0.0
     for _ in range(draws):
-        hard = draw.random(problems)
+        hard = draw.integers(0, QUANTILES, problems)
         made = []
-        for truth in (first, second):
-            own = np.quantile(draw.beta(truth * CONCENTRATION, (1 - truth) * CONCENTRATION, 4000), hard)
-            right = draw.random((problems, samples)) < own[:, None]
+        for own in quantiles:
+            right = draw.random((problems, samples)) < own[hard][:, None]
             made.append(pa.table({"instruction_id": ids, "correct": right.ravel().tolist()}))
         low, high = difference(*made)["interval"]
-        held += low <= first - second <= high
+        held += low <= truth <= high
         width += high - low
     return held / draws, width / draws
 
