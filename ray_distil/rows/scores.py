@@ -25,7 +25,7 @@ COLUMNS = (
     "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
 )  # fmt: skip
 REJECTED = "is_rejected"  # a column of `with_rejected`
-SUPPOSED = 12  # problems: the fewest with which intervals hold the truth as often as they say, see `clustered_wilson`
+SUPPOSED = 12  # problems, see `clustered_wilson`; 8 are too few for 30 problems of 64 samples
 DRAWS = 2000  # number of bootstrap samples
 SEED = 0  # of the bootstrap: the same figures each time
 
@@ -100,7 +100,7 @@ def clustered_wilson(shares: list[float], num_answers: int) -> tuple[float, floa
 
     Few problems often hold none of the rare ones that a model can solve, and look more alike than all problems are. So
     the variance between problems is estimated with SUPPOSED further problems of one answer each. Without them, 30
-    problems of 64 samples held a truth of 2 % in 77 of 100 draws (tests/benchmarks/intervals.py).
+    problems of 64 samples held a truth of 2 % in 79 of 100 draws (tests/benchmarks/intervals.py).
     """
     n, mean = len(shares), sum(shares) / len(shares)
     largest = mean * (1 - mean)  # the variance between problems of one answer each

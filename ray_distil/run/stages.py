@@ -22,7 +22,7 @@ from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, given, of_sp
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import most_common, why_none
+from ray_distil.store.manifest import Manifest, most_common, why_none
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.shards import StageError
 
@@ -242,13 +242,23 @@ def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:
-    """The examples. Prints a line where fewer than a tenth of the candidates pass the gates."""
+    """The examples. Prints a line where fewer than a tenth of the candidates, or of the rewrites, pass the gates."""
     made = run.make(Examples(run, responses, rewrites))
-    manifest = made.manifest()
-    if manifest is not None and manifest.rows_out < manifest.rows_in / 10:
-        kept = f"kept {manifest.rows_out:,} of {manifest.rows_in:,} candidates"
-        run.display.say(f"{curation.STAGE}: {kept}, less than a tenth; rejected: {most_common(manifest.rejects)}")
+    manifest, rewritten = made.manifest(), rewrites.manifest() if rewrites is not None else None
+    of_rewrites = (made.count("origin", "rewrite"), rewritten.rows_out) if rewritten is not None else (0, 0)
+    if manifest is not None and (told := few_kept(manifest, *of_rewrites)):
+        run.display.say(f"{curation.STAGE}: {told}")
     return made
+
+
+def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> str:
+    """E.g. "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60"; "" where enough are kept."""
+    counts = {"candidates": (examples.rows_out, examples.rows_in), "rewrites": (num_kept_rewrites, num_rewrites)}
+    for what, (kept, total) in counts.items():
+        if kept < total / 10:
+            why = most_common(examples.rejects)
+            return f"kept {kept:,} of {total:,} {what}, less than a tenth; rejected candidates: {why}"
+    return ""
 
 
 def make_packed(run: Run, examples: Artifact) -> Artifact:

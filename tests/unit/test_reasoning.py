@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.texts.gates import GATES, against_source, first_reason
+from ray_distil.texts.gates import GATES, REASONS, against_source, first_reason
 from ray_distil.texts.reasoning import joined, split_reasoning, thinking_is_open, thinking_of
 
 
@@ -92,6 +92,7 @@ GOOD: dict[str, Any] = {
 def test_each_gate_rejects_and_can_be_switched_off(gate: str, change: dict[str, Any], reason: str) -> None:
     assert first_reason(GOOD, GATES) is None
     assert first_reason(GOOD | change, [gate]) == reason
+    assert REASONS[reason] == gate  # the report finds the gate by it
     assert first_reason(GOOD | change, [name for name in GATES if name != gate]) in (None, "wrong_answer")
 
 

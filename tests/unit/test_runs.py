@@ -16,10 +16,12 @@ from ray_distil.config import load
 from ray_distil.rows import teacher
 from ray_distil.run.runs import Run, beside, run_lock
 from ray_distil.run.stage import GeneratingStage
+from ray_distil.run.stages import few_kept
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
+from ray_distil.store.manifest import Manifest
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import StageError, Written, table_of
 from ray_distil.store.storage import Folder
@@ -169,3 +171,39 @@ def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_pat
     artifact.start()
     with pytest.raises(StageError, match="another attempt has begun"):
         run.generate(Ten(), artifact, len(IDS))
+
+
+@pytest.mark.parametrize(
+    ("rows_out", "rejects", "rewrites", "says"),
+    [
+        (
+            60,
+            {"not_shorter": 60},
+            (0, 60),
+            "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60",
+        ),
+        (11, {"wrong_answer": 109}, (5, 60), "kept 11 of 120 candidates, less than a tenth; rejected candidates: wr"),
+        (12, {"wrong_answer": 108}, (6, 60), ""),
+        (12, {"wrong_answer": 108}, (0, 0), ""),
+    ],
+)
+def test_a_kind_of_which_hardly_any_is_kept_is_told(
+    rows_out: int, rejects: dict[str, int], rewrites: tuple[int, int], says: str
+) -> None:
+    num_rejected = sum(rejects.values())
+    made = Manifest(
+        "sft_examples",
+        "curation",
+        "f",
+        "candidates",
+        rows_out + num_rejected,
+        rows_out,
+        num_rejected,
+        rejects,
+        1.0,
+        [],
+        {},
+    )
+    told = few_kept(made, *rewrites)
+    assert told.startswith(says)
+    assert bool(told) == bool(says)
