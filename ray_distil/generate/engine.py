@@ -32,7 +32,7 @@ from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-IMPORTS = ("ray.data.llm", "vllm")  # modules that `build` and its engines' configuration load, which takes seconds
+IMPORTS = ("ray_distil.generate.ray_llm", "transformers")  # modules that `build` loads, which takes seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 THINKS = "prompt_begins_thinking"
 
@@ -82,6 +82,8 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
 
     def generate(dataset: "Dataset") -> "Dataset":
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        import ray_distil.generate.ray_llm  # noqa: F401  else `build_processor` imports vLLM
 
         processor = build_processor(
             vLLMEngineProcessorConfig(

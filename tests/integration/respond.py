@@ -35,6 +35,7 @@ def main() -> None:
         rewrites = stages.make_rewrites(run, responses)
         if examples:
             stages.make_examples(run, responses, rewrites)
+    assert "vllm" not in sys.modules, "the driver has loaded vLLM"  # only engines need it
 
 
 if __name__ == "__main__":

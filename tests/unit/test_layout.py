@@ -91,6 +91,16 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     assert result.stdout.strip() == "set()"
 
 
+def test_ray_data_llm_is_loaded_without_vllm_which_can_be_loaded_later() -> None:
+    code = (
+        "import sys, ray_distil.generate.ray_llm; from importlib.util import find_spec; "
+        "print('ray.llm._internal.batch.stages.vllm_engine_stage' in sys.modules, "
+        "'vllm' in sys.modules, find_spec('vllm') is not None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True False True"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_page_of_the_code_annotates_every_module(path: Path) -> None:
     page = (ROOT / "docs" / "code.md").read_text()
