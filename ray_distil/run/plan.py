@@ -22,6 +22,7 @@ from ray_distil.texts import sources
 from ray_distil.texts.prompts import LONG2SHORT
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
+from ray_distil.train.student_engine import OPTIMIZER_BYTES
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
 FILL = 0.9  # of a packed sequence
@@ -184,8 +185,8 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
     num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
     weight = 2 if training.bf16 else 4
     checkpoint = None
-    if assumed.student_parameters is not None:  # the export; a state: weights, fp32 copy, Adam's 2 moments
-        checkpoint = assumed.student_parameters * (weight + num_states * (weight + 12))
+    if assumed.student_parameters is not None:  # the export; a state has weights and what the optimiser keeps
+        checkpoint = assumed.student_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
     return [
         Step("curation, packing", num_examples, False, size=stored),
         Step(

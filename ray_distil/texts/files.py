@@ -24,6 +24,7 @@ from ray_distil import UserError
 from ray_distil.store.storage import Folder
 from ray_distil.texts.json_lists import Elements, Texts
 
+# Users read their names in sources.KINDS and in config/keys.py.
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}

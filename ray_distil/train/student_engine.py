@@ -14,6 +14,8 @@ from ray_distil.train import attention, lora
 from ray_distil.train.batches import sizes_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
 
+OPTIMIZER_BYTES = 12  # of a parameter in a training state: its float32 copy and AdamW's two moments
+
 
 class Step(NamedTuple):
     """An optimiser step's figures over all ranks: mean loss of the learnt tokens, norm of the gradient before clipping.
@@ -85,6 +87,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
         compile_layers(model)
     if config["gradient_checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in sft.py, else old students and states are used.
     groups = decay_groups(model, config["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=config["learning_rate"], betas=tuple(config["adam_betas"]), fused=True)
     schedule = get_scheduler(

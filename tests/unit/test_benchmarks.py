@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,10 @@ def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_wrong_declaration_is_told(given: str, told: str) -> None:
     with pytest.raises(UserError, match=told.replace("{", r"\{").replace("?", r"\?")):
         load(None, [f"evaluation.benchmarks={given}"])
+
+
+@pytest.mark.parametrize("text", ["docs/benchmarks.md", "jobs/eval.py", "ray_distil/config/evaluation_config.py"])
+def test_users_read_of_each_that_is_built_in(text: str) -> None:
+    said = (Path(__file__).resolve().parents[2] / text).read_text()
+    told = next(line for line in said.splitlines() if "aime24" in line and "gsm8k" in line)
+    assert built_in().keys() <= set(re.findall(r"\w+", told))

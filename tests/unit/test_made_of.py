@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from ray_distil.config import DistillConfig, load
+from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
@@ -241,6 +242,28 @@ def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
     assert marks("{}") == marks("{}", "http://y/v1") == marks("{stream_options: null}")
     assert marks("{}")["slow"] != marks("{enable_thinking: false}")["slow"]
     assert marks("{}")["direct"] == marks("{enable_thinking: false}")["direct"]
+
+
+OF_AN_ENDPOINT: dict[str, Any] = {
+    "base_url": "http://y/v1", "api_key_env": "KEY", "max_concurrency": 3, "requests_per_minute": 9, "tokens_per_minute": 9,
+    "max_retries": 3, "timeout_s": 3, "total_timeout_s": 9, "stream": True, "num_cpus": 1,
+    "model": "another", "request_params": {"enable_thinking": False},
+}  # fmt: skip
+BUYS_TEXTS = {"model", "request_params"}  # the others say where it is, and how fast it is asked
+
+
+def test_what_each_key_of_an_endpoint_buys_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "secret")
+
+    def mark(**changes: Any) -> tuple[str, str]:
+        endpoint = json.dumps({"base_url": "http://x/v1", "model": "m", "api_key_env": None} | changes)
+        given = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}", f"run.storage_path={tmp_path}"]
+        config = load(None, given)
+        return made_of.of_responses(Run(config, resolve_models(config))).asked["slow"]
+
+    assert OF_AN_ENDPOINT.keys() == EndpointConfig.model_fields.keys()
+    before = mark()
+    assert {key for key, value in OF_AN_ENDPOINT.items() if mark(**{key: value}) != before} == BUYS_TEXTS
 
 
 def test_a_prompts_text_is_in_its_mark(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
