@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from transformers import AutoModelForCausalLM
 
 from ray_distil.texts.tokenization import end_of_turn, load_tokenizer

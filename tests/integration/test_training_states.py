@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file
 
 from ray_distil import UserError
@@ -24,7 +23,7 @@ from ray_distil.train.states import States, find
 from ray_distil.train.student_engine import build_engine, train_step
 from tests.integration.cluster import free_port, wait_until
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, sequences
-from tests.ranks import join
+from tests.ranks import join, start
 
 # ZeRO stage, bf16, gradient checkpointing.
 WAYS = {
@@ -134,12 +133,7 @@ def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[int, int], dict[str, Any]]]:
     """What each rank saw."""
     folder = tmp_path_factory.mktemp("states")
-    started = [
-        torch.multiprocessing.start_processes(
-            train, (ranks, free_port(), folder), nprocs=ranks, join=False, start_method="spawn"
-        )
-        for ranks in (2, 1)
-    ]
+    started = [start(train, ranks, ranks, free_port(), folder) for ranks in (2, 1)]
     while started:  # one that failed is not waited for by the others
         started = [processes for processes in started if not processes.join(timeout=1)]
     return folder, {(n, k): json.loads((folder / f"{n}-{k}.json").read_text()) for n, k in RANKS}

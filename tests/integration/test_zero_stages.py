@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,7 +22,7 @@ from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.student_engine import build_engine, decay_groups, train_step
 from tests.integration.cluster import free_port
-from tests.ranks import join
+from tests.ranks import join, start
 from tests.reference import token_loss
 
 STUDENT = resolve_model("tiny:student-base", "k")
@@ -183,12 +182,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     """The folder of the students, and what each rank saw: two of two, then the one of one."""
     folder = tmp_path_factory.mktemp("zero")
     untied(folder / "untied")
-    started = [
-        torch.multiprocessing.start_processes(
-            train, (ranks, free_port(), folder), nprocs=ranks, join=False, start_method="spawn"
-        )
-        for ranks in (2, 1)
-    ]
+    started = [start(train, ranks, ranks, free_port(), folder) for ranks in (2, 1)]
     for processes in started:
         while not processes.join():
             pass
