@@ -4,7 +4,7 @@ A gate reads the text, finish_reason, answer and reference_answer of a row, and 
 The functions below are applied in their order in this file. `@gate` gives each a switch in the configuration, `gates.NAME`.
 
 Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `rows/curation.py` and
-`rows/long2short.py`, or a finished run stays as it is.
+`rows/long2short.py`, or a finished run with the same switches stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
