@@ -7,7 +7,7 @@ Problems of 300 bytes, from a file of JSON lines; every fourth is also asked of 
 rewritten. For each stage: rows, seconds, peak memory of the driver and of the largest worker (without what they share).
 All stages are one process's; a stage has what those before have left behind. `--resume`: the seconds of the teachers
 when all rows are there but the manifest, and when a tenth of the shards is missing. `--preflight`: with the checks that
-a run begins with, which load torch and vLLM.
+a run begins with, which load torch and Transformers' model code.
 """
 
 import argparse
