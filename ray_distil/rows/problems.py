@@ -208,12 +208,18 @@ class _Choice:
 
 
 class _Parts:
-    """Tables in a temporary file, in the order in which they were added."""
+    """Tables in a temporary file, in the order in which they were added.
+
+    Arrow opens the file itself. Its threads can still hold a file of Python when Python ends, and then abort the process
+    (github.com/apache/arrow/issues/50482).
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="ray_distil-")  # noqa: SIM115  it lives as long as this object
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), with_rejects(INSTRUCTIONS), options=options)
+        self._path = f"/dev/fd/{self._file.fileno()}"
+        self._sink = pa.OSFile(self._path, "wb")
+        self._writer = pa.ipc.new_file(self._sink, with_rejects(INSTRUCTIONS), options=options)
 
     def add(self, table: pa.Table) -> None:
         """Raises UserError where the disk is full."""
@@ -221,10 +227,10 @@ class _Parts:
 
     def close(self) -> None:
         self._written(self._writer.close)
-        self._written(self._file.flush)
+        self._written(self._sink.close)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        with pa.ipc.open_file(pa.PythonFile(self._file, "r")) as reader:
+        with pa.OSFile(self._path) as file, pa.ipc.open_file(file) as reader:
             for number in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(number)])
 

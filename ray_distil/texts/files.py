@@ -83,9 +83,20 @@ def records_of(place: Folder, file: str, key: str, shown: str) -> Iterator[Any]:
         stream.seek(0)
         packed = next((codec for magic, codec in MAGIC.items() if start.startswith(magic)), None)
         kind = "parquet" if start == b"PAR1" else _format(path)
-        data = pa.CompressedInputStream(stream, packed) if packed else stream
-        for record in _read(data, kind, key, shown, path):
+        data = _unpacked(stream, packed)
+        if kind == "csv":
+            sample = data.read(SAMPLE_BYTES)
+            # Arrow reads the file itself: its threads could still hold a file of Python when Python ends, and abort.
+            again = _unpacked(filesystem.open_input_file(path), packed)
+            records = _csv(again, sample, key, shown, ".tsv" in path.lower())
+        else:
+            records = _read(data, kind, key, shown)
+        for record in records:
             yield {**hive, **record} if hive and isinstance(record, dict) else record
+
+
+def _unpacked(stream: pa.NativeFile, packed: str | None) -> pa.NativeFile:
+    return pa.CompressedInputStream(stream, packed) if packed else stream
 
 
 def _format(name: str) -> str:
@@ -95,27 +106,25 @@ def _format(name: str) -> str:
     return next((kind for ending, kind in FORMATS.items() if lower.endswith(ending)), "")
 
 
-def _read(stream: Any, kind: str, key: str, shown: str, path: str) -> Iterator[Any]:
+def _read(stream: Any, kind: str, key: str, shown: str) -> Iterator[Any]:
     if kind == "parquet":
         whole = stream if stream.seekable() else pa.BufferReader(stream.read())
         for batch in pq.ParquetFile(whole).iter_batches(BATCH_ROWS):
             yield from map(plain, batch.to_pylist())
-    elif kind == "csv":
-        yield from _csv(stream, key, shown, ".tsv" in path.lower())
     else:
         yield from _json(io.BufferedReader(stream), key, shown)
 
 
-def _csv(stream: Any, key: str, shown: str, tabs: bool) -> Iterator[dict[str, Any]]:
-    """Records of a CSV file. Every value is text, an empty one is null. Names of columns are stripped of blanks."""
-    buffered = io.BufferedReader(stream, SAMPLE_BYTES)
-    sample = buffered.peek(SAMPLE_BYTES)
+def _csv(stream: pa.NativeFile, sample: bytes, key: str, shown: str, tabs: bool) -> Iterator[dict[str, Any]]:
+    """Records of a CSV file that begins with `sample`. Every value is text, an empty one is null. Names of columns are
+    stripped of blanks.
+    """
     header = sample.partition(b"\n")[0]
     delimiter = "\t" if tabs else next((sign for sign in ",;\t|" if sign.encode() in header), ",")
     # Spark writes \" for a quote within quotes, where others write "".
     escaped = b'\\"' in sample and not re.search(rb'[^,;\t|\n\r]""[^,;\t|\n\r]', sample)
     reader = csv.open_csv(
-        pa.PythonFile(buffered, "r"),
+        stream,
         csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
         csv.ParseOptions(
             delimiter=delimiter,

@@ -102,6 +102,12 @@ def test_ray_data_llm_is_loaded_without_vllm_which_can_be_loaded_later() -> None
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrow_is_given_no_file_of_python(path: Path) -> None:
+    """Its threads can hold it beyond the end of Python, and then abort the process (apache/arrow issue 50482)."""
+    assert not re.search(r"\bPythonFile\b|\bPyFileSystem\b", path.read_text())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_page_of_the_code_annotates_every_module(path: Path) -> None:
     page = (ROOT / "docs" / "code.md").read_text()
     room = path.parent.name
