@@ -108,7 +108,7 @@ def _format(name: str) -> str:
 
 def _read(stream: Any, kind: str, key: str, shown: str) -> Iterator[Any]:
     if kind == "parquet":
-        whole = stream if stream.seekable() else pa.BufferReader(stream.read())
+        whole = stream if stream.seekable() else pa.BufferReader(stream.read_buffer())
         for batch in pq.ParquetFile(whole).iter_batches(BATCH_ROWS):
             yield from map(plain, batch.to_pylist())
     else:
