@@ -9,6 +9,9 @@ ROUNDS ?= 50
 WORKERS ?= 2
 INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 tests/integration
 
+# Some images forbid it: then each process that the tests start compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all unit chaos lint setup clean
 
 demo: $(READY)          ## the whole chain on the tiny world, then its table

@@ -42,6 +42,7 @@ def endpoint():
     ]
     options += [f"--port={port}", "--host=127.0.0.1", f"--api-key={SECRET}", "--max-num-seqs=32"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # no third process beside the server and its core
     with subprocess.Popen(
         [*served, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
