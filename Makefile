@@ -9,7 +9,7 @@ ROUNDS ?= 50
 WORKERS ?= 2
 INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 tests/integration
 
-# Some images forbid it: then each process that the tests start compiles the package anew.
+# Python keeps what it compiled, also in images that forbid it: else each process would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all unit chaos lint setup clean
