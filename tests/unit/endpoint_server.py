@@ -16,9 +16,12 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 class Server(ThreadingHTTPServer):
     request_queue_size = 128  # its default of 5 turns away what comes at once
     away_until = 0.0  # monotonic; connections are closed at once
+    turned_away = 0  # connections
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        return time.monotonic() >= self.away_until
+        here = time.monotonic() >= self.away_until
+        self.turned_away += not here
+        return here
 
 
 class EndpointServer:
