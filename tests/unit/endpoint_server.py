@@ -64,7 +64,9 @@ class EndpointServer:
                     server.most_at_once = max(server.most_at_once, server.now)
                     if server.now >= meet:
                         server.met.set()
-                    fault = server.fault_of(body) or (server.faults.popleft() if server.faults else "")
+                fault = server.fault_of(body)  # it may sleep, while other requests are answered
+                with server.lock:
+                    fault = fault or (server.faults.popleft() if server.faults else "")
                 try:
                     self.reply(fault, body)
                 finally:
