@@ -1,12 +1,17 @@
-"""An engine that needs no model, on the contract of `ray_distil/generate/generation.py`: it takes a set time a batch.
+"""An engine that needs no model, on the contract of `ray_distil/generate/generation.py`.
 
-For what is about rows and not about texts: kills, stops, resumption, backlog. Its answers are a function of a row's id
-and reference answer alone, so that runs can be compared; a word is a token. Some are wrong, some are cut, and some rows
-are refused, so that every way of a row is taken.
+For what is about rows and not about texts: kills, stops, resumption, backlog. As vLLM's, it has several batches at
+once, and some take much longer than others. Its answers are a function of a row's id and reference answer alone, so
+that runs can be compared; a word is a token. Some are wrong, some are cut, and some rows are refused, so that every way
+of a row is taken.
 """
 
+import asyncio
+import json
 import sys
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -45,22 +50,33 @@ def _tokens(generated: int, thinking: int) -> dict[str, int]:
 
 
 class NullEngine:
-    """`seconds` a batch, after `start` seconds of its own."""
+    """`seconds` a batch on average, between a quarter of it and seven quarters, after `start` seconds of its own.
 
-    def __init__(self, seconds: float = 0.0, start: float = 0.0) -> None:
-        self.seconds = seconds
+    `log`: a file to which it appends the time at which a batch is answered, and the number of its rows.
+    """
+
+    def __init__(self, seconds: float = 0.0, start: float = 0.0, log: str = "") -> None:
+        self.seconds, self.log = seconds, log
         time.sleep(start)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        time.sleep(self.seconds)
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        await asyncio.sleep(self.seconds * (0.25 + 1.5 * stable_fraction("null engine's time", str(batch["id"][0]))))
         answers = pa.Table.from_pylist([answer(row) for row in batch.to_pylist()], schema=generation.ADDED)
         kept = batch.drop_columns(["messages", "sampling_params"])
         for name in generation.ADDED.names:
             kept = kept.append_column(name, answers[name])
-        return kept
+        if self.log:
+            with open(self.log, "a") as file:
+                file.write(json.dumps([time.time(), batch.num_rows]) + "\n")
+        yield kept
 
 
-def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> generation.Generate:
+def answered(log: Path) -> list[tuple[float, int]]:
+    """Time and number of rows of each batch in a log of the null engines."""
+    return sorted(tuple(json.loads(line)) for line in log.read_text().splitlines())
+
+
+def build(config: EngineConfig, *arguments: Any) -> generation.Generate:
     """What `engine.build` builds, with this engine: batches, places and restarts as `config` has them."""
 
     def generate(dataset: "Dataset") -> "Dataset":
@@ -71,12 +87,13 @@ def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> gen
         least, most = config.concurrency
         return dataset.repartition(target_num_rows_per_block=config.batch_size).map_batches(
             NullEngine,
-            fn_constructor_kwargs={"seconds": seconds, "start": start},
+            fn_constructor_args=arguments,
             batch_size=config.batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 min_size=least, max_size=most, max_tasks_in_flight_per_actor=config.max_concurrent_batches
             ),
+            max_concurrency=config.max_concurrent_batches,
             num_cpus=config.num_cpus,
             resources=config.resources,
         )
@@ -84,7 +101,7 @@ def build(config: EngineConfig, seconds: float = 0.0, start: float = 0.0) -> gen
     return generate
 
 
-def install(seconds: float, start: float = 0.0) -> None:
+def install(seconds: float, start: float = 0.0, log: str = "") -> None:
     """Let this process build null engines wherever the configuration has an engine; vLLM is not loaded."""
-    engine.build = lambda config, model, chat=None: build(config, seconds, start)
+    engine.build = lambda config, model, chat=None: build(config, seconds, start, log)
     engine.IMPORTS = ()

@@ -1,8 +1,10 @@
-"""The loss as it is defined, with all logits in float32: what the loss of training is compared with."""
+"""What a training is compared with: the loss as it is defined, and how far two trainings move each weight."""
 
 from typing import Any
 
 import torch
+
+Weights = dict[str, torch.Tensor]
 
 
 def token_loss(logits: Any, labels: Any) -> Any:
@@ -10,3 +12,17 @@ def token_loss(logits: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
     )
+
+
+def assert_moved_alike(trained: Weights, expected: Weights, origin: Weights, share: float = 1e-3) -> None:
+    """Training moved each tensor of `origin` as it moved `expected`: they differ by at most this share of the way.
+
+    Both are norms of whole tensors, because no bound on each weight holds on every CPU. Adam divides a gradient by its
+    own size: where it is next to nothing, rounding decides its sign, and the weight makes a full step that way.
+    """
+    assert trained.keys() == expected.keys()
+    for key, weight in expected.items():
+        way = (weight - origin[key].float()).norm()
+        assert way > 0, f"{key} was not trained"
+        difference = (trained[key] - weight).norm()
+        assert difference <= share * way, f"{key}: {difference:.2g} apart, after a way of {way:.2g}"

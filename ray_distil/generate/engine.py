@@ -32,7 +32,7 @@ from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-IMPORTS = ("ray_distil.generate.ray_llm", "transformers")  # modules that `build` loads, which takes seconds
+IMPORTS = ("ray_distil.texts.auto_classes", "ray_distil.generate.ray_llm")  # `build` loads them, which takes seconds
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 THINKS = "prompt_begins_thinking"
 
@@ -154,7 +154,7 @@ def context_of(config: EngineConfig) -> int | None:
 @lru_cache(maxsize=4)
 def model_length(model: str) -> int:
     """The longest sequence that the model's own configuration allows, in tokens. Raises UserError where it names none."""
-    from transformers import AutoConfig
+    from ray_distil.texts.auto_classes import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()

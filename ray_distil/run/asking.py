@@ -74,7 +74,7 @@ def same_samples(config: StagesConfig) -> Iterator[str]:
 
 
 def _generation_config(model: str) -> dict[str, Any]:
-    from transformers import GenerationConfig
+    from ray_distil.texts.auto_classes import GenerationConfig
 
     try:
         return dict(GenerationConfig.from_pretrained(local_copy(model)).to_diff_dict())

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,22 +79,33 @@ def _told(error: Exception, folder: Path | None) -> int:
 def _end_by_signals() -> None:
     """Ctrl-C and SIGTERM raise in the main thread; a process that still runs after GRACE_SECONDS is killed.
 
-    Raising alone is not enough. Python ignores an exception that a signal raises within a callback of its import
-    system, and the import lock can then stay taken for ever.
+    Raising alone is not enough, for two reasons. Python raises only when the main thread comes back from a library's C
+    code, which may hang. And it ignores an exception that a signal raises within a callback of its import system, whose
+    lock can then stay taken for ever. So a thread of its own kills the process. It hears of a signal through a pipe,
+    into which Python writes the signal's number at once.
     """
     console = os.dup(2)  # the console's own stderr: during a run, stderr goes to a file
+    heard, signalled = os.pipe()
+    os.set_blocking(signalled, False)
     ending = threading.Event()
+
+    def kill_late() -> None:
+        while (number := os.read(heard, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        others = family()  # listed now: when a parent has ended, its children can no longer be found
+        time.sleep(GRACE_SECONDS)
+        _leave(128 + number, console, others)
 
     def interrupt(number: int, _: object) -> None:
         if ending.is_set():
             return
         ending.set()
-        # The processes are listed now: when a parent has ended, its children can no longer be found.
-        timer = threading.Timer(GRACE_SECONDS, _leave, [128 + number, console, family()])
-        timer.daemon = True
-        timer.start()
+        os.write(signalled, bytes([number]))  # once more, in case a library has a pipe of its own now
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    threading.Thread(target=kill_late, daemon=True).start()
+    signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not this process's
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in a background job of a shell
         signal.signal(signal.SIGINT, interrupt)

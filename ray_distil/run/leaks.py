@@ -41,7 +41,8 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
 
 def _found(model: str, attn_implementation: str, together: bool) -> str:
     import torch
-    from transformers import AutoConfig
+
+    from ray_distil.texts.auto_classes import AutoConfig
 
     config = AutoConfig.from_pretrained(local_copy(model))
     chosen = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"

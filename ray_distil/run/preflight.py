@@ -173,8 +173,7 @@ def _packed(student: str, training: TrainingConfig, packing: bool) -> str:
 
 def _wrong_targets(student: str, targets: str | list[str]) -> str:
     """See `lora.wrong_targets`, on a small copy of the student; "" where no copy can be built."""
-    from transformers import AutoConfig
-
+    from ray_distil.texts.auto_classes import AutoConfig
     from ray_distil.train.lora import wrong_targets
     from ray_distil.train.small_copies import small_copy
 
@@ -300,7 +299,7 @@ def _short_for_chains(config: StagesConfig) -> Iterator[str]:
 
 def _reads(spoken: _Spoken) -> int | None:
     """The most tokens that vLLM lets the model read; None where only vLLM can know, e.g. with hf_overrides."""
-    from transformers import AutoConfig
+    from ray_distil.texts.auto_classes import AutoConfig
 
     assert spoken.engine is not None
     changes = {"hf_overrides", "trust_remote_code"} & spoken.engine.engine_kwargs.keys()
@@ -334,7 +333,7 @@ def _template_adds(spoken: _Spoken) -> Iterator[str]:
 
 def _foreign_tokenizer(spoken: _Spoken) -> Iterator[str]:
     """A line for a tokenizer with ids beyond the model's embeddings: it belongs to another model."""
-    from transformers import AutoConfig
+    from ray_distil.texts.auto_classes import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(local_copy(spoken.model)).get_text_config()

@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class Run:
         self.display = display or Display()
         self._seen: set[tuple[str, str]] = set()  # (folder, node that sees it); new nodes may come
         self.before_making: Callable[[], list[str]] | None = None  # checks before the first making; returns remarks
+        self._checking = threading.Lock()
 
     @cached_property
     def date(self) -> str:
@@ -108,13 +110,18 @@ class Run:
         return target
 
     def _check(self) -> None:
-        """Do the checks of `before_making`, at the first stage that is not complete. A finished run needs no check."""
-        if self.before_making is None:
-            return
-        remarks, self.before_making = self.before_making(), None
-        for remark in remarks:
-            self.display.say(f"note: {remark}")
-        self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
+        """Do the checks of `before_making`, at the first stage that is not complete. A finished run needs no check.
+
+        Where two stages begin side by side, one of them does the checks, and the other one waits for them.
+        """
+        with self._checking:
+            if self.before_making is None:
+                return
+            remarks = self.before_making()
+            self.before_making = None
+            for remark in remarks:
+                self.display.say(f"note: {remark}")
+            self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
 
     def generate(self, stage: GeneratingStage, artifact: Artifact, rows_in: int) -> None:
         """Write the rows of a stage that are not in its artifact yet.

@@ -117,6 +117,10 @@ class Artifact(ArtifactReader):
         before it saves the first one. The datasets are joined (`union`) after the write: an operator after a join gets
         no CPU until all engines before it are done, and nothing would be saved until then.
 
+        The loop takes each block of counts when it asks for it, and none ahead (`prefetch_batches=0`): of blocks that are
+        taken ahead Ray Data holds the writer back by comparing their bytes, and the counts of a block with a reject have
+        more bytes than those of its neighbours.
+
         With `parallel` all datasets run at once. Else they run one by one, and an engine ends before the next engine
         starts. Yields the counts of each shard.
         """
@@ -127,10 +131,11 @@ class Artifact(ArtifactReader):
         if parallel and len(written) > 1:
             written = [written[0].union(*written[1:])]
         for shards in written:
-            for shard in shards.iter_rows():
-                count(shard, self.run.name, stage)
-                self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
-                yield shard
+            for counts in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for shard in counts.to_pylist():
+                    count(shard, self.run.name, stage)
+                    self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
+                    yield shard
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table in memory (schema `with_rejects`) as shards, without Ray."""

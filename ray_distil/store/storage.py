@@ -4,8 +4,8 @@ A file appears whole or not at all. On a disk it is written under a temporary na
 shows an object only when its upload is complete.
 """
 
-import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ class Folder:
         if filesystem.type_name not in FLAT:
             filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         if renaming:
-            written = f"{path}.{os.getpid()}{TEMPORARY}"
+            written = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"  # a thread may write the same file beside this one
             with filesystem.open_output_stream(written) as stream:
                 stream.write(data)
         try:

@@ -41,7 +41,7 @@ PLAIN = ChatSettings()
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str) -> Any:
     """The model's AutoTokenizer, loaded once a process. Raises UserError without one, or without a chat template."""
-    from transformers import AutoTokenizer
+    from ray_distil.texts.auto_classes import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_copy(model))

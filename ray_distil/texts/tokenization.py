@@ -171,7 +171,7 @@ def _special_ids(model: str) -> Iterator[int]:
 @lru_cache(maxsize=8)
 def stop_token_ids(model: str) -> frozenset[int]:
     """The ids at which generation stops: the tokenizer's eos and those of the generation config, as vLLM takes them."""
-    from transformers import GenerationConfig
+    from ray_distil.texts.auto_classes import GenerationConfig
 
     ids = {load_tokenizer(model).eos_token_id}
     try:

@@ -1,11 +1,16 @@
-"""What stands in front of an engine stays a few batches ahead of it, however many rows there are."""
+"""What stands in front of an engine stays a few batches ahead of it, and what comes out of it is saved at once."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from tests.integration.cluster import PATIENCE
+from tests.integration.respond import NULL_ENGINE
+from tests.integration.respond import __file__ as RESPOND
+from tests.null_engine import answered
 
 JOB = """
 import sys, time
@@ -42,3 +47,38 @@ def test_reading_waits_for_a_slow_engine(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     (number,) = re.findall(r"^READ (\d+)$", told.stdout, re.MULTILINE)  # Ray has words of its own there
     assert 10 <= int(number) <= 16, told.stdout
+
+
+NUM_ENGINES, BATCHES_AT_ONCE, BATCH_SIZE, NUM_ROWS = 3, 8, 8, 1200
+SLOW_ENGINES = [
+    "run.name=uneven",
+    "run.max_shard_mb=null",  # shards stay as they were written, with the times at which they were
+    "ray.num_cpus=4",
+    f"instructions.num_train={NUM_ROWS}",
+    "teachers.slow=null",
+    "long2short.enabled=false",
+    f"teachers.direct.engine.concurrency={NUM_ENGINES}",
+    f"teachers.direct.engine.max_concurrent_batches={BATCHES_AT_ONCE}",
+    f"teachers.direct.engine.batch_size={BATCH_SIZE}",
+    "teachers.direct.engine.num_cpus=0.1",
+]
+
+
+def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) -> None:
+    """Some are rejected, some are cut, and no block has as many bytes as the next one. The engines take 4 s a batch."""
+    log = tmp_path / "answered"
+    command = [sys.executable, RESPOND, f"{NULL_ENGINE}4,0,{log}", *SLOW_ENGINES]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    # Time and number of rows of each shard, accepted or rejected.
+    shards = list((tmp_path / "runs" / "uneven" / "responses").rglob("part-*.parquet"))
+    saved = [(shard.stat().st_mtime, pq.ParquetFile(shard).metadata.num_rows) for shard in shards]
+    batches = answered(log)
+    assert sum(rows for _, rows in saved) == sum(rows for _, rows in batches) == NUM_ROWS
+
+    def until(time: float, rows: list[tuple[float, int]]) -> int:
+        return sum(number for at, number in rows if at <= time)
+
+    unsaved = [until(time, batches) - until(time, saved) for time, _ in batches]
+    assert max(unsaved) <= 2 * NUM_ENGINES * BATCHES_AT_ONCE * BATCH_SIZE, unsaved

@@ -1,10 +1,9 @@
-"""Ctrl-C and SIGTERM end a job soon and whole, even one that does not hear them."""
+"""Ctrl-C and SIGTERM end a job soon and whole, even one that does not hear them, or that hangs in a library."""
 
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -20,12 +19,18 @@ def job():
     while True:
         try:
             print(child.pid, flush=True)  # from here on a signal comes while this is tried
-            time.sleep(600)
+            {wait}
         except KeyboardInterrupt:
             {heard}
 
 sys.exit(cli.guarded(job, lambda: None))
 """
+
+WAIT = "time.sleep(600)"
+# A mutex of C that this thread locks twice: no signal brings the thread back to Python.
+HANG = (
+    "import ctypes; c, mutex = ctypes.CDLL(None), (ctypes.c_char * 64)(); [c.pthread_mutex_lock(mutex) for _ in 'ab']"
+)
 
 
 def lives(pid: int) -> bool:
@@ -35,11 +40,13 @@ def lives(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("heard", ["raise", "pass"], ids=["heard", "swallowed"])
+@pytest.mark.parametrize(
+    ("wait", "heard"), [(WAIT, "raise"), (WAIT, "pass"), (HANG, "raise")], ids=["heard", "swallowed", "hangs in C"]
+)
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, heard: str, tmp_path: Path) -> None:
+def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, wait: str, heard: str) -> None:
     job = subprocess.Popen(
-        [sys.executable, "-c", JOB.format(heard=heard)],
+        [sys.executable, "-c", JOB.format(wait=wait, heard=heard)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,5 +65,5 @@ def test_a_job_ends_with_all_its_processes(sent: signal.Signals, code: int, hear
     while lives(child):
         assert time.monotonic() < deadline, "a process of the job is left"
         time.sleep(0.05)
-    if heard == "pass":
+    if (wait, heard) != (WAIT, "raise"):
         assert time.monotonic() - started > 0.9

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from ray_distil.config import load
-from ray_distil.rows import teacher
+from ray_distil.rows import instructions, teacher
 from ray_distil.run.runs import Run, beside, run_lock
-from ray_distil.run.stage import GeneratingStage
+from ray_distil.run.stage import GeneratingStage, Stage
 from ray_distil.run.stages import few_kept
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
@@ -98,6 +99,62 @@ def test_an_error_beside_the_body_is_told_at_once() -> None:
     with pytest.raises(ZeroDivisionError), beside(lambda: 1 / 0, True, say):  # type: ignore[arg-type, return-value]
         assert heard.wait(10)
     assert told == ["failed beside the other stages, which go on: division by zero"]
+
+
+class Quick(Stage):
+    """A stage of one row, whose checks take as long as another stage needs to begin."""
+
+    rows, schema, unit = instructions, INSTRUCTIONS, "instructions"
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, name: str) -> None:
+        self.artifact, self.inputs = name, [name]
+
+    def make(self, artifact: Artifact) -> tuple[int, dict[str, Any]]:
+        row = {"instruction_id": stable_id(self.artifact), "instruction": "i", "source": "s", "split": "train"}
+        artifact.write_table(table_of([row], INSTRUCTIONS), "instructions")
+        return 1, {}
+
+
+def test_stages_that_begin_side_by_side_are_checked_once(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    run = Run(load(None, [f"run.storage_path={tmp_path}"]), {}, Display(console))
+    num_checks = []
+
+    def check() -> list[str]:
+        num_checks.append(1)
+        time.sleep(1)
+        return ["look out"]
+
+    run.before_making = check
+    with beside(lambda: run.make(Quick("first")), parallel=True):
+        run.make(Quick("second"))
+    assert len(num_checks) == 1
+    assert console.file.getvalue().count("note: look out") == 1
+
+
+def test_threads_that_need_transformers_at_once_all_get_it() -> None:
+    """The evaluations' thread begins an engine while the main thread looks at a model."""
+    code = """if True:
+        import threading
+        from ray_distil.config.models import resolve_model
+        from ray_distil.generate import engine
+        from ray_distil.run import asking
+        from ray_distil.runtime.session import in_background
+        from importlib import import_module
+
+        model, go = resolve_model("tiny:student-base", "k"), threading.Barrier(4)
+        works = [
+            lambda: engine.model_length(model),
+            lambda: asking._generation_config(model),
+            lambda: engine.stop_token_ids(model),
+            lambda: [import_module(name) for name in engine.IMPORTS],
+        ]
+        for future in [in_background(lambda work=work: (go.wait(), work())) for work in works]:
+            future.result()
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 class Failing(Artifact):
