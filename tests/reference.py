@@ -15,14 +15,17 @@ def token_loss(logits: Any, labels: Any) -> Any:
 
 
 def assert_moved_alike(trained: Weights, expected: Weights, origin: Weights, share: float = 1e-3) -> None:
-    """Training moved each tensor of `origin` as it moved `expected`: they differ by at most this share of the way.
+    """Training moved each tensor of `origin` as it moved `expected`: the ends are apart by at most `share` of the way.
 
-    Both are norms of whole tensors, because no bound on each weight holds on every CPU. Adam divides a gradient by its
-    own size: where it is next to nothing, rounding decides its sign, and the weight makes a full step that way.
+    One weight in a thousand, at least one, may be further away, so that all weights are apart by up to ten times
+    `share`. No bound on every weight holds on every CPU: Adam divides a gradient by its own size, and where it is next
+    to nothing, rounding decides its sign, and the weight makes a full step that way.
     """
     assert trained.keys() == expected.keys()
     for key, weight in expected.items():
         way = (weight - origin[key].float()).norm()
         assert way > 0, f"{key} was not trained"
-        difference = (trained[key] - weight).norm()
-        assert difference <= share * way, f"{key}: {difference:.2g} apart, after a way of {way:.2g}"
+        apart = (trained[key] - weight).abs().flatten().sort().values
+        usual = apart[: len(apart) - max(1, len(apart) // 1000)]
+        for name, norm, bound in (("its usual weights", usual.norm(), share), ("all", apart.norm(), 10 * share)):
+            assert norm <= bound * way, f"{key}: {name} are {norm:.2g} apart, after a way of {way:.2g}"

@@ -206,7 +206,7 @@ def test_another_number_of_workers_trains_the_same(trained: Trained, name: str, 
             assert loss == pytest.approx(wanted, rel=1e-6)
             assert norm == pytest.approx(wanted_norm, rel=1e-5)
     whole, made = students(folder / name, f"whole-{saved_by}", f"shared-out-{goes_on}")
-    assert_moved_alike(made, whole, load_file(Path(STUDENT) / "model.safetensors"))
+    assert_moved_alike(made, whole, load_file(Path(STUDENT) / "model.safetensors"), share=1e-4)
 
 
 def test_stage_3_says_that_it_needs_as_many_workers(trained: Trained) -> None:
