@@ -1,5 +1,7 @@
 """What stands in front of an engine stays a few batches ahead of it, and what comes out of it is saved at once."""
 
+import json
+import math
 import re
 import subprocess
 import sys
@@ -49,12 +51,13 @@ def test_reading_waits_for_a_slow_engine(tmp_path: Path) -> None:
     assert 10 <= int(number) <= 16, told.stdout
 
 
-NUM_ENGINES, BATCHES_AT_ONCE, BATCH_SIZE, NUM_ROWS = 3, 8, 8, 1200
+NUM_ENGINES, BATCHES_AT_ONCE, BATCH_SIZE, NUM_ROWS = 3, 8, 8, 720
+SECONDS = 12  # that an engine takes for a batch: 2 batches are answered in a second
 SLOW_ENGINES = [
     "run.name=uneven",
     "run.max_shard_mb=null",  # shards stay as they were written, with the times at which they were
     "ray.num_cpus=4",
-    f"instructions.num_train={NUM_ROWS}",
+    "instructions.path=problems.jsonl",
     "teachers.slow=null",
     "long2short.enabled=false",
     f"teachers.direct.engine.concurrency={NUM_ENGINES}",
@@ -65,9 +68,12 @@ SLOW_ENGINES = [
 
 
 def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) -> None:
-    """Some are rejected, some are cut, and no block has as many bytes as the next one. The engines take 4 s a batch."""
+    """Some are rejected, some are cut, and few blocks have as many bytes as the next one."""
+    # Without reference answers: nothing but the engines takes time.
+    problems = [json.dumps({"instruction": f"How many are {k} and 4?"}) for k in range(NUM_ROWS)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(problems))
     log = tmp_path / "answered"
-    command = [sys.executable, RESPOND, f"{NULL_ENGINE}4,0,{log}", *SLOW_ENGINES]
+    command = [sys.executable, RESPOND, f"{NULL_ENGINE}{SECONDS},0,{log}", *SLOW_ENGINES]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -75,10 +81,10 @@ def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) ->
     shards = list((tmp_path / "runs" / "uneven" / "responses").rglob("part-*.parquet"))
     saved = [(shard.stat().st_mtime, pq.ParquetFile(shard).metadata.num_rows) for shard in shards]
     batches = answered(log)
-    assert sum(rows for _, rows in saved) == sum(rows for _, rows in batches) == NUM_ROWS
 
     def until(time: float, rows: list[tuple[float, int]]) -> int:
         return sum(number for at, number in rows if at <= time)
 
+    assert until(math.inf, saved) == until(math.inf, batches) >= 0.9 * NUM_ROWS  # the others are held out
     unsaved = [until(time, batches) - until(time, saved) for time, _ in batches]
     assert max(unsaved) <= 2 * NUM_ENGINES * BATCHES_AT_ONCE * BATCH_SIZE, unsaved

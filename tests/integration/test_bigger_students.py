@@ -40,7 +40,6 @@ OFFLOADED = {
     "zero-3": (3, False, 2),
     "zero-3, bf16": (3, True, 2),
     "zero-2, bf16": (2, True, 1),
-    "zero-2, bf16, refused": (2, True, 2),
 }
 SAVED_AT, LEARNING_RATE = 3, 5e-3
 
@@ -50,10 +49,12 @@ def settings(zero_stage: int, **more: Any) -> dict[str, Any]:
     return CONFIG | plain | {"attn_implementation": "varlen", "learning_rate": LEARNING_RATE} | more
 
 
-def run(engine: Any, rank: int, done: int = 0, states: States | None = None, together: int = 1) -> list[list[float]]:
-    """Loss and norm of each step; `together`: micro-batches put into one."""
+def run(
+    engine: Any, rank: int, done: int = 0, states: States | None = None, together: int = 1, until: int = BATCH.num_steps
+) -> list[list[float]]:
+    """Loss and norm of each step from `done` to `until`; `together`: micro-batches put into one."""
     seen = []
-    for step in range(done, BATCH.num_steps):
+    for step in range(done, until):
         epoch, step_in_epoch = divmod(step, BATCH.steps_per_epoch)
         order = epoch_order(NUM_SEQUENCES, SEED, epoch)
         mine = micro_batches(order, step_in_epoch, rank, BATCH)
@@ -101,13 +102,24 @@ def with_lora(rank: int, name: str, folder: Path) -> dict[str, Any]:
 
 
 def offloaded(rank: int, name: str) -> dict[str, Any]:
+    """Loss and norm of each step, offloaded or not, and how far their gradients are apart in the first step."""
     zero_stage, bf16, micro_steps = OFFLOADED[name]
     batch = BATCH if micro_steps == 2 else type(BATCH)(NUM_SEQUENCES, 2, 4, 1, 2)
-    seen = {}
+    seen: dict[str, Any] = {}
+    gradients = []
     for offload in (False, True):
         engine = build_engine(settings(zero_stage, bf16=bf16, offload_optimizer=offload), batch, CPU)
-        seen[str(offload)] = run(engine, rank, together=3 - micro_steps)
-    return seen
+        first = run(engine, rank, together=3 - micro_steps, until=1)
+        gradients.append(first_moments(engine))
+        seen[str(offload)] = first + run(engine, rank, 1, together=3 - micro_steps)
+    plain, other = gradients
+    return seen | {"apart": ((other - plain).norm() / plain.norm()).item()}
+
+
+def first_moments(engine: Any) -> torch.Tensor:
+    """AdamW's first moments of this rank: after one step they are the gradients, times a number."""
+    states = engine.optimizer.optimizer.state.values()
+    return torch.cat([state["exp_avg"].flatten().float() for state in states])
 
 
 def train(rank: int, port: int, folder: Path) -> None:
@@ -187,18 +199,13 @@ def test_it_goes_on_from_a_state_without_the_layers_that_stay(
     assert sum(state.files.values()) < sum(4 * tensor.numel() for tensor in student.values())
 
 
-@pytest.mark.parametrize("name", [name for name in OFFLOADED if "refused" not in name])
+@pytest.mark.parametrize("name", OFFLOADED)
 def test_offloaded_it_learns_the_same(trained: tuple[Path, list[dict[str, Any]]], name: str) -> None:
+    """In bf16 later steps are close only: where a weight is between two numbers of bf16, rounding decides."""
     _, ranks = trained
     for made in ranks:
         seen = made[f"offload {name}"]
+        assert seen["apart"] < 1e-5
         for (loss, norm), (wanted, wanted_norm) in zip(seen["True"], seen["False"], strict=True):
-            assert loss == pytest.approx(wanted, rel=1e-4 if OFFLOADED[name][1] else 1e-6)
-            assert norm == pytest.approx(wanted_norm, rel=1e-3 if OFFLOADED[name][1] else 1e-5)
-
-
-def test_what_is_refused_would_learn_something_else(trained: tuple[Path, list[dict[str, Any]]]) -> None:
-    """bf16 sums of micro-steps under stages 1 and 2."""
-    _, (made, _) = trained
-    seen = made["offload zero-2, bf16, refused"]
-    assert seen["True"][-1][0] != pytest.approx(seen["False"][-1][0], rel=1e-4)
+            assert loss == pytest.approx(wanted, rel=2e-3 if OFFLOADED[name][1] else 1e-6)
+            assert norm == pytest.approx(wanted_norm, rel=1e-2 if OFFLOADED[name][1] else 1e-5)
