@@ -52,8 +52,8 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is this program's own
     # By default Ray Data holds back an operator that is ahead of the next one only when half of the object store is
     # full. Prompts are small: all prompts of a job would wait before its engines, and the driver track each block.
-    # Not 0: below a hundredth of the store the bytes of a few blocks say nothing, least of all of blocks of counts.
-    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0.01")
+    # Not 0: of blocks of a few hundred bytes, as those of counts are, the sizes say nothing.
+    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0.0001")
     with _starting:
         import ray
         import ray.data

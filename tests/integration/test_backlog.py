@@ -25,7 +25,7 @@ made = Path(sys.argv[1])
 
 def read(batch):
     (made / str(batch["id"][0])).touch()
-    return batch
+    return batch | {"prompt": ["words " * 200] * len(batch["id"])}
 
 class Slow:
     def __call__(self, batch):
