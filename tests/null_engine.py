@@ -7,10 +7,12 @@ of a row is taken.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +52,16 @@ def _tokens(generated: int, thinking: int) -> dict[str, int]:
 
 
 class NullEngine:
-    """`seconds` a batch on average, between a quarter of it and seven quarters, after `start` seconds of its own.
+    """`seconds` a batch on average, between a quarter of it and seven quarters.
 
-    `log`: a file to which it appends the time at which a batch is answered, and the number of its rows.
+    It is ready after `start` seconds; with a `log` the second engine after twice as long, and so on. `log`: a file to
+    which it appends a batch's time, rows and engine when the batch is answered.
     """
 
     def __init__(self, seconds: float = 0.0, start: float = 0.0, log: str = "") -> None:
         self.seconds, self.log = seconds, log
-        time.sleep(start)
+        self.number = place_in_line(log) if log else 1
+        time.sleep(start * self.number)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         await asyncio.sleep(self.seconds * (0.25 + 1.5 * stable_fraction("null engine's time", str(batch["id"][0]))))
@@ -67,17 +71,27 @@ class NullEngine:
             kept = kept.append_column(name, answers[name])
         if self.log:
             with open(self.log, "a") as file:
-                file.write(json.dumps([time.time(), batch.num_rows]) + "\n")
+                file.write(json.dumps([time.time(), batch.num_rows, self.number]) + "\n")
         yield kept
 
 
-def answered(log: Path) -> list[tuple[float, int]]:
-    """Time and number of rows of each batch in a log of the null engines."""
+def place_in_line(log: str) -> int:
+    """1 for the first engine of a log, 2 for the second one. Each leaves a file beside the log."""
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            Path(f"{log}-{number}").touch(exist_ok=False)
+            return number
+    raise AssertionError
+
+
+def answered(log: Path) -> list[tuple[float, int, int]]:
+    """Time, number of rows and engine of each batch in a log of the null engines."""
     return sorted(tuple(json.loads(line)) for line in log.read_text().splitlines())
 
 
-def build(config: EngineConfig, *arguments: Any) -> generation.Generate:
+def build(config: EngineConfig, num_rows: int, *arguments: Any) -> generation.Generate:
     """What `engine.build` builds, with this engine: batches, places and restarts as `config` has them."""
+    batch_size, batches_at_once = engine.batches_of(config, num_rows)
 
     def generate(dataset: "Dataset") -> "Dataset":
         import ray.cloudpickle
@@ -85,15 +99,15 @@ def build(config: EngineConfig, *arguments: Any) -> generation.Generate:
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need no way to the tests
         least, most = config.concurrency
-        return dataset.repartition(target_num_rows_per_block=config.batch_size).map_batches(
+        return dataset.repartition(target_num_rows_per_block=batch_size).map_batches(
             NullEngine,
             fn_constructor_args=arguments,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                min_size=least, max_size=most, max_tasks_in_flight_per_actor=config.max_concurrent_batches
+                min_size=least, max_size=most, max_tasks_in_flight_per_actor=batches_at_once
             ),
-            max_concurrency=config.max_concurrent_batches,
+            max_concurrency=batches_at_once,
             num_cpus=config.num_cpus,
             resources=config.resources,
         )
@@ -103,5 +117,5 @@ def build(config: EngineConfig, *arguments: Any) -> generation.Generate:
 
 def install(seconds: float, start: float = 0.0, log: str = "") -> None:
     """Let this process build null engines wherever the configuration has an engine; vLLM is not loaded."""
-    engine.build = lambda config, model, chat=None: build(config, seconds, start, log)
+    engine.build = lambda config, model, chat, num_rows: build(config, num_rows, seconds, start, log)
     engine.IMPORTS = ()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from ray_distil.config.section import Section
 
@@ -27,11 +27,32 @@ def check_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
 
 
 class SamplingParams(Section):
-    """The part of vLLM's SamplingParams that a run sets."""
+    """vLLM's SamplingParams, by their own names. Not here is what a run sets itself: n, seed, and where a text ends.
 
-    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null: the model's own default")
-    top_p: float | None = Field(1.0, gt=0, le=1, description="nucleus mass; null: the model's own default")
+    With `temperature` or `top_p` null, an engine samples as `vllm serve` does: temperature, top_p, top_k, min_p and
+    repetition_penalty come from the model's generation_config.json, except those that are set here.
+    """
+
+    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null: the model's own")
+    top_p: float | None = Field(1.0, gt=0, le=1, description="nucleus mass; null: the model's own")
+    top_k: int | None = Field(None, ge=-1, description="most likely tokens that are drawn from; 0 or -1: all")
+    min_p: float | None = Field(None, ge=0, le=1, description="least probability, as a share of the likeliest token's")
+    repetition_penalty: float | None = Field(None, gt=0, description="on tokens of prompt and text; 1: none")
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="on tokens that the text has; 0: none")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="the same, for each time; 0: none")
+    min_tokens: int | None = Field(None, ge=0, description="tokens before a text may end")
+    bad_words: list[str] | None = Field(None, description="words that are never generated")
+    allowed_token_ids: list[int] | None = Field(None, description="the only tokens that may be generated")
+    thinking_token_budget: int | None = Field(None, ge=0, description="tokens of thought, then the thought is ended")
     max_tokens: int = Field(4096, ge=1, description="tokens; a text that reaches it is rejected, never cut to fit")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_model(cls, given: Any) -> Any:
+        """Where the temperature is the model's own, so is top_p, unless it is set."""
+        if isinstance(given, dict) and given.get("temperature", 0) is None:
+            return {"top_p": None, **given}
+        return given
 
 
 class EngineConfig(Section):
@@ -45,11 +66,12 @@ class EngineConfig(Section):
     concurrency: Annotated[tuple[int, int], WithJsonSchema(NUMBER_OR_RANGE)] = Field(
         (1, 1), description="engines; a number, or [MIN, MAX]: as many as there is work and room for"
     )
-    batch_size: int = Field(64, ge=1, description="rows a Ray Data batch, saved together")
+    batch_size: int = Field(32, ge=1, description="rows a Ray Data batch, saved together; fewer where rows are few")
     max_concurrent_batches: int = Field(
-        8,
+        128,
         ge=1,
-        description="batches in one engine; max_concurrent_batches x batch_size is best at 2 to 4 times max_num_seqs, since a batch is done when its longest row is",
+        description="batches in one engine, fewer where rows are few; max_concurrent_batches x batch_size is best at 4 "
+        "times max_num_seqs or more: a batch is done when its longest row is, and leaves its places empty until then",
     )
     num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
     num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
@@ -57,8 +79,10 @@ class EngineConfig(Section):
     resources: dict[str, float] = Field(
         default_factory=dict, description="Ray's custom resources that each of an engine's workers reserves"
     )
-    placement_group_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
-        "PACK", description="of an engine's workers over nodes, as Ray's placement groups have it"
+    placement_group_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] | None = Field(
+        None,
+        description="of an engine's workers over nodes, as Ray's placement groups have it; null: STRICT_PACK where a "
+        "node holds them all, else PACK",
     )
     env_vars: dict[str, str] = Field(
         default_factory=dict,

@@ -13,6 +13,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,24 @@ def known_arguments() -> frozenset[str]:
     return frozenset(field.name for field in fields(AsyncEngineArgs))
 
 
-def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Generate:
-    """Generation by a pool of local vLLM engines (ray.data.llm). `model` is a folder or a hub name."""
+def batches_of(config: EngineConfig, num_rows: int) -> tuple[int, int]:
+    """Rows of a batch, and batches that an engine has at once, so that each engine of the pool gets its share of the rows.
+
+    Ray Data gives batches to the engines that are ready. Else the first one would take all batches of a small stage:
+
+        240 rows, 8 engines, batch_size 32, max_concurrent_batches 128   ->   batches of 30, 1 at once
+    """
+    share = max(1, -(-num_rows // config.concurrency[1]))  # rows of an engine, rounded up
+    batch_size = min(config.batch_size, share)
+    return batch_size, min(config.max_concurrent_batches, -(-share // batch_size))
+
+
+def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -> Generate:
+    """Generation by a pool of local vLLM engines (ray.data.llm), for at most `num_rows` rows.
+
+    `model` is a folder or a hub name.
+    """
+    batch_size, batches_at_once = batches_of(config, num_rows)
     # On one machine they are off by default: vLLM observes several values for each token, and Ray's agent handles each.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
     engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
@@ -90,12 +107,13 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
                 model_source=local_copy(model),
                 engine_kwargs=dict(engine_kwargs),
                 concurrency=config.concurrency,
-                batch_size=config.batch_size,
-                max_concurrent_batches=config.max_concurrent_batches,
+                batch_size=batch_size,
+                max_concurrent_batches=batches_at_once,
+                max_tasks_in_flight_per_actor=batches_at_once,  # by default twice as many: the others stay idle
                 accelerator_type=config.accelerator_type,
                 placement_group_config={
                     "bundle_per_worker": {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources},
-                    "strategy": config.placement_group_strategy,
+                    "strategy": config.placement_group_strategy or strategy(config),
                 },
                 runtime_env={"env_vars": {name: v for name, v in config.env_vars.items() if name not in secret}},
                 log_engine_metrics=log_metrics,
@@ -110,16 +128,16 @@ def build(config: EngineConfig, model: str, chat: ChatSettings = PLAIN) -> Gener
         )
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
-        capacity = config.batch_size * config.max_concurrent_batches
-        actor = with_environment(whole_responses(stage.fn, model), secret)
+        capacity = batch_size * batches_at_once
+        actor = with_environment(offline(whole_responses(stage.fn, model)), secret)
         changed = {"fn": watched(actor, deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # One block for each batch, so that all batches can be in flight and each is saved by itself. `repartition` must
         # stand right before `encode_batch`: Ray would fuse it with other operators, whose output is one block again.
-        blocks = dataset.repartition(target_num_rows_per_block=config.batch_size)
+        blocks = dataset.repartition(target_num_rows_per_block=batch_size)
         encoded = blocks.map_batches(
             encode_batch,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
         )
@@ -143,6 +161,24 @@ def with_environment(engine: type, values: Mapping[str, str]) -> type:
 
     WithEnvironment.__name__ = engine.__name__  # Ray shows it as the name of the actor
     return WithEnvironment
+
+
+def strategy(config: EngineConfig) -> str:
+    """STRICT_PACK where a node of this Ray holds all workers of an engine, else PACK.
+
+    With PACK, Ray divides an engine between two nodes that each have room for a part of it: its workers would exchange
+    tensors over the network in each layer.
+    """
+    import ray
+
+    ranks = [config.engine_kwargs.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+    needed = {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources}
+    holds = any(
+        all(node["Resources"].get(name, 0) >= number * prod(ranks) for name, number in needed.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    return "STRICT_PACK" if holds else "PACK"
 
 
 def context_of(config: EngineConfig) -> int | None:
@@ -245,6 +281,30 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
             **({"seconds": 0.0 if error else float(row["time_taken_llm"]), "finished_at": now} if timed else {}),
         })  # fmt: skip
     return pa.Table.from_pylist(rows)
+
+
+def offline(engine: type) -> type:
+    """The actor class of an engine, with as many rows and tokens in a step as vLLM's own class for offline work, `LLM`.
+
+    vLLM chooses `max_num_seqs` and `max_num_batched_tokens` by the card and by who uses the engine. ray.data.llm does not
+    say who it is. Then vLLM takes 128 rows and 2,048 tokens on every card; for `LLM` on an H100, 1,024 and 16,384.
+    """
+
+    class Offline(engine):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            from vllm import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
+
+            create = AsyncEngineArgs.create_engine_config
+
+            def create_offline(self: Any, usage_context: Any = None, **more: Any) -> Any:
+                return create(self, UsageContext.LLM_CLASS, **more)
+
+            AsyncEngineArgs.create_engine_config = create_offline  # this process has one engine
+            super().__init__(*arguments, **options)
+
+    Offline.__name__ = engine.__name__  # Ray shows it as the name of the actor
+    return Offline
 
 
 def whole_responses(engine: type, uri: str) -> type:

@@ -50,6 +50,14 @@ def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[s
     }
 
 
+def requests(
+    row: dict[str, Any], gates: list[str], question: Question, done: Container[str], fit: bool
+) -> list[dict[str, Any]]:
+    """The request for a slow response in a list; [] where its id is in `done`, or where it is not `fit` (or is, for False)."""
+    made = request(row, gates, question)
+    return [made] if made["id"] not in done and (made["source_reason"] == "") == fit else []
+
+
 def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
     """A generated row as a REWRITES row with its verdict.
 
@@ -113,11 +121,9 @@ def rewrites(
     responses: slow responses only. Rows whose ids are in `done` are left out. The rejects are a dataset of their own:
     they need not wait for an engine.
     """
-    how = {"gates": gates, "question": question}
-    # Both datasets compute the requests: stored for both, each reasoning would be in the object store twice.
-    asked = responses.map(request, fn_kwargs=how).filter(lambda row: row["id"] not in done)
-    unfit = asked.filter(lambda row: row["source_reason"] != "")
-    fit = asked.filter(lambda row: row["source_reason"] == "")
+    # Each dataset makes its own requests: stored for both, each reasoning would be in the object store twice.
+    how = {"gates": gates, "question": question, "done": done}
+    fit, unfit = (responses.flat_map(requests, fn_kwargs=how | {"fit": fit}) for fit in (True, False))
     rewritten = generate(fit).map_batches(
         rewrite_batch,
         batch_size=None,

@@ -13,6 +13,9 @@ from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import ChatSettings, writes_date
 
+# The sampling parameters that `vllm serve` takes from a model's generation_config.json. max_new_tokens is not among them
+# here: `max_tokens` is always set.
+OF_THE_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 # An endpoint's request_params, and vLLM's engine arguments, that change no text: they set place, speed and batch size.
 SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 SILENT_KWARGS = {
@@ -23,10 +26,14 @@ SILENT_KWARGS = {
 }  # fmt: skip
 
 
-def generate(run: Run, asked: Asked, model: str) -> Generate:
-    """Generation by the engine or the endpoint of a section. `model`: folder, hub name, or its name at the endpoint."""
+def generate(run: Run, asked: Asked, model: str, num_rows: int) -> Generate:
+    """Generation of at most `num_rows` rows by the engine or the endpoint of a section.
+
+    `model`: folder, hub name, or its name at the endpoint.
+    """
     if asked.engine is not None:
-        return engine.build(asked.engine, model, chat_settings(run, model, asked.engine.chat_template_kwargs))
+        chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
+        return engine.build(asked.engine, model, chat, num_rows)
     assert asked.endpoint is not None  # the configuration requires one of the two
     return endpoint.build(asked.endpoint)
 
@@ -46,14 +53,15 @@ def imports(*asked: Asked) -> tuple[str, ...]:
 
 
 def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]:
-    """Sampling parameters for a request. A null means the model's own value.
+    """Sampling parameters for a request, without those that nobody sets.
 
-    An endpoint sets this value itself; for an engine it is read from the model's generation_config.json.
+    Where temperature or top_p is null, the model's own values take the place of what is not set. An endpoint sets them
+    itself; for an engine they are read from the model's generation_config.json.
     """
     given = sampling.model_dump()
-    if asked.engine is not None:
-        own = _generation_config(model) if None in given.values() else {}
-        given |= {name: own.get(name) for name, value in given.items() if value is None}
+    if asked.engine is not None and None in (sampling.temperature, sampling.top_p):
+        own = _generation_config(model)
+        given |= {name: own.get(name) for name in OF_THE_MODEL if given[name] is None}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -112,8 +112,8 @@ class Evaluation(GeneratingStage):
         made["tokens_per_s"] = timing.tokens_per_s(answers)
         return made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
 
-    def datasets(self, done: IdSet) -> list["Dataset"]:
-        generate = asking.generate(self.run, self.asked, self.model)
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
+        generate = asking.generate(self.run, self.asked, self.model, num_missing)
         asked = (self.name, self.label, self.question, done)
         return [evaluation.evaluate(self.problems.read(), generate, self.kind, *asked)]
 
@@ -168,10 +168,11 @@ class Timing(GeneratingStage):
             artifact.read_table(["timing_id", "seconds"]), self.evaluation.name, self.evaluation.label
         )
 
-    def datasets(self, done: IdSet) -> list["Dataset"]:
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         import ray.data
 
-        generate = asking.generate(self.run, asking.one_at_a_time(self.evaluation.asked), self.evaluation.model)
+        alone = asking.one_at_a_time(self.evaluation.asked)
+        generate = asking.generate(self.run, alone, self.evaluation.model, num_missing)
         asked = (self.evaluation.name, self.evaluation.label, self.evaluation.question, done)
         return [timing.timed(ray.data.from_items(self._chosen), generate, *asked)]
 

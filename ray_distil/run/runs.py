@@ -155,7 +155,7 @@ class Run:
             rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
             failures = FailureLimit(limits.max_reject_fraction, num_missing, name, rejects, num_failed)
             try:
-                written = artifact.written(stage.datasets(done), name, stage.parallel)
+                written = artifact.written(stage.datasets(done, num_missing), name, stage.parallel)
                 for shard in steady(written, limits.stall_minutes, name):
                     failures.add(shard)
                     left = artifact.tell.seconds_left()

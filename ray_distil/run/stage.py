@@ -60,8 +60,8 @@ class GeneratingStage(Stage):
     imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
 
     @abstractmethod
-    def datasets(self, done: IdSet) -> list["Dataset"]:
-        """Datasets of all rows whose ids are not in `done`."""
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
+        """Datasets of all rows whose ids are not in `done`; there are `num_missing` of them."""
 
 
 def renewed(known: Known, key: str, renew: Callable[[Row, bool, Row | None], Row | None]) -> Renew:

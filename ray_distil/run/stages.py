@@ -62,6 +62,7 @@ class Responses(GeneratingStage):
         self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers if name not in self.imported}
         self.questions = {name: self._question(name) for name in self.models}
         self.parallel, self.imports = run.config.run.parallel_engines, asking.imports(*self.teachers.values())
+        self.num_requests = Counter[str]()  # of each teacher
         made = made_of.of_responses(run)
         self.settings, self.inputs = made.settings, [problems.content()]
         self.reuse = Reuse(made.asked, "teacher", self._renewer)
@@ -78,12 +79,11 @@ class Responses(GeneratingStage):
         )
 
     def make(self, artifact: Artifact) -> Made:
-        rows_in = 0
         for table in self.problems.tables(["instruction_id", "split"]):
             train = where(table, "split", "train")["instruction_id"].to_pylist()
-            rows_in += sum(
-                teacher.num_requests(train, name, one.fraction, one.num_samples) for name, one in self.teachers.items()
-            )
+            for name, one in self.teachers.items():
+                self.num_requests[name] += teacher.num_requests(train, name, one.fraction, one.num_samples)
+        rows_in = self.num_requests.total()
         artifact.tell.expect(rows_in)
         left: Counter[str] = Counter()
         for name, source in self.imported.items():
@@ -94,11 +94,11 @@ class Responses(GeneratingStage):
         unused = left.pop(teacher.UNUSED, 0)
         return rows_in, {"num_unused_records": unused, "bad_records": dict(sorted(left.items()))}
 
-    def datasets(self, done: IdSet) -> list["Dataset"]:
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         return [
             teacher.responses(
                 self.problems.read(),
-                asking.generate(self.run, self.teachers[name], model),
+                asking.generate(self.run, self.teachers[name], model, min(num_missing, self.num_requests[name])),
                 name,
                 model,
                 self.questions[name],
@@ -147,9 +147,9 @@ class Rewrites(GeneratingStage):
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
         return long2short.shortened(artifact.tables(["original_tokens", "rewritten_tokens"]))
 
-    def datasets(self, done: IdSet) -> list["Dataset"]:
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         sources = self.responses.read().filter(lambda row: row["teacher"] == "slow")
-        generate = asking.generate(self.run, self.asked, self.model)
+        generate = asking.generate(self.run, self.asked, self.model, num_missing)
         return long2short.rewrites(sources, generate, self.model, self.gates, self.question, done)
 
     def _renewer(self) -> Renew:

@@ -1,11 +1,16 @@
 """Generation through the teacher's stage against raw vLLM: the same prompts, on one machine, in one run.
 
     python -m tests.benchmarks.generation --rows 2000 --repeats 3
-    python -m tests.benchmarks.generation --ways "at once" --knob batch_size=32,max_concurrent_batches=32
+    python -m tests.benchmarks.generation --ways "at once" --knob batch_size=64,max_concurrent_batches=8
+    python -m tests.benchmarks.generation --sigma 0
 
     at once    vllm.LLM.chat, all prompts in one call: what the engine can do
     stage      teacher.py on a Ray, its shards written and counted: what ray_distil does
     batches    vllm.LLM.chat, 32 prompts a call, each call waited for: what a script does
+
+No engine is told how many rows it takes in a step (`max_num_seqs`): each has its own default. Lengths are as uneven as
+those of reasoning: log-normal with a mean of MEAN_TOKENS, whose logarithm has the standard deviation `--sigma`. With 0 a
+text ends where the model ends it.
 
 Generated tokens a second from when the engine is ready to the last row. The ways take turns, every other turn the other
 way round, and a ratio is the median of those within a turn: a machine's own rate may differ more from minute to minute.
@@ -14,7 +19,9 @@ A knob is keys of the engine's section, with commas between: the stage runs once
 
 import argparse
 import json
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -25,7 +32,7 @@ from typing import Any
 
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
-from ray_distil.rows import instructions
+from ray_distil.rows import instructions, teacher
 from ray_distil.run import stages
 from ray_distil.run.runs import Run
 from ray_distil.store import schemas
@@ -34,11 +41,29 @@ from ray_distil.texts.prompts import instruction_messages
 
 SCRIPT_BATCH = 32
 ENGINE = "teachers.slow.engine"
+MEAN_TOKENS, MOST_TOKENS = 120, 900
+SIGMA = "RAY_DISTIL_SIGMA"
+
+
+def num_tokens(instruction: str) -> int | None:
+    """How many tokens the text for an instruction has; None: the model decides."""
+    sigma = float(os.environ[SIGMA])
+    drawn = random.Random(instruction).lognormvariate(math.log(MEAN_TOKENS) - sigma**2 / 2, sigma)
+    return min(MOST_TOKENS, max(1, round(drawn))) if sigma else None
+
+
+def of_this_length(sampling_params: dict[str, Any], instruction: str) -> dict[str, Any]:
+    """The parameters of a request whose text has `num_tokens`."""
+    number = num_tokens(instruction)
+    return sampling_params if number is None else sampling_params | {"min_tokens": number, "max_tokens": number}
 
 
 def settings(folder: str, rows: int, knob: str = "") -> list[str]:
+    default: Any = load().teachers
+    kwargs = {k: v for k, v in default.slow.engine.engine_kwargs.items() if k != "max_num_seqs"}
     made = ["teachers.direct=null", "teachers.slow.fraction=1", f"instructions.num_train={rows}"]
-    made += ["instructions.num_eval=1", f"run.storage_path={folder}", "run.name=bench"]
+    made += ["instructions.num_eval=1", f"run.storage_path={folder}", "run.name=bench", "run.max_reject_fraction=1"]
+    made += [f"{ENGINE}.engine_kwargs={json.dumps(kwargs)}"]
     return made + [f"{ENGINE}.{one}" for one in knob.split(",") if one]
 
 
@@ -55,10 +80,11 @@ def raw(folder: str, rows: int, batch: int) -> None:
     texts = [row["instruction"] for table in tables for row in table.to_pylist() if row["split"] == "train"]
     conversations = [instruction_messages(text, config.instructions.suffix) for text in texts]
     llm = LLM(resolve_models(config)["teachers.slow"], **slow.engine.engine_kwargs)
-    params = SamplingParams(**slow.sampling_params.model_dump(exclude_none=True))
+    sampling = slow.sampling_params.model_dump(exclude_none=True)
+    params = [SamplingParams(**of_this_length(sampling, text)) for text in texts]
     started, tokens = time.monotonic(), 0
     for start in range(0, len(conversations), batch):
-        outputs = llm.chat(conversations[start : start + batch], params, use_tqdm=False)
+        outputs = llm.chat(conversations[start : start + batch], params[start : start + batch], use_tqdm=False)
         tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
     print("MADE", json.dumps([time.monotonic() - started, tokens]))
 
@@ -81,6 +107,13 @@ def stage(folder: str, rows: int, knob: str) -> None:
         processor.stages["vLLMEngineStage"] = engine_stage.model_copy(update={"fn": Stamped})
         return processor
 
+    requests = teacher.requests
+
+    def requests_of_lengths(row: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+        made = requests(row, **options)
+        return [one | {"sampling_params": of_this_length(one["sampling_params"], row["instruction"])} for one in made]
+
+    teacher.requests = requests_of_lengths  # type: ignore[assignment]
     ray.data.llm.build_processor = build_stamped
     config = load(None, settings(folder, rows, knob))
     run = Run(config, resolve_models(config))
@@ -112,6 +145,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=["at once", "stage", "batches"])
     parser.add_argument("--knob", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--sigma", type=float, default=1.0, help="spread of the lengths; 0: as the model has it")
     parser.add_argument("--one", nargs=3, help="one measurement: its way, a folder, its option")
     chosen = parser.parse_args()
     if chosen.one:
@@ -121,6 +155,7 @@ def main() -> None:
         else:
             stage(folder, chosen.rows, option)
         return
+    os.environ[SIGMA] = str(chosen.sigma)
     ways = {"at once": ("raw", str(chosen.rows)), "stage": ("stage", ""), "batches": ("raw", str(SCRIPT_BATCH))}
     ways = {name: ways[name] for name in chosen.ways}
     ways |= {knob: ("stage", knob) for knob in chosen.knob}

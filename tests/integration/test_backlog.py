@@ -1,10 +1,13 @@
-"""What stands in front of an engine stays a few batches ahead of it, and what comes out of it is saved at once."""
+"""What stands in front of an engine stays a few batches ahead of it, each engine has its share of the batches, and what
+comes out of an engine is saved at once.
+"""
 
 import json
 import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -67,20 +70,24 @@ SLOW_ENGINES = [
 ]
 
 
+def respond(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, RESPOND, *arguments]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) -> None:
     """Some are rejected, some are cut, and few blocks have as many bytes as the next one."""
     # Without reference answers: nothing but the engines takes time.
     problems = [json.dumps({"instruction": f"How many are {k} and 4?"}) for k in range(NUM_ROWS)]
     (tmp_path / "problems.jsonl").write_text("\n".join(problems))
     log = tmp_path / "answered"
-    command = [sys.executable, RESPOND, f"{NULL_ENGINE}{SECONDS},0,{log}", *SLOW_ENGINES]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    respond(tmp_path, f"{NULL_ENGINE}{SECONDS},0,{log}", *SLOW_ENGINES)
 
     # Time and number of rows of each shard, accepted or rejected.
     shards = list((tmp_path / "runs" / "uneven" / "responses").rglob("part-*.parquet"))
     saved = [(shard.stat().st_mtime, pq.ParquetFile(shard).metadata.num_rows) for shard in shards]
-    batches = answered(log)
+    batches = [(at, number) for at, number, _ in answered(log)]
 
     def until(time: float, rows: list[tuple[float, int]]) -> int:
         return sum(number for at, number in rows if at <= time)
@@ -88,3 +95,23 @@ def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) ->
     assert until(math.inf, saved) == until(math.inf, batches) >= 0.9 * NUM_ROWS  # the others are held out
     unsaved = [until(time, batches) - until(time, saved) for time, _ in batches]
     assert max(unsaved) <= 2 * NUM_ENGINES * BATCHES_AT_ONCE * BATCH_SIZE, unsaved
+
+
+def test_engines_share_few_rows_though_one_of_them_is_ready_first(tmp_path: Path) -> None:
+    """They are ready after 2, 4, 6 and 8 seconds, and take 2 to 14 for a batch. All rows are less than one batch."""
+    log = tmp_path / "answered"
+    few = [
+        "ray.num_cpus=4",
+        "instructions.num_train=64",
+        "teachers.slow=null",
+        "long2short.enabled=false",
+        "teachers.direct.engine.concurrency=4",
+        "teachers.direct.engine.batch_size=128",
+        "teachers.direct.engine.num_cpus=0.1",
+    ]
+    respond(tmp_path, f"{NULL_ENGINE}8,2,{log}", *few)
+    by_engine = Counter[int]()
+    for _, num_rows, engine in answered(log):
+        by_engine[engine] += num_rows
+    assert by_engine.total() == 64
+    assert max(by_engine.values()) <= 32, by_engine

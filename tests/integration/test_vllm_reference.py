@@ -21,22 +21,46 @@ from ray_distil.texts.prompts import instruction_messages, long2short_messages
 from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from ray_distil.tiny import world
 from tests.integration.cluster import PATIENCE
-from tests.integration.respond import __file__ as RESPOND
+from tests.integration.respond import ROOT as REPOSITORY
 
+ROOT = str(REPOSITORY)
 MODEL = resolve_model("tiny:teacher-v3", "k")
 NUM_PROMPTS, NUM_SAMPLES = 120, 2
 BATCH_SIZE, SHARD_MB = 16, 0.03
-SAMPLING = {"temperature": 1.5, "top_p": 0.95, "max_tokens": 54}  # about the length of a response: many are cut
+SAMPLING = {"temperature": 1.5, "top_p": 0.95, "top_k": 40, "bad_words": ["Therefore"], "max_tokens": 54}  # about the length of a response: many are cut
 GREEDY = {"temperature": 0, "max_tokens": 120}
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
 model, engine_kwargs, asked = json.loads(sys.stdin.read())
 llm = LLM(model, **engine_kwargs)
+sizes = llm.llm_engine.vllm_config.scheduler_config
 params = [SamplingParams(**params) for _, params in asked]
 outputs = llm.chat([messages for messages, _ in asked], params, use_tqdm=False)
 made = [[o.prompt_token_ids, [[c.text, c.finish_reason, list(c.token_ids)] for c in o.outputs]] for o in outputs]
-print("MADE", json.dumps(made))
+print("MADE", json.dumps([[sizes.max_num_seqs, sizes.max_num_batched_tokens], made]))
+"""
+# `respond.py`, whose engine notes its sizes when it runs.
+NOTING = """
+import json, sys
+from pathlib import Path
+from ray_distil.generate import engine
+from tests.integration import respond
+
+whole_responses, file = engine.whole_responses, sys.argv.pop(1)
+
+def noting(actor, uri):
+    class Noting(whole_responses(actor, uri)):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            sizes = self.llm.engine.vllm_config.scheduler_config
+            Path(file).write_text(json.dumps([sizes.max_num_seqs, sizes.max_num_batched_tokens]))
+
+    Noting.__name__ = actor.__name__
+    return Noting
+
+engine.whole_responses = noting
+respond.main()
 """
 
 
@@ -49,6 +73,7 @@ class Reference:
     sampled: list[Any]  # for each instruction of `rows`
     conversations: list[Any]
     greedy: list[Any]  # for each of the conversations
+    sizes: list[list[int]]  # our engine's and vLLM's: rows and tokens in a step
 
 
 def questions() -> list[str]:
@@ -57,7 +82,7 @@ def questions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    folder, config = tmp_path_factory.mktemp("samples"), load()
+    folder = tmp_path_factory.mktemp("samples")
     arguments = [
         f"instructions.num_train={NUM_PROMPTS}",
         "teachers.slow=null",
@@ -70,7 +95,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         f"run.max_shard_mb={SHARD_MB}",
         f"teachers.direct.engine.batch_size={BATCH_SIZE}",
     ]
-    made = subprocess.run([sys.executable, RESPOND, *arguments], cwd=folder, capture_output=True, text=True)
+    config = load(None, arguments)
+    engine = config.teachers.direct.engine
+    kwargs = {name: value for name, value in engine.engine_kwargs.items() if name != "max_num_seqs"}  # vLLM's choice
+    arguments.append(f"teachers.direct.engine.engine_kwargs={json.dumps(kwargs)}")
+    command = [sys.executable, "-c", NOTING, str(folder / "sizes"), *arguments]
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT})
     assert made.returncode == 0, made.stdout + made.stderr
     rows = pd.read_parquet(folder / "samples" / "responses").sort_values(["instruction_id", "sample_index"])
     sizes = [file.stat().st_size for file in (folder / "samples" / "responses").glob("part-*.parquet")]
@@ -83,18 +113,24 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     conversations: list[Any] = [instruction_messages(question) for question in questions()]
     thought = "<think>\n3 + 4 = 7\n\nWait, let me check. 7 is right.\n</think>"
     conversations.append(long2short_messages(questions()[0], "7", thought))
-    engine = config.teachers.direct.engine
     told = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        input=json.dumps([MODEL, engine.engine_kwargs, [*sampled, *([c, GREEDY] for c in conversations)]]),
+        input=json.dumps([MODEL, kwargs, [*sampled, *([c, GREEDY] for c in conversations)]]),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         env=os.environ | engine.env_vars | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},  # one process to start, not two
     )
     assert told.returncode == 0, told.stderr[-2000:]
-    outputs = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("MADE"))[4:])
-    return Reference(rows, sizes, outputs[: len(sampled)], conversations, outputs[len(sampled) :])
+    theirs, outputs = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("MADE"))[4:])
+    of_engines = [json.loads((folder / "sizes").read_text()), theirs]
+    return Reference(rows, sizes, outputs[: len(sampled)], conversations, outputs[len(sampled) :], of_engines)
+
+
+def test_an_engine_has_the_sizes_of_vllms_class_for_offline_work(reference: Reference) -> None:
+    ours, theirs = reference.sizes
+    assert ours == theirs
+    assert ours[0] == 256  # 128 is what vLLM takes for a user that it does not know
 
 
 def test_samples_are_those_of_vllms_own_n(reference: Reference) -> None:

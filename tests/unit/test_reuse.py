@@ -65,7 +65,7 @@ class Asked:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.ids = folder, list[str]()
         self.fails: Callable[[dict[str, Any]], str] = lambda row: ""
-        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model: self.generate)
+        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model, num_rows: self.generate)
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.generate import engine, generation
 from ray_distil.rows import curation, long2short, teacher
@@ -24,6 +25,23 @@ PROBLEM = {
     "reference_answer": "5",
     "split": "train",
 }
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "engines", "expected"),
+    [
+        (10_000_000, [200, 200], (32, 128)),
+        (4096, [1, 1], (32, 128)),
+        (240, [8, 8], (30, 1)),
+        (1000, [1, 4], (32, 8)),  # as if all four come
+        (3, [1, 8], (1, 1)),
+        (0, [1, 1], (1, 1)),
+    ],
+)
+def test_an_engines_batches_are_its_share_of_the_rows(
+    num_rows: int, engines: list[int], expected: tuple[int, int]
+) -> None:
+    assert engine.batches_of(EngineConfig(model_source="m", concurrency=engines), num_rows) == expected
 
 
 def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:

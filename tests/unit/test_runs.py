@@ -187,7 +187,7 @@ class Ten(GeneratingStage):
     def make(self, artifact: Artifact) -> tuple[int, dict[str, Any]]:
         return len(IDS), {}
 
-    def datasets(self, done: IdSet) -> list[list[str]]:  # type: ignore[override]
+    def datasets(self, done: IdSet, num_missing: int) -> list[list[str]]:  # type: ignore[override]
         return [[i for i in IDS if i not in done]]
 
 
