@@ -27,7 +27,13 @@ ROOT = str(REPOSITORY)
 MODEL = resolve_model("tiny:teacher-v3", "k")
 NUM_PROMPTS, NUM_SAMPLES = 120, 2
 BATCH_SIZE, SHARD_MB = 16, 0.03
-SAMPLING = {"temperature": 1.5, "top_p": 0.95, "top_k": 40, "bad_words": ["Therefore"], "max_tokens": 54}  # about the length of a response: many are cut
+SAMPLING = {
+    "temperature": 1.5,
+    "top_p": 0.95,
+    "top_k": 40,
+    "bad_words": ["Therefore"],
+    "max_tokens": 54,
+}  # about the length of a response: many are cut
 GREEDY = {"temperature": 0, "max_tokens": 120}
 SCRIPT = """
 import json, sys

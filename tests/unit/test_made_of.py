@@ -13,13 +13,14 @@ import pytest
 from pydantic import BaseModel
 
 from ray_distil.config import DistillConfig, load
-from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.config.engine_config import EndpointConfig, SamplingParams
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
 from ray_distil.run import made_of
 from ray_distil.run.runs import Run
 
+DRAWN = [name for name in SamplingParams.model_fields if name != "max_tokens"]
 # Artifacts whose own settings a key changes; those behind them are remade too. "texts of": whose texts are bought again.
 REMAKES: dict[str, list[str]] = {
     "run.seed": ["instructions", "responses", "rewrites", "checkpoint", "eval/slow/tiny", "eval/fast/tiny",
@@ -35,8 +36,7 @@ REMAKES: dict[str, list[str]] = {
                             "texts of eval/slow/tiny", "texts of eval/fast/tiny"],
     "teachers.direct_thoughts": ["sft_examples"],
     "teachers.direct.system_prompt": ["responses", "texts of direct"],
-    "teachers.direct.sampling_params.temperature": ["responses", "texts of direct"],
-    "teachers.direct.sampling_params.top_p": ["responses", "texts of direct"],
+    **{f"teachers.direct.sampling_params.{name}": ["responses", "texts of direct"] for name in DRAWN},
     "teachers.direct.sampling_params.max_tokens": ["responses"],
     "teachers.direct.num_samples": ["responses"],
     "teachers.direct.fraction": ["responses"],
@@ -44,8 +44,7 @@ REMAKES: dict[str, list[str]] = {
     "teachers.direct.engine.engine_kwargs": ["responses", "texts of direct"],
     "teachers.direct.engine.chat_template_kwargs": ["responses", "texts of direct"],
     "teachers.slow.system_prompt": ["responses", "texts of slow"],
-    "teachers.slow.sampling_params.temperature": ["responses", "texts of slow"],
-    "teachers.slow.sampling_params.top_p": ["responses", "texts of slow"],
+    **{f"teachers.slow.sampling_params.{name}": ["responses", "texts of slow"] for name in DRAWN},
     "teachers.slow.sampling_params.max_tokens": ["responses"],
     "teachers.slow.num_samples": ["responses"],
     "teachers.slow.fraction": ["responses"],
@@ -53,8 +52,7 @@ REMAKES: dict[str, list[str]] = {
     "teachers.slow.engine.engine_kwargs": ["responses", "texts of slow"],
     "teachers.slow.engine.chat_template_kwargs": ["responses", "texts of slow"],
     "long2short.system_prompt": ["rewrites", "texts of rewrites"],
-    "long2short.sampling_params.temperature": ["rewrites", "texts of rewrites"],
-    "long2short.sampling_params.top_p": ["rewrites", "texts of rewrites"],
+    **{f"long2short.sampling_params.{name}": ["rewrites", "texts of rewrites"] for name in DRAWN},
     "long2short.sampling_params.max_tokens": ["rewrites"],
     "long2short.engine.model_source": ["rewrites", "texts of rewrites"],
     "long2short.engine.engine_kwargs": ["rewrites", "texts of rewrites"],
@@ -69,7 +67,7 @@ REMAKES: dict[str, list[str]] = {
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
         "zero_stage", "offload_optimizer", "lora", "seed", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
     **{f"evaluation.{name}": ["eval/slow/tiny", "eval/fast/tiny", "texts of eval/slow/tiny", "texts of eval/fast/tiny"] for name in (
-        "benchmark", "sampling_params.temperature", "sampling_params.top_p", "engine.engine_kwargs",
+        "benchmark", *(f"sampling_params.{name}" for name in DRAWN), "engine.engine_kwargs",
         "engine.chat_template_kwargs")},
     "evaluation.sampling_params.max_tokens": ["eval/slow/tiny", "eval/fast/tiny"],
     "evaluation.num_samples": ["eval/slow/tiny", "eval/fast/tiny"],
