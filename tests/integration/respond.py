@@ -1,7 +1,7 @@
 """The stages that generate, alone, as a process that a test can stop.
 
 python respond.py key=value ...
-python respond.py --null-engine=SECONDS,START,LOG key=value ...  null engines, with these arguments of NullEngine
+python respond.py --null-engine=SECONDS,START[,LOG] key=value ...    null engines, with these arguments of NullEngine
 """
 
 import sys
@@ -24,8 +24,8 @@ EXAMPLES = "--examples"
 def main() -> None:
     overrides = sys.argv[1:]
     if overrides[0].startswith(NULL_ENGINE):
-        seconds, start, log = overrides.pop(0).removeprefix(NULL_ENGINE).split(",")
-        null_engine.install(float(seconds), float(start), log)
+        seconds, start, *log = overrides.pop(0).removeprefix(NULL_ENGINE).split(",")
+        null_engine.install(float(seconds), float(start), *log)
     examples = overrides[0] == EXAMPLES
     config = load(None, overrides[examples:])
     run = Run(config, resolve_models(config))

@@ -53,7 +53,7 @@ SLOWLY = [
     "run.max_shard_mb=null",  # shards stay as they were written, for all to be counted
 ]
 NULL = [
-    f"{NULL_ENGINE}0.6,0,",
+    f"{NULL_ENGINE}0.6,0",
     *SLOWLY,
     "teachers.slow.engine.batch_size=4",
     f"instructions.num_train={NUM_TRAIN}",

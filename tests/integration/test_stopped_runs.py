@@ -22,7 +22,7 @@ NUM_TRAIN = 96
 RESPOND = Path(__file__).parent / "respond.py"
 # Batches so small that many are saved before the end, by engines that take their time for each of them.
 SLOWLY = [
-    "--null-engine=0.6,3,",
+    "--null-engine=0.6,3",
     "run.name=stopped",
     "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     f"instructions.num_train={NUM_TRAIN}",
