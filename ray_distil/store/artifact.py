@@ -94,8 +94,8 @@ class Artifact(ArtifactReader):
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
         forgotten: Counter[str] = Counter()
-        for file in self._files(REJECTS_FOLDER):
-            table = self.folder.read_table(file)
+        files = self._files(REJECTS_FOLDER)
+        for file, table in zip(files, self._tables(files), strict=True):
             reasons = table["reason"].to_pylist()
             forgotten.update(reason for reason in reasons if again(reason))
             self._replace(file, table, [not again(reason) for reason in reasons])
@@ -175,7 +175,8 @@ class Artifact(ArtifactReader):
         if max_shard_bytes is not None:
             self._merge(max_shard_bytes)
         rejects, rejected_tokens = Counter[str](), Counter[str]()
-        for table in self._parts(self._files(REJECTS_FOLDER), ["reason", "row"] if tokens else ["reason"]):
+        columns = ["reason", "row"] if tokens else ["reason"]
+        for table in self._parts(self._files(REJECTS_FOLDER), columns, narrow=not tokens):
             rejects.update(table["reason"].to_pylist())
             for row in table.to_pylist() if tokens else ():
                 rejected_tokens[row["reason"]] += json.loads(row["row"]).get(tokens) or 0
@@ -201,8 +202,8 @@ class Artifact(ArtifactReader):
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
         suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
-        for file in self._files() + self._files(REJECTS_FOLDER):
-            table = self.folder.read_table(file)
+        files = self._files() + self._files(REJECTS_FOLDER)
+        for file, table in zip(files, self._tables(files), strict=True):
             keys = keys_of(table.column(0).to_pylist()).tolist()
             here = suspect.intersection(keys)
             again = kept & here
@@ -227,13 +228,14 @@ class Artifact(ArtifactReader):
         No small shard is removed before all groups are merged, so that Ray can retry the task of a lost worker. If it
         is stopped midway, rows are there twice.
         """
-        groups = list(small_groups(self.folder.sizes("part-", ".parquet"), most_bytes))
-        rejects = small_groups((self.folder / REJECTS_FOLDER).sizes("part-", ".parquet"), most_bytes)
-        groups += [[f"{REJECTS_FOLDER}/{name}" for name in group] for group in rejects]
+        sizes = self.folder.sizes("part-", ".parquet")
+        rejects = (self.folder / REJECTS_FOLDER).sizes("part-", ".parquet")
+        groups = [*small_groups(sizes, most_bytes)]
+        groups += small_groups({f"{REJECTS_FOLDER}/{name}": size for name, size in rejects.items()}, most_bytes)
         if len(groups) > 1 and ray_is_there():
             import ray.data
 
-            blocks = ray.data.from_items(groups, override_num_blocks=min(len(groups), 200))
+            blocks = ray.data.from_items(list(map(json.dumps, groups)), override_num_blocks=min(len(groups), 200))
             how = {"folder": self.folder, "attempt": self.attempt}
             merged = blocks.map_batches(merge_batch, batch_size=1, fn_kwargs=how).materialize()
             merged.map_batches(remove_batch, batch_size=1, fn_kwargs={"folder": self.folder}).materialize()
@@ -241,19 +243,22 @@ class Artifact(ArtifactReader):
         for group in groups:
             merge_shards(group, self.folder, self.attempt)
             pa.default_memory_pool().release_unused()
-        remove_batch({"item": groups}, self.folder)
+        remove_batch({"item": list(map(json.dumps, groups))}, self.folder)
 
 
-def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[list[str]]:
-    """Groups of two or more files, in the order of their names, each together no larger than `most_bytes`."""
-    group: list[str] = []
+def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[dict[str, int]]:
+    """Groups of two or more files, in the order of their names, each together no larger than `most_bytes`.
+
+    Both `sizes` and a group: name -> bytes.
+    """
+    group: dict[str, int] = {}
     total = 0
     for file, size in sorted(sizes.items()):
         if group and total + size > most_bytes:
             if len(group) > 1:
                 yield group
-            group, total = [], 0
-        group.append(file)
+            group, total = {}, 0
+        group[file] = size
         total += size
     if len(group) > 1:
         yield group

@@ -1,11 +1,12 @@
 """Reads an artifact: its manifest, its rows, its rejects, and the ids that are done."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
@@ -72,19 +73,19 @@ class ArtifactReader:
         )
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """The accepted rows in tables of up to ROWS_PER_SHARD rows. One table is in memory at a time."""
+        """The accepted rows in tables of up to ROWS_PER_SHARD rows. Large shards are in memory one table at a time."""
         return self._parts(self._files(), columns)
 
     def count(self, column: str, value: str | None = None) -> int:
         """The number of accepted rows; with `value`, of those whose `column` has this value."""
         return sum(
             table.num_rows if value is None else table.filter(pa.compute.equal(table[column], value)).num_rows
-            for table in self.tables([column])
+            for table in self._parts(self._files(), [column], narrow=True)
         )
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """The accepted rows as a table in memory, sorted by id if `columns` include it."""
-        tables = [self.folder.read_table(file, columns) for file in self._files()]
+        tables = list(self._tables(self._files(), columns))
         key = self.schema.names[0]
         if not tables:
             return self.schema.empty_table().select(columns or self.schema.names)
@@ -93,7 +94,7 @@ class ArtifactReader:
 
     def rejected(self) -> list[dict[str, Any]]:
         """The rejected rows, with the columns of the schema that were known."""
-        tables = (self.folder.read_table(file, ["row"]) for file in self._files(REJECTS_FOLDER))
+        tables = self._tables(self._files(REJECTS_FOLDER), ["row"])
         return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
     def _mark(self) -> str | None:
@@ -122,12 +123,24 @@ class ArtifactReader:
         return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
 
     def _ids(self) -> Iterator[list[str]]:
-        for table in self.tables([self.counted]):
+        for table in self._parts(self._files(), [self.counted], narrow=True):
             ids = table[self.counted].combine_chunks()
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
-        for table in self._parts(self._files(REJECTS_FOLDER), ["id"]):
+        for table in self._parts(self._files(REJECTS_FOLDER), ["id"], narrow=True):
             yield table["id"].to_pylist()
 
-    def _parts(self, files: list[str], columns: list[str]) -> Iterator[pa.Table]:
-        for file in files:
-            yield from self.folder.read_parts(file, columns, ROWS_PER_SHARD)
+    def _parts(self, files: list[str], columns: list[str], narrow: bool = False) -> Iterator[pa.Table]:
+        """The rows of shards, many of which are read at a time. `narrow`: the columns hold no texts, e.g. ids alone."""
+        sizes = {} if narrow else self.folder.sizes(recursive=True)
+
+        def read(file: str) -> Iterable[pa.Table]:
+            parts = self.folder.read_parts(file, columns, ROWS_PER_SHARD)
+            return parts if sizes.get(file, 0) > HELD_BYTES else list(parts)
+
+        for tables in ahead(read, files, lambda file: sizes.get(file, 0)):
+            yield from tables
+
+    def _tables(self, files: list[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The table of each shard, in the order of the files."""
+        sizes = self.folder.sizes(recursive=True)
+        return ahead(lambda file: self.folder.read_table(file, columns), files, lambda file: sizes.get(file, 0))

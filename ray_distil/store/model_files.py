@@ -1,16 +1,20 @@
 """Copies a model from an object store to this machine, once for all processes here."""
 
+import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
 
 UNUSED_S = 86_400.0
+_copying = threading.Lock()
 
 
 def local_copy(model: str, weights: bool = False) -> str:
@@ -25,23 +29,29 @@ def local_copy(model: str, weights: bool = False) -> str:
     key = stable_id(model, str(weights), *(str(part) for part in source.state()))
     target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-            made = Path(staging) / "model"
-            source.download(made, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
-            try:
-                made.rename(target)
-            except OSError:  # another process was faster
-                if not target.is_dir():
-                    raise
-        _remove_unused(target.parent)
+        with _alone(target):
+            if not target.is_dir():
+                with tempfile.TemporaryDirectory(dir=target.parent) as staging:
+                    made = Path(staging) / "model"
+                    source.download(made, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
+                    made.rename(target)
+                _remove_unused(target.parent)
     os.utime(target)
     return str(target)
 
 
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process of this machine at a time, one thread of it; the kernel lets the next one in when a process dies."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _copying, open(f"{target}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _remove_unused(copies: Path) -> None:
     """Remove copies that no process has asked for in a day (UNUSED_S): each new student makes one more copy."""
-    for copy in copies.iterdir():
+    for copy in (path for path in copies.iterdir() if path.is_dir()):
         with suppress(OSError):  # another process was faster
             if time.time() - copy.stat().st_mtime > UNUSED_S:
                 shutil.rmtree(copy)

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from ray_distil.runtime import metrics
+from ray_distil.store.ahead import HELD_BYTES, ahead, do_all
 from ray_distil.store.schemas import REJECTS, SEPARATOR
 from ray_distil.store.storage import Folder, parquet
 
@@ -160,16 +161,20 @@ def _id_of_all(ids: pa.ChunkedArray) -> str:
     return digest.hexdigest()[:16]
 
 
-def merge_shards(files: list[str], folder: Folder, attempt: str) -> None:
+def merge_shards(sizes: dict[str, int], folder: Folder, attempt: str) -> None:
     """Merge several shards into one. The old shards stay, so that a retry writes the same file.
 
-    `files`: all of them reject shards, or none.
+    `sizes`: name of each shard -> bytes; all of them are reject shards, or none.
     """
-    inside, _, _ = files[0].rpartition("/")
+    inside, _, _ = next(iter(sizes)).rpartition("/")
     ids: list[pa.Array] = []
 
+    def read(file: str) -> Iterable[pa.Table]:
+        parts = folder.read_parts(file, None, MERGED_ROWS)
+        return parts if sizes[file] > HELD_BYTES else list(parts)
+
     def groups() -> Iterator[pa.Table]:
-        for group in _together(part for file in files for part in folder.read_parts(file, None, MERGED_ROWS)):
+        for group in _together(part for parts in ahead(read, sizes, sizes.__getitem__) for part in parts):
             ids.extend(group.column(0).chunks)
             yield group
 
@@ -192,15 +197,13 @@ def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
-    """`merge_shards` for a batch of lists of file names."""
-    for files in batch["item"]:
-        merge_shards(list(files), folder, attempt)
+    """`merge_shards` for a batch of groups of shards, each as JSON: name -> bytes."""
+    for group in batch["item"]:
+        merge_shards(json.loads(group), folder, attempt)
     return batch
 
 
 def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    """Remove the files of a batch of lists of file names, those that are still there."""
-    for files in batch["item"]:
-        for file in files:
-            folder.remove(file)
+    """Remove the shards of a batch of groups, those that are still there."""
+    do_all(folder.remove, [file for group in batch["item"] for file in json.loads(group)])
     return {"item": []}

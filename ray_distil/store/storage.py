@@ -1,7 +1,8 @@
 """Folders of a run, on a disk or in the object store of any pyarrow filesystem (s3://, gs://, abfs://).
 
 A file appears whole or not at all. On a disk it is written under a temporary name and then renamed. An object store
-shows an object only when its upload is complete.
+shows an object only when its upload is complete. Where a store fails for a while, operations are tried again
+(`patience.py`).
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,15 +20,21 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ray_distil import UserError
+from ray_distil.store.ahead import do_all
+from ray_distil.store.patience import Patience, patient
 
 RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects
 FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
+FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
+DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
 
 
 @lru_cache(maxsize=16)
 def _open(root: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a root and its path there. All folders of a bucket share one filesystem and its connections."""
+    if root.startswith("s3://") and DELAYED not in root:
+        root += f"{'&' if '?' in root else '?'}{DELAYED}=true"  # a small object is one request, not three
     return fs.FileSystem.from_uri(root)
 
 
@@ -72,6 +80,7 @@ class Folder:
         """The path of a folder on a disk; None for one in an object store."""
         return None if "://" in self.uri else Path(self.uri)
 
+    @patient
     def exists(self, file: str = "") -> bool:
         """Whether the file, or this folder itself, is there."""
         filesystem, path = self.filesystem_and_path(file)
@@ -81,6 +90,7 @@ class Folder:
         """Names of the files, sorted; with `recursive` those in folders below too, as "below/name"."""
         return list(self.sizes(prefix, suffix, recursive))
 
+    @patient
     def sizes(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> dict[str, int]:
         """Name -> bytes of each file; the arguments are those of `files`."""
         filesystem, path = self.filesystem_and_path()
@@ -89,6 +99,7 @@ class Folder:
         files = {info.path[below:]: info.size for info in found if info.type == fs.FileType.File}
         return {n: size for n, size in sorted(files.items()) if n.startswith(prefix) and n.endswith(suffix)}
 
+    @patient
     def read_bytes(self, file: str) -> bytes:
         """Raises FileNotFoundError."""
         filesystem, path = self.filesystem_and_path(file)
@@ -98,6 +109,7 @@ class Folder:
     def read_text(self, file: str) -> str:
         return self.read_bytes(file).decode("utf-8")
 
+    @patient
     def read_table(self, file: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file as a table; names of folders (year=2024) add no columns."""
         filesystem, path = self.filesystem_and_path(file)
@@ -107,9 +119,17 @@ class Folder:
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
         """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time."""
         filesystem, path = self.filesystem_and_path(file)
-        with filesystem.open_input_file(path) as source:
-            for batch in pq.ParquetFile(source).iter_batches(num_rows, columns=columns):
-                yield pa.Table.from_batches([batch])
+        patience, num_read = Patience(self), 0
+        while True:
+            try:
+                with filesystem.open_input_file(path) as source:
+                    batches = pq.ParquetFile(source).iter_batches(num_rows, columns=columns)
+                    for batch in islice(batches, num_read, None):
+                        num_read += 1
+                        yield pa.Table.from_batches([batch])
+                return
+            except OSError as error:
+                patience.wait(error)
 
     def write_text(self, file: str, text: str) -> None:
         self.write_bytes(file, text.encode("utf-8"))
@@ -118,6 +138,7 @@ class Folder:
         """Write a Parquet file. `check` is called right before the file appears; if it raises, there is no file."""
         self.write_bytes(file, parquet([table]), check)
 
+    @patient
     def write_bytes(self, file: str, data: bytes | pa.Buffer, check: Callable[[], None] | None = None) -> None:
         filesystem, path = self.filesystem_and_path(file)
         renaming = filesystem.type_name in RENAMING
@@ -140,6 +161,7 @@ class Folder:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
 
+    @patient
     def remove(self, file: str) -> None:
         """Remove a file, if it is there."""
         filesystem, path = self.filesystem_and_path(file)
@@ -148,6 +170,7 @@ class Folder:
         except FileNotFoundError:
             return
 
+    @patient
     def remove_all(self) -> None:
         """Remove this folder and what is in it, if it is there."""
         filesystem, path = self.filesystem_and_path()
@@ -162,9 +185,12 @@ class Folder:
             filesystem.create_dir(new.rpartition("/")[0], recursive=True)
             filesystem.move(path, new)
             return
-        for name in self.files(recursive=True):
-            filesystem.copy_file(f"{path}/{name}", f"{new}/{name}")
+        do_all(lambda name: self._copy(f"{path}/{name}", f"{new}/{name}"), self.files(recursive=True))
         self.remove_all()
+
+    @patient
+    def _copy(self, path: str, new: str) -> None:
+        self.filesystem_and_path()[0].copy_file(path, new)
 
     def copy_from(self, source: "Folder") -> None:
         """Copy the files of another folder, of this filesystem or another one, into this one."""
@@ -195,16 +221,18 @@ class Folder:
 
     def download(self, target: Path, keep: Callable[[str], bool] = lambda name: True) -> None:
         """Copy the files for whose names `keep` is true into a folder on the disk."""
-        for name in self.files(recursive=True):
-            if keep(name):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                self.fetch(name, target / name)
+        names = [name for name in self.files(recursive=True) if keep(name)]
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+        do_all(lambda name: self.fetch(name, target / name), names)
 
+    @patient
     def fetch(self, file: str, target: Path) -> None:
         """Copy one file to the disk."""
         filesystem, path = self.filesystem_and_path(file)
-        fs.copy_files(path, str(target), filesystem, fs.LocalFileSystem())
+        fs.copy_files(path, str(target), filesystem, fs.LocalFileSystem(), chunk_size=FETCHED_BYTES)
 
+    @patient
     def state(self) -> list[tuple[str, int, str]]:
         """Path, size and time of change of each file. They change when the content of the folder changes."""
         filesystem, path = self.filesystem_and_path()

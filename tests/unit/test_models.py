@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from ray_distil.config.section import ConfigError
 from ray_distil.store.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
 from ray_distil.store.model_files import local_copy
 from ray_distil.store.storage import Folder
+from tests.object_store import CREDENTIALS
+from tests.slow_store import SlowStore
 
 
 def test_models_of_the_package_are_shared_by_the_run(tmp_path: Path) -> None:
@@ -78,6 +82,31 @@ def test_a_model_in_an_object_store_is_copied_once_until_it_changes(
     store.write_text("config.json", "another")
     assert (Path(local_copy(store.uri)) / "config.json").read_text() == "another"
     assert local_copy("org/name") == "org/name"
+
+
+def test_processes_of_a_machine_copy_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (CREDENTIALS | {"TMPDIR": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    code = "import sys; from ray_distil.store.model_files import local_copy; print(local_copy(sys.argv[1], True))"
+
+    def copied(model: str, num_processes: int) -> list[str]:
+        command = [sys.executable, "-c", code, model]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(num_processes)]
+        return [process.communicate(timeout=60)[0].strip() for process in started]
+
+    with SlowStore() as store:
+        weights = {f"model-{k}.safetensors": bytes(2**20) for k in range(3)}
+        for model in ("first", "second"):
+            for name, content in weights.items():
+                Folder(store.uri(model)).write_bytes(name, content)
+        store.set(latency=0.2)
+        store.count()
+        (alone,) = copied(store.uri("first"), 1)
+        requests_of_one = store.count()["GET"]
+        assert {path.name: path.read_bytes() for path in Path(alone).iterdir()} == weights
+        (together,) = set(copied(store.uri("second"), 8))
+        assert {path.name: path.read_bytes() for path in Path(together).iterdir()} == weights
+        assert store.count()["GET"] <= requests_of_one + 2 * 7  # each looks which files there are
 
 
 def test_a_model_in_an_object_store_is_taken_wherever_one_is_named() -> None:

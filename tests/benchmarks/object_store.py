@@ -1,0 +1,83 @@
+"""What reading, counting and merging the shards of a stage take on an object store that is far away.
+
+    python -m tests.benchmarks.object_store --blocks 400 --latency 0.05
+
+A stage's artifact of blocks of 16 rows, every eighth of them rejected, on an S3 server in memory whose requests take
+`--latency` seconds. For each operation: seconds, requests a block.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray_distil.store.ahead import do_all
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import RESPONSES, stable_id
+from ray_distil.store.shards import reject, table_of, write_block
+from ray_distil.store.storage import Folder
+from tests.object_store import CREDENTIALS
+from tests.slow_store import SlowStore
+
+ROWS = 16
+
+
+def row(k: int) -> dict[str, Any]:
+    made = {
+        "response_id": stable_id("response", k),
+        "instruction_id": stable_id("instruction", k),
+        "instruction": f"How many are {k} and 4?",
+        "reference_answer": "7",
+        "teacher": "direct",
+        "sample_index": 0,
+        "response": f"Together they are {k}. " * 20,
+        "reasoning": "",
+        "answer": "7",
+        "finish_reason": "stop",
+        "num_prompt_tokens": 40,
+        "num_generated_tokens": 80,
+        "model": "m",
+        "sampling_params": "{}",
+    }
+    return reject(made, "prompt_too_long") if k % 8 == 0 else made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=400)
+    parser.add_argument("--latency", type=float, default=0.05)
+    chosen = parser.parse_args()
+    os.environ |= CREDENTIALS
+    with SlowStore() as store:
+        artifact = Artifact(Folder(store.uri("run")), "responses", RESPONSES, "f" * 16)
+        artifact.start()
+
+        def write(k: int) -> None:
+            rows = [row(ROWS * k + n) for n in range(ROWS)]
+            write_block(table_of(rows, RESPONSES), artifact.folder, RESPONSES, "teacher", artifact.attempt)
+
+        do_all(write, range(chosen.blocks))
+        store.set(latency=chosen.latency)
+
+        def measure(name: str, operation: Callable[[], Any]) -> None:
+            store.count()
+            started = time.monotonic()
+            operation()
+            seconds = time.monotonic() - started
+            requests = {method: round(n / chosen.blocks, 2) for method, n in sorted(store.count().items())}
+            print(f"| {name} | {seconds:.1f} | {requests} |", flush=True)
+
+        print("| operation | s | requests a block |\n|---|---|---|")
+        measure("write a block", lambda: write(chosen.blocks))
+        measure("forget_rejects", lambda: artifact.forget_rejects(lambda reason: reason == "timeout"))
+        measure("done_ids", artifact.done_ids)
+        merge = artifact._merge
+        artifact._merge = lambda most: measure("merge, in finish", lambda: merge(most))  # type: ignore[method-assign]
+        num_rows = ROWS * (chosen.blocks + 1)
+        measure("finish", lambda: artifact.finish("teacher", "rows", num_rows, 1.0, max_shard_bytes=32 * 2**20))
+        measure("count", lambda: artifact.count("teacher"))
+
+
+if __name__ == "__main__":
+    main()
