@@ -107,7 +107,10 @@ def test_results_that_wait_have_a_limit_in_bytes(monkeypatch: pytest.MonkeyPatch
     results = ahead(begun.append, range(6), lambda item: 4)
     for expected in ([0, 1], [0, 1, 2], [0, 1, 2, 3]):
         next(results)
-        time.sleep(0.2)
+        deadline = time.monotonic() + 20
+        while len(begun) < len(expected) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for one too many to begin
         assert sorted(begun) == expected
     assert list(ahead(lambda item: item, range(3), lambda item: 100)) == [0, 1, 2]
 
