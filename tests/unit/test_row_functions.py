@@ -44,6 +44,27 @@ def test_an_engines_batches_are_its_share_of_the_rows(
     assert engine.batches_of(EngineConfig(model_source="m", concurrency=engines), num_rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("gpus_of_nodes", "tensor", "pipeline", "expected"),
+    [
+        ([8, 8], 8, 1, "STRICT_PACK"),
+        ([4, 4], 8, 1, "PACK"),
+        ([8, 8], 8, 2, "PACK"),
+        ([0, 8], 1, 1, "STRICT_PACK"),
+        ([], 8, 1, "PACK"),  # nodes may come
+    ],
+)
+def test_an_engine_is_on_one_node_where_one_holds_it(
+    gpus_of_nodes: list[int], tensor: int, pipeline: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 64, "GPU": gpus, "teacher": 8}} for gpus in gpus_of_nodes]
+    dead = {"Alive": False, "Resources": {"CPU": 64, "GPU": 99, "teacher": 99}}
+    monkeypatch.setattr("ray.nodes", lambda: [*nodes, dead])
+    kwargs = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    config = EngineConfig(model_source="m", engine_kwargs=kwargs, num_gpus=1, resources={"teacher": 1})
+    assert engine.strategy(config) == expected
+
+
 def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     question = Question(PARAMS, num_samples=3, suffix="!")
     return teacher.requests(row, "slow", replace(question, **changes))
