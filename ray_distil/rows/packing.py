@@ -7,9 +7,10 @@ r"""Stage 5: examples packed into sequences of `max_length` tokens. No example i
 
 Packing is a stage of its own, before training: inside the training job the ranks would wait for each other.
 
-The examples, sorted by id, are divided into chunks of CHUNK examples; only examples of one chunk are packed together.
-The driver holds the ids, eight bytes each. Ray's sort brings the texts from the shards to their chunks, WINDOW chunks
-at a time. So neither the driver's table of blocks nor the object store grows with the number of examples.
+The examples, sorted by id, are divided into chunks of up to CHUNK_TOKENS tokens; only examples of one chunk are packed
+together. The driver holds some 40 bytes an example while it divides them. Ray's sort brings the texts from the shards
+to their chunks, WINDOW chunks at a time. So neither a worker's memory, nor the driver's table of blocks, nor the object
+store grows with the number of examples or with their length. Each window reads all examples again.
 """
 
 from bisect import bisect_left, insort
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ray_distil.store.ids import Keys, keys_of, sorted_keys
+from ray_distil.store.ids import Keys, keys_of
 from ray_distil.store.schemas import PACKED
 from ray_distil.store.shards import reject, table_of
 from ray_distil.texts.chat_templates import PLAIN, ChatSettings
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 
 VERSION = 2
 STAGE = "packing"
-CHUNK = 20_000  # examples in a chunk: enough for a good fit, few enough for one worker's memory
-WINDOW = 50  # chunks in one sort, which makes a block for each pair of shard and chunk
-COLUMNS = ("example_id", "prompt", "completion")  # the columns that are read
+CHUNK_TOKENS = 10_000_000  # in a chunk: a good fit even for long examples, and at most 1.5 GiB of a worker's memory
+CHUNK_EXAMPLES = 20_000  # at most in a chunk, however short they are
+BYTES_PER_TOKEN = 3  # of a text in UTF-8 that nobody counted: less than most texts have, so that no chunk is too large
+WINDOW = 100  # chunks in one sort, which makes a block for each pair of shard and chunk
+COLUMNS = ("example_id", "prompt", "completion")  # the columns that are packed
+SIZED = (*COLUMNS, "num_tokens")  # the columns from which the size of an example is known
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:
@@ -101,9 +106,42 @@ def pack_chunk(
     return table_of(rows, PACKED)
 
 
-def chunk_starts(parts: Iterable[list[str]]) -> Keys:
-    """The smallest example id of each chunk, [chunks]. `parts`: lists of all example ids."""
-    return sorted_keys(parts)[::CHUNK].copy()
+def example_sizes(table: pa.Table) -> pa.Table:
+    """The ids of SFT_EXAMPLES rows with SIZED columns, and their `tokens`: by its teacher's count, else by its bytes."""
+    prompt, completion = (pc.divide(pc.binary_length(table[name]), BYTES_PER_TOKEN) for name in COLUMNS[1:])
+    tokens = pc.add(prompt, pc.coalesce(table["num_tokens"], completion))
+    return pa.table({"example_id": table["example_id"], "tokens": tokens.cast(pa.int32())})
+
+
+def all_sizes(examples: "Dataset") -> Iterator[pa.Table]:
+    """`example_sizes` of a dataset, computed where its shards are read."""
+    sizes = examples.map_batches(example_sizes, batch_size=None, batch_format="pyarrow")
+    yield from sizes.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def chunk_starts(sizes: Iterable[pa.Table]) -> Keys:
+    """The smallest example id of each chunk, [chunks]. `sizes`: tables of `example_sizes`, of all examples, in any order.
+
+    A chunk ends before the example that would exceed CHUNK_TOKENS or CHUNK_EXAMPLES. It has one example at least.
+    """
+    ids, counts = bytearray(), bytearray()
+    for table in sizes:
+        if table.num_rows:
+            ids += keys_of(table["example_id"].to_pylist()).tobytes()
+            counts += np.asarray(table["tokens"], np.int32).tobytes()
+    keys = np.frombuffer(ids, np.uint64)
+
+    # The order is that of the ids alone: which shard holds an example changes nothing.
+    order = np.argsort(keys)
+    ends = np.cumsum(np.frombuffer(counts, np.int32)[order], dtype=np.int64)  # tokens up to and with each example
+
+    starts, start = [], 0
+    while start < len(keys):
+        starts.append(start)
+        before = int(ends[start - 1]) if start else 0
+        by_tokens = int(np.searchsorted(ends, before + CHUNK_TOKENS, side="right"))
+        start = max(start + 1, min(by_tokens, start + CHUNK_EXAMPLES))
+    return keys[order[starts]] if starts else keys
 
 
 def numbered(table: pa.Table, starts: Keys, first: int, end: int) -> pa.Table:

@@ -196,8 +196,7 @@ class Packed(Stage):
     def make(self, artifact: Artifact) -> Made:
         self.run.start_ray()
         config, trained = self.run.config.packing, given(self.run.config.training)
-        ids = (table["example_id"].to_pylist() for table in self.examples.tables(["example_id"]))
-        starts = packing.chunk_starts(ids)
+        starts = packing.chunk_starts(packing.all_sizes(self.examples.read(list(packing.SIZED))))
         if not len(starts):
             why = why_none(self.run.folder, BEFORE_PACKING)
             raise StageError(f"{packing.STAGE}: no example passed the gates: {why}")

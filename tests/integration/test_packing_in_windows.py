@@ -58,7 +58,7 @@ def examples(folder: Path, number: int) -> Artifact:
 def test_the_sequences_are_those_of_one_table_in_order(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "CHUNK", CHUNK)
+    monkeypatch.setattr(packing, "CHUNK_EXAMPLES", CHUNK)
     monkeypatch.setattr(packing, "WINDOW", WINDOW)
     given, target = (
         examples(tmp_path, number),
@@ -72,7 +72,7 @@ def test_the_sequences_are_those_of_one_table_in_order(
         packing.pack_chunk(part.append_column("chunk", pa.array([k] * part.num_rows, pa.int32())), **how)
         for k, part in enumerate(slices)
     )
-    starts = packing.chunk_starts(part["example_id"].to_pylist() for part in given.tables(["example_id"]))
+    starts = packing.chunk_starts(packing.all_sizes(given.read(list(packing.SIZED))))
     target.start()
     for window in packing.pack(lambda: given.read(list(packing.COLUMNS)), starts, **how):
         target.write([window], packing.STAGE)

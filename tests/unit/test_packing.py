@@ -1,13 +1,14 @@
 """Packing and encoding: nothing cut or lost, loss on the completion and its end of turn only, a good fit."""
 
 import random
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
 
 from ray_distil.config.models import resolve_model
 from ray_distil.rows import packing
-from ray_distil.store.schemas import stable_id
+from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import REASON
 from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
@@ -70,13 +71,24 @@ def test_long_examples_are_rejected_and_none_is_cut() -> None:
             start += length
 
 
+def examples(number: int, num_tokens: int | None = 10) -> pa.Table:
+    """SFT_EXAMPLES rows with SIZED columns, in the order of their making."""
+    ids = [stable_id("example", k) for k in range(number)]
+    texts = {"example_id": ids, "prompt": ["p"] * number, "completion": [f"c{k}" for k in range(number)]}
+    columns = texts | {"num_tokens": [num_tokens] * number}
+    return pa.table(columns, schema=pa.schema([SFT_EXAMPLES.field(name) for name in packing.SIZED]))
+
+
+def sizes(*tables: pa.Table) -> list[pa.Table]:
+    return [packing.example_sizes(table) for table in tables]
+
+
 @pytest.mark.parametrize("number", [1, 6, 7, 8, 60])
 def test_a_chunk_is_what_follows_by_id_wherever_it_lies(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "CHUNK", 7)
-    ids = [stable_id("example", k) for k in range(number)]
-    table = pa.table({"example_id": ids, "prompt": ["p"] * number, "completion": [f"c{k}" for k in range(number)]})
+    monkeypatch.setattr(packing, "CHUNK_EXAMPLES", 7)
+    table = examples(number)
     shards = [table.slice(start, 5) for start in range(0, number, 5)]
-    starts = packing.chunk_starts(shard["example_id"].to_pylist() for shard in shards)
+    starts = packing.chunk_starts(sizes(*shards))
     ordered = table.sort_by("example_id")
     assert len(starts) == -(-number // 7)
     for first in range(len(starts)):
@@ -85,6 +97,46 @@ def test_a_chunk_is_what_follows_by_id_wherever_it_lies(number: int, monkeypatch
         assert set(found["chunk"].to_pylist()) == {first}
         assert found.sort_by("example_id").drop_columns("chunk").equals(ordered.slice(7 * first, 7))
     assert sum(packing.numbered(shard, starts, 0, len(starts)).num_rows for shard in shards) == number
+
+
+def chunks_of(table: pa.Table) -> list[int]:
+    """The number of examples in each chunk."""
+    starts = packing.chunk_starts(sizes(table))
+    return [packing.numbered(table, starts, k, k + 1).num_rows for k in range(len(starts))]
+
+
+def test_a_chunk_of_long_examples_holds_few_of_them() -> None:
+    assert chunks_of(examples(2001, num_tokens=16_000)) == [625, 625, 625, 126]
+
+
+def test_an_example_larger_than_a_chunk_is_a_chunk_and_few_short_ones_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK_TOKENS", 100)
+    assert chunks_of(examples(3, num_tokens=101)) == [1, 1, 1]
+    assert chunks_of(examples(10)) == [10]
+    assert chunks_of(examples(11)) == [10, 1]
+    assert len(packing.chunk_starts([])) == len(packing.chunk_starts(sizes(examples(0)))) == 0
+
+
+def test_uneven_examples_fill_chunks_of_uneven_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK_TOKENS", 100)
+    dice = random.Random(0)
+    tokens = [dice.randint(1, 60) for _ in range(200)]
+    table = examples(200).set_column(3, "num_tokens", pa.array(tokens, pa.int32()))
+    starts = packing.chunk_starts(sizes(table))
+    shuffled = table.take(dice.sample(range(200), 200))
+    assert packing.chunk_starts(sizes(shuffled.slice(0, 77), shuffled.slice(77))).tolist() == starts.tolist()
+    spent = [sum(packing.numbered(table, starts, k, k + 1)["num_tokens"].to_pylist()) for k in range(len(starts))]
+    assert max(spent) <= 100
+    assert all(before + after > 100 for before, after in pairwise(spent)), "none could be larger"
+
+
+def test_a_text_without_a_count_is_measured_by_its_bytes() -> None:
+    """Imported responses have no count; a prompt never has one."""
+    rows = [("a", "p" * 30, "c" * 300, 50), ("b", "p" * 30, "c" * 300, None), ("c", "", "思" * 100, None)]
+    table = pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=list(packing.SIZED))
+    assert packing.example_sizes(table)["tokens"].to_pylist() == [60, 110, 100]
+    without = table.set_column(3, "num_tokens", pa.array([None] * 3, pa.int32()))
+    assert packing.example_sizes(without)["tokens"].to_pylist() == [110, 110, 100]
 
 
 def test_the_order_of_a_chunks_rows_changes_nothing() -> None:
