@@ -52,6 +52,12 @@ class Run:
             self.folder.write_text(BEGAN, date.today().isoformat() + "\n")
         return self.folder.read_bytes(BEGAN).decode().strip()
 
+    @property
+    def max_shard_bytes(self) -> int | None:
+        """Up to which size shards are merged; None: they stay as they were written."""
+        megabytes = self.config.run.max_shard_mb
+        return None if megabytes is None else int(megabytes * 2**20)
+
     def start_ray(self, imports: tuple[str, ...] = ()) -> None:
         """See `session.start_ray`. Raises UserError where a node does not see the run's folder."""
         logs = start_ray(self.config.ray.num_cpus, imports)
@@ -92,14 +98,13 @@ class Run:
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = stage.make(target)
         gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
-        most = self.config.run.max_shard_mb
         manifest = target.finish(
             name,
             stage.unit,
             rows_in,
             time.monotonic() - started,
             lambda: summary | stage.summarise(target),
-            None if most is None else int(most * 2**20),
+            self.max_shard_bytes,
             stage.tokens,
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
@@ -155,7 +160,9 @@ class Run:
             rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
             failures = FailureLimit(limits.max_reject_fraction, num_missing, name, rejects, num_failed)
             try:
-                written = artifact.written(stage.datasets(done, num_missing), name, stage.parallel)
+                written = artifact.written(
+                    stage.datasets(done, num_missing), name, stage.parallel, self.max_shard_bytes
+                )
                 for shard in steady(written, limits.stall_minutes, name):
                     failures.add(shard)
                     left = artifact.tell.seconds_left()

@@ -12,8 +12,8 @@ Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so th
 The shards of a stopped run stay: `done_ids` are the ids in finished shards, and only the other rows are made again.
 Tasks of a killed driver can go on for seconds. A new attempt takes over the artifact, so that these tasks cannot write
 rows that are being made again. A row that such a task was writing at that very moment may be there twice; `finish`
-keeps one of the two. While a stage works, each block is a small shard of its own, so that finished rows are safe;
-`finish` merges the small shards up to a set size. Shards of another fingerprint are moved to RUN/superseded/: an
+keeps one of the two. While a stage works, each block is a small shard of its own, so that finished rows are safe; small
+shards are merged up to a set size (`merging.py`). Shards of another fingerprint are moved to RUN/superseded/: an
 artifact never mixes two configurations, and nothing that was paid for is deleted.
 
 Ray Data's own row checkpoint is as exact where a driver is killed (tests/benchmarks/LOG.md). It is not used for three
@@ -31,19 +31,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.runtime.progress import Teller
-from ray_distil.runtime.session import ray_is_there
 from ray_distil.store.artifact_reader import FINGERPRINT, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
 from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
+from ray_distil.store.merging import Merger, merge_all
 from ray_distil.store.shards import (
     ATTEMPT,
     REJECTS_FOLDER,
     StageError,
     Written,
     count,
-    merge_batch,
-    merge_shards,
-    remove_batch,
     write_block,
     write_shard,
 )
@@ -95,10 +92,12 @@ class Artifact(ArtifactReader):
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
         forgotten: Counter[str] = Counter()
         files = self._files(REJECTS_FOLDER)
-        for file, table in zip(files, self._tables(files), strict=True):
-            reasons = table["reason"].to_pylist()
-            forgotten.update(reason for reason in reasons if again(reason))
-            self._replace(file, table, [not again(reason) for reason in reasons])
+        reasons = zip(files, self._tables(files, ["reason"]), strict=True)
+        affected = [file for file, table in reasons if any(map(again, table["reason"].to_pylist()))]
+        for file, table in zip(affected, self._tables(affected), strict=True):
+            reasons_of_file = table["reason"].to_pylist()
+            forgotten.update(filter(again, reasons_of_file))
+            self._replace(file, table, [not again(reason) for reason in reasons_of_file])
         return forgotten
 
     def is_taken(self) -> bool:
@@ -110,7 +109,9 @@ class Artifact(ArtifactReader):
         for _ in self.written(parts, stage, parallel):
             pass
 
-    def written(self, parts: list["Dataset"], stage: str, parallel: bool = True) -> Iterator["Written"]:
+    def written(
+        self, parts: list["Dataset"], stage: str, parallel: bool = True, max_shard_bytes: int | None = None
+    ) -> Iterator["Written"]:
         """Run the datasets (schema `with_rejects`), and write each block as a shard as soon as the block is made.
 
         Blocks must come as the engine made them (`map_batches` with batch_size=None): by default Ray gathers 1,024 rows
@@ -122,7 +123,7 @@ class Artifact(ArtifactReader):
         more bytes than those of its neighbours.
 
         With `parallel` all datasets run at once. Else they run one by one, and an engine ends before the next engine
-        starts. Yields the counts of each shard.
+        starts. With `max_shard_bytes` small shards are merged meanwhile. Yields the counts of each shard.
         """
         how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
@@ -130,12 +131,20 @@ class Artifact(ArtifactReader):
         ]
         if parallel and len(written) > 1:
             written = [written[0].union(*written[1:])]
-        for shards in written:
-            for counts in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for shard in counts.to_pylist():
-                    count(shard, self.run.name, stage)
-                    self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
-                    yield shard
+
+        merger = Merger(self.folder, self.attempt, max_shard_bytes) if max_shard_bytes is not None else None
+        try:
+            for shards in written:
+                for counts in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for shard in counts.to_pylist():
+                        count(shard, self.run.name, stage)
+                        self.tell.advance(shard["rows_out"] + shard["rows_rejected"], shard["num_generated_tokens"])
+                        if merger is not None:
+                            merger.add(json.loads(shard["files"]))
+                        yield shard
+        finally:
+            if merger is not None:
+                merger.wait()  # whoever reads the shards next finds each row in one file
 
     def write_table(self, table: pa.Table, stage: str) -> None:
         """Write a table in memory (schema `with_rejects`) as shards, without Ray."""
@@ -173,7 +182,7 @@ class Artifact(ArtifactReader):
                 + (f"; first remove {self.folder}." if len(doubled) else ".")
             )
         if max_shard_bytes is not None:
-            self._merge(max_shard_bytes)
+            merge_all(self.folder, self.attempt, max_shard_bytes)
         rejects, rejected_tokens = Counter[str](), Counter[str]()
         columns = ["reason", "row"] if tokens else ["reason"]
         for table in self._parts(self._files(REJECTS_FOLDER), columns, narrow=not tokens):
@@ -202,8 +211,15 @@ class Artifact(ArtifactReader):
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
         suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
-        files = self._files() + self._files(REJECTS_FOLDER)
-        for file, table in zip(files, self._tables(files), strict=True):
+
+        # Which files have such a row: their ids alone are read.
+        affected = []
+        for column, files in ((self.counted, self._files()), ("id", self._files(REJECTS_FOLDER))):
+            for file, table in zip(files, self._tables(files, [column]), strict=True):
+                if not suspect.isdisjoint(keys_of(table.column(0).to_pylist()).tolist()):
+                    affected.append(file)
+
+        for file, table in zip(affected, self._tables(affected), strict=True):
             keys = keys_of(table.column(0).to_pylist()).tolist()
             here = suspect.intersection(keys)
             again = kept & here
@@ -221,44 +237,3 @@ class Artifact(ArtifactReader):
             write_shard(self.folder, rest, self.attempt, inside)
         self.folder.remove(file)
         return table.num_rows - rest.num_rows
-
-    def _merge(self, most_bytes: int) -> None:
-        """Merge small shards into shards of up to `most_bytes`; with several groups of them, by Ray if it runs.
-
-        No small shard is removed before all groups are merged, so that Ray can retry the task of a lost worker. If it
-        is stopped midway, rows are there twice.
-        """
-        sizes = self.folder.sizes("part-", ".parquet")
-        rejects = (self.folder / REJECTS_FOLDER).sizes("part-", ".parquet")
-        groups = [*small_groups(sizes, most_bytes)]
-        groups += small_groups({f"{REJECTS_FOLDER}/{name}": size for name, size in rejects.items()}, most_bytes)
-        if len(groups) > 1 and ray_is_there():
-            import ray.data
-
-            blocks = ray.data.from_items(list(map(json.dumps, groups)), override_num_blocks=min(len(groups), 200))
-            how = {"folder": self.folder, "attempt": self.attempt}
-            merged = blocks.map_batches(merge_batch, batch_size=1, fn_kwargs=how).materialize()
-            merged.map_batches(remove_batch, batch_size=1, fn_kwargs={"folder": self.folder}).materialize()
-            return
-        for group in groups:
-            merge_shards(group, self.folder, self.attempt)
-            pa.default_memory_pool().release_unused()
-        remove_batch({"item": list(map(json.dumps, groups))}, self.folder)
-
-
-def small_groups(sizes: dict[str, int], most_bytes: int) -> Iterator[dict[str, int]]:
-    """Groups of two or more files, in the order of their names, each together no larger than `most_bytes`.
-
-    Both `sizes` and a group: name -> bytes.
-    """
-    group: dict[str, int] = {}
-    total = 0
-    for file, size in sorted(sizes.items()):
-        if group and total + size > most_bytes:
-            if len(group) > 1:
-                yield group
-            group, total = {}, 0
-        group[file] = size
-        total += size
-    if len(group) > 1:
-        yield group

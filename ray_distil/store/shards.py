@@ -7,21 +7,17 @@ its own file.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from ray_distil.runtime import metrics
-from ray_distil.store.ahead import HELD_BYTES, ahead, do_all
 from ray_distil.store.schemas import REJECTS, SEPARATOR
 from ray_distil.store.storage import Folder, parquet
 
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"
 ROWS_AT_ONCE = 10_000  # ids of a table that are Python objects at the same time
-MERGED_ROWS = 1000  # rows that a merge reads of a shard at a time: some rows have thousands of tokens
-MERGED_BYTES = 2**23  # of rows that a merge sorts together, uncompressed
 TOKEN_COLUMNS = ("num_prompt_tokens", "num_generated_tokens")
 REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON, COMPLETE = "finish_reason", "complete"
@@ -44,6 +40,7 @@ class Written(TypedDict):
     num_generated_tokens: int
     rejects: str  # JSON of reason -> rows, of all rejected rows
     why: str  # JSON of [reason, rows, an example's detail] for the failed rows
+    files: str  # JSON of name -> bytes, of the shards that were written
 
 
 def with_rejects(schema: pa.Schema) -> pa.Schema:
@@ -75,12 +72,13 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
     is_rejected = table.column(REASON).is_valid()
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
+    files = {}
     if accepted.num_rows:
-        write_shard(folder, accepted, attempt)
+        files |= write_shard(folder, accepted, attempt)
     if rejected.num_rows:
         rows = [_reject_row(row, schema, stage) for row in rejected.to_pylist()]
         rejects = pa.Table.from_pylist(rows, schema=REJECTS)
-        write_shard(folder, rejects, attempt, f"{REJECTS_FOLDER}/")
+        files |= write_shard(folder, rejects, attempt, f"{REJECTS_FOLDER}/")
     spent = {
         column: (pa.compute.sum(table[column]).as_py() or 0) if column in table.column_names else 0
         for column in TOKEN_COLUMNS
@@ -101,6 +99,7 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
         "num_generated_tokens": spent["num_generated_tokens"],
         "rejects": json.dumps(reasons),
         "why": json.dumps(_why(rejected, num_cut)),
+        "files": json.dumps(files),
     }
     return pa.Table.from_pylist([counts])
 
@@ -144,12 +143,16 @@ def check_attempt(artifact: Folder, attempt: str) -> None:
         raise StageError(f"{artifact}: another attempt has begun; this one may no longer write")
 
 
-def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> None:
-    _write(artifact, inside, table.column(0), parquet([table]), attempt)
+def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> dict[str, int]:
+    """Write a table as a shard. Returns its name -> its bytes."""
+    return write_rows(artifact, inside, table.column(0), parquet([table]), attempt)
 
 
-def _write(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> None:
-    artifact.write_bytes(f"{inside}part-{_id_of_all(ids)}.parquet", shard, lambda: check_attempt(artifact, attempt))
+def write_rows(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> dict[str, int]:
+    """Write the bytes of a Parquet file as the shard of the rows `ids`. Returns its name -> its bytes."""
+    name = f"{inside}part-{_id_of_all(ids)}.parquet"
+    artifact.write_bytes(name, shard, lambda: check_attempt(artifact, attempt))
+    return {name: shard.size}
 
 
 def _id_of_all(ids: pa.ChunkedArray) -> str:
@@ -159,51 +162,3 @@ def _id_of_all(ids: pa.ChunkedArray) -> str:
         text = SEPARATOR.join(ordered.slice(start, ROWS_AT_ONCE).to_pylist())
         digest.update((SEPARATOR + text if start else text).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
-
-
-def merge_shards(sizes: dict[str, int], folder: Folder, attempt: str) -> None:
-    """Merge several shards into one. The old shards stay, so that a retry writes the same file.
-
-    `sizes`: name of each shard -> bytes; all of them are reject shards, or none.
-    """
-    inside, _, _ = next(iter(sizes)).rpartition("/")
-    ids: list[pa.Array] = []
-
-    def read(file: str) -> Iterable[pa.Table]:
-        parts = folder.read_parts(file, None, MERGED_ROWS)
-        return parts if sizes[file] > HELD_BYTES else list(parts)
-
-    def groups() -> Iterator[pa.Table]:
-        for group in _together(part for parts in ahead(read, sizes, sizes.__getitem__) for part in parts):
-            ids.extend(group.column(0).chunks)
-            yield group
-
-    shard = parquet(groups())
-    _write(folder, f"{inside}/" if inside else "", pa.chunked_array(ids), shard, attempt)
-
-
-def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The tables joined into tables of about MERGED_BYTES, each sorted by id."""
-    waiting: list[pa.Table] = []
-    size = 0
-    for table in tables:
-        waiting.append(table)
-        size += table.nbytes
-        if size > MERGED_BYTES:
-            yield pa.concat_tables(waiting).sort_by(table.column_names[0])
-            waiting, size = [], 0
-    if waiting:
-        yield pa.concat_tables(waiting).sort_by(waiting[0].column_names[0])
-
-
-def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
-    """`merge_shards` for a batch of groups of shards, each as JSON: name -> bytes."""
-    for group in batch["item"]:
-        merge_shards(json.loads(group), folder, attempt)
-    return batch
-
-
-def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    """Remove the shards of a batch of groups, those that are still there."""
-    do_all(folder.remove, [file for group in batch["item"] for file in json.loads(group)])
-    return {"item": []}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ray_distil.store import artifact as artifact_module
 from ray_distil.store.ahead import do_all
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import RESPONSES, stable_id
@@ -72,8 +73,8 @@ def main() -> None:
         measure("write a block", lambda: write(chosen.blocks))
         measure("forget_rejects", lambda: artifact.forget_rejects(lambda reason: reason == "timeout"))
         measure("done_ids", artifact.done_ids)
-        merge = artifact._merge
-        artifact._merge = lambda most: measure("merge, in finish", lambda: merge(most))  # type: ignore[method-assign]
+        merge = artifact_module.merge_all
+        artifact_module.merge_all = lambda *where: measure("merge, in finish", lambda: merge(*where))  # type: ignore[assignment]
         num_rows = ROWS * (chosen.blocks + 1)
         measure("finish", lambda: artifact.finish("teacher", "rows", num_rows, 1.0, max_shard_bytes=32 * 2**20))
         measure("count", lambda: artifact.count("teacher"))

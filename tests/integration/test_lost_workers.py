@@ -7,16 +7,18 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from ray_distil.runtime.session import start_ray
-from ray_distil.store import schemas
+from ray_distil.store import merging, schemas
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.shards import table_of
+from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
 
 NUM_SHARDS = 600
 NUM_KILLS = 3
+SMALL_FILES = 20
 
 
 def kill_workers(killed: dict[str, list[int]], over: threading.Event) -> None:
@@ -70,3 +72,39 @@ def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path) -> None:
     assert manifest.files == target.folder.files("part-", ".parquet")
     assert len(manifest.files) < NUM_SHARDS / 10
     assert target.read_table()["instruction_id"].to_pylist() == [row["instruction_id"] for row in rows]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_that_are_lost_while_a_stage_works_and_its_shards_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block is a row, every third one is rejected. Before the stage is finished, few files are left."""
+    import ray.data
+
+    monkeypatch.setattr(merging, "SMALL_FILES", SMALL_FILES)
+    target = Artifact(Folder.at(tmp_path), "instructions", schemas.INSTRUCTIONS, "made of this")
+    target.start()
+
+    def rows(batch: dict[str, list[int]]) -> pa.Table:
+        (number,) = batch["id"]
+        row = {"instruction_id": f"{number:016x}", "instruction": f"do {number}", "source": "test", "split": "train"}
+        return table_of([row if number % 3 else reject(row, "empty")], schemas.INSTRUCTIONS)
+
+    blocks = ray.data.range(NUM_SHARDS, override_num_blocks=NUM_SHARDS).map_batches(rows, batch_size=None)
+    killed: dict[str, list[int]] = {"merge_shards": [], "remove_shards": []}
+    over = threading.Event()
+    killer = threading.Thread(target=kill_workers, args=(killed, over))
+    killer.start()
+    try:
+        counts = list(target.written([blocks], "instructions", max_shard_bytes=2**20))
+    finally:
+        over.set()
+        killer.join()
+    assert all(killed.values()), killed
+    assert sum(shard["rows_out"] + shard["rows_rejected"] for shard in counts) == NUM_SHARDS
+    assert len(target.folder.files(suffix=".parquet", recursive=True)) <= NUM_SHARDS / SMALL_FILES + 2 * SMALL_FILES
+    assert len(target.done_ids()) == NUM_SHARDS
+    manifest = target.finish("instructions", "rows", NUM_SHARDS, 1.0, max_shard_bytes=2**20)
+    assert (manifest.rows_out, manifest.rejects) == (NUM_SHARDS * 2 // 3, {"empty": NUM_SHARDS // 3})
+    assert manifest.summary == {}
+    assert len(manifest.files) == 2

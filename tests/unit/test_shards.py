@@ -11,9 +11,11 @@ import pytest
 
 from ray_distil.runtime import metrics
 from ray_distil.store import artifact as shards
+from ray_distil.store import merging
 from ray_distil.store import shards as blocks
-from ray_distil.store.artifact import DROPPED, Artifact, small_groups
+from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import fingerprint, why_none
+from ray_distil.store.merging import small_groups
 from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import StageError, reject, table_of
 from ray_distil.store.storage import Folder
@@ -261,7 +263,7 @@ def test_small_shards_become_shards_of_a_set_size(tmp_path: Path) -> None:
 def test_a_merge_of_more_than_is_put_in_order_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once, parts = artifact(tmp_path / "once"), artifact(tmp_path / "parts")
     for target, most in ((once, 2**23), (parts, 1)):
-        monkeypatch.setattr(blocks, "MERGED_BYTES", most)
+        monkeypatch.setattr(merging, "MERGED_BYTES", most)
         monkeypatch.setattr(blocks, "ROWS_AT_ONCE", 2)
         target.start()
         for names in ("ab", "c", "def"):
@@ -302,9 +304,9 @@ def test_a_merge_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for name in "abcd":
             write(target, row(name), reject(row(name.upper()), "empty"))
     manifest = once.finish("instructions", "rows", 8, 1.0, max_shard_bytes=2**20)
-    for function in ("merge_shards", "remove_batch"):
-        real = getattr(shards, function)
-        monkeypatch.setattr(shards, function, lambda *given, real=real: (real(*given), real(*given)))
+    for function in ("merge_shards", "remove_shards"):
+        real = getattr(merging, function)
+        monkeypatch.setattr(merging, function, lambda *given, real=real: (real(*given), real(*given)))
     assert twice.finish("instructions", "rows", 8, 1.0, max_shard_bytes=2**20).files == manifest.files
     assert len(manifest.files) == 2
     assert twice.read_table().equals(once.read_table())
