@@ -68,11 +68,15 @@ def _told(error: Exception, folder: Path | None) -> int:
     if folder is None:
         traceback.print_exception(error)
         return 1
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     told = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
     print(f"failed: {told}", file=sys.stderr)
-    print(f"the whole error is in {folder / 'error.log'}; run the same command again to go on", file=sys.stderr)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        place = f"the whole error is in {folder / 'error.log'}"
+    except OSError as refused:  # e.g. a full disk, which may be the error itself
+        place = f"{folder / 'error.log'} could not be written ({refused.strerror})"
+    print(f"{place}; run the same command again to go on", file=sys.stderr)
     return 1
 
 

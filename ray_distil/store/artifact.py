@@ -5,6 +5,7 @@
     ARTIFACT/_fingerprint                   the fingerprint of the shards, written first
     ARTIFACT/_asked.json                    only for generated texts: the mark of each part's settings (`reuse.py`)
     ARTIFACT/_attempt                       which attempt may write here
+    ARTIFACT/_damaged/                      shards that could not be read, and whose rows were made again
     ARTIFACT/_manifest.json                 counts, written last: without it the artifact is not whole
 
 Names that begin with "_" are left out by pandas, pyarrow, DuckDB and Ray, so the folder reads as one table.
@@ -26,6 +27,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -44,13 +46,14 @@ from ray_distil.store.shards import (
     write_block,
     write_shard,
 )
-from ray_distil.store.storage import TEMPORARY, Folder
+from ray_distil.store.storage import TEMPORARY, DamagedFile, Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 ASKED = "_asked.json"
 SUPERSEDED = "superseded"
+DAMAGED = "_damaged"  # shards that a node without power has left
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 
 
@@ -90,6 +93,9 @@ class Artifact(ArtifactReader):
 
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
+        return self._listed_again(lambda: self._forget_rejects(again))
+
+    def _forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         forgotten: Counter[str] = Counter()
         files = self._files(REJECTS_FOLDER)
         reasons = zip(files, self._tables(files, ["reason"]), strict=True)
@@ -99,6 +105,15 @@ class Artifact(ArtifactReader):
             forgotten.update(filter(again, reasons_of_file))
             self._replace(file, table, [not again(reason) for reason in reasons_of_file])
         return forgotten
+
+    def _set_aside(self, file: str, damage: DamagedFile) -> None:
+        """Keep the bytes of a damaged shard of an artifact that is being made; its rows are missing then, and made again."""
+        if not self.attempt:
+            raise damage
+        with suppress(FileNotFoundError):
+            self.folder.write_bytes(f"{DAMAGED}/{file.rpartition('/')[2]}", self.folder.read_bytes(file))
+            self.folder.remove(file)
+        self.tell.line(f"{self.folder / file} is damaged; it lies in {DAMAGED}/, and its rows are made again")
 
     def is_taken(self) -> bool:
         """Whether another attempt has begun since this one."""

@@ -1,21 +1,25 @@
 """Reads an artifact: its manifest, its rows, its rejects, and the ids that are done."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
+from ray_distil.store.schemas import REJECTS
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
-from ray_distil.store.storage import Folder
+from ray_distil.store.storage import DamagedFile, Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 FINGERPRINT = "_fingerprint"
+ResultT = TypeVar("ResultT")
+LISTINGS, LISTING_PAUSE_S = 20, 0.5  # of an artifact whose shards go while they are read
 ROWS_PER_SHARD = 10_000  # rows of a table in memory that become one shard: tasks read in parallel, a shard each
 
 
@@ -55,7 +59,7 @@ class ArtifactReader:
 
     def done_ids(self) -> IdSet:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
-        return IdSet(self._ids() if self._is_ours() else ())
+        return self._listed_again(lambda: IdSet(self._ids() if self._is_ours() else ()))
 
     def read(self, columns: list[str] | None = None) -> "Dataset":
         """The accepted rows as a Ray dataset.
@@ -107,6 +111,15 @@ class ArtifactReader:
     def _is_ours(self) -> bool:
         return self._mark() == self.fingerprint
 
+    def _listed_again(self, read: Callable[[], ResultT]) -> ResultT:
+        """`read()`; once more where a shard goes meanwhile: tasks of a stopped run may still be merging shards."""
+        for _ in range(LISTINGS):
+            try:
+                return read()
+            except FileNotFoundError:
+                time.sleep(LISTING_PAUSE_S)
+        return read()
+
     def _files(self, inside: str = "") -> list[str]:
         """The names of the shards; of a whole artifact as its manifest lists them, so that no late shard is read."""
         manifest = read_manifest(self.folder)
@@ -134,13 +147,33 @@ class ArtifactReader:
         sizes = {} if narrow else self.folder.sizes(recursive=True)
 
         def read(file: str) -> Iterable[pa.Table]:
-            parts = self.folder.read_parts(file, columns, ROWS_PER_SHARD)
+            parts = self._intact(file, self.folder.read_parts(file, columns, ROWS_PER_SHARD))
             return parts if sizes.get(file, 0) > HELD_BYTES else list(parts)
 
         for tables in ahead(read, files, lambda file: sizes.get(file, 0)):
             yield from tables
 
+    def _intact(self, file: str, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The parts of a shard, as they are read."""
+        try:
+            yield from parts
+        except DamagedFile as damage:
+            self._set_aside(file, damage)
+
+    def _set_aside(self, file: str, damage: DamagedFile) -> None:
+        """Here: raises the damage. An artifact that is being made makes the rows of the shard again."""
+        raise damage
+
     def _tables(self, files: list[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The table of each shard, in the order of the files."""
         sizes = self.folder.sizes(recursive=True)
-        return ahead(lambda file: self.folder.read_table(file, columns), files, lambda file: sizes.get(file, 0))
+
+        def read(file: str) -> pa.Table:
+            try:
+                return self.folder.read_table(file, columns)
+            except DamagedFile as damage:
+                self._set_aside(file, damage)
+                schema = REJECTS if file.startswith(REJECTS_FOLDER) else self.schema
+                return schema.empty_table().select(columns or schema.names)
+
+        return ahead(read, files, lambda file: sizes.get(file, 0))

@@ -121,10 +121,13 @@ def versions() -> dict[str, str]:
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
-    """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole."""
+    """The manifest of an artifact's folder, whatever its fingerprint; None where the artifact is not whole.
+
+    A manifest that cannot be read, e.g. one of 0 bytes, is none.
+    """
     try:
         return Manifest(**json.loads(folder.read_text(MANIFEST)))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 

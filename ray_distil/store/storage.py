@@ -5,11 +5,12 @@ shows an object only when its upload is complete. Where a store fails for a whil
 (`patience.py`).
 """
 
+import os
 import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -28,6 +29,12 @@ FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
+# How the errors of Arrow's reader of Parquet begin, where their type is that of the errors of a disk or a store.
+DAMAGE = re.compile(r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed")
+
+
+class DamagedFile(UserError):
+    """A file that is not what was written; the message names it and the remedy."""
 
 
 @lru_cache(maxsize=16)
@@ -111,18 +118,18 @@ class Folder:
 
     @patient
     def read_table(self, file: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file as a table; names of folders (year=2024) add no columns."""
+        """A Parquet file as a table; names of folders (year=2024) add no columns. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
-        with filesystem.open_input_file(path) as source:
+        with self._whole(file), filesystem.open_input_file(path) as source:
             return pq.ParquetFile(source).read(columns=columns)
 
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
-        """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time."""
+        """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
         patience, num_read = Patience(self), 0
         while True:
             try:
-                with filesystem.open_input_file(path) as source:
+                with self._whole(file), filesystem.open_input_file(path) as source:
                     batches = pq.ParquetFile(source).iter_batches(num_rows, columns=columns)
                     for batch in islice(batches, num_read, None):
                         num_read += 1
@@ -130,6 +137,19 @@ class Folder:
                 return
             except OSError as error:
                 patience.wait(error)
+
+    @contextmanager
+    def _whole(self, file: str) -> Iterator[None]:
+        """Reading a Parquet file: raises DamagedFile where its bytes are not those of one."""
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            if not isinstance(error, pa.ArrowInvalid) and not DAMAGE.match(str(error)):
+                raise
+            raise DamagedFile(
+                f"{self / file} is damaged, as a node that loses its power leaves files ({str(error)[:200]}); remove it, "
+                "and the same command makes its rows again"
+            ) from error
 
     def write_text(self, file: str, text: str) -> None:
         self.write_bytes(file, text.encode("utf-8"))
@@ -140,26 +160,32 @@ class Folder:
 
     @patient
     def write_bytes(self, file: str, data: bytes | pa.Buffer, check: Callable[[], None] | None = None) -> None:
+        """Write a file. `check` is called right before the file appears; if it raises, there is no file."""
         filesystem, path = self.filesystem_and_path(file)
-        renaming = filesystem.type_name in RENAMING
         if filesystem.type_name not in FLAT:
             filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        if renaming:
-            written = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"  # a thread may write the same file beside this one
-            with filesystem.open_output_stream(written) as stream:
-                stream.write(data)
-        try:
+        if filesystem.type_name not in RENAMING:
             if check is not None:
                 check()
-        except BaseException:
-            if renaming:
-                filesystem.delete_file(written)
-            raise
-        if renaming:
-            filesystem.move(written, path)
-        else:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
+            return
+
+        written = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"  # a thread may write the same file beside this one
+        try:
+            with filesystem.open_output_stream(written) as stream:
+                stream.write(data)
+            if self.local is not None:
+                _flush(written)
+            if check is not None:
+                check()
+            filesystem.move(written, path)
+        except BaseException:
+            with suppress(OSError):
+                filesystem.delete_file(written)
+            raise
+        if self.local is not None:
+            _flush(path.rpartition("/")[0])
 
     @patient
     def remove(self, file: str) -> None:
@@ -250,6 +276,15 @@ class Folder:
             filesystem, bucket = _open(f"{scheme}://{authority}{mark}{options}")
             path = "/".join(part for part in (bucket.rstrip("/"), below.rstrip("/")) if part)
         return filesystem, f"{path}/{file}" if file else path
+
+
+def _flush(path: str) -> None:
+    """Bring a file, or the names in a folder, to the disk. Else a node that loses its power leaves files of 0 bytes."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:

@@ -9,12 +9,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from ray_distil import UserError
 from ray_distil.runtime import metrics
 from ray_distil.store import artifact as shards
-from ray_distil.store import merging
+from ray_distil.store import artifact_reader, merging
 from ray_distil.store import shards as blocks
 from ray_distil.store.artifact import DROPPED, Artifact
-from ray_distil.store.manifest import fingerprint, why_none
+from ray_distil.store.manifest import fingerprint, read_manifest, why_none
 from ray_distil.store.merging import small_groups
 from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import StageError, reject, table_of
@@ -375,3 +376,69 @@ def test_why_nothing_is_left_is_told_of_the_artifact_that_rejected_it(tmp_path: 
     write(target, reject(row("a"), "wrong"), reject(row("b"), "wrong"), reject(row("c"), "empty"))
     target.finish("instructions", "rows", 3, 1.0)
     assert why_none(run, names) == f"wrong 2, empty 1; all of them are in {tmp_path}/instructions/_rejects"
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: bytes(len(whole)), lambda whole: whole[:200]])
+@pytest.mark.parametrize("place", ["", "_rejects/"])
+def test_the_rows_of_a_damaged_shard_are_made_again(tmp_path: Path, damage: Any, place: str) -> None:
+    """As of a node that lost its power."""
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"), reject(row("b"), "timeout"))
+    write(target, row("c"), reject(row("d"), "timeout"))
+    file = sorted((tmp_path / "instructions").glob(f"{place}part-*"))[0]
+    file.write_bytes(damage(file.read_bytes()))
+    again = artifact(tmp_path)
+    again.start()
+    forgotten = again.forget_rejects(lambda reason: reason == "timeout")
+    done = again.done_ids()
+    assert (len(done), forgotten) == ((2, {"timeout": 1}) if place else (1, {"timeout": 2}))
+    assert [kept.name for kept in (tmp_path / "instructions" / "_damaged").iterdir()] == [file.name]
+    rows = [row(name) for name in "abcd" if stable_id(name) not in done]
+    write(again, *rows)
+    assert again.finish("instructions", "rows", 4, 1.0).rows_out == 4
+
+
+def test_a_damaged_shard_of_a_whole_artifact_is_named(tmp_path: Path) -> None:
+    target = artifact(tmp_path)
+    target.start()
+    write(target, row("a"))
+    target.finish("instructions", "rows", 1, 1.0)
+    file = next((tmp_path / "instructions").glob("part-*"))
+    file.write_bytes(b"")
+    reader = artifact(tmp_path)
+    for read in (lambda: list(reader.tables(["split"])), reader.read_table, reader.done_ids):
+        with pytest.raises(UserError, match=f"{file.name} is damaged.* remove it, and the same command"):
+            read()
+    file.unlink()
+    assert reader.manifest() is None
+
+
+@pytest.mark.parametrize("text", ["", "\0\0\0", '{"artifact": "ins'])
+def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "_manifest.json").write_text(text)
+    assert read_manifest(Folder.at(tmp_path)) is None
+
+
+def test_shards_that_are_merged_while_they_are_read_are_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the tasks of a stopped run do for some seconds."""
+    target = artifact(tmp_path)
+    target.start()
+    for name in "abc":
+        write(target, row(name), reject(row(name.upper()), "timeout"))
+    real = Artifact._files
+
+    def listed_then_merged(self: Artifact, inside: str = "") -> list[str]:
+        files = real(self, inside)
+        merging.merge_all(target.folder, target.attempt, 2**20)
+        return files
+
+    monkeypatch.setattr(Artifact, "_files", listed_then_merged)
+    monkeypatch.setattr(artifact_reader, "LISTING_PAUSE_S", 0.01)
+    assert len(target.done_ids()) == 6
+    for name in "de":
+        write(target, reject(row(name.upper()), "timeout"))
+    assert target.forget_rejects(lambda reason: True) == {"timeout": 5}
+    assert len(target.done_ids()) == 3

@@ -1,5 +1,7 @@
 """Folders on a disk and on an S3 server behave alike: whole files, names relative to the folder, nothing left."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,3 +123,31 @@ def test_a_folder_is_shown_without_its_keys() -> None:
     assert str(folder) == f"{folder}" == "s3://***@bucket/runs/tiny?scheme=http"
     assert folder.uri == "s3://AKIA:sEcReT@bucket/runs/tiny?scheme=http"
     assert str(Folder("/a/b@c")) == "/a/b@c"
+
+
+def test_no_half_file_is_left_on_a_full_disk_and_the_error_is_told(tmp_path: Path) -> None:
+    """A limit to the size of files stands for the disk."""
+    code = f"""
+import pathlib, resource, signal
+from ray_distil.run import cli
+from ray_distil.store.storage import Folder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+try:
+    Folder({str(tmp_path)!r}).write_bytes("part-0.parquet", b"x" * 200_000)
+except OSError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    print(cli._told(error, pathlib.Path({str(tmp_path)!r}) / "logs"))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout == "1\n", ended.stderr
+    first, second = ended.stderr.splitlines()
+    assert first.startswith("failed: ")
+    assert "File too large" in first
+    assert second.endswith("error.log could not be written (File too large); run the same command again to go on")
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_a_file_that_is_away_is_not_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Folder.at(tmp_path).read_table("corrupt.parquet")
