@@ -16,10 +16,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
 
-from ray_distil import make_plan, read_report
+from ray_distil import make_plan
 from ray_distil.report import report
-from ray_distil.run import cli, pipeline, plan, standalone
+from ray_distil.run import cli, pipeline, plan, standalone, status
 from ray_distil.runtime.progress import Display
+from ray_distil.store.storage import Folder
 
 
 def main() -> int:
@@ -34,7 +35,9 @@ def main() -> int:
     )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer, for all benchmarks")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key of the endpoints")
-    parser.add_argument("--status", metavar="RUN_FOLDER", help="print the stages of a run and leave")
+    parser.add_argument(
+        "--status", metavar="RUN_FOLDER", help="print the stages of a run, finished or in the middle, and leave"
+    )
     parser.add_argument("--plan", action="store_true", help="print tokens, hours and money, and leave")
     arguments = parser.parse_args()
     logs: list[Path] = []
@@ -42,7 +45,7 @@ def main() -> int:
     def job() -> None:
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
         if arguments.status:
-            console.print(report.stages_table(read_report(arguments.status)))
+            console.print(*status.tables(Folder.at(arguments.status)), sep="\n")
             return
         config = standalone.configuration(arguments)
         if arguments.plan:

@@ -4,6 +4,7 @@ Reads manifests, Parquet shards, `config.yaml`, `notes.json`, `checkpoint/metric
 nothing else. A run can be reported at any point: the page says what the run does not hold. Needs neither Ray nor torch.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.table import Table
@@ -26,8 +27,7 @@ def read(run_folder: Folder) -> Report:
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
-    artifacts = ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
-    found = [m for m in (read_manifest(run_folder / artifact) for artifact in artifacts) if m is not None]
+    found = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
     gated = [next((m for m in found if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
     times = {(t["name"], t["benchmark"]): t for m in found if m.artifact.startswith("timing/") for t in [m.summary]}
     summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
@@ -50,13 +50,17 @@ def read(run_folder: Folder) -> Report:
     )
 
 
+def artifacts_of(run_folder: Folder) -> list[str]:
+    """The artifacts that the run's configuration makes, in the order of the stages. Some may not be there."""
+    compared = _compared(run_folder)
+    return ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
+
+
 def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
     report = read(run_folder)
     folder = run_folder / "report"
-    compared = _compared(run_folder)
-    artifacts = [*_benchmarks(compared), *ARTIFACTS, *_evaluations(compared)]
-    page = report_page.page_of(run_folder, report, headline(report), artifacts)
+    page = report_page.page_of(run_folder, report, headline(report), artifacts_of(run_folder))
     folder.write_text("report.html", report_page.html(page))
     folder.write_text("report.md", report_page.markdown(page))
     folder.write_text("report.json", report.to_json())
@@ -65,16 +69,16 @@ def build(run_folder: Folder) -> Report:
     return report
 
 
-def stages_table(report: Report) -> Table:
-    """The finished stages as a table for the console."""
-    rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in report.stage_rows()]
-    return _console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
+def stages_table(report: Report, without: Collection[str] = ()) -> Table:
+    """The finished stages as a table for the console; `without`: names of stages to leave out."""
+    rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in report.stage_rows() if row[0] not in without]
+    return console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
 
 
 def models_tables(report: Report) -> list[Table]:
     """The compared models as tables for the console, one for each benchmark, in the form of the recipe's table."""
     return [
-        _console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
+        console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
         for name in report.benchmarks
     ]
 
@@ -84,8 +88,7 @@ def ablation_tables(report: Report) -> list[Table]:
     told = report.ablation or {"variants": []}
     names = dict.fromkeys(one["benchmark"] for one in told["variants"])
     return [
-        _console_table(f"Without a gate, on {name}", ablation.HEADER, ablation.table(told, name), (0,))
-        for name in names
+        console_table(f"Without a gate, on {name}", ablation.HEADER, ablation.table(told, name), (0,)) for name in names
     ]
 
 
@@ -159,7 +162,7 @@ def _beside_baseline(
     return made
 
 
-def _console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
+def console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
