@@ -59,7 +59,10 @@ class RunConfig(Section):
         0.5, ge=0, le=1, description="a generating stage stops when more of its rows fail or are cut at max_tokens"
     )
     stall_minutes: float | None = Field(
-        60, gt=0, description="a generating stage stops when no row is finished for so long; null: never"
+        60,
+        gt=0,
+        description="a generating stage stops when no row is finished for so long, from the time at which an engine is "
+        "ready; null: never",
     )
     max_shard_mb: float | None = Field(
         32, gt=0, description="MiB of a Parquet shard of a finished artifact; null: as small as they were written"

@@ -23,7 +23,14 @@ from ray_distil.run.stage import GeneratingStage, Stage
 from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Display
-from ray_distil.runtime.session import in_background, last_line, nodes_without, start_ray, user_error_in
+from ray_distil.runtime.session import (
+    engine_is_ready,
+    in_background,
+    last_line,
+    nodes_without,
+    start_ray,
+    user_error_in,
+)
 from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
@@ -163,7 +170,7 @@ class Run:
                 written = artifact.written(
                     stage.datasets(done, num_missing), name, stage.parallel, self.max_shard_bytes
                 )
-                for shard in steady(written, limits.stall_minutes, name):
+                for shard in steady(written, limits.stall_minutes, name, engine_is_ready):
                     failures.add(shard)
                     left = artifact.tell.seconds_left()
                     known = {} if left is None else {"distil_seconds_left": left}

@@ -3,13 +3,16 @@
 import json
 import queue
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import TypeVar
 
 from ray_distil.store.shards import StageError, Written
 
 ItemT = TypeVar("ItemT")
+POLL_S = 5.0
 LEAST_ROWS = 100  # that the share of failures needs; all, if there are fewer. A few early failures prove nothing
 
 
@@ -17,10 +20,13 @@ class StoppedError(StageError):
     """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
 
 
-def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterator[ItemT]:
+def steady(
+    items: Iterable[ItemT], minutes: float | None, stage: str, has_begun: Callable[[], bool] = lambda: True
+) -> Iterator[ItemT]:
     """The items as they come. Raises StoppedError where none comes for `minutes`; None: waits for ever.
 
-    A thread takes the items, because a call that waits in Ray cannot be interrupted.
+    Before the first item, the minutes count from the time at which `has_begun` is true: a large model takes an hour to
+    load. A thread takes the items, because a call that waits in Ray cannot be interrupted.
     """
     taken: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue()
     over = threading.Event()
@@ -36,11 +42,17 @@ def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterato
             taken.put((None, error))
 
     threading.Thread(target=take, daemon=True).start()
+    limit = inf if minutes is None else 60 * minutes
+    since, has_item = time.monotonic(), False
     try:
         while True:
             try:
-                item, error = taken.get(timeout=None if minutes is None else 60 * minutes)
+                item, error = taken.get(timeout=min(limit, POLL_S))
             except queue.Empty:
+                if not has_item and not has_begun():
+                    since = time.monotonic()
+                if time.monotonic() - since < limit:
+                    continue
                 raise StoppedError(
                     f"{stage}: no row was finished for {minutes:g} minutes (run.stall_minutes). Look into the engines' "
                     "log; the same command goes on with the rows that are left"
@@ -50,6 +62,7 @@ def steady(items: Iterable[ItemT], minutes: float | None, stage: str) -> Iterato
             if error is not None:
                 raise error
             yield item  # type: ignore[misc]
+            since, has_item = time.monotonic(), True
     finally:
         over.set()
 

@@ -127,6 +127,18 @@ def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
     return blind
 
 
+def engine_is_ready() -> bool:
+    """Whether an actor of this job's datasets has loaded its model, or whatever else its start takes."""
+    import ray
+    from ray._private.state import actors
+
+    job = ray.get_runtime_context().get_job_id()
+    return any(
+        actor["State"] == "ALIVE" and actor["JobID"] == job and actor["ActorClassName"].startswith("MapWorker")
+        for actor in actors().values()
+    )
+
+
 def at_work() -> bool:
     """Whether a thread of `in_background` still works."""
     return any(thread.is_alive() for thread in _background)

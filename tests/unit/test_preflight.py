@@ -47,6 +47,10 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
         (["training.use_gpu=true"], "training.use_gpu: 2 workers would need 2 GPUs, and this machine has none"),
         (["teachers.slow.engine.num_gpus=1"], "teachers.slow.engine.num_gpus: an engine would need 1 GPUs"),
         (["teachers.slow.engine.num_cpus=9"], "teachers.slow.engine.num_cpus: an engine reserves 9 CPUs"),
+        (
+            ["teachers.slow.engine.num_cpus=4"],
+            "teachers.slow.engine.num_cpus: an engine reserves all 4 CPUs of this Ray, and its rows need one too",
+        ),
         (["evaluation.engine.resources={eval: 1}"], "evaluation.engine.resources: 'eval' is on no node"),
         (
             ["teachers.direct.engine.engine_kwargs.max_model_len=8000"],

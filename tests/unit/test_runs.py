@@ -164,7 +164,7 @@ class Failing(Artifact):
         super().__init__(run.folder, "instructions", INSTRUCTIONS, "mark")
         self.plan = plan
 
-    def written(self, parts: list[list[str]], stage: str, parallel: bool = True) -> Iterator[Written]:
+    def written(self, parts: list[list[str]], stage: str, *options: Any) -> Iterator[Written]:
         (left,) = parts
         number = self.plan.pop(0) if self.plan else len(left)
         rows = [{"instruction_id": i, "instruction": i, "source": "s", "split": "train"} for i in left[:number]]
@@ -218,9 +218,9 @@ def test_two_failures_without_a_row_between_them_are_raised(tmp_path: Path) -> N
 
 def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_path: Path) -> None:
     class Taken(Failing):
-        def written(self, parts: list[list[str]], stage: str, parallel: bool = True) -> Iterator[Written]:
+        def written(self, parts: list[list[str]], stage: str, *options: Any) -> Iterator[Written]:
             Artifact(self.run, self.name, self.schema, self.fingerprint).start()
-            yield from super().written(parts, stage, parallel)
+            yield from super().written(parts, stage, *options)
 
     run = Run(load(None, [f"run.storage_path={tmp_path}"]), {}, Display(Console(file=io.StringIO())))
     run.start_ray = lambda imports=(): None  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ray_distil.run import watchdog
 from ray_distil.run.watchdog import FailureLimit, StoppedError, steady
 from ray_distil.store.shards import Written
 
@@ -26,6 +27,19 @@ def test_no_item_for_too_long_ends_it() -> None:
     seen = []
     with pytest.raises(StoppedError, match=r"teacher: no row was finished for 0.005 minutes \(run.stall_minutes\)"):
         seen += steady(slowly(0, 60), minutes=0.005, stage="teacher")
+
+
+def test_the_time_in_which_models_load_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is ready when it has been looked for 20 times, some 0.4 s; its first row comes 0.5 s later."""
+    monkeypatch.setattr(watchdog, "POLL_S", 0.02)
+    looks = iter(range(20))
+
+    def is_ready() -> bool:
+        return next(looks, None) is None
+
+    assert list(steady(slowly(0.9), minutes=0.7 / 60, stage="teacher", has_begun=is_ready)) == [0]
+    with pytest.raises(StoppedError, match="no row was finished"):
+        list(steady(slowly(60), minutes=0.1 / 60, stage="teacher", has_begun=is_ready))
 
 
 def test_an_error_is_raised_where_the_item_is_asked_for() -> None:
