@@ -35,6 +35,7 @@ RECENT_SECONDS = 600.0
 class Unfinished:
     """One stage in the middle. For training, `num_rows` and `total` are optimiser steps; else `total` is None."""
 
+    artifact: str  # its folder in the run, e.g. "eval/fast/tiny"
     stage: str  # as the console names it, e.g. "evaluation/fast"
     changed: float  # when its newest file was written, in seconds since 1970
     num_rows: int = 0
@@ -65,12 +66,13 @@ def _unfinished(folder: Folder, artifact: str, now: float) -> Unfinished | None:
     if kind == "checkpoint":
         steps = read_log(folder)
         step = steps[-1] if steps else {}
-        return Unfinished(stage, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0))
+        return Unfinished(artifact, stage, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0))
 
     shards = {file.name: file.changed for file in files if is_shard(file.name)}
     counts = rows_by_file(folder, list(shards))
     rejected = {name for name in counts if name.startswith(f"{REJECTS_FOLDER}/")}
     return Unfinished(
+        artifact,
         stage,
         changed,
         num_rows=sum(number or 0 for name, number in counts.items() if name not in rejected),

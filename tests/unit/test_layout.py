@@ -82,6 +82,8 @@ def test_files_stay_small(path: Path) -> None:
         "run.plan",
         "run.pipeline",
         "run.export",
+        "run.status",
+        "run.cleaning",
         "api",
     ],
 )

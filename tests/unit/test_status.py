@@ -164,7 +164,7 @@ def test_in_an_object_store(tmp_path: Path) -> None:
         run.write_text("config.yaml", "run: {name: mine}\n")
         begun(run)
         (stage,) = unfinished_stages(run, time.time())
-        assert stage == Unfinished("teacher", stage.changed, 7, 2, 9)
+        assert stage == Unfinished("responses", "teacher", stage.changed, 7, 2, 9)
         assert "at work" in printed(run)
         assert "stopped for 1 d" in printed(run, time.time() + 30 * HOUR)
 
