@@ -64,6 +64,9 @@ class RunConfig(Section):
         description="a generating stage stops when no row is finished for so long, from the time at which an engine is "
         "ready; null: never",
     )
+    take_over: bool = Field(
+        False, description="in an object store: make the run though the lease of another process has not expired"
+    )
     max_shard_mb: float | None = Field(
         32, gt=0, description="MiB of a Parquet shard of a finished artifact; null: as small as they were written"
     )

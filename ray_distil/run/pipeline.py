@@ -13,7 +13,8 @@ from ray_distil.report.report import Report
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Problems
 from ray_distil.run import comparing, preflight, stages
-from ray_distil.run.runs import Run, beside, run_lock
+from ray_distil.run.lease import run_lock
+from ray_distil.run.runs import Run, beside
 from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, messages_to
@@ -45,7 +46,7 @@ def opened(config: StagesConfig, display: Display, records: Problems | None = No
     """A run that only this process makes. Its configuration is saved; the checks come before the first stage."""
     models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"
-    with run_lock(config.run_folder), messages_to(log), display.live():
+    with run_lock(config.run_folder, config.run.take_over, display.say), messages_to(log), display.live():
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         run = Run(config, models, display)

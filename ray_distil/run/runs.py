@@ -1,6 +1,5 @@
 """A run's folder, and how a stage is made: a complete artifact is skipped, an unfinished one is continued."""
 
-import fcntl
 import gc
 import json
 import threading
@@ -35,7 +34,6 @@ from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER, StageError
-from ray_distil.store.storage import Folder
 
 BEGAN = "began"  # a file in the run's folder, with the date
 
@@ -215,26 +213,6 @@ def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] 
     working.add_done_callback(tell)
     yield
     working.result()
-
-
-@contextmanager
-def run_lock(folder: Folder) -> Iterator[None]:
-    """Only one process at a time makes a run's folder. Raises UserError where another process already does.
-
-    An object store has no such lock. There, only the process that started last can write shards (`Artifact.start`).
-    """
-    if folder.local is None:
-        yield
-        return
-    folder.local.mkdir(parents=True, exist_ok=True)
-    with open(folder.local / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is making {folder}; wait for it, or give this run another run.name"
-            ) from None
-        yield
 
 
 def _counts(manifest: Manifest) -> str:

@@ -93,6 +93,13 @@ class Folder:
         filesystem, path = self.filesystem_and_path(file)
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
+    @patient
+    def modified(self, file: str) -> float | None:
+        """When a file was written, in seconds since 1970 by the clock of its disk or store; None where it is not there."""
+        filesystem, path = self.filesystem_and_path(file)
+        nanoseconds = filesystem.get_file_info(path).mtime_ns
+        return None if nanoseconds is None else nanoseconds / 1e9
+
     def files(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> list[str]:
         """Names of the files, sorted; with `recursive` those in folders below too, as "below/name"."""
         return list(self.sizes(prefix, suffix, recursive))

@@ -1,0 +1,162 @@
+"""Who makes a run: one process at a time.
+
+On a disk this is a lock of the kernel, which goes with its process. An object store has no locks. There the run's folder
+holds a lease: who makes the run, since when, and how often the lease was renewed. It is renewed each RENEWAL_S, and free
+when that has not happened for EXPIRY_S by the store's own clock. A process of this machine that has ended holds none.
+
+The lease keeps two people from paying twice for the same run. It is not what keeps rows whole: a process whose run was
+taken over cannot write shards (`Artifact.start`).
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+import psutil
+
+from ray_distil import UserError
+from ray_distil.store.storage import Folder
+
+LOCK, LEASE, CLOCK = ".lock", "_lease.json", "_clock"
+RENEWAL_S = 60.0
+EXPIRY_S = 600.0
+SETTLING_S = 2.0  # between writing the lease and reading it back: two processes may begin at once
+POLL_S = 5.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who makes the run. `started`: when the process did, since a number of a process is used again."""
+
+    holder: str
+    host: str
+    pid: int
+    started: float
+    since: str
+    num_renewals: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.pid} of {self.host}, since {self.since}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is a process of this machine that runs no more."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) > 1
+        except psutil.NoSuchProcess:
+            return True
+
+
+@contextmanager
+def run_lock(folder: Folder, take_over: bool = False, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Only this process makes the run within the block. Raises UserError where another process makes it.
+
+    `take_over`: take a lease in an object store from whoever holds it.
+    """
+    if folder.local is None:
+        with _leased(folder, take_over, say):
+            yield
+        return
+    folder.local.mkdir(parents=True, exist_ok=True)
+    with open(folder.local / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is making {folder}; wait for it, or give this run another run.name"
+            ) from None
+        yield
+
+
+@contextmanager
+def _leased(folder: Folder, take_over: bool, say: Callable[[str], None]) -> Iterator[None]:
+    earlier = read_lease(folder)
+    if earlier is not None and not take_over and not earlier.has_ended:
+        _wait_for(folder, earlier, say)
+
+    # Write the lease. Of two processes that do so at once, the later one has it.
+    me = psutil.Process()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    own = Lease(secrets.token_hex(8), socket.gethostname(), me.pid, me.create_time(), now)
+    _write(folder, own)
+    time.sleep(SETTLING_S)
+    newest = read_lease(folder)
+    if newest is not None and newest.holder != own.holder:
+        raise _is_held(folder, newest)
+
+    over = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(folder, own, over, say), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+        newest = read_lease(folder)
+        if newest is not None and newest.holder == own.holder:
+            folder.remove(LEASE)
+
+
+def _wait_for(folder: Folder, earlier: Lease, say: Callable[[str], None]) -> None:
+    """Wait until the lease is gone or has expired. Raises UserError where it is renewed meanwhile."""
+    says = (
+        f"{folder} is held by {earlier}; it is taken over if the lease is not renewed within {EXPIRY_S / 60:g} minutes"
+    )
+    if (age := _age_s(folder)) < EXPIRY_S:
+        say(f"{says}, and was renewed {age / 60:.0f} minutes ago; run.take_over=true does not wait")
+    while True:
+        lease = read_lease(folder)
+        if lease is None:
+            return
+        if lease != earlier:
+            raise _is_held(folder, lease)
+        if _age_s(folder) >= EXPIRY_S:
+            say(f"{folder}: taken over from {earlier}, which has not renewed its lease")
+            return
+        time.sleep(POLL_S)
+
+
+def _is_held(folder: Folder, lease: Lease) -> UserError:
+    return UserError(
+        f"another process is making {folder}: {lease}; wait for it, give this run another run.name, or end that process "
+        "and set run.take_over=true"
+    )
+
+
+def _renew(folder: Folder, own: Lease, over: threading.Event, say: Callable[[str], None]) -> None:
+    while not over.wait(RENEWAL_S):
+        newest = read_lease(folder)
+        if newest is not None and newest.holder != own.holder:
+            say(f"{folder} was taken over by {newest}; this process can write no more rows")
+            return
+        own = replace(own, num_renewals=own.num_renewals + 1)
+        _write(folder, own)
+
+
+def read_lease(folder: Folder) -> Lease | None:
+    """The lease in a run's folder; None where there is none."""
+    try:
+        return Lease(**json.loads(folder.read_text(LEASE)))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _write(folder: Folder, lease: Lease) -> None:
+    folder.write_text(LEASE, json.dumps(asdict(lease)) + "\n")
+
+
+def _age_s(folder: Folder) -> float:
+    """Seconds since the lease was written, by the clock of the store: that of another machine may be wrong."""
+    folder.write_text(CLOCK, str(os.getpid()))
+    written, now = folder.modified(LEASE), folder.modified(CLOCK)
+    return 0.0 if written is None or now is None else now - written
