@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import ASKED, SUPERSEDED, Artifact
 from ray_distil.store.ids import keys_of
 from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
@@ -100,8 +101,8 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
         parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
         alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
         done = artifact.done_ids() if parts else ()
-        for file in old.files("part-", ".parquet") if parts else ():
-            table = old.read_table(file)
+        sizes = old.sizes("part-", ".parquet") if parts else {}
+        for table in ahead(old.read_table, sizes, sizes.__getitem__):
             if {field.name for field in artifact.schema if not field.nullable} - set(table.column_names):
                 continue  # the shard is of an older schema
             part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
@@ -117,8 +118,9 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
             num_carried += len(rows)
             artifact.num_failed_before += len(renewed) - len(rows)
         rejects = old / REJECTS_FOLDER
-        for file in rejects.files("part-", ".parquet") if parts else ():
-            rows = [row for row in rejects.read_table(file).to_pylist() if row["id"] not in done]
+        sizes = rejects.sizes("part-", ".parquet") if parts else {}
+        for table in ahead(rejects.read_table, sizes, sizes.__getitem__):
+            rows = [row for row in table.to_pylist() if row["id"] not in done]
             again = [row for row in rows if reuse.part_of is None and alike and _is_refused(row, reuse)]
             made = [reject(json.loads(row["row"]), row["reason"], row["detail"]) for row in again]
             artifact.write_table(table_of(made, artifact.schema), stage)

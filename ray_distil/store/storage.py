@@ -28,6 +28,7 @@ RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but ca
 FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
+COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
 # How the errors of Arrow's reader of Parquet begin, where their type is that of the errors of a disk or a store.
 DAMAGE = re.compile(r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed")
@@ -218,12 +219,20 @@ class Folder:
             filesystem.create_dir(new.rpartition("/")[0], recursive=True)
             filesystem.move(path, new)
             return
-        do_all(lambda name: self._copy(f"{path}/{name}", f"{new}/{name}"), self.files(recursive=True))
+        sizes = self.sizes(recursive=True)
+        do_all(lambda name: self._copy(f"{path}/{name}", f"{new}/{name}", sizes[name]), sizes)
         self.remove_all()
 
     @patient
-    def _copy(self, path: str, new: str) -> None:
-        self.filesystem_and_path()[0].copy_file(path, new)
+    def _copy(self, path: str, new: str, size: int) -> None:
+        """Copy a file within an object store: by the store itself, or in parts through this process where it is too large."""
+        filesystem = self.filesystem_and_path()[0]
+        if size <= COPIED_BYTES:
+            filesystem.copy_file(path, new)
+            return
+        with filesystem.open_input_stream(path) as source, filesystem.open_output_stream(new) as target:
+            while part := source.read(FETCHED_BYTES):
+                target.write(part)
 
     def copy_from(self, source: "Folder") -> None:
         """Copy the files of another folder, of this filesystem or another one, into this one."""

@@ -281,8 +281,11 @@ def test_the_autoscaler_is_v2_and_a_token_is_asked(name: str) -> None:
 
 
 def test_the_model_cache_lies_on_a_volume() -> None:
-    home = re.search(r"^ENV HF_HOME=(/\w+)/", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    """So do the temporary files of the product, and not those of Ray, which its log collectors look for in /tmp."""
+    docker = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
+    home = re.search(r"^ENV HF_HOME=(/\w+)/\w+ TMPDIR=(/\w+) RAY_TMPDIR=/tmp$", docker, re.MULTILINE)
     assert home
+    assert home[1] == home[2]
     for name in RAY_UP:
         assert any(option.endswith(f":{home[1]}") for option in read(name)["docker"]["run_options"]), name
     for group in spec_of(read(KUBERAY[0]))["workerGroupSpecs"]:

@@ -141,7 +141,7 @@ class Rows:
         return Rows([evaluation.answer_row(row, **fn_kwargs or {}) for row in self.rows])
 
 
-def written(artifact: Artifact, parts: list[Rows], stage: str, parallel: bool = True) -> Any:
+def written(artifact: Artifact, parts: list[Rows], stage: str, *options: Any) -> Any:
     for part in parts:
         artifact.write_table(table_of(part.rows, artifact.schema), stage)
     return iter(())

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from ray_distil import UserError
+from ray_distil.store import storage
 from ray_distil.store.storage import Folder
 from tests.object_store import CREDENTIALS, ObjectStore
 
@@ -130,6 +132,7 @@ def test_no_half_file_is_left_on_a_full_disk_and_the_error_is_told(tmp_path: Pat
     code = f"""
 import pathlib, resource, signal
 from ray_distil.run import cli
+from ray_distil.store import storage
 from ray_distil.store.storage import Folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
@@ -151,3 +154,43 @@ except OSError as error:
 def test_a_file_that_is_away_is_not_damaged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Folder.at(tmp_path).read_table("corrupt.parquet")
+
+
+def test_a_file_that_the_store_does_not_copy_is_moved_too(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 refuses to copy an object of more than 5 GB in one request; here it refuses more than 20 MB."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    folder, large = Folder(store.uri("large")), bytes(range(256)) * 100_000
+    (folder / "old").write_bytes("small", b"small")
+    (folder / "old").write_bytes("below/large", large)
+    copied = []
+    monkeypatch.setattr(storage, "COPIED_BYTES", 20_000_000)
+    monkeypatch.setattr(Folder, "filesystem_and_path", refusing(Folder.filesystem_and_path, copied, 20_000_000))
+    (folder / "old").move_to(folder / "new")
+    assert (folder / "new").read_bytes("small") == b"small"
+    assert (folder / "new").read_bytes("below/large") == large
+    assert folder.files(recursive=True) == ["new/below/large", "new/small"]
+    assert [path.rpartition("/")[2] for path in copied] == ["small"]
+
+
+def refusing(real: Any, copied: list[str], most: int) -> Any:
+    """`Folder.filesystem_and_path` whose filesystem copies no file larger than `most`, as S3."""
+
+    class Refusing:
+        def __init__(self, filesystem: Any) -> None:
+            self.filesystem = filesystem
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.filesystem, name)
+
+        def copy_file(self, path: str, new: str) -> None:
+            if self.filesystem.get_file_info(path).size > most:
+                raise OSError("AWS Error INVALID_REQUEST: the specified copy source is larger than the maximum")
+            copied.append(path)
+            self.filesystem.copy_file(path, new)
+
+    def filesystem_and_path(folder: Folder, file: str = "") -> tuple[Any, str]:
+        filesystem, path = real(folder, file)
+        return Refusing(filesystem), path
+
+    return filesystem_and_path
