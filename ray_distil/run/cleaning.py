@@ -13,7 +13,7 @@ from ray_distil import UserError
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.report import console_table
 from ray_distil.report.unfinished import unfinished_stages
-from ray_distil.run.runs import run_lock
+from ray_distil.run.lease import run_lock
 from ray_distil.run.status import duration
 from ray_distil.store.ahead import do_all
 from ray_distil.store.artifact import SUPERSEDED

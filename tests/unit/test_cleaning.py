@@ -11,7 +11,7 @@ import pytest
 
 from ray_distil import UserError
 from ray_distil.run import cleaning
-from ray_distil.run.runs import run_lock
+from ray_distil.run.lease import run_lock
 from ray_distil.store.listing import stored_files
 from ray_distil.store.storage import Folder
 from tests.object_store import store_with_credentials
