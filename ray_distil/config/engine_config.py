@@ -1,5 +1,6 @@
 """Who generates text, and how: vLLM engines or an endpoint, and sampling. Engines read these sections."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
@@ -10,6 +11,8 @@ OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "str
 
 _NUMBER = {"type": "integer", "minimum": 1}
 NUMBER_OR_RANGE = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}]}
+_URL = {"type": "string", "pattern": "^https?://"}
+URL_OR_LIST = {"anyOf": [_URL, {"type": "array", "items": _URL, "minItems": 1}]}
 
 # Arguments of `apply_chat_template` that are its own, and not variables of a template.
 RESERVED = {
@@ -117,18 +120,23 @@ class EngineConfig(Section):
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint. Its key is read from the environment of the nodes and written nowhere."""
 
-    base_url: str = Field(pattern=r"^https?://", description="e.g. https://api.deepseek.com/v1")
+    base_url: Annotated[str | list[str], WithJsonSchema(URL_OR_LIST)] = Field(
+        description="e.g. https://api.deepseek.com/v1; or a list of URLs that serve the same model, e.g. of a fleet of "
+        "`vllm serve`: a request goes to the one with the fewest in flight, and from one that is away to another"
+    )
     model: str = Field(min_length=1, description="name that the endpoint gives the model")
     api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: none")
-    max_concurrency: int = Field(64, ge=1, description="requests in flight")
+    max_concurrency: int = Field(
+        64, ge=1, description="requests in flight, at all URLs together; each thousand has a client process of its own"
+    )
     requests_per_minute: float | None = Field(
-        None, gt=0, description="in the mean; sections that name one server have a limit each; null: none"
+        None, gt=0, description="in the mean, to all URLs; sections that name one server have a limit each; null: none"
     )
     tokens_per_minute: float | None = Field(None, gt=0, description="of prompts and replies, in the mean; as above")
     max_retries: int = Field(
         8, ge=0, description="further tries of a request, with growing pauses: 8 take about 90 seconds"
     )
-    timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint")
+    timeout_s: float = Field(600, gt=0, description="seconds without a sign of the endpoint, once a request is sent")
     total_timeout_s: float | None = Field(3600, gt=0, description="seconds of one try; null: no limit")
     stream: bool = Field(False, description="replies come in parts: for endpoints that close long silent requests")
     request_params: dict[str, Any] = Field(
@@ -136,7 +144,23 @@ class EndpointConfig(Section):
         description="more of each request, e.g. {enable_thinking: false}; null leaves one out that is sent else, "
         "e.g. {max_tokens: null, max_completion_tokens: 4096, seed: null, stream_options: null}",
     )
-    num_cpus: float = Field(0.1, ge=0, description="CPUs that the client reserves")
+    num_cpus: float = Field(0.1, ge=0, description="CPUs that a client process reserves")
+
+    @property
+    def urls(self) -> list[str]:
+        """The base URLs, each once."""
+        return list(dict.fromkeys([self.base_url] if isinstance(self.base_url, str) else self.base_url))
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _each_is_a_url(cls, given: Any) -> Any:
+        urls = given if isinstance(given, list) else [given]
+        for url in urls:
+            if not isinstance(url, str) or not re.match(_URL["pattern"], url):
+                raise ValueError(f"base_url: {url!r} is no URL; give e.g. http://HOST:8000/v1, or a list of such URLs")
+        if not urls:
+            raise ValueError("base_url: the list is empty; give at least one URL")
+        return given
 
     @field_validator("request_params")
     @classmethod

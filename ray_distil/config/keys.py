@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
 
-from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
+from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import Section, apply_overrides, read_mapping, validate, without_secrets
@@ -248,6 +248,17 @@ class StagesConfig(Section):
         if self.teachers is not None:
             sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
         return {f"{key}.engine": s.engine for key, s in sections.items() if s is not None and s.engine is not None}
+
+    @property
+    def endpoints(self) -> dict[str, EndpointConfig]:
+        """All endpoints of the configuration, by key."""
+        sections: dict[str, Asked | EvaluatedModel | None] = {"long2short": self.long2short}
+        if self.teachers is not None:
+            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
+        sections |= {f"evaluation.models.{index}": model for index, model in enumerate(self.evaluation.models)}
+        return {
+            f"{key}.endpoint": s.endpoint for key, s in sections.items() if s is not None and s.endpoint is not None
+        }
 
     @property
     def training_seed(self) -> int:

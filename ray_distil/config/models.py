@@ -98,7 +98,7 @@ def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
         raise ConfigError(
             f"{key}.api_key_env: {endpoint.api_key_env!r} is not set in the environment; "
-            f"export the key of {endpoint.base_url}, or set api_key_env to null for an endpoint that takes none"
+            f"export the key of {', '.join(endpoint.urls)}, or set api_key_env to null for an endpoint that takes none"
         )
     return endpoint.model
 

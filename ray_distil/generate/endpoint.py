@@ -1,14 +1,20 @@
 """Generation by any OpenAI-compatible endpoint (DeepSeek's API, a fleet of `vllm serve`): a second `Generate`.
 
-The contract is in `generation.py`. The client is openai's, in an actor, because ray.data.llm's processor of HTTP
-requests knows neither Retry-After nor limits in tokens.
+The contract is in `generation.py`. The client is openai's, in actors of up to a thousand requests in flight each,
+because ray.data.llm's processor of HTTP requests knows neither Retry-After nor limits in tokens.
 
 A request is retried after a transient error: no connection, a time-out, status 408, 409, 429 or 5xx, a broken stream.
 It is retried a few times after a reply that cannot be read. Pauses grow and are jittered. A pause that the server asks
 for (Retry-After) is kept exactly, after 429 by all requests; a request fails if the server asks for more than ten
-minutes.
+minutes. Where the endpoint has several servers, a retry goes to another one (`servers.py`), at once where a server is
+away; the first such moves count for nothing in `max_retries`.
 
 Each request ends in its own row: as a text (`replies.py`), or as an error with the server's own words.
+
+Rows are saved in small batches, since a batch leaves the actor when its longest reply is there. No batch is returned in
+parts, or with rows of another batch: where an actor is lost, Ray runs its task again, skips as many blocks as came
+before, and expects that the rest are the same rows. Rows that come in the order of the replies would then be lost or
+doubled.
 """
 
 import asyncio
@@ -16,130 +22,219 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from ray_distil import UserError
 from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.generate import connections
 from ray_distil.generate.generation import ADDED, TIMES, Generate, check_messages
 from ray_distil.generate.rate_limits import Pace, pause_s, retry_after_s
 from ray_distil.generate.replies import FEW_TRIES, BadReply, Reply, words_of
+from ray_distil.generate.servers import Server, Servers
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 RETRIED = {408, 409, 429}  # and 5xx
+AWAY = {502, 503, 504}  # a gateway's words for a server that is away
 LONGEST_RETRY_AFTER_S = 600.0
-BATCH_SIZE = 16  # rows that are saved together
-BATCHES = 8  # the actor holds BATCHES x max_concurrency rows, since a batch waits for its slowest reply
+PLACES = 1000  # requests in flight of one actor: about a millisecond of CPU time each, and one core
+LARGEST_BATCH = 32  # rows that are saved together; a batch costs Ray Data's driver 15 to 20 ms
+PLACES_OF_A_ROW = 16  # of all places, for each row of a batch: 4 rows at 64 requests in flight
+ROWS_OF_A_PLACE = 8  # that an actor holds, since a batch waits for its slowest reply
+MOST_MOVES = 3  # of a request whose server closes the connection: it may be this request that ends the servers
 PATH = "/chat/completions"
 CHARACTERS_PER_TOKEN = 3  # of a prompt: an estimate until the first reply gives token counts
 
 
-def build(config: EndpointConfig) -> Generate:
-    """Generation by an endpoint."""
-    settings = config.model_dump()
-    in_flight = BATCHES * max(1, -(-config.max_concurrency // BATCH_SIZE))
+class Clients(NamedTuple):
+    """The actors of an endpoint: how many there are, and what each of them holds."""
+
+    number: int
+    places: int  # requests in flight
+    batch_size: int  # rows
+    batches: int
+
+
+def clients_of(config: EndpointConfig, num_rows: int) -> Clients:
+    """The actors for `num_rows` rows.
+
+    Ray Data gives batches to the actors that are ready, so each can hold no more than its share of the rows:
+
+        max_concurrency   rows        actors   places   batch_size   batches
+                     64   1,000,000        1       64            4       128
+                  4,000   1,000,000        4    1,000           32       256
+                  4,000   2,000            2    1,000           32        32
+    """
+    places = max(1, min(config.max_concurrency, num_rows))
+    number = -(-places // PLACES)
+    batch_size = max(1, min(LARGEST_BATCH, config.max_concurrency // PLACES_OF_A_ROW))
+    batches = ROWS_OF_A_PLACE * -(-(places // number) // batch_size)
+    share = -(-num_rows // number)
+    return Clients(number, places // number, batch_size, max(1, min(batches, -(-share // batch_size))))
+
+
+def settings_of(config: EndpointConfig, clients: Clients) -> dict[str, Any]:
+    """The settings of each actor: a list of URLs, and a share of each limit."""
+    settings = config.model_dump() | {"base_url": config.urls, "max_concurrency": clients.places}
+    for limit in ("requests_per_minute", "tokens_per_minute"):
+        if settings[limit] is not None:
+            settings[limit] /= clients.number
+    return settings
+
+
+def build(config: EndpointConfig, num_rows: int) -> Generate:
+    """Generation of at most `num_rows` rows by an endpoint."""
+    clients = clients_of(config, num_rows)
+    settings = settings_of(config, clients)
 
     def generate(dataset: "Dataset") -> "Dataset":
         import ray.data
 
-        return dataset.repartition(target_num_rows_per_block=BATCH_SIZE).map_batches(
+        return dataset.repartition(target_num_rows_per_block=clients.batch_size).map_batches(
             Requests,
             fn_constructor_kwargs={"settings": settings},
-            batch_size=BATCH_SIZE,
+            batch_size=clients.batch_size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=in_flight),
-            max_concurrency=in_flight,
+            compute=ray.data.ActorPoolStrategy(size=clients.number, max_tasks_in_flight_per_actor=clients.batches),
+            max_concurrency=clients.batches,
             num_cpus=config.num_cpus,
         )
 
     return generate
 
 
+def what_cannot_open(endpoints: dict[str, EndpointConfig]) -> Iterator[str]:
+    """A line for each endpoint whose actors this machine does not allow enough open files. `endpoints`: by key."""
+    for key, config in endpoints.items():
+        if lacking := connections.missing_files(clients_of(config, config.max_concurrency).places):
+            yield f"{key}.max_concurrency: {lacking}"
+
+
 class Requests:
     """An actor that keeps up to `max_concurrency` requests in flight, within the limits for each minute."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        """`settings`: see `settings_of`."""
         from openai import AsyncOpenAI
+
+        num_places = settings["max_concurrency"]
+        if lacking := connections.missing_files(num_places):
+            raise UserError(f"max_concurrency: {lacking}")
+        connections.allow_files(num_places)
 
         self.settings = settings
         name = settings["api_key_env"]
         self.key = os.environ.get(name, "") if name else ""
-        self.client = AsyncOpenAI(
-            base_url=settings["base_url"],
-            api_key=self.key or "none",
-            timeout=settings["timeout_s"],
-            max_retries=0,  # the client's own retries would ignore the limits, and never wait longer than a minute
+        http_client = connections.http_client(num_places)
+        clients = (
+            AsyncOpenAI(
+                base_url=url,
+                api_key=self.key or "none",
+                http_client=http_client,
+                timeout=connections.timeouts(settings["timeout_s"]),
+                max_retries=0,  # the client's own retries would ignore the limits, and never wait longer than a minute
+            )
+            for url in settings["base_url"]
         )
-        self.free = asyncio.Semaphore(settings["max_concurrency"])
+        self.servers = Servers([Server(client) for client in clients])
+        self.free = asyncio.Semaphore(num_places)
         self.pace = Pace(settings["requests_per_minute"], settings["tokens_per_minute"])
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         rows = batch.to_pylist()
         replies = await asyncio.gather(*(self.reply(row) for row in rows))
+
         timed = [name for name in TIMES if name in batch.column_names]
-        kept = batch.drop_columns(["messages", "sampling_params", *timed])
+        table = batch.drop_columns(["messages", "sampling_params", *timed])
         for name in timed:
-            kept = kept.append_column(name, pa.array([reply.get(name, 0.0) for reply in replies], pa.float64()))
-        made = pa.Table.from_pylist(replies, schema=ADDED)
+            table = table.append_column(name, pa.array([reply.get(name, 0.0) for reply in replies], pa.float64()))
+        columns = pa.Table.from_pylist(replies, schema=ADDED)
         for name in ADDED.names:
-            kept = kept.append_column(name, made[name])
-        yield kept
+            table = table.append_column(name, columns[name])
+        yield table
 
     async def reply(self, row: dict[str, Any]) -> dict[str, Any]:
         """One row's reply in the columns ADDED. Any failure of this row's request is the row's `error`."""
         problem = check_messages(row["messages"])
         if problem:
             return failed(problem)
-        failures = 0
+        body, most_tokens = self.request(row)
+        failures = moves = 0
+        server = None
         async with self.free:
             while True:
+                reserved = await self.pace.enter(most_tokens)
+                server = self.servers.choose(server)
                 try:
-                    return await self.ask(row)
+                    return await self.send(server, body, reserved)
                 except Exception as error:  # noqa: BLE001  uncaught, it would end the actor with other rows' replies
-                    failures += 1
-                    asked = _asked_to_wait_s(error)
-                    if failures > min(self.settings["max_retries"], tries_of(error) - 1):
-                        return failed(f"{_code(error)}: {self.told(error)}")
-                    if asked is not None and asked > LONGEST_RETRY_AFTER_S:
-                        told = f"the server asks to wait {asked:,.0f} s: {self.told(error)}"
-                        return failed(f"{_code(error)}: {told}")
-                    if asked is not None and getattr(error, "status_code", None) == 429:
-                        self.pace.hold(asked)
-                    await asyncio.sleep(pause_s(failures) if asked is None else asked)
+                    # A server that is away costs the request no try, while there are others.
+                    if is_away(error):
+                        server.lost()
+                        most_moves = len(self.servers) if connections.is_unsent(error) else MOST_MOVES
+                        if moves < most_moves and self.servers.has_open():
+                            moves += 1
+                            continue
 
-    async def ask(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Send the request once. Raises openai.APIError, TimeoutError, and BadReply for an unusable reply."""
+                    failures += 1
+                    retry_after = _retry_after_s(error)
+                    if failures > min(self.settings["max_retries"], tries_of(error) - 1):
+                        return failed(f"{_code(error)}: {self.words(error)}")
+                    if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_S:
+                        wait = f"the server asks to wait {retry_after:,.0f} s"
+                        return failed(f"{_code(error)}: {wait}: {self.words(error)}")
+                    await self.wait(error, server, failures, retry_after)
+
+    async def wait(self, error: Exception, server: Server, failures: int, retry_after: float | None) -> None:
+        """Wait before the next try. After 429 no request goes to the server for as long as it asks for."""
+        if retry_after is not None and getattr(error, "status_code", None) == 429:
+            if len(self.servers) == 1:
+                self.pace.hold(retry_after)
+            else:
+                server.rest(retry_after)
+                if self.servers.has_open():
+                    return
+        await asyncio.sleep(pause_s(failures) if retry_after is None else retry_after)
+
+    def request(self, row: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """The body of a row's request, and the most tokens that it may take, an estimate."""
         params = row["sampling_params"]
         messages = [message for message in row["messages"] if message["content"]]  # without an empty system turn
-        asked = {"model": self.settings["model"], "messages": messages, **params}
+        body = {"model": self.settings["model"], "messages": messages, **params}
         if self.settings["stream"]:
-            asked |= {"stream": True, "stream_options": {"include_usage": True}}
-        asked |= self.settings["request_params"]
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body |= self.settings["request_params"]
         num_characters = sum(len(message["content"]) for message in messages)
-        reserved = await self.pace.enter(num_characters / CHARACTERS_PER_TOKEN + (params.get("max_tokens") or 0))
+        most_tokens = num_characters / CHARACTERS_PER_TOKEN + (params.get("max_tokens") or 0)
+        return {name: value for name, value in body.items() if value is not None}, most_tokens
+
+    async def send(self, server: Server, body: dict[str, Any], reserved: float) -> dict[str, Any]:
+        """Send the request once. Raises openai.APIError, TimeoutError, and BadReply for an unusable reply."""
         tokens, started = None, time.monotonic()
+        server.begin()
         try:
             async with asyncio.timeout(self.settings["total_timeout_s"]):
-                made = await self.sent({name: value for name, value in asked.items() if value is not None})
-            tokens = made["num_prompt_tokens"] + made["num_generated_tokens"]
-            return made | dict(zip(TIMES, (time.monotonic() - started, time.time()), strict=True))
+                row = await self.read(server.client, body)
+            tokens = row["num_prompt_tokens"] + row["num_generated_tokens"]
+            server.answered()
+            return row | dict(zip(TIMES, (time.monotonic() - started, time.time()), strict=True))
         finally:
+            server.end()
             self.pace.settle(reserved, tokens)
 
-    async def sent(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def read(self, client: Any, body: dict[str, Any]) -> dict[str, Any]:
         """Send `body` and read the reply as a row. `cast_to=object`: openai's types reject some servers' replies."""
         import openai
 
         reply = Reply()
         if not body.get("stream"):
-            reply.add(await self.client.post(PATH, cast_to=object, body=body))
+            reply.add(await client.post(PATH, cast_to=object, body=body))
             return reply.row()
-        stream = await self.client.post(
-            PATH, cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
-        )
+        stream = await client.post(PATH, cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object])
         kind = stream.response.headers.get("content-type", "")
         if "json" in kind or "html" in kind:  # no stream: the server sent the whole reply, or an error, at once
             text = (await stream.response.aread()).decode(errors="replace")
@@ -155,7 +250,7 @@ class Requests:
             raise
         return reply.row()
 
-    def told(self, error: Exception) -> str:
+    def words(self, error: Exception) -> str:
         """The text of a row's error: the server's own words. The API key is masked, since a server may repeat it."""
         response = getattr(error, "response", None)
         text = words_of(error.body) if isinstance(getattr(error, "body", None), dict | list | str) else ""
@@ -163,8 +258,14 @@ class Requests:
             text = f"not JSON: {words_of(error.doc)}"
         if not text and response is not None:
             text = words_of(response.text)
-        text = text or (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        cause = connections.connection_error(error) or error
+        text = text or (str(cause).strip().splitlines() or [""])[0] or type(cause).__name__
         return (text.replace(self.key, "***") if self.key else text)[:300]
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the server cannot be reached, or closed the connection before the whole reply was sent."""
+    return connections.connection_error(error) is not None or getattr(error, "status_code", None) in AWAY
 
 
 def tries_of(error: Exception) -> float:
@@ -178,10 +279,10 @@ def tries_of(error: Exception) -> float:
     if status is not None:
         return math.inf if status in RETRIED or status >= 500 else 1
     passing = openai.APIError | httpx2.TransportError | TimeoutError
-    return math.inf if isinstance(error, passing) else FEW_TRIES
+    return math.inf if isinstance(error, passing) or connections.connection_error(error) else FEW_TRIES
 
 
-def _asked_to_wait_s(error: Exception) -> float | None:
+def _retry_after_s(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     return None if response is None else retry_after_s(response.headers)
 
@@ -193,12 +294,15 @@ def failed(error: str) -> dict[str, Any]:
 
 
 def _code(error: Exception) -> str:
+    import httpx2
     import openai
 
     if isinstance(error, BadReply):
         return error.code
     if isinstance(error, openai.APIStatusError):
         return f"http_{error.status_code}"
-    if isinstance(error, openai.APITimeoutError | TimeoutError):
+    if connections.connection_error(error) is not None:
+        return "no_connection"
+    if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError):
         return "timeout"
-    return "no_connection" if isinstance(error, openai.APIConnectionError) else "bad_reply"
+    return "no_connection" if isinstance(error, openai.APIConnectionError | httpx2.TransportError) else "bad_reply"

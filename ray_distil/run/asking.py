@@ -35,7 +35,7 @@ def generate(run: Run, asked: Asked, model: str, num_rows: int) -> Generate:
         chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
         return engine.build(asked.engine, model, chat, num_rows)
     assert asked.endpoint is not None  # the configuration requires one of the two
-    return endpoint.build(asked.endpoint)
+    return endpoint.build(asked.endpoint, num_rows)
 
 
 def one_at_a_time(asked: Asked) -> Asked:
@@ -96,7 +96,7 @@ def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> Chat
 
 
 def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
-    """What changes the texts: the model and its arguments, without the number of engines and the endpoint's address.
+    """What changes the texts: the model and its arguments, without the number of engines and the endpoint's addresses.
 
     `max_model_len` is left out, as max_tokens is: a text that ends in time is the same under a larger limit.
     """

@@ -17,7 +17,7 @@ from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import HELD_OUT
 from ray_distil.config.models import is_hub_name, model_sources, resolve_model
 from ray_distil.config.section import ConfigError
-from ray_distil.generate import engine
+from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Problems
 from ray_distil.run import asking
@@ -65,7 +65,7 @@ def check(
     wrong: list[str] = []
     remarks: list[str] = []
     if is_local():
-        (remarks if planned else wrong).extend(what_cannot_come(config))
+        (remarks if planned else wrong).extend([*what_cannot_come(config), *endpoint.what_cannot_open(config.endpoints)])
     student = models.get("training.student")
     for spoken in _all_spoken(config, models, problems):
         if not _at_hand(spoken.model):

@@ -1,8 +1,13 @@
-"""How many requests are really in flight at an endpoint, beside a bare client that asks the same.
+"""How many requests are really in flight at an endpoint, and the client's CPU time, beside bare clients of the same rows.
 
 python -m tests.benchmarks.endpoint --rows 1500 --concurrency 64
+python -m tests.benchmarks.endpoint --rows 10000 --concurrency 2000 --mean 10 --longest 6
 
-The server is on loopback, in a process of its own; a reply takes log-normal seconds (sigma 0.8), the same for both.
+The server is on loopback, in a process of its own; a reply takes log-normal seconds (sigma 0.8), the same for each client.
+Two means of the requests in flight: from the first request to the last reply; and, in brackets, from the first request
+to the last request, which is the time in which rows still wait: the start of the requests is in it, the end is not.
+
+Milliseconds of CPU a request: of the bare client's process, and of the actors (`--actor`), from the first request on.
 Ratios within one run; the seconds include no start of Ray.
 """
 
@@ -13,9 +18,14 @@ import math
 import multiprocessing
 import random
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.generate import endpoint
@@ -35,25 +45,29 @@ REPLY = {
 }
 
 
-def seconds_of(row: int, mean: float) -> float:
-    """How long the reply to a row takes."""
-    return mean * random.Random(row).lognormvariate(-(SIGMA**2) / 2, SIGMA)
+def seconds_of(row: int, mean: float, longest: float) -> float:
+    """How long the reply to a row takes; `longest`: a limit, in units of the mean."""
+    return mean * min(longest, random.Random(row).lognormvariate(-(SIGMA**2) / 2, SIGMA))
 
 
-def serve(mean: float, pipe: Connection) -> None:
-    """Sends its port; for each message then: requests in flight in the mean, from the first request to the last reply."""
-    taken: list[tuple[float, float]] = []
+def serve(mean: float, longest: float, pipe: Connection, num_requests: Any) -> None:
+    """Sends its port; for each message then: number of replies, both means of requests in flight, and seconds.
+
+    `num_requests` is a number that other processes see.
+    """
+    intervals: list[tuple[float, float]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
             size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             body = json.loads(await reader.readexactly(int(size.partition(b":")[2])))
             started = time.monotonic()
-            await asyncio.sleep(seconds_of(int(body["messages"][-1]["content"].split()[0]), mean))
+            num_requests.value += 1
+            await asyncio.sleep(seconds_of(int(body["messages"][-1]["content"].split()[0]), mean, longest))
             data = json.dumps(REPLY).encode()
             kind = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
             writer.write(kind.encode() + data)
-            taken.append((started, time.monotonic()))
+            intervals.append((started, time.monotonic()))
 
     async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -61,26 +75,76 @@ def serve(mean: float, pipe: Connection) -> None:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
+    def in_flight(begin: float, end: float) -> float:
+        """The mean between two times."""
+        return sum(max(0.0, min(last, end) - first) for first, last in intervals) / max(end - begin, 1e-9)
+
     async def run() -> None:
-        server = await asyncio.start_server(quietly, "127.0.0.1", 0, backlog=512)
+        server = await asyncio.start_server(quietly, "127.0.0.1", 0, backlog=4096)
         pipe.send(server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(pipe.recv):
-            begun, ended = min(one[0] for one in taken), max(one[1] for one in taken)
-            pipe.send((len(taken), sum(end - start for start, end in taken) / (ended - begun), ended - begun))
-            taken.clear()
+            first, last_request = min(one[0] for one in intervals), max(one[0] for one in intervals)
+            last_reply = max(one[1] for one in intervals)
+            means = in_flight(first, last_reply), in_flight(first, last_request)
+            pipe.send((len(intervals), *means, last_reply - first))
+            intervals.clear()
+            num_requests.value = 0
 
     asyncio.run(run())
+
+
+class Clock:
+    """CPU seconds of a set of processes since the server's first request; `seconds` holds their sum."""
+
+    def __init__(self, name: str | None) -> None:
+        """`name`: a part of the command lines of the processes; None: this process."""
+        self.name, self.seconds = name, 0.0
+
+    @contextmanager
+    def running(self, num_requests: Any) -> Iterator["Clock"]:
+        ended = threading.Event()
+        start: dict[int, float] = {}
+        latest: dict[int, float] = {}
+
+        def watch() -> None:
+            while not ended.wait(0.5):
+                now = self._of_each()
+                if num_requests.value == 0:
+                    start.update(now)
+                latest.update(now)
+
+        start.update(self._of_each())
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        yield self
+        ended.set()
+        thread.join()
+        if self.name is None:
+            latest.update(self._of_each())
+        self.seconds = sum(value - start.get(pid, 0.0) for pid, value in latest.items())
+
+    def _of_each(self) -> dict[int, float]:
+        found = {}
+        here = psutil.Process()
+        for process in [here] if self.name is None else here.children(recursive=True):
+            try:
+                if self.name is None or self.name in " ".join(process.cmdline()):
+                    times = process.cpu_times()
+                    found[process.pid] = times.user + times.system
+            except psutil.Error:  # it has ended
+                continue
+        return found
 
 
 def problem(row: int) -> str:
     return f"{row} + 3?"
 
 
-async def bare(url: str, rows: int, concurrency: int) -> None:
+async def bare(url: str, rows: int, concurrency: int, http_client: Any) -> None:
     """openai's client, a semaphore, and nothing else."""
     import openai
 
-    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http_client)
     free = asyncio.Semaphore(concurrency)
 
     async def ask(row: int) -> Any:
@@ -93,6 +157,21 @@ async def bare(url: str, rows: int, concurrency: int) -> None:
             )
 
     await asyncio.gather(*map(ask, range(rows)))
+
+
+def bare_httpx(url: str, rows: int, concurrency: int) -> None:
+    asyncio.run(bare(url, rows, concurrency, None))
+
+
+def bare_aiohttp(url: str, rows: int, concurrency: int) -> None:
+    import httpx2
+    import openai
+
+    async def run() -> None:
+        limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        await bare(url, rows, concurrency, openai.DefaultAioHttpClient(limits=limits))
+
+    asyncio.run(run())
 
 
 def ours(url: str, rows: int, concurrency: int) -> None:
@@ -109,7 +188,7 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         problems.finish(instructions.STAGE, "instructions", rows, 0)
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
         responses.start()
-        made = teacher.responses(problems.read(), endpoint.build(config), "direct", "m", question)
+        made = teacher.responses(problems.read(), endpoint.build(config, rows), "direct", "m", question)
         responses.write([made], teacher.STAGE)
         manifest = responses.finish(teacher.STAGE, "responses", rows, 0)
     assert manifest.rows_out == rows
@@ -120,32 +199,45 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--mean", type=float, default=1.5, help="seconds of a reply in the mean")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--longest", type=float, default=math.inf, help="reply, in units of the mean: as max_tokens cuts"
+    )
+    parser.add_argument("--actor", default="Requests", help="a part of the actors' command lines")
+    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    arguments = parser.parse_args()
+
     here, there = multiprocessing.Pipe()
-    multiprocessing.Process(target=serve, args=(given.mean, there), daemon=True).start()
+    num_requests = multiprocessing.Value("q", 0, lock=False)
+    served = (arguments.mean, arguments.longest, there, num_requests)
+    multiprocessing.Process(target=serve, args=served, daemon=True).start()
     url = f"http://127.0.0.1:{here.recv()}/v1"
-    lengths = [seconds_of(row, given.mean) for row in range(given.rows)]
-    possible = max(sum(lengths) / given.concurrency, max(lengths))
+    lengths = [seconds_of(row, arguments.mean, arguments.longest) for row in range(arguments.rows)]
+    possible = max(sum(lengths) / arguments.concurrency, max(lengths))
 
     import ray
 
     from ray_distil.runtime.session import start_ray
 
-    start_ray(2)
-    for name, ask in (("bare client", None), ("ray_distil", ours)):
-        if ask is None:
-            asyncio.run(bare(url, given.rows, given.concurrency))
-        else:
-            ask(url, given.rows, given.concurrency)
+    for name in arguments.clients:
+        client = CLIENTS[name]
+        if client is ours:
+            start_ray(2)
+        with Clock(arguments.actor if client is ours else None).running(num_requests) as clock:
+            client(url, arguments.rows, arguments.concurrency)
         here.send(True)
-        rows, in_flight, seconds = here.recv()
-        share = in_flight / given.concurrency
+        rows, in_flight, in_flight_before, seconds = here.recv()
+        shares = in_flight / arguments.concurrency, in_flight_before / arguments.concurrency
         print(
-            f"{name:12} {rows:,} rows, in flight {in_flight:5.1f} of {given.concurrency} ({share:.2f}), "
-            f"{seconds:6.1f} s, {math.ceil(10 * possible) / 10:.1f} possible"
+            f"{name:12} {rows:,} rows, in flight {in_flight:5.1f} [{in_flight_before:5.1f}] of {arguments.concurrency} "
+            f"({shares[0]:.2f} [{shares[1]:.2f}]), {seconds:6.1f} s, {math.ceil(10 * possible) / 10:.1f} possible, "
+            f"{1000 * clock.seconds / rows:.2f} ms CPU a request",
+            flush=True,
         )
     here.send(False)
     ray.shutdown()
+
+
+CLIENTS = {"bare": bare_httpx, "bare-aiohttp": bare_aiohttp, "ray_distil": ours}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ class Server(ThreadingHTTPServer):
 
 class EndpointServer:
     """`faults` are used up one a request, whoever asks: "429", "500", "400", "401" (which repeats the key),
-    "cut", "told", "hang", "trickle" (blank lines for ever), "json", "empty", "error in 200" (as some gateways send it)."""
+    "cut", "told", "hang", "close" (without a reply), "short" (a part of the reply), "trickle" (blank lines for ever),
+    "slow" (blank lines for four seconds, then well), "json", "empty", "error in 200" (as some gateways send it).
+    """
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class EndpointServer:
                     return self.answer(200, server.body)
                 if fault == "429":
                     self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
-                elif fault in ("500", "400"):
+                elif fault in ("500", "503", "400"):
                     self.answer(int(fault), {"error": {"message": f"status {fault}"}})
                 elif fault == "401":
                     self.answer(401, {"error": {"message": f"no such key: {self.headers['Authorization']}"}})
@@ -96,8 +98,14 @@ class EndpointServer:
                     self.answer(200, {"error": {"message": "upstream failed", "code": 502}})
                 elif fault == "hang":
                     time.sleep(3)
+                elif fault == "close":
+                    self.leave()
+                elif fault == "short":
+                    self.answer(200, "{", {"Content-Length": "100"})
                 elif fault == "trickle":
                     self.trickle()
+                elif fault == "slow":
+                    self.trickle(4, json.dumps({"choices": [choice | {"message": server.message}], "usage": USAGE}))
                 elif fault == "json":
                     self.answer(200, "{not json")
                 elif fault == "empty":
@@ -125,15 +133,17 @@ class EndpointServer:
                 if not fault:
                     self.wfile.write(b"data: [DONE]\n\n")
 
-            def trickle(self) -> None:
+            def trickle(self, seconds: float = 3, end: str = "") -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
                 with suppress(OSError):  # until the client goes away
-                    for _ in range(60):
+                    for _ in range(int(seconds / 0.05)):
                         self.wfile.write(b"\n")
                         self.wfile.flush()
                         time.sleep(0.05)
+                    self.leave()
+                    self.wfile.write(end.encode())
 
             def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 self.leave()

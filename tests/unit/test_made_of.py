@@ -231,12 +231,13 @@ def test_the_spelling_of_a_path_remakes_nothing(tmp_path: Path, monkeypatch: pyt
 
 def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
     def marks(params: str, base_url: str = "http://x/v1") -> dict[str, tuple[str, str]]:
-        endpoint = f"{{base_url: '{base_url}', model: m, api_key_env: null, request_params: {params}}}"
+        endpoint = f"{{base_url: {base_url}, model: m, api_key_env: null, request_params: {params}}}"
         config = load(
             None, [f"run.storage_path={tmp_path}", "teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
         )
         return made_of.of_responses(Run(config, resolve_models(config))).asked
 
+    assert marks("{}") == marks("{}", "['http://x/v1', 'http://y/v1']")
     assert marks("{}") == marks("{}", "http://y/v1") == marks("{stream_options: null}")
     assert marks("{}")["slow"] != marks("{enable_thinking: false}")["slow"]
     assert marks("{}")["direct"] == marks("{enable_thinking: false}")["direct"]

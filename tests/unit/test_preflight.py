@@ -1,6 +1,7 @@
 """What cannot be right is told in the first seconds, with the key and the remedy; what may be right is remarked."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def student(folder: Path, **changes: str) -> str:
         file = folder / name.replace("__", ".")
         file.write_text(text) if text else file.unlink(missing_ok=True)
     return f"training.student={folder}"
+
+
+def test_more_connections_than_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = "{base_url: 'http://x/v1', model: m, api_key_env: null, max_concurrency: 3000}"
+    overrides = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2256))
+    assert check(*overrides) == []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2255))
+    with pytest.raises(UserError, match=r"teachers.slow.endpoint.max_concurrency: 1,000 connections .* allows 2,255"):
+        check(*overrides)
 
 
 def test_the_tiny_recipe_has_nothing_to_remark() -> None:
