@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil import UserError
-from ray_distil.store.artifact_reader import ROWS_PER_SHARD
+from ray_distil.store.artifact_reader import ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, SeenIds, keys_of, smallest
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
 from ray_distil.store.shards import DETAIL, REASON, reject, table_of, with_rejects
@@ -121,6 +121,39 @@ class Problems:
                 ).to_pylist()
                 seen[split] += len(texts)
         return taken
+
+
+class StoredProblems:
+    """The same figures of problems that a run has written already. Nothing is read until a check needs it."""
+
+    def __init__(self, artifact: ArtifactReader) -> None:
+        self._artifact = artifact
+
+    @cached_property
+    def facts(self) -> Facts:
+        manifest = self._artifact.manifest()
+        facts = Facts(manifest.rows_in, rejects=Counter(manifest.rejects)) if manifest is not None else Facts()
+        for table in self._artifact.tables(["split", "reference_answer"]):
+            facts.usable.update(table["split"].to_pylist())
+            facts.num_answered += table.num_rows - table["reference_answer"].null_count
+        return facts
+
+    @cached_property
+    def samples(self) -> dict[str, list[str]]:
+        """Split -> texts of the first rows, NUM_SAMPLES or all of fewer: rows are in the order of their ids, which are
+        as good as random.
+        """
+        taken: dict[str, list[str]] = {split: [] for split in SPLITS}
+        for table in self._artifact.tables(["split", "instruction"]):
+            for split, texts in taken.items():
+                own = table.filter(pc.equal(table["split"], split))
+                texts += own["instruction"].slice(0, NUM_SAMPLES - len(texts)).to_pylist()
+            if min(map(len, taken.values())) == NUM_SAMPLES:
+                break
+        return taken
+
+
+Figures = Problems | StoredProblems
 
 
 def _usable(table: pa.Table, split: str) -> pa.Table:

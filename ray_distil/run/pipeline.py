@@ -10,8 +10,7 @@ from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
-from ray_distil.rows import instructions
-from ray_distil.rows.problems import Problems
+from ray_distil.rows.problems import Figures
 from ray_distil.run import comparing, preflight, stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
@@ -25,7 +24,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
-    records = instructions.collect(config.instructions, config.run.seed)
+    records = stages.read_problems(config)
     display = display or Display()
     with opened(config, display, records) as this:
         problems = stages.make_instructions(this, records)
@@ -42,7 +41,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 
 
 @contextmanager
-def opened(config: StagesConfig, display: Display, records: Problems | None = None) -> Iterator[Run]:
+def opened(config: StagesConfig, display: Display, records: Figures | None = None) -> Iterator[Run]:
     """A run that only this process makes. Its configuration is saved; the checks come before the first stage."""
     models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"

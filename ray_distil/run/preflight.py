@@ -19,7 +19,7 @@ from ray_distil.config.models import is_hub_name, model_sources, resolve_model
 from ray_distil.config.section import ConfigError
 from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
-from ray_distil.rows.problems import Problems
+from ray_distil.rows.problems import Figures
 from ray_distil.run import asking
 from ray_distil.run.resources import what_cannot_come
 from ray_distil.runtime.session import is_local
@@ -56,7 +56,7 @@ class _Spoken:
 
 
 def check(
-    config: StagesConfig, models: dict[str, str], problems: Problems | None = None, planned: bool = False
+    config: StagesConfig, models: dict[str, str], problems: Figures | None = None, planned: bool = False
 ) -> list[str]:
     """Remarks. Raises ConfigError with one line for each mistake. `problems`: None where they are not known.
 
@@ -65,7 +65,9 @@ def check(
     wrong: list[str] = []
     remarks: list[str] = []
     if is_local():
-        (remarks if planned else wrong).extend([*what_cannot_come(config), *endpoint.what_cannot_open(config.endpoints)])
+        (remarks if planned else wrong).extend(
+            [*what_cannot_come(config), *endpoint.what_cannot_open(config.endpoints)]
+        )
     student = models.get("training.student")
     for spoken in _all_spoken(config, models, problems):
         if not _at_hand(spoken.model):
@@ -104,7 +106,7 @@ def check(
     return list(dict.fromkeys(remarks))
 
 
-def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
+def check_plan(config: StagesConfig, problems: Figures | None) -> list[str]:
     """`check` for a plan. A hub's model that is not on this machine is not checked; a remark names it."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # only the plan goes to the console
     models, absent = {}, []
@@ -121,7 +123,7 @@ def check_plan(config: StagesConfig, problems: Problems | None) -> list[str]:
     return remarks
 
 
-def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Problems | None) -> Iterator[_Spoken]:
+def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[_Spoken]:
     """The models in `models`, once for each way in which the configuration asks them."""
     train, held_out = (_prompts(config, problems, split) for split in ("train", "eval"))
     asked: list[tuple[str, str, Asked | None, str | None, SamplingParams, list[str]]] = []
@@ -184,7 +186,7 @@ def _wrong_targets(student: str, targets: str | list[str]) -> str:
     return wrong_targets(small, targets)
 
 
-def _prompts(config: StagesConfig, problems: Problems | None, split: str) -> list[str]:
+def _prompts(config: StagesConfig, problems: Figures | None, split: str) -> list[str]:
     if problems is None:
         return []
     return [text + config.instructions.suffix for text in problems.samples[split]]

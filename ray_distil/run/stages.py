@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
 from ray_distil.generate import engine
 from ray_distil.rows import curation, instructions, long2short, packing, teacher
-from ray_distil.rows.problems import Problems
+from ray_distil.rows.problems import Figures, StoredProblems
 from ray_distil.rows.question import Question
 from ray_distil.run import asking, importing, made_of
 from ray_distil.run.made_of import enabled_gates
@@ -22,7 +23,7 @@ from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, given, of_sp
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import Manifest, most_common, why_none
+from ray_distil.store.manifest import Manifest, fingerprint, most_common, why_none
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.shards import StageError
 
@@ -35,15 +36,18 @@ BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
 class Instructions(Stage):
     rows, artifact, schema, unit = instructions, "instructions", schemas.INSTRUCTIONS, "instructions"
 
-    def __init__(self, run: Run, records: Problems) -> None:
-        self.records = records
+    def __init__(self, run: Run, records: Figures) -> None:
+        self.run, self.records = run, records
         self.settings = made_of.of_instructions(run.config).settings
         self.inputs = [*instructions.source_fingerprint(run.config.instructions)]
 
     def make(self, artifact: Artifact) -> Made:
-        for table in self.records.tables():
+        records = self.records
+        if isinstance(records, StoredProblems):  # they are gone meanwhile
+            records = instructions.collect(self.run.config.instructions, self.run.config.run.seed)
+        for table in records.tables():
             artifact.write_table(table, instructions.STAGE)
-        return self.records.facts.num_rows, {}
+        return records.facts.num_rows, {}
 
 
 class Responses(GeneratingStage):
@@ -222,7 +226,20 @@ class Packed(Stage):
         return self.examples.count("example_id"), summary
 
 
-def make_instructions(run: Run, records: Problems) -> Artifact:
+def read_problems(config: StagesConfig) -> Figures:
+    """The problems of a run, from its artifact where this is complete and of the same source, else from the source.
+
+    Raises UserError where the source cannot be used.
+    """
+    made = made_of.of_instructions(config).settings, [*instructions.source_fingerprint(config.instructions)]
+    mark = fingerprint(instructions.STAGE, instructions.VERSION, *made)
+    stored = Artifact(config.run_folder, Instructions.artifact, schemas.INSTRUCTIONS, mark)
+    if stored.is_complete():
+        return StoredProblems(stored)
+    return instructions.collect(config.instructions, config.run.seed)
+
+
+def make_instructions(run: Run, records: Figures) -> Artifact:
     return run.make(Instructions(run, records))
 
 

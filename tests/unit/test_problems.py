@@ -1,17 +1,26 @@
 """All problems of a run: in bounded memory, and row for row what lists of all of them would give."""
 
+import io
+import json
 import random
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ray_distil import UserError
+from ray_distil.config import load
 from ray_distil.rows import problems
 from ray_distil.rows.instructions import instruction_row
-from ray_distil.rows.problems import EVAL, TRAIN, Limit, Problems
+from ray_distil.rows.problems import EVAL, TRAIN, Limit, Problems, StoredProblems
+from ray_distil.run import stages
+from ray_distil.run.runs import Run
+from ray_distil.runtime.progress import Display
 from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import reject
 
@@ -106,3 +115,36 @@ def test_a_full_disk_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
     with full, pytest.raises(UserError, match="No space left on device.*set TMPDIR"):
         Problems([instruction_row({"instruction": "1?"}, "a", TRAIN, 1)], ["a"], 1, {})
+
+
+def test_problems_that_a_run_has_written_are_not_read_from_their_source_again(tmp_path: Path) -> None:
+    """Where the source has changed, they are."""
+    source = tmp_path / "problems.jsonl"
+    records = [{"instruction": f"{k} + 3?", "answer": k + 3 if k % 3 else None} for k in range(500)]
+    source.write_text("".join(json.dumps(record) + "\n" for record in [*records, records[7], {"answer": 1}]))
+    config = load(None, [f"instructions.path={source}", f"run.storage_path={tmp_path}", "instructions.num_eval=20"])
+    run = Run(config, {}, Display(Console(file=io.StringIO())))
+    collected = stages.read_problems(config)
+    assert isinstance(collected, Problems)
+    stages.make_instructions(run, collected)
+
+    stored = stages.read_problems(config)
+    assert isinstance(stored, StoredProblems)
+    assert replace(stored.facts, details={}) == replace(collected.facts, details={})
+    texts = {record["instruction"] for record in records}
+    assert {split: len(some) for split, some in stored.samples.items()} == {TRAIN: problems.NUM_SAMPLES, EVAL: 20}
+    assert texts.issuperset(stored.samples[TRAIN] + stored.samples[EVAL])
+    assert set(stored.samples[EVAL]) == set(collected.samples[EVAL])
+    assert stages.make_instructions(run, stored).is_complete()
+
+    source.write_text(json.dumps(records[0]) + "\n" + json.dumps(records[1]) + "\n")
+    assert isinstance(stages.read_problems(config), Problems)
+
+
+def test_written_problems_that_are_gone_meanwhile_are_read_again(tmp_path: Path) -> None:
+    config = load(None, [f"run.storage_path={tmp_path}", "instructions.num_train=5", "instructions.num_eval=2"])
+    run = Run(config, {}, Display(Console(file=io.StringIO())))
+    stages.make_instructions(run, stages.read_problems(config))
+    stored = stages.read_problems(config)
+    (config.run_folder / "instructions").remove_all()
+    assert stages.make_instructions(run, stored).count("instruction_id") == 7
