@@ -101,8 +101,7 @@ def check(
             remarks.append(f"packing.template writes {other}; the exported student has its own chat template")
     if problems is not None:
         remarks += instructions.left_out(config.instructions)
-    if problems is not None and (unchecked := instructions.unchecked(config.instructions, problems.facts)):
-        remarks.append(unchecked)
+        remarks += filter(None, [instructions.unchecked(config.instructions, problems.facts)])
     return list(dict.fromkeys(remarks))
 
 
