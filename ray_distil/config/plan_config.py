@@ -1,4 +1,4 @@
-"""The assumptions of `--plan`. No stage reads this part of the configuration."""
+"""The assumptions of `--plan`, and prices for the costs of a run. No stage reads this part of the configuration."""
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ class Expected(Section):
 
 
 class PlanConfig(Section):
-    """What `--plan` assumes, since nothing is there to be measured yet. The run itself does not look at it."""
+    """What `--plan` assumes, since nothing is there to be measured yet. Of a run, only the costs look at its prices."""
 
     num_instructions: int | None = Field(
         None, ge=2, description="training instructions, where the files of `instructions` are not there yet"

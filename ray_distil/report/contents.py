@@ -4,7 +4,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_distil.report import cost
 from ray_distil.report.benchmark_tables import DASH, interval, shown
+from ray_distil.report.cost import Cost, StageFiles
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Report:
     kept_out: list[dict[str, Any]] = field(default_factory=list)  # one entry for each gate, from `kept_out.by_gate`
     rewriting: str = ""  # tokens before and after it, in a sentence
     ablation: dict[str, Any] | None = None  # from `ablation.read`
+    files: list[StageFiles] = field(default_factory=list)  # of each stage
+    costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
 
     @property
     def benchmarks(self) -> list[str]:
@@ -101,6 +105,7 @@ class Report:
 
     def to_json(self) -> str:
         facts = {"run": self.run, "models": self.models, "stages": self.stages, "kept_out": self.kept_out}
+        facts["costs"] = cost.to_json(self.costs)
         return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -5,6 +5,7 @@ nothing else. A run can be reported at any point: the page says what the run doe
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
@@ -12,9 +13,10 @@ from rich.table import Table
 from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report import ablation, excerpts, kept_out, model_card, report_page
+from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
+from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.rows import scores
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
@@ -47,6 +49,7 @@ def read(run_folder: Folder) -> Report:
         kept_out=kept_out.by_gate(*gated, report_page.saved_config(run_folder).get("gates", {})),
         rewriting=kept_out.rewriting(gated[0]),
         ablation=ablation.saved(run_folder),
+        files=[StageFiles(m.artifact, m.stage, m.seconds, m.files) for m in found],
     )
 
 
@@ -59,12 +62,13 @@ def artifacts_of(run_folder: Folder) -> list[str]:
 def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
     report = read(run_folder)
+    saved = report_page.saved_config(run_folder)
+    report = replace(report, costs=cost.costs(run_folder, saved, report.files))
     folder = run_folder / "report"
     page = report_page.page_of(run_folder, report, headline(report), artifacts_of(run_folder))
     folder.write_text("report.html", report_page.html(page))
     folder.write_text("report.md", report_page.markdown(page))
     folder.write_text("report.json", report.to_json())
-    saved = report_page.saved_config(run_folder)
     model_card.write(run_folder, report, saved, report_page.declared(saved))
     return report
 
@@ -73,6 +77,11 @@ def stages_table(report: Report, without: Collection[str] = ()) -> Table:
     """The finished stages as a table for the console; `without`: names of stages to leave out."""
     rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in report.stage_rows() if row[0] not in without]
     return console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
+
+
+def cost_table(costs: list[Cost]) -> Table:
+    """Tokens, GPU-hours and dollars of the stages as a table for the console."""
+    return console_table("Cost so far", cost.HEADER, cost.rows_of(costs), left=(0,))
 
 
 def models_tables(report: Report) -> list[Table]:

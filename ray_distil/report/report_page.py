@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
-from ray_distil.report import ablation, benchmark_tables, excerpts, kept_out, pictures
+from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.report.formulas import rendered
 from ray_distil.store.manifest import NOTES
@@ -62,6 +62,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "title": f"{report.run}: {'evaluation' if is_alone else 'distillation report'}",
         "headline": headline,
         "stages": report.stage_rows(),
+        "costs": cost.rows_of(report.costs),
         **_of_gates(report),
         "notes": json.loads(text_of(run_folder, NOTES) or "[]"),
         "pictures": [one for one in drawn if one["svg"] or not is_alone],
@@ -99,6 +100,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "title": f"{report.run}: compared",
         "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
+        "costs": [],
         **_of_gates(report),
         "notes": notes,
         "pictures": pictures.scatters(report.models, report.baseline, None),
@@ -156,6 +158,8 @@ def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]
         "sample_header": benchmark_tables.SAMPLE_HEADER,
         "speed_header": benchmark_tables.SPEED_HEADER,
         "stage_header": benchmark_tables.STAGE_HEADER,
+        "cost_header": cost.HEADER,
+        "cost_note": cost.NOTE,
         "category_header": benchmark_tables.CATEGORY_HEADER,
         "published_header": benchmark_tables.PUBLISHED_HEADER,
     }
@@ -212,6 +216,8 @@ def markdown(page: Page) -> str:
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in page["notes"])]
     if page["stages"]:
         parts += ["## Rows through the stages", table(page["stage_header"], page["stages"])]
+    if page["costs"]:
+        parts += ["## What it has cost", table(page["cost_header"], page["costs"]), plain(page["cost_note"])]
     if page["gates"]:
         parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
     for one in page["ablations"]:

@@ -4,7 +4,7 @@ Others may work on the run meanwhile. Shards come, are merged and are removed wh
 under way, its rows can be counted twice. In the rows of the last minutes a merged shard counts when it was merged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_distil.report import report
 from ray_distil.rows import benchmarks, curation, evaluation, instructions, long2short, packing, teacher, timing
@@ -12,7 +12,7 @@ from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact_reader import FINGERPRINT
 from ray_distil.store.listing import is_shard, newest, rows_by_file, stored_files
 from ray_distil.store.manifest import read_manifest
-from ray_distil.store.shards import REJECTS_FOLDER
+from ray_distil.store.shards import ATTEMPT, REJECTS_FOLDER
 from ray_distil.store.storage import Folder
 from ray_distil.train import sft
 from ray_distil.train.step_log import read_log
@@ -43,6 +43,8 @@ class Unfinished:
     num_recent: int = 0  # of both, in shards of the last RECENT_SECONDS
     num_unreadable: int = 0  # shards that are no whole Parquet files
     total: int | None = None  # 0 before the first step
+    seconds: float = field(default=0.0, compare=False)  # from the last start to the newest file
+    files: list[str] = field(default_factory=list, compare=False)
 
 
 def unfinished_stages(run_folder: Folder, now: float) -> list[Unfinished]:
@@ -62,11 +64,14 @@ def _unfinished(folder: Folder, artifact: str, now: float) -> Unfinished | None:
         return None
     kind, *rest = artifact.split("/")
     stage = "/".join([STAGES[kind], *rest])
+    seconds = changed - next((file.changed for file in files if file.name == ATTEMPT), changed)
 
     if kind == "checkpoint":
         steps = read_log(folder)
         step = steps[-1] if steps else {}
-        return Unfinished(artifact, stage, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0))
+        return Unfinished(
+            artifact, stage, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0), seconds=seconds
+        )
 
     shards = {file.name: file.changed for file in files if is_shard(file.name)}
     counts = rows_by_file(folder, list(shards))
@@ -79,6 +84,8 @@ def _unfinished(folder: Folder, artifact: str, now: float) -> Unfinished | None:
         num_rejected=sum(counts[name] or 0 for name in rejected),
         num_recent=sum(number or 0 for name, number in counts.items() if shards[name] > now - RECENT_SECONDS),
         num_unreadable=sum(number is None for number in counts.values()),
+        seconds=seconds,
+        files=list(counts),
     )
 
 

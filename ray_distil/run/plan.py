@@ -11,10 +11,11 @@ from math import ceil
 from rich.table import Table
 
 from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
-from ray_distil.config.engine_config import Asked, EngineConfig
+from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import responses_of
 from ray_distil.config.plan_config import Expected
+from ray_distil.report.cost import expected_key, gpus_of
 from ray_distil.rows import benchmarks, instructions, teacher
 from ray_distil.rows.problems import EVAL, TRAIN, Problems
 from ray_distil.store.shards import REASON
@@ -127,15 +128,6 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
     return facts.usable[TRAIN], facts.usable[EVAL], problems
 
 
-def _gpus(engine: EngineConfig | None) -> int:
-    """GPUs that a pool of engines holds."""
-    if engine is None or not engine.num_gpus:
-        return 0
-    kwargs = engine.engine_kwargs
-    workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-    return ceil(engine.num_gpus * workers) * engine.concurrency[1]
-
-
 def _generation(
     name: str, rows: int, exact: bool, prompt: float, expected: Expected, asked: Asked, config: StagesConfig
 ) -> Step:
@@ -144,7 +136,7 @@ def _generation(
     price = expected.usd_per_million_tokens if asked.endpoint is not None else None
     seconds, gpus = (
         generated / (expected.tokens_per_s * engines) if expected.tokens_per_s else None,
-        _gpus(asked.engine),
+        gpus_of(asked.engine),
     )
     return Step(
         name,
@@ -208,8 +200,7 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
     for benchmark in evaluation.benchmarks:
         label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
         for model in evaluation.models:
-            named = (f"{model.name}/{label}", model.name, f"*/{label}", "*")
-            key = next((name for name in named if name in assumed), model.name)
+            key = expected_key(config, model.name, label)
             expected = assumed.get(key, Expected())
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
             name = f"evaluation/{model.name}/{folder_of(label)}"

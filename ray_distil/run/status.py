@@ -8,49 +8,56 @@ import time
 
 from rich.table import Table
 
-from ray_distil.report import report
+from ray_distil.report import cost, report, report_page
 from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.cost import StageFiles
 from ray_distil.report.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
-from ray_distil.store.listing import newest, stored_files
+from ray_distil.run.lease import EXPIRY_S, LEASE, LOCK
+from ray_distil.store.listing import stored_files
 from ray_distil.store.storage import Folder
 
-LOCK = ".lock"  # the file that `runs.run_lock` locks
 HEADER = ("Stage", "Out", "Rejected", f"Last {RECENT_SECONDS / 60:.0f} min", "Newest", "State")
 
 
 def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
-    """The finished stages and, if there are any, the unfinished ones. Raises UserError where there is no run.
+    """The finished stages, those in the middle, and what they have cost. Raises UserError where there is no run.
 
     `now`: seconds since 1970; None: the time of this machine.
     """
     now = time.time() if now is None else now
     whole = report.read(run_folder)
     unfinished = unfinished_stages(run_folder, now)
-    finished = report.stages_table(whole, without={stage.stage for stage in unfinished})
-    if not unfinished:
-        return [finished]
-    at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
-    rows = [_row(stage, at_work, now) for stage in unfinished]
-    return [finished, report.console_table("In the middle", HEADER, rows, left=(0, 4, 5))]
+    names = {stage.stage for stage in unfinished}
+    stages_and_cost = [report.stages_table(whole, without=names)]
+    if unfinished:
+        at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
+        rows = [_row(stage, at_work, now) for stage in unfinished]
+        stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
+
+    files = [stage for stage in whole.files if stage.stage not in names]
+    files += [StageFiles(stage.artifact, stage.stage, stage.seconds, stage.files) for stage in unfinished]
+    if costs := cost.costs(run_folder, report_page.saved_config(run_folder), files):
+        stages_and_cost.append(report.cost_table(costs))
+    return stages_and_cost
 
 
 def is_at_work(run_folder: Folder, changed: float, now: float) -> bool:
-    """Whether some process makes the run: it holds the run's lock.
+    """Whether some process makes the run: it holds the run's lock or, in an object store, a lease that has not expired.
 
-    An object store has no lock that is seen here. There, a run is at work if a stage, or a file in the run's folder
-    itself, has changed within RECENT_SECONDS.
+    `changed`: when the newest file was written. On a disk without locks, a run is at work if that was within
+    RECENT_SECONDS.
     """
-    if run_folder.local is not None:
-        try:
-            with open(run_folder.local / LOCK) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        except OSError:  # no such file, or a disk without locks
-            pass
-    start = newest(stored_files(run_folder, recursive=False)) or 0.0
-    return max(changed, start) > now - RECENT_SECONDS
+    if run_folder.local is None:
+        leases = [file for file in stored_files(run_folder, recursive=False) if file.name == LEASE]
+        return any(lease.changed > now - EXPIRY_S for lease in leases)
+    try:
+        with open(run_folder.local / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return changed > now - RECENT_SECONDS
 
 
 def _row(stage: Unfinished, at_work: bool, now: float) -> list[str]:

@@ -86,7 +86,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
     facts = json.loads((run / "report" / "report.json").read_text())
-    assert list(facts) == ["run", "models", "stages", "kept_out"]
+    assert list(facts) == ["run", "models", "stages", "kept_out", "costs"]
     assert facts["run"] == "mine"
     against = [entry.pop("against") for entry in facts["models"]]
     assert facts["models"] == MODELS

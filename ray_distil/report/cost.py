@@ -1,0 +1,228 @@
+"""What a run has cost so far: tokens that models read and wrote, GPU-hours, and dollars where the plan has their price.
+
+Tokens are those of the accepted rows, whichever start of the stage has made them; failed requests have none. GPU-hours
+are the hours since the stage's last start, times the GPUs that its engines or workers may hold; earlier starts of the
+stage are not in them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+import pyarrow.compute as pc
+
+from ray_distil import UserError
+from ray_distil.config import StagesConfig
+from ray_distil.config.engine_config import Asked, EngineConfig
+from ray_distil.config.evaluation_config import folder_of
+from ray_distil.config.plan_config import Expected
+from ray_distil.config.section import validate
+from ray_distil.report.benchmark_tables import DASH
+from ray_distil.store.ahead import ahead
+from ray_distil.store.shards import TOKEN_COLUMNS
+from ray_distil.store.storage import DamagedFile, Folder
+
+HEADER = ("Stage", "Prompt tokens", "Generated tokens", "Hours", "GPUs", "GPU-hours", "USD")
+NOTE = (
+    "Tokens of the rows that are there. Hours are those since a stage's last start, GPU-hours these hours times the GPUs "
+    "that it may hold. Dollars are by the prices of the plan section."
+)
+COSTLY = ("responses", "rewrites", "checkpoint", "eval", "timing")  # artifacts for which models generate or learn
+UNCOUNTED = "uncounted"
+Tokens = Counter[tuple[str, str]]  # (teacher or "", column of tokens or UNCOUNTED) -> tokens or rows
+Generator = tuple[str, Asked, Expected]  # teacher or "", how its model is asked, what the plan assumes of it
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """A stage, finished or not: its artifact, the files of it, and the seconds since the stage's last start."""
+
+    artifact: str
+    stage: str
+    seconds: float
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one stage; a value is None where it is not known, and dollars also where nothing has a price."""
+
+    stage: str
+    seconds: float
+    prompt_tokens: int | None
+    generated_tokens: int | None
+    num_uncounted: int  # rows whose tokens nobody counted
+    gpus: int | None
+    dollars: float | None
+    is_priced: bool  # whether the dollars are those of all GPUs and endpoints of the stage
+
+    @property
+    def gpu_hours(self) -> float | None:
+        return None if self.gpus is None else self.seconds * self.gpus / 3600
+
+
+def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles]) -> list[Cost]:
+    """The cost of each stage that has one. `saved`: the run's configuration, as its config.yaml has it."""
+    try:
+        config = validate(StagesConfig, saved)
+    except UserError:  # it is of another version of this package
+        config = None
+    return [
+        _training_cost(stage, config) if stage.artifact == "checkpoint" else _generating_cost(run_folder, stage, config)
+        for stage in stages
+        if stage.artifact.partition("/")[0] in COSTLY
+    ]
+
+
+def _training_cost(stage: StageFiles, config: StagesConfig | None) -> Cost:
+    if config is None:
+        return Cost(stage.stage, stage.seconds, None, None, 0, None, None, False)
+    trained = config.training
+    gpus = trained.num_workers if trained is not None and trained.use_gpu else 0
+    return Cost(stage.stage, stage.seconds, None, None, 0, gpus, *_dollars(stage, gpus, config, []))
+
+
+def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig | None) -> Cost:
+    shards = [file for file in stage.files if file.startswith("part-") and file.endswith(".parquet")]
+    tokens: Tokens = Counter()
+    for of_shard in ahead(lambda file: _tokens(run_folder / stage.artifact, file), shards):
+        tokens.update(of_shard)
+
+    # Imported responses have cost nothing here.
+    generators = None if config is None else list(_generators(stage.artifact, config))
+    if generators is not None:
+        names = {name for name, _, _ in generators}
+        tokens = Counter({key: number for key, number in tokens.items() if key[0] in names})
+    prompt, generated, uncounted = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED))
+    if config is None or generators is None:
+        return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, None, None, False)
+
+    pools = [gpus_of(asked.engine) for _, asked, _ in generators]
+    gpus = (sum if config.run.parallel_engines else max)(pools or [0])
+    bills = [_bill(name, tokens, expected) for name, asked, expected in generators if asked.endpoint is not None]
+    return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, gpus, *_dollars(stage, gpus, config, bills))
+
+
+def _tokens(folder: Folder, shard: str) -> Tokens:
+    """The tokens of a shard; none where it is gone or is no Parquet file."""
+    tokens: Tokens = Counter()
+    try:
+        table = folder.read_table(shard, ["teacher", *TOKEN_COLUMNS])
+    except (FileNotFoundError, DamagedFile):
+        return tokens
+    is_of_teachers = "teacher" in table.column_names
+    for teacher in table["teacher"].unique().to_pylist() if is_of_teachers else [""]:
+        rows = table.filter(pc.equal(table["teacher"], teacher)) if is_of_teachers else table
+        columns = {name: rows[name] for name in TOKEN_COLUMNS if name in rows.column_names}
+        tokens.update({(teacher, name): pc.sum(column).as_py() or 0 for name, column in columns.items()})
+        is_whole = len(columns) == len(TOKEN_COLUMNS)  # timing does not keep the tokens of prompts
+        num_null = max((column.null_count for column in columns.values()), default=0)
+        tokens[teacher, UNCOUNTED] += num_null if is_whole else rows.num_rows
+    return tokens
+
+
+def _sum(tokens: Tokens, column: str) -> int:
+    return sum(number for (_, name), number in tokens.items() if name == column)
+
+
+def _dollars(
+    stage: StageFiles, gpus: int, config: StagesConfig, bills: list[float | None]
+) -> tuple[float | None, bool]:
+    """(dollars of GPUs and endpoints whose price is known, or None; whether those are all)."""
+    if gpus:
+        price = config.plan.usd_per_gpu_hour
+        bills = [*bills, None if price is None else stage.seconds * gpus / 3600 * price]
+    dollars = [bill for bill in bills if bill is not None]
+    return sum(dollars) if dollars else None, len(dollars) == len(bills)
+
+
+def _bill(teacher: str, tokens: Tokens, expected: Expected) -> float | None:
+    """The dollars of an endpoint; None without its price, or where it did not count all tokens."""
+    price = expected.usd_per_million_tokens
+    if price is None or tokens[teacher, UNCOUNTED]:
+        return None
+    return sum(tokens[teacher, column] * each for column, each in zip(TOKEN_COLUMNS, price, strict=True)) / 1e6
+
+
+def _generators(artifact: str, config: StagesConfig) -> Iterator[Generator]:
+    """The models that generate the texts of an artifact."""
+    kind, *names = artifact.split("/")
+    teachers = config.teachers.given if config.teachers is not None else {}
+    if kind == "responses":
+        for name, teacher in teachers.items():
+            if teacher.responses is None:
+                yield name, teacher, getattr(config.plan, name)
+    elif kind == "rewrites":
+        own = config.long2short
+        if own.engine or own.endpoint or "slow" in teachers:
+            yield "", own if own.engine or own.endpoint else teachers["slow"], config.plan.long2short
+    else:
+        model, benchmark = names
+        labels = {folder_of(label): label for label in map(config.evaluation.label, config.evaluation.benchmarks)}
+        for evaluated in config.evaluation.models:
+            if evaluated.name == model:
+                asked = config.asked_by(evaluated)
+                if kind == "timing" and asked.engine is not None:  # one engine, which works on one request at a time
+                    asked = Asked(engine=asked.engine.model_copy(update={"concurrency": (1, 1)}))
+                key = expected_key(config, model, labels.get(benchmark, benchmark))
+                yield "", asked, config.plan.evaluation.get(key, Expected())
+
+
+def expected_key(config: StagesConfig, model: str, label: str) -> str:
+    """The key of `plan.evaluation` that holds for a model on a benchmark; the model's name where there is none."""
+    names = (f"{model}/{label}", model, f"*/{label}", "*")
+    return next((name for name in names if name in config.plan.evaluation), model)
+
+
+def gpus_of(engine: EngineConfig | None) -> int:
+    """GPUs that a pool of engines may hold."""
+    if engine is None or not engine.num_gpus:
+        return 0
+    kwargs = engine.engine_kwargs
+    workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
+    return ceil(engine.num_gpus * workers) * engine.concurrency[1]
+
+
+def rows_of(costs: list[Cost]) -> list[list[str]]:
+    """The costs as a table, and their sums as its last row; a sum of which a part is not known says "at least"."""
+    if not costs:
+        return []
+    rows = [
+        [
+            cost.stage,
+            _tokens_cell(cost.prompt_tokens, cost.num_uncounted),
+            _tokens_cell(cost.generated_tokens, cost.num_uncounted),
+            f"{cost.seconds / 3600:,.2f}",
+            DASH if cost.gpus is None else f"{cost.gpus:,}",
+            DASH if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}",
+            _dollars_cell(cost.dollars, cost.is_priced),
+        ]
+        for cost in costs
+    ]
+    num_uncounted = sum(cost.num_uncounted for cost in costs)
+    tokens = [sum(getattr(cost, name) or 0 for cost in costs) for name in ("prompt_tokens", "generated_tokens")]
+    gpu_hours = [cost.gpu_hours for cost in costs]
+    dollars = [cost.dollars for cost in costs if cost.dollars is not None]
+    rows.append([
+        "in all",
+        *(_tokens_cell(number, num_uncounted) for number in tokens),
+        "",
+        "",
+        DASH if None in gpu_hours else f"{sum(hours or 0 for hours in gpu_hours):,.2f}",
+        _dollars_cell(sum(dollars) if dollars else None, all(cost.is_priced for cost in costs)),
+    ])  # fmt: skip
+    return rows
+
+
+def _tokens_cell(number: int | None, num_uncounted: int) -> str:
+    return DASH if number is None else f"{'at least ' if num_uncounted else ''}{number:,}"
+
+
+def _dollars_cell(dollars: float | None, is_priced: bool) -> str:
+    return DASH if dollars is None else f"{'' if is_priced else 'at least '}{dollars:,.2f}"
+
+
+def to_json(costs: list[Cost]) -> list[dict[str, Any]]:
+    return [asdict(cost) | {"gpu_hours": cost.gpu_hours} for cost in costs]
