@@ -153,14 +153,14 @@ class EndpointConfig(Section):
 
     @field_validator("base_url", mode="before")
     @classmethod
-    def _each_is_a_url(cls, given: Any) -> Any:
-        urls = given if isinstance(given, list) else [given]
+    def _each_is_a_url(cls, value: Any) -> Any:
+        urls = value if isinstance(value, list) else [value]
         for url in urls:
             if not isinstance(url, str) or not re.match(_URL["pattern"], url):
                 raise ValueError(f"base_url: {url!r} is no URL; give e.g. http://HOST:8000/v1, or a list of such URLs")
         if not urls:
             raise ValueError("base_url: the list is empty; give at least one URL")
-        return given
+        return value
 
     @field_validator("request_params")
     @classmethod

@@ -72,12 +72,12 @@ def num_files(num_connections: int) -> int:
 
 def missing_files(num_connections: int) -> str:
     """What this machine's limit on open files lacks for so many connections in a process; "" if nothing."""
-    most, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[1], num_files(num_connections)
-    if most in (resource.RLIM_INFINITY, -1) or most >= needed:
+    hard_limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[1], num_files(num_connections)
+    if hard_limit == resource.RLIM_INFINITY or hard_limit >= needed:
         return ""
     return (
-        f"{num_connections:,} connections of a process need {needed:,} open files, and this machine allows {most:,}; "
-        f"raise its hard limit (ulimit -Hn {needed}), or set max_concurrency to {max(1, (most - OTHER_FILES) // 2)}"
+        f"{num_connections:,} connections of a process need {needed:,} open files, and this machine allows {hard_limit:,}; "
+        f"raise its hard limit (ulimit -Hn {needed}), or set max_concurrency to {max(1, (hard_limit - OTHER_FILES) // 2)}"
     )
 
 

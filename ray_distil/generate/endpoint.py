@@ -110,8 +110,8 @@ def build(config: EndpointConfig, num_rows: int) -> Generate:
 def what_cannot_open(endpoints: dict[str, EndpointConfig]) -> Iterator[str]:
     """A line for each endpoint whose actors this machine does not allow enough open files. `endpoints`: by key."""
     for key, config in endpoints.items():
-        if lacking := connections.missing_files(clients_of(config, config.max_concurrency).places):
-            yield f"{key}.max_concurrency: {lacking}"
+        if shortage := connections.missing_files(clients_of(config, config.max_concurrency).places):
+            yield f"{key}.max_concurrency: {shortage}"
 
 
 class Requests:
@@ -122,8 +122,8 @@ class Requests:
         from openai import AsyncOpenAI
 
         num_places = settings["max_concurrency"]
-        if lacking := connections.missing_files(num_places):
-            raise UserError(f"max_concurrency: {lacking}")
+        if shortage := connections.missing_files(num_places):
+            raise UserError(f"max_concurrency: {shortage}")
         connections.allow_files(num_places)
 
         self.settings = settings
@@ -173,15 +173,15 @@ class Requests:
                     return await self.send(server, body, reserved)
                 except Exception as error:  # noqa: BLE001  uncaught, it would end the actor with other rows' replies
                     # A server that is away costs the request no try, while there are others.
+                    retry_after = _retry_after_s(error)
                     if is_away(error):
-                        server.lost()
+                        server.lost(min(retry_after or 0.0, LONGEST_RETRY_AFTER_S))
                         most_moves = len(self.servers) if connections.is_unsent(error) else MOST_MOVES
                         if moves < most_moves and self.servers.has_open():
                             moves += 1
                             continue
 
                     failures += 1
-                    retry_after = _retry_after_s(error)
                     if failures > min(self.settings["max_retries"], tries_of(error) - 1):
                         return failed(f"{_code(error)}: {self.words(error)}")
                     if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_S:

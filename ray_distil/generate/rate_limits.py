@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 FIRST_PAUSE_S = 0.5
+DOUBLINGS = 30  # more of them only make the number too large for a float
 LONGEST_PAUSE_S = 60.0  # does not limit a pause that the endpoint asks for
 BURST_S = 1.0  # an idle bucket saves at most what this many seconds give
 
@@ -80,7 +81,7 @@ def pause_s(failures: int) -> float:
     """Seconds before the next try of a request after `failures` failures. They double with each failure, up to
     LONGEST_PAUSE_S, and are jittered, so that not all requests come back at once.
     """
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, DOUBLINGS)) * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

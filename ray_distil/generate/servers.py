@@ -46,11 +46,11 @@ class Server:
         """The server has sent a reply."""
         self.num_rests, self.rests_until = 0, 0.0
 
-    def lost(self) -> None:
-        """The server was not reached. Many requests that are lost at once count once."""
+    def lost(self, retry_after: float = 0.0) -> None:
+        """The server was not reached, or asks for so many seconds. Many requests that are lost at once count once."""
         if time.monotonic() >= self.rests_until:
             self.num_rests += 1
-            self.rest(pause_s(self.num_rests))
+            self.rest(max(retry_after, pause_s(self.num_rests)))
 
     def rest(self, seconds: float) -> None:
         """Get no request for the next `seconds`."""
@@ -77,4 +77,4 @@ class Servers:
         now = time.monotonic()
         servers = [server for server in self.servers if server.is_open()] or self.servers
         servers = [server for server in servers if server is not last] or servers
-        return min(servers, key=lambda one: (max(now, one.rests_until), one.num_in_flight, random.random()))
+        return min(servers, key=lambda server: (max(now, server.rests_until), server.num_in_flight, random.random()))

@@ -124,16 +124,16 @@ class Clock:
         self.seconds = sum(value - start.get(pid, 0.0) for pid, value in latest.items())
 
     def _of_each(self) -> dict[int, float]:
-        found = {}
-        here = psutil.Process()
-        for process in [here] if self.name is None else here.children(recursive=True):
+        seconds = {}
+        own = psutil.Process()
+        for process in [own] if self.name is None else own.children(recursive=True):
             try:
                 if self.name is None or self.name in " ".join(process.cmdline()):
                     times = process.cpu_times()
-                    found[process.pid] = times.user + times.system
+                    seconds[process.pid] = times.user + times.system
             except psutil.Error:  # it has ended
                 continue
-        return found
+        return seconds
 
 
 def problem(row: int) -> str:

@@ -27,7 +27,8 @@ class Server(ThreadingHTTPServer):
 class EndpointServer:
     """`faults` are used up one a request, whoever asks: "429", "500", "400", "401" (which repeats the key),
     "cut", "told", "hang", "close" (without a reply), "short" (a part of the reply), "trickle" (blank lines for ever),
-    "slow" (blank lines for four seconds, then well), "json", "empty", "error in 200" (as some gateways send it).
+    "slow" (blank lines for four seconds, then well), "length" (well, but cut by max_tokens), "json", "empty",
+    "error in 200" (as some gateways send it).
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class EndpointServer:
                     self.here = False
 
             def reply(self, fault: str, body: dict[str, Any]) -> None:
-                choice = {"index": 0, "finish_reason": server.finish_reason}
+                choice = {"index": 0, "finish_reason": "length" if fault == "length" else server.finish_reason}
+                fault = fault if fault != "length" else ""
                 with server.lock:
                     odd = server.odd.popleft() if server.odd else None
                 if odd is not None:

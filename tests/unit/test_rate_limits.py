@@ -27,6 +27,11 @@ def test_what_is_spent_beyond_the_rate_must_come_in_again(monkeypatch: pytest.Mo
     assert 93 <= spent <= 100 + 10 + 7  # ten seconds, what a second keeps, and the last one
 
 
+def test_a_pause_after_many_failures_is_a_minute_at_most() -> None:
+    """A server may be away for days."""
+    assert 30 <= pause_s(5000) <= 60
+
+
 def test_what_is_not_spent_is_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, bucket = Clock(monkeypatch), Bucket(60)
     clock.now += 3600
