@@ -90,15 +90,14 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
     for of_shard in ahead(lambda file: _tokens(run_folder / stage.artifact, file), shards):
         tokens.update(of_shard)
 
-    # Imported responses have cost nothing here.
-    generators = None if config is None else list(_generators(stage.artifact, config))
-    if generators is not None:
-        names = {name for name, _, _ in generators}
-        tokens = Counter({key: number for key, number in tokens.items() if key[0] in names})
+    if config is not None and config.teachers is not None:
+        imported = {name for name, teacher in config.teachers.given.items() if teacher.responses is not None}
+        tokens = Counter({key: number for key, number in tokens.items() if key[0] not in imported})  # cost nothing here
     prompt, generated, uncounted = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED))
-    if config is None or generators is None:
+    if config is None:
         return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, None, None, False)
 
+    generators = list(_generators(stage.artifact, config))
     pools = [gpus_of(asked.engine) for _, asked, _ in generators]
     gpus = (sum if config.run.parallel_engines else max)(pools or [0])
     bills = [_bill(name, tokens, expected) for name, asked, expected in generators if asked.endpoint is not None]

@@ -35,9 +35,7 @@ class SupersededFolder(NamedTuple):
 
 def superseded_folders(run: Folder) -> list[SupersededFolder]:
     """The superseded folders of a run, sorted by name. Raises UserError where there is no run."""
-    if not run.exists():
-        raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
-    files = stored_files(run / SUPERSEDED)
+    files = _superseded_files(run)
     rows = rows_by_file(run / SUPERSEDED, [file.name for file in files if is_shard(file.name)])
 
     by_folder: dict[str, list[StoredFile]] = defaultdict(list)
@@ -64,14 +62,20 @@ def superseded_folders(run: Folder) -> list[SupersededFolder]:
 
 def remove_superseded(run: Folder) -> list[SupersededFolder]:
     """Remove the superseded folders; returns what they held. Raises UserError while another process makes the run."""
-    if not superseded_folders(run):
+    if not _superseded_files(run):
         return []
     with run_lock(run):
-        folders = superseded_folders(run)  # none is added while the run is locked
+        folders = superseded_folders(run)
         do_all(lambda folder: (run / SUPERSEDED / folder.name).remove_all(), folders)
         if not stored_files(run / SUPERSEDED):
             (run / SUPERSEDED).remove_all()
     return folders
+
+
+def _superseded_files(run: Folder) -> list[StoredFile]:
+    if not run.exists():
+        raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
+    return stored_files(run / SUPERSEDED)
 
 
 def table(folders: list[SupersededFolder], now: float | None = None) -> Table:

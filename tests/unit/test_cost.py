@@ -121,6 +121,11 @@ def test_a_configuration_of_another_version_leaves_the_tokens(run: Folder) -> No
     assert [row[-2:] for row in cost.rows_of([spent, training])] == [["–", "–"]] * 3
 
 
+def test_a_teacher_that_the_configuration_has_no_more_leaves_its_tokens(run: Folder) -> None:
+    spent = of_responses(run, CONFIG | {"teachers": None}, ANSWERS)
+    assert (spent.generated_tokens, spent.gpus, spent.dollars) == (753_000, 0, None)
+
+
 def test_each_kind_of_stage(run: Folder) -> None:
     rewrites = write(run, "rewrites", REWRITES, [tokens(10, 20)])
     answers = write(run, "eval/api/aime24", EVAL, [tokens(1_000_000, 3_000_000, scored_by="math 1")])
