@@ -14,6 +14,7 @@ from ray_distil.rows.problems import Figures
 from ray_distil.run import comparing, preflight, stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
+from ray_distil.run.shipped_logs import shipped
 from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, messages_to
@@ -45,7 +46,12 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
     """A run that only this process makes. Its configuration is saved; the checks come before the first stage."""
     models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"
-    with run_lock(config.run_folder, config.run.take_over, display.say), messages_to(log), display.live():
+    with (
+        run_lock(config.run_folder, config.run.take_over, display.say),
+        messages_to(log),
+        shipped(log, config.run_folder),
+        display.live(),
+    ):
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         run = Run(config, models, display)
@@ -56,5 +62,7 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
 
 
 def log_folder(config: StagesConfig) -> Path:
-    """The folder of the logs: RUN/logs; for a run in an object store, a temporary folder of the driver's machine."""
+    """The folder of the logs: RUN/logs; for a run in an object store, a temporary folder of the driver's machine, from which
+    they are copied into the run.
+    """
     return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray_distil" / config.run.name) / "logs"
