@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,6 +38,7 @@ from ray_distil.store.shards import table_of
 from ray_distil.store.storage import Folder
 
 SIGMA = 0.8
+PARTS = 10  # of the time in which rows wait, each with its own mean
 REPLY = {
     "id": "1",
     "object": "chat.completion",
@@ -77,7 +79,8 @@ def serve(mean: float, longest: float, pipe: Connection, num_requests: Any) -> N
 
     def in_flight(begin: float, end: float) -> float:
         """The mean between two times."""
-        return sum(max(0.0, min(last, end) - first) for first, last in intervals) / max(end - begin, 1e-9)
+        overlaps = (min(last, end) - max(first, begin) for first, last in intervals)
+        return sum(max(0.0, overlap) for overlap in overlaps) / max(end - begin, 1e-9)
 
     async def run() -> None:
         server = await asyncio.start_server(quietly, "127.0.0.1", 0, backlog=4096)
@@ -86,7 +89,9 @@ def serve(mean: float, longest: float, pipe: Connection, num_requests: Any) -> N
             first, last_request = min(one[0] for one in intervals), max(one[0] for one in intervals)
             last_reply = max(one[1] for one in intervals)
             means = in_flight(first, last_reply), in_flight(first, last_request)
-            pipe.send((len(intervals), *means, last_reply - first))
+            edges = [first + (last_request - first) * part / PARTS for part in range(PARTS + 1)]
+            profile = [in_flight(*window) for window in pairwise(edges)]
+            pipe.send((len(intervals), *means, profile, last_request - first, last_reply - first))
             intervals.clear()
             num_requests.value = 0
 
@@ -225,14 +230,14 @@ def main() -> None:
         with Clock(arguments.actor if client is ours else None).running(num_requests) as clock:
             client(url, arguments.rows, arguments.concurrency)
         here.send(True)
-        rows, in_flight, in_flight_before, seconds = here.recv()
+        rows, in_flight, in_flight_before, profile, seconds_before, seconds = here.recv()
         shares = in_flight / arguments.concurrency, in_flight_before / arguments.concurrency
         print(
             f"{name:12} {rows:,} rows, in flight {in_flight:5.1f} [{in_flight_before:5.1f}] of {arguments.concurrency} "
-            f"({shares[0]:.2f} [{shares[1]:.2f}]), {seconds:6.1f} s, {math.ceil(10 * possible) / 10:.1f} possible, "
+            f"({shares[0]:.2f} [{shares[1]:.2f}]), {seconds:6.1f} [{seconds_before:.1f}] s, {math.ceil(10 * possible) / 10:.1f} possible, "
             f"{1000 * clock.seconds / rows:.2f} ms CPU a request",
-            flush=True,
         )
+        print(f"{'':12} each of {PARTS} parts of that time: {' '.join(f'{mean:.0f}' for mean in profile)}", flush=True)
     here.send(False)
     ray.shutdown()
 
