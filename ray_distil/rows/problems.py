@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,24 @@ class Facts:
     @property
     def num_usable(self) -> int:
         return self.usable.total()
+
+
+class Figures(Protocol):
+    """What checks need of problems. `samples`: split -> texts of some accepted rows."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def samples(self) -> dict[str, list[str]]: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of problems, for another process."""
+
+    facts: Facts
+    samples: dict[str, list[str]]
 
 
 class Problems:
@@ -151,9 +169,6 @@ class StoredProblems:
             if min(map(len, taken.values())) == NUM_SAMPLES:
                 break
         return taken
-
-
-Figures = Problems | StoredProblems
 
 
 def _usable(table: pa.Table, split: str) -> pa.Table:

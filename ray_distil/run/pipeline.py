@@ -1,5 +1,6 @@
 """The ordered stages of a run; those already complete are skipped."""
 
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,13 +12,13 @@ from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows.problems import Figures
-from ray_distil.run import comparing, preflight, stages
+from ray_distil.run import checks_apart, comparing, stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
 from ray_distil.run.shipped_logs import shipped
 from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
-from ray_distil.runtime.session import SUBMITTED, messages_to
+from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
 
 
 def run(config: DistillConfig, display: Display | None = None) -> Report:
@@ -55,10 +56,18 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         run = Run(config, models, display)
-        run.before_making = lambda: preflight.check(config, at_hand, records)
+        run.before_making = lambda: check(config, at_hand, records)
         display.say(f"messages of the libraries: {log}")
         run.folder.write_text("config.yaml", config.to_yaml())
         yield run
+
+
+def check(config: StagesConfig, models: dict[str, str], records: Figures | None) -> list[str]:
+    """The remarks of the checks. While another process does them, this one imports what its stages need of Transformers."""
+    loading = in_background(lambda: importlib.import_module("ray_distil.texts.auto_classes") if models else None)
+    remarks = checks_apart.check(config, models, records)
+    loading.result()
+    return remarks
 
 
 def log_folder(config: StagesConfig) -> Path:

@@ -14,7 +14,7 @@ from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
 from ray_distil.generate import engine
 from ray_distil.rows import curation, instructions, long2short, packing, teacher
-from ray_distil.rows.problems import Figures, StoredProblems
+from ray_distil.rows.problems import Problems, StoredProblems
 from ray_distil.rows.question import Question
 from ray_distil.run import asking, importing, made_of
 from ray_distil.run.made_of import enabled_gates
@@ -36,7 +36,7 @@ BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
 class Instructions(Stage):
     rows, artifact, schema, unit = instructions, "instructions", schemas.INSTRUCTIONS, "instructions"
 
-    def __init__(self, run: Run, records: Figures) -> None:
+    def __init__(self, run: Run, records: Problems | StoredProblems) -> None:
         self.run, self.records = run, records
         self.settings = made_of.of_instructions(run.config).settings
         self.inputs = [*instructions.source_fingerprint(run.config.instructions)]
@@ -226,7 +226,7 @@ class Packed(Stage):
         return self.examples.count("example_id"), summary
 
 
-def read_problems(config: StagesConfig) -> Figures:
+def read_problems(config: StagesConfig) -> Problems | StoredProblems:
     """The problems of a run, from its artifact where this is complete and of the same source, else from the source.
 
     Raises UserError where the source cannot be used.
@@ -239,7 +239,7 @@ def read_problems(config: StagesConfig) -> Figures:
     return instructions.collect(config.instructions, config.run.seed)
 
 
-def make_instructions(run: Run, records: Figures) -> Artifact:
+def make_instructions(run: Run, records: Problems | StoredProblems) -> Artifact:
     return run.make(Instructions(run, records))
 
 

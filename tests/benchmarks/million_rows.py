@@ -7,7 +7,7 @@ Problems of 300 bytes, from a file of JSON lines; every fourth is also asked of 
 rewritten. For each stage: rows, seconds, peak memory of the driver and of the largest worker (without what they share).
 All stages are one process's; a stage has what those before have left behind. `--resume`: the seconds of the teachers
 when all rows are there but the manifest, and when a tenth of the shards is missing. `--preflight`: with the checks that
-a run begins with, which load torch and Transformers' model code.
+a run begins with.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import psutil
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.rows import instructions
-from ray_distil.run import preflight, stages
+from ray_distil.run import checks_apart, stages
 from ray_distil.run.runs import Run
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import MANIFEST
@@ -114,7 +114,7 @@ def make(folder: Path, last: str, checked: bool, batch_size: int) -> None:
     records = instructions.collect(config.instructions, config.run.seed)
     tell("read", None)
     if checked:
-        preflight.check(config, run.models, records)
+        checks_apart.check(config, run.models, records)
         tell("preflight", None)
     made: dict[str, Any] = {}
     steps: dict[str, Callable[[], Artifact | None]] = {
