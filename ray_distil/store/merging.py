@@ -92,16 +92,17 @@ class Merger:
 
 
 def merge_all(folder: Folder, attempt: str, max_bytes: int) -> None:
-    """Merge the small shards of an artifact into shards of up to `max_bytes`; with several groups of them, by Ray if it runs.
+    """Merge the small shards of an artifact into shards of up to `max_bytes`.
 
-    No small shard is removed before all groups are merged.
+    Ray does it, if it runs, where there are several groups or more than HELD_BYTES. No small shard is removed before all groups are merged.
     """
     groups = []
     for inside in ("", f"{REJECTS_FOLDER}/"):
         sizes = (folder / inside.rstrip("/") if inside else folder).sizes("part-", ".parquet")
         groups += small_groups({inside + name: size for name, size in sizes.items()}, max_bytes)
 
-    if len(groups) > 1 and ray_is_there():
+    is_large = len(groups) > 1 or sum(size for group in groups for size in group.values()) > HELD_BYTES
+    if is_large and ray_is_there():
         import ray.data
 
         blocks = ray.data.from_items(list(map(json.dumps, groups)), override_num_blocks=min(len(groups), 200))
