@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from tests.integration.test_backlog import respond
 from tests.unit.endpoint_server import EndpointServer
 
-IN_FLIGHT, NUM_ROWS = 32, 220
-MEAN_S, SIGMA, LONGEST_S = 3.0, 0.8, 12.0  # of log-normal replies, as texts are long; max_tokens cuts the longest
+IN_FLIGHT, NUM_ROWS = 32, 420
+MEAN_S, SIGMA, LONGEST_S = 2.0, 0.8, 8.0  # of log-normal replies, as texts are long; max_tokens cuts the longest
 UNSAVED = 6  # rows that are answered and not saved, at most, for each request in flight
 
 
