@@ -77,6 +77,8 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
             data_context = ray.data.DataContext.get_current()
             data_context.enable_progress_bars = False
             data_context.issue_detectors_config.detectors = []
+            # A pool of engines grows while they are full. Ray's own 1.75 would need queues of batches in front of each.
+            data_context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
             data_context.memory_usage_poll_interval_s = None  # else each task measures its memory each second, unread
         loading.result()
     return logs

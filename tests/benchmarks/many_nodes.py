@@ -101,6 +101,7 @@ def main() -> None:
     from ray_distil.config.models import resolve_models
     from ray_distil.run import stages
     from ray_distil.run.runs import Run
+    from ray_distil.runtime.session import in_background
 
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "answered"
@@ -120,8 +121,10 @@ def main() -> None:
         run = Run(config, resolve_models(config))
         problems = stages.make_instructions(run, stages.read_problems(config))
         shards = Shards(folder / "rows" / "responses")
-        threading.Thread(target=play, args=(cluster, nodes, chosen.nodes, shards, say), daemon=True).start()
-        manifest = stages.make_responses(run, problems).manifest()
+        # Ray starts nodes in the main thread alone.
+        making = in_background(lambda: stages.make_responses(run, problems))
+        play(cluster, nodes, chosen.nodes, shards, say)
+        manifest = making.result().manifest()
         assert manifest is not None
         say(
             f"{manifest.rows_in:,} in = {manifest.rows_out:,} out + {manifest.rows_rejected:,} rejected; {manifest.summary}"

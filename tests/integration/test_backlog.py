@@ -115,3 +115,20 @@ def test_engines_share_few_rows_though_one_of_them_is_ready_first(tmp_path: Path
         by_engine[engine] += num_rows
     assert by_engine.total() == 64
     assert max(by_engine.values()) <= 32, by_engine
+
+
+def test_a_pool_grows_while_its_engines_are_full(tmp_path: Path) -> None:
+    """One engine would take 30 seconds for the 64 batches."""
+    log = tmp_path / "answered"
+    growing = [
+        "ray.num_cpus=4",
+        "instructions.num_train=256",
+        "teachers.slow=null",
+        "long2short.enabled=false",
+        "teachers.direct.engine.concurrency=[1,3]",
+        "teachers.direct.engine.batch_size=4",
+        "teachers.direct.engine.max_concurrent_batches=4",
+        "teachers.direct.engine.num_cpus=0.1",
+    ]
+    respond(tmp_path, f"{NULL_ENGINE}2,0,{log}", *growing)
+    assert {engine for *_, engine in answered(log)} == {1, 2, 3}
