@@ -186,7 +186,7 @@ class Artifact(ArtifactReader):
         Raises StageError where rows are missing, or where one shard has a row twice. Where two shards have the same
         row, one of the two is dropped: a task of a stopped run wrote it while it was being made again.
         """
-        num_ids, doubled = count_ids(self._ids())
+        num_ids, doubled = self._listed_again(lambda: count_ids(self._ids()))
         num_dropped = self._drop(doubled) if len(doubled) else 0
         if num_dropped:
             num_ids, doubled = count_ids(self._ids())

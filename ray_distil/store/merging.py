@@ -34,7 +34,11 @@ class Merger:
     """
 
     def __init__(self, folder: Folder, attempt: str, max_bytes: int) -> None:
+        import ray
+
         self.folder, self.attempt, self.max_bytes = folder, attempt, max_bytes
+        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        self._merge, self._remove = (ray.remote(**options)(function) for function in (merge_shards, remove_shards))
         self._small: dict[str, dict[str, int]] = {}  # "" or REJECTS_FOLDER -> file -> bytes
         self._groups: deque[dict[str, int]] = deque()  # groups that wait for a task
         self._tasks: list[Any] = []
@@ -73,12 +77,10 @@ class Merger:
             for task in ended:
                 self._check(task)
 
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
         while self._groups and len(self._tasks) < MERGES_AT_ONCE:
             group = self._groups.popleft()
-            merged = ray.remote(merge_shards).options(**options).remote(group, self.folder, self.attempt)
-            removed = ray.remote(remove_shards).options(**options).remote(list(group), self.folder, merged)
-            self._tasks.append(removed)
+            merged = self._merge.remote(group, self.folder, self.attempt)
+            self._tasks.append(self._remove.remote(list(group), self.folder, merged))
 
     def _check(self, task: Any) -> None:
         import ray

@@ -26,7 +26,7 @@ from tests.integration.respond import ROOT as REPOSITORY
 ROOT = str(REPOSITORY)
 MODEL = resolve_model("tiny:teacher-v3", "k")
 NUM_PROMPTS, NUM_SAMPLES = 120, 2
-BATCH_SIZE, SHARD_MB = 16, 0.03
+BATCH_SIZE, SHARD_MB = 16, 0.02
 SAMPLING = {
     "temperature": 1.5,
     "top_p": 0.95,
@@ -155,7 +155,7 @@ def test_samples_are_those_of_vllms_own_n(reference: Reference) -> None:
 def test_shards_are_about_as_large_as_asked_for(reference: Reference) -> None:
     """Of each batch there was one; they are merged as long as they are together no larger."""
     num_batches = NUM_PROMPTS * NUM_SAMPLES / BATCH_SIZE
-    assert 2 < len(reference.shard_sizes) < num_batches / 2
+    assert 1 < len(reference.shard_sizes) < num_batches / 2
     assert max(reference.shard_sizes) < SHARD_MB * 2**20
 
 
