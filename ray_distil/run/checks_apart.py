@@ -33,7 +33,10 @@ def check(config: StagesConfig, models: dict[str, str], problems: Figures | None
         exchange.write_bytes(pickle.dumps((config, models, summary)))
         ended = subprocess.run([sys.executable, "-c", WORK, str(exchange)], stdout=2, env=os.environ)
         if ended.returncode:
-            raise RuntimeError(f"the process of the checks before the first stage ended with {ended.returncode}")
+            raise RuntimeError(
+                f"the process of the checks before the first stage ended with {ended.returncode}, before it could say why; "
+                "-9 is what a lack of memory looks like, -11 a fault in a library"
+            )
         result = pickle.loads(exchange.read_bytes())
     if isinstance(result, UserError):
         raise result

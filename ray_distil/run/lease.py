@@ -16,14 +16,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-
-import psutil
+from pathlib import Path
 
 from ray_distil import UserError
-from ray_distil.store.storage import Folder
+from ray_distil.store.patience import hurried
+from ray_distil.store.storage import Folder, describe
 
 LOCK, LEASE, CLOCK = ".lock", "_lease.json", "_clock"
 RENEWAL_S = 60.0
@@ -34,12 +34,17 @@ POLL_S = 5.0
 
 @dataclass(frozen=True)
 class Lease:
-    """Who makes the run. `started`: when the process did, since a number of a process is used again."""
+    """Who makes the run.
+
+    machine: of the process, until its next start; "" where it has no such mark. started: of the process, in ticks since
+    the machine's start, since a number of a process is used again.
+    """
 
     holder: str
     host: str
+    machine: str
     pid: int
-    started: float
+    started: int | None
     since: str
     num_renewals: int = 0
 
@@ -49,12 +54,23 @@ class Lease:
     @property
     def has_ended(self) -> bool:
         """Whether it is a process of this machine that runs no more."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1
-        except psutil.NoSuchProcess:
-            return True
+        return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
+
+
+def _machine() -> str:
+    """A mark of this start of this machine, and of the numbers that its processes have for this one (a container's own)."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine was started, in ticks since the machine's start; None where there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -85,9 +101,8 @@ def _leased(folder: Folder, take_over: bool, say: Callable[[str], None]) -> Iter
         _wait_for(folder, earlier, say)
 
     # Write the lease. Of two processes that do so at once, the later one has it.
-    me = psutil.Process()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    own = Lease(secrets.token_hex(8), socket.gethostname(), me.pid, me.create_time(), now)
+    now, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
+    own = Lease(secrets.token_hex(8), socket.gethostname(), _machine(), pid, _started(pid), now)
     _write(folder, own)
     time.sleep(SETTLING_S)
     newest = read_lease(folder)
@@ -101,10 +116,11 @@ def _leased(folder: Folder, take_over: bool, say: Callable[[str], None]) -> Iter
         yield
     finally:
         over.set()
-        renewing.join()
-        newest = read_lease(folder)
-        if newest is not None and newest.holder == own.holder:
-            folder.remove(LEASE)
+        renewing.join(timeout=5)
+        with hurried(), suppress(OSError):  # else the lease expires; the run's own error must be the one that is raised
+            newest = read_lease(folder)
+            if newest is not None and newest.holder == own.holder:
+                folder.remove(LEASE)
 
 
 def _wait_for(folder: Folder, earlier: Lease, say: Callable[[str], None]) -> None:
@@ -135,12 +151,17 @@ def _is_held(folder: Folder, lease: Lease) -> UserError:
 
 def _renew(folder: Folder, own: Lease, over: threading.Event, say: Callable[[str], None]) -> None:
     while not over.wait(RENEWAL_S):
-        newest = read_lease(folder)
-        if newest is not None and newest.holder != own.holder:
-            say(f"{folder} was taken over by {newest}; this process can write no more rows")
-            return
-        own = replace(own, num_renewals=own.num_renewals + 1)
-        _write(folder, own)
+        try:
+            newest = read_lease(folder)
+            if newest is not None and newest.holder != own.holder:
+                say(f"{folder} was taken over by {newest}; this process can write no more rows")
+                return
+            if over.is_set():
+                return
+            own = replace(own, num_renewals=own.num_renewals + 1)
+            _write(folder, own)
+        except OSError as error:
+            say(f"{folder}: the lease could not be renewed, and is tried again: {describe(error)[:200]}")
 
 
 def read_lease(folder: Folder) -> Lease | None:

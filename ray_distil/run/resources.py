@@ -30,8 +30,11 @@ def what_cannot_come(config: StagesConfig) -> Iterator[str]:
 
 
 def _missing(key: str, gpus: float, cpus: float, resources: dict[str, float], has: int, who: str) -> Iterator[str]:
-    if cpus == has and who == "an engine":
-        yield f"{key}.num_cpus: {who} reserves all {has} CPUs of this Ray, and its rows need one too; raise ray.num_cpus"
+    if has - 1 < cpus <= has and who == "an engine":
+        yield (
+            f"{key}.num_cpus: {who} reserves {cpus:g} of {has} CPUs of this Ray, and the tasks of its rows need a whole one; "
+            "raise ray.num_cpus"
+        )
     if cpus > has:
         yield f"{key}.num_cpus: {who} reserves {cpus:g} CPUs, and this Ray has {has}; lower it, or raise ray.num_cpus"
     if gpus > 0 and gpus > _num_gpus():

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ray_distil.store.patience import hurried
 from ray_distil.store.storage import Folder
 
 COPY_S = 60.0
@@ -35,16 +36,19 @@ def shipped(log: Path, run: Folder) -> Iterator[None]:
         while not over.wait(COPY_S):
             copy()
 
-    threading.Thread(target=copy_often, daemon=True).start()
+    copying = threading.Thread(target=copy_often, daemon=True)
+    copying.start()
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):
+        with hurried(), suppress(OSError):
             target.write_text(f"error-{began}.log", "".join(traceback.format_exception(error)))
         raise
     finally:
         over.set()
-        copy()
+        copying.join(timeout=5)
+        with hurried():
+            copy()
 
 
 def _end_of(log: Path) -> bytes:

@@ -21,12 +21,12 @@ class StoppedError(StageError):
 
 
 def steady(
-    items: Iterable[ItemT], minutes: float | None, stage: str, has_begun: Callable[[], bool] = lambda: True
+    items: Iterable[ItemT], minutes: float | None, stage: str, is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[ItemT]:
     """The items as they come. Raises StoppedError where none comes for `minutes`; None: waits for ever.
 
-    Before the first item, the minutes count from the time at which `has_begun` is true: a large model takes an hour to
-    load. A thread takes the items, because a call that waits in Ray cannot be interrupted.
+    Only the time in which `is_ready` is true counts: a large model takes an hour to load, at the beginning and where its
+    engine was lost. A thread takes the items, because a call that waits in Ray cannot be interrupted.
     """
     taken: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue()
     over = threading.Event()
@@ -43,15 +43,15 @@ def steady(
 
     threading.Thread(target=take, daemon=True).start()
     limit = inf if minutes is None else 60 * minutes
-    since, has_item = time.monotonic(), False
+    waited, looked = 0.0, time.monotonic()
     try:
         while True:
             try:
                 item, error = taken.get(timeout=min(limit, POLL_S))
             except queue.Empty:
-                if not has_item and not has_begun():
-                    since = time.monotonic()
-                if time.monotonic() - since < limit:
+                now = time.monotonic()
+                waited, looked = waited + (now - looked if is_ready() else 0), now
+                if waited < limit:
                     continue
                 raise StoppedError(
                     f"{stage}: no row was finished for {minutes:g} minutes (run.stall_minutes). Look into the engines' "
@@ -62,7 +62,7 @@ def steady(
             if error is not None:
                 raise error
             yield item  # type: ignore[misc]
-            since, has_item = time.monotonic(), True
+            waited, looked = 0.0, time.monotonic()
     finally:
         over.set()
 

@@ -37,7 +37,9 @@ ADVICE = (  # lines at the end of errors of pydantic and of Ray Data
     "Failed to apply UDF transform",
     "UDF failed to process",
 )
-USER_ERROR = re.compile(r"^(?:\w+\.)*(?:UserError|ConfigError): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE)
+USER_ERROR = re.compile(
+    r"^(?:\w+\.)*(?:UserError|ConfigError|DamagedFile): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE
+)
 ResultT = TypeVar("ResultT")
 
 

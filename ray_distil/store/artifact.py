@@ -22,6 +22,7 @@ reasons: it has one output, while a stage has accepted and rejected rows; it has
 rows with a transient error, such as a timeout, again.
 """
 
+import itertools
 import json
 import secrets
 import time
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.runtime.progress import Teller
-from ray_distil.store.artifact_reader import FINGERPRINT, ROWS_PER_SHARD, ArtifactReader
+from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
 from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
 from ray_distil.store.merging import Merger, merge_all
@@ -42,6 +43,7 @@ from ray_distil.store.shards import (
     REJECTS_FOLDER,
     StageError,
     Written,
+    check_attempt,
     count,
     write_block,
     write_shard,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 ASKED = "_asked.json"
 SUPERSEDED = "superseded"
 DAMAGED = "_damaged"  # shards that a node without power has left
+ROUNDS = 8  # of counting, dropping and merging, at most
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
 
 
@@ -67,6 +70,7 @@ class Artifact(ArtifactReader):
         super().__init__(run, name, schema, fingerprint, counted)
         self.attempt = ""
         self.replaced: Folder | None = None  # folder in superseded/ with the shards of other settings or inputs
+        self._counted_files: dict[str, list[str]] | None = None  # "" or REJECTS_FOLDER -> shards; None: not counted yet
         self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
 
@@ -82,14 +86,14 @@ class Artifact(ArtifactReader):
             self.folder.move_to(self.replaced)
         if not resume:
             self.folder.remove_all()
+        self.attempt, self._counted_files = secrets.token_hex(8), None
+        self.folder.write_text(ATTEMPT, self.attempt)  # first, so that tasks of an earlier attempt write nothing more
         self.folder.remove(MANIFEST)
         for leftover in self.folder.files(suffix=TEMPORARY, recursive=True):
             self.folder.remove(leftover)
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         if asked is not None:
             self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
-        self.attempt = secrets.token_hex(8)
-        self.folder.write_text(ATTEMPT, self.attempt)
 
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
@@ -107,13 +111,22 @@ class Artifact(ArtifactReader):
         return forgotten
 
     def _set_aside(self, file: str, damage: DamagedFile) -> None:
-        """Keep the bytes of a damaged shard of an artifact that is being made; its rows are missing then, and made again."""
-        if not self.attempt:
+        """Keep the bytes of a damaged shard of an artifact that is being made; its rows are missing then, and made again.
+
+        Raises the damage where the rows are counted already.
+        """
+        if not self.attempt or self._counted_files is not None:
             raise damage
         with suppress(FileNotFoundError):
             self.folder.write_bytes(f"{DAMAGED}/{file.rpartition('/')[2]}", self.folder.read_bytes(file))
             self.folder.remove(file)
         self.tell.line(f"{self.folder / file} is damaged; it lies in {DAMAGED}/, and its rows are made again")
+
+    def _files(self, inside: str = "") -> list[str]:
+        """The shards that are counted; before, those that are there, whatever a manifest of another attempt says."""
+        if self._counted_files is not None:
+            return self._counted_files[inside]
+        return self._listed(inside) if self.attempt else super()._files(inside)
 
     def is_taken(self) -> bool:
         """Whether another attempt has begun since this one."""
@@ -183,21 +196,33 @@ class Artifact(ArtifactReader):
         `summarise` returns the manifest's `summary`; it is called when each row is there once. `tokens`: the column
         with the number of tokens of a text; the manifest gets its sum over the rejected rows, by reason.
 
-        Raises StageError where rows are missing, or where one shard has a row twice. Where two shards have the same
-        row, one of the two is dropped: a task of a stopped run wrote it while it was being made again.
+        Raises StageError where rows are missing, where one shard has a row twice, or where another attempt has begun.
+        Where two shards have the same row, one of the two is dropped: a task of a stopped run wrote it while it was
+        being made again.
         """
-        num_ids, doubled = self._listed_again(lambda: count_ids(self._ids()))
-        num_dropped = self._drop(doubled) if len(doubled) else 0
-        if num_dropped:
-            num_ids, doubled = count_ids(self._ids())
+        try:
+            return self._finished(stage, unit, rows_in, seconds, summarise, max_shard_bytes, tokens)
+        except FileNotFoundError as error:
+            check_attempt(self.folder, self.attempt)
+            raise StageError(f"{stage}: {error}; run the same command again to make the rows of lost shards") from error
+
+    def _finished(
+        self,
+        stage: str,
+        unit: str,
+        rows_in: int,
+        seconds: float,
+        summarise: Callable[[], dict[str, Any]],
+        max_shard_bytes: int | None,
+        tokens: str | None,
+    ) -> Manifest:
+        num_ids, doubled, num_dropped = self._settle(max_shard_bytes)
         if self.schema.names and (len(doubled) or num_ids != rows_in):
             raise StageError(
                 f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
                 f"than once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
                 + (f"; first remove {self.folder}." if len(doubled) else ".")
             )
-        if max_shard_bytes is not None:
-            merge_all(self.folder, self.attempt, max_shard_bytes)
         rejects, rejected_tokens = Counter[str](), Counter[str]()
         columns = ["reason", "row"] if tokens else ["reason"]
         for table in self._parts(self._files(REJECTS_FOLDER), columns, narrow=not tokens):
@@ -219,36 +244,82 @@ class Artifact(ArtifactReader):
             versions=versions(),
             rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
         )
-        return write_manifest(self.folder, manifest)
+        return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
+
+    def _settle(self, max_shard_bytes: int | None) -> tuple[int, Keys, int]:
+        """Drop doubled rows and merge small shards, until the shards that are counted are those that are there.
+
+        Returns the number of different ids, the ids that are still there more than once, and how many rows were dropped.
+        From here on the artifact's files are those that were counted: a shard that comes later is no part of it.
+        """
+        num_dropped, is_merged = 0, max_shard_bytes is None
+        for last in [False] * (ROUNDS - 1) + [True]:
+            self._counted_files = None
+            files = {inside: self._files(inside) for inside in ("", REJECTS_FOLDER)}
+            try:
+                num_ids, doubled = count_ids(self._ids(files))
+                changed = self._drop(doubled) if len(doubled) else 0
+            except FileNotFoundError:  # a task of a stopped run has merged shards meanwhile
+                if last:
+                    raise
+                time.sleep(LISTING_PAUSE_S)
+                continue
+            num_dropped += changed
+            if changed and not last:
+                continue
+            if not is_merged and not last:
+                is_merged = True
+                if merge_all(self.folder, self.attempt, itertools.chain(*files.values()), max_shard_bytes):
+                    continue
+            self._counted_files = files
+            return num_ids, doubled, num_dropped
+        raise AssertionError
 
     def _drop(self, doubled: Keys) -> int:
-        """Keep each doubled row only in the first shard with it, accepted before rejected; returns how many went."""
+        """Keep each doubled row in one shard, accepted before rejected; returns how many went.
+
+        It is the largest shard with the row: where a merge was stopped, its small shards go whole, and tasks of the
+        stopped run may still be removing them.
+        """
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
         suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
+        sizes = self.folder.sizes(recursive=True)
 
         # Which files have such a row: their ids alone are read.
-        affected = []
+        affected: list[str] = []
         for column, files in ((self.counted, self._files()), ("id", self._files(REJECTS_FOLDER))):
-            for file, table in zip(files, self._tables(files, [column]), strict=True):
-                if not suspect.isdisjoint(keys_of(table.column(0).to_pylist()).tolist()):
-                    affected.append(file)
+            tables = zip(files, self._tables(files, [column]), strict=True)
+            having = [f for f, table in tables if not suspect.isdisjoint(keys_of(table.column(0).to_pylist()).tolist())]
+            affected += sorted(having, key=lambda file: -sizes.get(file, 0))
 
+        rests = set[
+            str
+        ]()  # files with what is left of others; one of them may have the name of a file that comes later
         for file, table in zip(affected, self._tables(affected), strict=True):
+            if file in rests:
+                num_dropped += table.num_rows
+                continue
             keys = keys_of(table.column(0).to_pylist()).tolist()
             here = suspect.intersection(keys)
             again = kept & here
             kept |= here
-            num_dropped += self._replace(file, table, [key not in again for key in keys])
+            rest = self._replace(file, table, [key not in again for key in keys])
+            rests |= rest.keys()
+            num_dropped += len([key for key in keys if key in again])
         return num_dropped
 
-    def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> int:
-        """Keep only these rows of a shard; returns how many it drops. If it is stopped midway, rows are there twice."""
+    def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> dict[str, int]:
+        """Keep only these rows of a shard. Returns the file that it writes for them: name -> bytes.
+
+        If it is stopped midway, rows are there twice.
+        """
         if all(keep):
-            return 0
-        rest = table.filter(pa.array(keep))
+            return {}
+        rest, written = table.filter(pa.array(keep)), dict[str, int]()
         if rest.num_rows:
             inside = f"{REJECTS_FOLDER}/" if file.startswith(REJECTS_FOLDER) else ""
-            write_shard(self.folder, rest, self.attempt, inside)
-        self.folder.remove(file)
-        return table.num_rows - rest.num_rows
+            written = write_shard(self.folder, rest, self.attempt, inside)
+        if file not in written:
+            self.folder.remove(file)
+        return written

@@ -126,6 +126,10 @@ class ArtifactReader:
         if manifest is not None and manifest.fingerprint == self.fingerprint:
             start = f"{inside}/part-" if inside else "part-"
             return [name for name in manifest.files if name.startswith(start)]
+        return self._listed(inside)
+
+    def _listed(self, inside: str) -> list[str]:
+        """The names of the shards that are there."""
         names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
         return [f"{inside}/{name}" if inside else name for name in names]
 
@@ -135,11 +139,13 @@ class ArtifactReader:
             return []
         return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
 
-    def _ids(self) -> Iterator[list[str]]:
-        for table in self._parts(self._files(), [self.counted], narrow=True):
+    def _ids(self, files: dict[str, list[str]] | None = None) -> Iterator[list[str]]:
+        """The ids in these files ("" and REJECTS_FOLDER -> names); None: in all."""
+        accepted, rejects = (self._files(), self._files(REJECTS_FOLDER)) if files is None else files.values()
+        for table in self._parts(accepted, [self.counted], narrow=True):
             ids = table[self.counted].combine_chunks()
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
-        for table in self._parts(self._files(REJECTS_FOLDER), ["id"], narrow=True):
+        for table in self._parts(rejects, ["id"], narrow=True):
             yield table["id"].to_pylist()
 
     def _parts(self, files: list[str], columns: list[str], narrow: bool = False) -> Iterator[pa.Table]:

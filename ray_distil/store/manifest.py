@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -131,9 +132,10 @@ def read_manifest(folder: Folder) -> Manifest | None:
         return None
 
 
-def write_manifest(folder: Folder, manifest: Manifest) -> Manifest:
-    """Write the manifest; the artifact is whole from here on."""
-    folder.write_text(MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+def write_manifest(folder: Folder, manifest: Manifest, check: Callable[[], None] | None = None) -> Manifest:
+    """Write the manifest; the artifact is whole from here on. `check` is called right before; if it raises, there is none."""
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    folder.write_bytes(MANIFEST, text.encode(), check)
     return manifest
 
 

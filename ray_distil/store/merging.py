@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil.runtime.session import last_line, ray_is_there
-from ray_distil.store.ahead import HELD_BYTES, ahead, do_all
-from ray_distil.store.shards import REJECTS_FOLDER, StageError, write_rows
+from ray_distil.store.ahead import AT_ONCE, HELD_BYTES, ahead, do_all
+from ray_distil.store.shards import REJECTS_FOLDER, StageError, check_attempt, write_rows
 from ray_distil.store.storage import Folder, parquet
 
 MERGED_ROWS = 1000  # rows that a merge reads of a shard at a time: some rows have thousands of tokens
@@ -80,7 +80,7 @@ class Merger:
         while self._groups and len(self._tasks) < MERGES_AT_ONCE:
             group = self._groups.popleft()
             merged = self._merge.remote(group, self.folder, self.attempt)
-            self._tasks.append(self._remove.remote(list(group), self.folder, merged))
+            self._tasks.append(self._remove.remote(list(group), self.folder, self.attempt, merged))
 
     def _check(self, task: Any) -> None:
         import ray
@@ -93,29 +93,31 @@ class Merger:
             print(f"{self.folder}: small shards are merged later: {last_line(error)}", file=sys.stderr)
 
 
-def merge_all(folder: Folder, attempt: str, max_bytes: int) -> None:
-    """Merge the small shards of an artifact into shards of up to `max_bytes`.
+def merge_all(folder: Folder, attempt: str, files: Iterable[str], max_bytes: int) -> bool:
+    """Merge those of the shards `files` that are small into shards of up to `max_bytes`. Returns whether there were any.
 
-    Ray does it, if it runs, where there are several groups or more than HELD_BYTES. No small shard is removed before all groups are merged.
+    `files` must have no row twice: of rows that one shard has twice, nobody can say which of them was meant to stay.
+    Ray does it, if it runs, where there are several groups or more than HELD_BYTES. No small shard is removed before all
+    groups are merged, so that Ray can do the task of a lost worker again.
     """
-    groups = []
+    groups, chosen = [], set(files)
     for inside in ("", f"{REJECTS_FOLDER}/"):
         sizes = (folder / inside.rstrip("/") if inside else folder).sizes("part-", ".parquet")
-        groups += small_groups({inside + name: size for name, size in sizes.items()}, max_bytes)
+        named = {inside + name: size for name, size in sizes.items()}
+        groups += small_groups({name: size for name, size in named.items() if name in chosen}, max_bytes)
 
     is_large = len(groups) > 1 or sum(size for group in groups for size in group.values()) > HELD_BYTES
     if is_large and ray_is_there():
         import ray.data
 
         blocks = ray.data.from_items(list(map(json.dumps, groups)), override_num_blocks=min(len(groups), 200))
-        merged = blocks.map_batches(merge_batch, batch_size=1, fn_kwargs={"folder": folder, "attempt": attempt})
-        merged.materialize().map_batches(remove_batch, batch_size=1, fn_kwargs={"folder": folder}).materialize()
-        return
-
-    for group in groups:
-        merge_shards(group, folder, attempt)
-        pa.default_memory_pool().release_unused()
-    remove_shards([file for group in groups for file in group], folder)
+        blocks.map_batches(merge_batch, batch_size=1, fn_kwargs={"folder": folder, "attempt": attempt}).materialize()
+    else:
+        for group in groups:
+            merge_shards(group, folder, attempt)
+            pa.default_memory_pool().release_unused()
+    remove_shards([file for group in groups for file in group], folder, attempt)
+    return bool(groups)
 
 
 def small_groups(sizes: dict[str, int], max_bytes: int) -> Iterator[dict[str, int]]:
@@ -180,12 +182,11 @@ def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str
     return batch
 
 
-def remove_batch(batch: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    """`remove_shards` for a batch of groups of shards, each as JSON: name -> bytes."""
-    remove_shards([file for group in batch["item"] for file in json.loads(group)], folder)
-    return {"item": []}
+def remove_shards(files: list[str], folder: Folder, attempt: str, merged: None = None) -> None:
+    """Remove the shards, those that are still there. `merged`: the result of the merge, for which Ray waits.
 
-
-def remove_shards(files: list[str], folder: Folder, merged: None = None) -> None:
-    """Remove the shards, those that are still there. `merged`: the result of the merge, for which Ray waits."""
-    do_all(folder.remove, files)
+    Raises StageError where another attempt has begun: it may have made shards of these names again.
+    """
+    for start in range(0, len(files), AT_ONCE):
+        check_attempt(folder, attempt)
+        do_all(folder.remove, files[start : start + AT_ONCE])

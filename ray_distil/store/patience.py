@@ -8,7 +8,9 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ PASSING = re.compile(
     re.IGNORECASE,
 )
 NOBODY_THERE = re.compile(r"curlCode: [67]\b|Connection refused|resolve host", re.IGNORECASE)
+_minutes: ContextVar[float] = ContextVar("minutes", default=MINUTES)
 _answered: set[str] = set()  # stores that have answered in this process
 
 
@@ -45,6 +48,16 @@ def patient(operation: Callable[..., ResultT]) -> Callable[..., ResultT]:
     return tried
 
 
+@contextmanager
+def hurried(minutes: float = 0.25) -> Iterator[None]:
+    """Within the block, operations of this thread are tried again for so long only: a process is about to end."""
+    token = _minutes.set(minutes)
+    try:
+        yield
+    finally:
+        _minutes.reset(token)
+
+
 class Patience:
     """The tries of one operation on a folder."""
 
@@ -52,7 +65,7 @@ class Patience:
         self.folder = folder
         place, _, options = folder.uri.partition("?")
         self.store = "" if folder.local is not None else f"{'/'.join(place.split('/')[:3])}?{options}"  # without a path
-        self.until, self.pause = time.monotonic() + 60 * MINUTES, FIRST_PAUSE_S
+        self.until, self.pause = time.monotonic() + 60 * _minutes.get(), FIRST_PAUSE_S
 
     def was_answered(self) -> None:
         _answered.add(self.store)

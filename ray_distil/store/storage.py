@@ -31,7 +31,10 @@ FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
 # How the errors of Arrow's reader of Parquet begin, where their type is that of the errors of a disk or a store.
-DAMAGE = re.compile(r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed")
+DAMAGE = re.compile(
+    r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed|Invalid flatbuffers message"
+    r"|could not verify page integrity|Number of decoded rep / def levels"
+)
 
 
 class DamagedFile(UserError):
@@ -129,7 +132,7 @@ class Folder:
         """A Parquet file as a table; names of folders (year=2024) add no columns. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
         with self._whole(file), filesystem.open_input_file(path) as source:
-            return pq.ParquetFile(source).read(columns=columns)
+            return pq.ParquetFile(source, page_checksum_verification=True).read(columns=columns)
 
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
         """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time. Raises DamagedFile."""
@@ -138,7 +141,8 @@ class Folder:
         while True:
             try:
                 with self._whole(file), filesystem.open_input_file(path) as source:
-                    batches = pq.ParquetFile(source).iter_batches(num_rows, columns=columns)
+                    file_ = pq.ParquetFile(source, page_checksum_verification=True)
+                    batches = file_.iter_batches(num_rows, columns=columns)
                     for batch in islice(batches, num_read, None):
                         num_read += 1
                         yield pa.Table.from_batches([batch])
@@ -310,7 +314,7 @@ def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
     """
     sink, writer = pa.BufferOutputStream(), None
     for table in tables:
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
         writer.write_table(table)
     if writer is None:
         raise ValueError("a Parquet file needs a table, if only an empty one")

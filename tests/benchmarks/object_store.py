@@ -85,13 +85,14 @@ def main() -> None:
         print(f"{len(artifact.folder.files(suffix='.parquet', recursive=True)):,} files of {chosen.blocks:,} blocks\n")
         store.set(latency=chosen.latency)
 
-        def measure(name: str, operation: Callable[[], Any]) -> None:
+        def measure(name: str, operation: Callable[[], Any]) -> Any:
             store.count()
             started = time.monotonic()
-            operation()
+            result = operation()
             seconds = time.monotonic() - started
             requests = {method: round(n / chosen.blocks, 2) for method, n in sorted(store.count().items())}
             print(f"| {name} | {seconds:.1f} | {requests} |", flush=True)
+            return result
 
         print("| operation | s | requests a block |\n|---|---|---|")
         measure("write a block", lambda: write(chosen.blocks))

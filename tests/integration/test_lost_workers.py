@@ -58,7 +58,7 @@ def test_workers_that_are_lost_while_shards_are_merged(tmp_path: Path) -> None:
         target.write_table(table_of([row], schemas.INSTRUCTIONS), "instructions")
     most = 20 * max(target.folder.sizes("part-").values())
 
-    killed: dict[str, list[int]] = {"merge_batch": [], "remove_batch": []}
+    killed: dict[str, list[int]] = {"merge_batch": []}
     over = threading.Event()
     killer = threading.Thread(target=kill_workers, args=(killed, over))
     killer.start()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def holder(run: Folder) -> Iterator["subprocess.Popen[str]"]:
 def from_elsewhere(run: Folder) -> None:
     """The lease is that of a process on another machine, which renews it no more."""
     written = json.loads(run.read_text(LEASE))
-    run.write_text(LEASE, json.dumps(written | {"host": "elsewhere"}))
+    run.write_text(LEASE, json.dumps(written | {"host": "elsewhere", "machine": "elsewhere"}))
 
 
 def test_a_run_whose_lease_is_renewed_is_refused(run: Folder, holder: "subprocess.Popen[str]") -> None:
@@ -134,3 +135,49 @@ def test_on_a_disk_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     process.wait()
     with run_lock(Folder.at(tmp_path)):
         pass
+
+
+def test_a_lease_that_cannot_be_written_for_a_while_is_renewed_again(
+    run: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the keys of a store are exchanged."""
+    real, lines, refused = lease._write, list[str](), iter(range(3))
+
+    def write(folder: Folder, own: lease.Lease) -> None:
+        if own.num_renewals and next(refused, None) is not None:
+            raise OSError("AWS Error ACCESS_DENIED during PutObject operation")
+        real(folder, own)
+
+    monkeypatch.setattr(lease, "_write", write)
+    with run_lock(run, say=lines.append):
+        deadline = time.monotonic() + 20
+        while not read_lease(run).num_renewals:  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert len(lines) == 3
+    assert "ACCESS_DENIED" in lines[0]
+    assert read_lease(run) is None
+
+
+def test_the_error_of_a_run_is_raised_though_its_lease_cannot_be_released(
+    run: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OSError("AWS Error ACCESS_DENIED during GetObject operation")
+
+    def make() -> None:
+        with run_lock(run):
+            monkeypatch.setattr(lease, "read_lease", away)
+            raise ValueError("of the run")
+
+    with pytest.raises(ValueError, match="of the run"):
+        make()
+
+
+def test_a_process_that_lives_has_not_ended(run: Folder) -> None:
+    with run_lock(run):
+        held = read_lease(run)
+        assert held is not None
+        assert not held.has_ended
+        assert replace(held, started=0).has_ended  # another process had the number
+        assert not replace(held, started=0, machine="a container's of this host").has_ended

@@ -65,10 +65,9 @@ def test_connections_that_are_closed_lose_no_row(store: SlowStore, folder: Folde
     assert read == [TABLE] * 60
 
 
-def test_it_is_not_waited_for_without_end(store: SlowStore, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "MINUTES", 0.01)
+def test_it_is_not_waited_for_without_end(store: SlowStore, folder: Folder) -> None:
     store.set(busy_s=20)
-    with pytest.raises(OSError, match="SLOW_DOWN"):
+    with patience.hurried(0.01), pytest.raises(OSError, match="SLOW_DOWN"):
         folder.write_text("a", "b")
     store.set(busy_s=0)
     folder.write_text("a", "b")

@@ -59,8 +59,8 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
         (["teachers.slow.engine.num_gpus=1"], "teachers.slow.engine.num_gpus: an engine would need 1 GPUs"),
         (["teachers.slow.engine.num_cpus=9"], "teachers.slow.engine.num_cpus: an engine reserves 9 CPUs"),
         (
-            ["teachers.slow.engine.num_cpus=4"],
-            "teachers.slow.engine.num_cpus: an engine reserves all 4 CPUs of this Ray, and its rows need one too",
+            ["teachers.slow.engine.num_cpus=3.5"],
+            "teachers.slow.engine.num_cpus: an engine reserves 3.5 of 4 CPUs of this Ray, and the tasks of its rows need",
         ),
         (["evaluation.engine.resources={eval: 1}"], "evaluation.engine.resources: 'eval' is on no node"),
         (

@@ -428,17 +428,59 @@ def test_shards_that_are_merged_while_they_are_read_are_listed_again(
     target.start()
     for name in "abc":
         write(target, row(name), reject(row(name.upper()), "timeout"))
-    real = Artifact._files
+    real = Artifact._listed
 
-    def listed_then_merged(self: Artifact, inside: str = "") -> list[str]:
+    def listed_then_merged(self: Artifact, inside: str) -> list[str]:
         files = real(self, inside)
-        merging.merge_all(target.folder, target.attempt, 2**20)
+        merging.merge_all(target.folder, target.attempt, target.folder.files(recursive=True), 2**20)
         return files
 
-    monkeypatch.setattr(Artifact, "_files", listed_then_merged)
+    monkeypatch.setattr(Artifact, "_listed", listed_then_merged)
     monkeypatch.setattr(artifact_reader, "LISTING_PAUSE_S", 0.01)
     assert len(target.done_ids()) == 6
     for name in "de":
         write(target, reject(row(name.upper()), "timeout"))
     assert target.forget_rejects(lambda reason: True) == {"timeout": 5}
     assert len(target.done_ids()) == 3
+
+
+def test_another_attempt_finishes_nothing_that_this_one_has_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a run is taken over from a process that goes on."""
+    first, second = artifact(tmp_path), artifact(tmp_path)
+    first.start()
+    write(first, row("a"), reject(row("b"), "timeout"))
+    real = shards.merge_all
+
+    def merged_then_taken_over(*arguments: Any) -> bool:
+        merged = real(*arguments)
+        second.start()
+        second.forget_rejects(lambda reason: True)
+        return merged
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "merge_all", merged_then_taken_over)
+        with pytest.raises(StageError, match="another attempt has begun"):
+            first.finish("instructions", "rows", 2, 1.0, max_shard_bytes=2**20)
+    assert not second.is_complete()
+    write(second, row("b"))
+    assert second.finish("instructions", "rows", 2, 1.0).rows_out == 2
+
+
+def test_a_shard_that_is_damaged_after_its_rows_were_counted_is_named(tmp_path: Path) -> None:
+    """Its ids can be read: the damage is in another column. Nothing is set aside, since nobody would make the rows again."""
+    target = artifact(tmp_path)
+    target.start()
+    write(target, *(row(str(k)) | {"instruction": f"{k} {stable_id(k)}" * 50} for k in range(40)))
+    target.finish("instructions", "rows", 40, 1.0)
+    file = next((tmp_path / "instructions").glob("part-*"))
+    metadata = pq.read_metadata(file)
+    column = metadata.row_group(0).column(metadata.schema.names.index("instruction"))
+    with open(file, "r+b") as damaged:
+        damaged.seek((column.dictionary_page_offset or column.data_page_offset) + 100)
+        damaged.write(b"\0" * 64)
+    assert len(target.done_ids()) == 40
+    with pytest.raises(UserError, match=f"{file.name} is damaged"):
+        list(target.tables(["instruction"]))
+    assert file.exists()

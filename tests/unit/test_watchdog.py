@@ -37,9 +37,9 @@ def test_the_time_in_which_models_load_is_no_stall(monkeypatch: pytest.MonkeyPat
     def is_ready() -> bool:
         return next(looks, None) is None
 
-    assert list(steady(slowly(0.9), minutes=0.7 / 60, stage="teacher", has_begun=is_ready)) == [0]
+    assert list(steady(slowly(0.9), minutes=0.7 / 60, stage="teacher", is_ready=is_ready)) == [0]
     with pytest.raises(StoppedError, match="no row was finished"):
-        list(steady(slowly(60), minutes=0.1 / 60, stage="teacher", has_begun=is_ready))
+        list(steady(slowly(60), minutes=0.1 / 60, stage="teacher", is_ready=is_ready))
 
 
 def test_an_error_is_raised_where_the_item_is_asked_for() -> None:
