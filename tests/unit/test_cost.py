@@ -159,6 +159,7 @@ def test_the_report_and_the_status_show_it(run: Folder) -> None:
     Console(file=text, width=140).print(*status.tables(run), sep="\n")
     assert text.getvalue().count("2,000,300") == 2, "the stage in the middle, and the sum"
 
+    artifact.start()
     artifact.finish("teacher", "responses", 4, 3600.0)
     report.build(run)
     facts = json.loads((run / "report").read_text("report.json"))
