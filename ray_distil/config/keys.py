@@ -61,8 +61,7 @@ class RunConfig(Section):
     stall_minutes: float | None = Field(
         60,
         gt=0,
-        description="a generating stage stops when no row is finished for so long, from the time at which an engine is "
-        "ready; null: never",
+        description="a generating stage stops when no row is finished for so long while an engine is ready; null: never",
     )
     take_over: bool = Field(
         False, description="in an object store: make the run though the lease of another process has not expired"

@@ -24,6 +24,7 @@ MERGED_ROWS = 1000  # rows that a merge reads of a shard at a time: some rows ha
 MERGED_BYTES = 2**23  # of rows that a merge sorts together, uncompressed
 SMALL_FILES = 400  # that lie side by side while a stage works
 MERGES_AT_ONCE = 4
+REMOVED_AT_ONCE = 4 * AT_ONCE  # files between two looks at whether another attempt has begun
 
 
 class Merger:
@@ -187,6 +188,6 @@ def remove_shards(files: list[str], folder: Folder, attempt: str, merged: None =
 
     Raises StageError where another attempt has begun: it may have made shards of these names again.
     """
-    for start in range(0, len(files), AT_ONCE):
+    for start in range(0, len(files), REMOVED_AT_ONCE):
         check_attempt(folder, attempt)
-        do_all(folder.remove, files[start : start + AT_ONCE])
+        do_all(folder.remove, files[start : start + REMOVED_AT_ONCE])
