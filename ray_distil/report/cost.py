@@ -21,8 +21,9 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.config.section import validate
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.store.ahead import ahead
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.shards import TOKEN_COLUMNS
-from ray_distil.store.storage import DamagedFile, Folder
+from ray_distil.store.storage import Folder
 
 HEADER = ("Stage", "Prompt tokens", "Generated tokens", "Hours", "GPUs", "GPU-hours", "USD")
 NOTE = (

@@ -5,7 +5,7 @@ holds a lease: who makes the run, since when, and how often the lease was renewe
 when that has not happened for EXPIRY_S by the store's own clock. A process of this machine that has ended holds none.
 
 The lease keeps two people from paying twice for the same run. It is not what keeps rows whole: a process whose run was
-taken over cannot write shards (`Artifact.start`).
+taken over can write neither shards nor a manifest (`Artifact.start`).
 """
 
 import fcntl
@@ -180,4 +180,5 @@ def _age_s(folder: Folder) -> float:
     """Seconds since the lease was written, by the clock of the store: that of another machine may be wrong."""
     folder.write_text(CLOCK, str(os.getpid()))
     written, now = folder.modified(LEASE), folder.modified(CLOCK)
+    folder.remove(CLOCK)
     return 0.0 if written is None or now is None else now - written

@@ -28,7 +28,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_
 from ray_distil.store.ids import Keys, count_ids, keys_of
 from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
 from ray_distil.store.merging import Merger, merge_all
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.shards import (
     ATTEMPT,
     REJECTS_FOLDER,
@@ -48,7 +49,7 @@ from ray_distil.store.shards import (
     write_block,
     write_shard,
 )
-from ray_distil.store.storage import TEMPORARY, DamagedFile, Folder
+from ray_distil.store.storage import TEMPORARY, Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -200,51 +201,51 @@ class Artifact(ArtifactReader):
         Where two shards have the same row, one of the two is dropped: a task of a stopped run wrote it while it was
         being made again.
         """
+        with self._held(stage):
+            num_ids, doubled, num_dropped = self._settle(max_shard_bytes)
+            if self.schema.names and (len(doubled) or num_ids != rows_in):
+                raise StageError(
+                    f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
+                    f"than once; {self.folder} is not marked complete. Run the same command again to make the missing "
+                    "ones" + (f"; first remove {self.folder}." if len(doubled) else ".")
+                )
+            rejects, rejected_tokens = self._count_rejects(tokens)
+            extra = {DROPPED: num_dropped} if num_dropped else {}
+            manifest = Manifest(
+                artifact=self.name,
+                stage=stage,
+                fingerprint=self.fingerprint,
+                unit=unit,
+                rows_in=rows_in,
+                rows_out=rows_in - rejects.total(),
+                rows_rejected=rejects.total(),
+                rejects=dict(sorted(rejects.items())),
+                seconds=round(seconds, 2),
+                files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
+                summary=summarise() | extra,
+                versions=versions(),
+                rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
+            )
+            return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
+
+    @contextmanager
+    def _held(self, stage: str) -> Iterator[None]:
+        """Within the block, a shard that is gone is a StageError: of another attempt where one has begun."""
         try:
-            return self._finished(stage, unit, rows_in, seconds, summarise, max_shard_bytes, tokens)
+            yield
         except FileNotFoundError as error:
             check_attempt(self.folder, self.attempt)
             raise StageError(f"{stage}: {error}; run the same command again to make the rows of lost shards") from error
 
-    def _finished(
-        self,
-        stage: str,
-        unit: str,
-        rows_in: int,
-        seconds: float,
-        summarise: Callable[[], dict[str, Any]],
-        max_shard_bytes: int | None,
-        tokens: str | None,
-    ) -> Manifest:
-        num_ids, doubled, num_dropped = self._settle(max_shard_bytes)
-        if self.schema.names and (len(doubled) or num_ids != rows_in):
-            raise StageError(
-                f"{stage}: {rows_in} rows went in, {num_ids} came out or were rejected, {len(doubled)} of them more "
-                f"than once; {self.folder} is not marked complete. Run the same command again to make the missing ones"
-                + (f"; first remove {self.folder}." if len(doubled) else ".")
-            )
+    def _count_rejects(self, tokens: str | None) -> tuple[Counter[str], Counter[str]]:
+        """Rejected rows, and the sum of their column `tokens`, by reason."""
         rejects, rejected_tokens = Counter[str](), Counter[str]()
         columns = ["reason", "row"] if tokens else ["reason"]
         for table in self._parts(self._files(REJECTS_FOLDER), columns, narrow=not tokens):
             rejects.update(table["reason"].to_pylist())
             for row in table.to_pylist() if tokens else ():
                 rejected_tokens[row["reason"]] += json.loads(row["row"]).get(tokens) or 0
-        manifest = Manifest(
-            artifact=self.name,
-            stage=stage,
-            fingerprint=self.fingerprint,
-            unit=unit,
-            rows_in=rows_in,
-            rows_out=rows_in - rejects.total(),
-            rows_rejected=rejects.total(),
-            rejects=dict(sorted(rejects.items())),
-            seconds=round(seconds, 2),
-            files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
-            summary=summarise() | ({DROPPED: num_dropped} if num_dropped else {}),
-            versions=versions(),
-            rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
-        )
-        return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
+        return rejects, rejected_tokens
 
     def _settle(self, max_shard_bytes: int | None) -> tuple[int, Keys, int]:
         """Drop doubled rows and merge small shards, until the shards that are counted are those that are there.
@@ -283,30 +284,27 @@ class Artifact(ArtifactReader):
         """
         if self.counted != next(iter(self.schema.names), ""):
             return 0  # a row with a list of ids cannot lose one of them; each attempt makes such rows anew
-        suspect, kept, num_dropped = set(doubled.tolist()), set[int](), 0
+        doubled_keys, saved_keys, num_dropped = set(doubled.tolist()), set[int](), 0
         sizes = self.folder.sizes(recursive=True)
 
         # Which files have such a row: their ids alone are read.
         affected: list[str] = []
         for column, files in ((self.counted, self._files()), ("id", self._files(REJECTS_FOLDER))):
-            tables = zip(files, self._tables(files, [column]), strict=True)
-            having = [f for f, table in tables if not suspect.isdisjoint(keys_of(table.column(0).to_pylist()).tolist())]
-            affected += sorted(having, key=lambda file: -sizes.get(file, 0))
+            ids = ((file, table.column(0)) for file, table in zip(files, self._tables(files, [column]), strict=True))
+            with_doubles = [file for file, column in ids if not doubled_keys.isdisjoint(_keys(column))]
+            affected += sorted(with_doubles, key=lambda file: -sizes.get(file, 0))
 
-        rests = set[
-            str
-        ]()  # files with what is left of others; one of them may have the name of a file that comes later
+        # The rows of the files that come first stay. What is left of a file may get the name of one that comes later.
+        rest_files = set[str]()
         for file, table in zip(affected, self._tables(affected), strict=True):
-            if file in rests:
+            if file in rest_files:
                 num_dropped += table.num_rows
                 continue
-            keys = keys_of(table.column(0).to_pylist()).tolist()
-            here = suspect.intersection(keys)
-            again = kept & here
-            kept |= here
-            rest = self._replace(file, table, [key not in again for key in keys])
-            rests |= rest.keys()
-            num_dropped += len([key for key in keys if key in again])
+            keys = _keys(table.column(0))
+            repeated = saved_keys.intersection(keys)
+            saved_keys |= doubled_keys.intersection(keys)
+            rest_files |= self._replace(file, table, [key not in repeated for key in keys]).keys()
+            num_dropped += sum(key in repeated for key in keys)
         return num_dropped
 
     def _replace(self, file: str, table: pa.Table, keep: list[bool]) -> dict[str, int]:
@@ -323,3 +321,7 @@ class Artifact(ArtifactReader):
         if file not in written:
             self.folder.remove(file)
         return written
+
+
+def _keys(ids: pa.ChunkedArray) -> list[int]:
+    return list(keys_of(ids.to_pylist()).tolist())

@@ -10,9 +10,10 @@ import pyarrow as pa
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.schemas import REJECTS
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
-from ray_distil.store.storage import DamagedFile, Folder
+from ray_distil.store.storage import Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -5,11 +5,10 @@ Others may write, merge and remove files meanwhile: a file that is gone between 
 
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ray_distil.store.ahead import ahead
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.patience import patient
 from ray_distil.store.storage import Folder
 
@@ -45,18 +44,13 @@ def is_shard(name: str) -> bool:
 def rows_by_file(folder: Folder, names: list[str]) -> dict[str, int | None]:
     """Rows of each Parquet file that is there; None for a file that is no whole Parquet file. Reads footers alone."""
 
-    @patient
-    def rows_of(folder: Folder, name: str) -> list[int | None]:
-        filesystem, path = folder.filesystem_and_path(name)
+    def rows_of(name: str) -> list[int | None]:
         try:
-            with filesystem.open_input_file(path) as source:
-                return [pq.read_metadata(source).num_rows]
+            return [folder.num_rows(name)]
         except FileNotFoundError:
             return []
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and "thrift" not in str(error):  # what a broken footer holds
-                raise
+        except DamagedFile:
             return [None]
 
-    counts = ahead(lambda name: rows_of(folder, name), names)
+    counts = ahead(rows_of, names)
     return {name: count for name, of_file in zip(names, counts, strict=True) for count in of_file}

@@ -12,8 +12,9 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from ray_distil.runtime import metrics
+from ray_distil.store.parquet_files import parquet
 from ray_distil.store.schemas import REJECTS, SEPARATOR
-from ray_distil.store.storage import Folder, parquet
+from ray_distil.store.storage import Folder
 
 ATTEMPT = "_attempt"  # which attempt may write
 REJECTS_FOLDER = "_rejects"

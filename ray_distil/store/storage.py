@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ray_distil import UserError
 from ray_distil.store.ahead import do_all
+from ray_distil.store.parquet_files import DamagedFile, is_damage, opened, parquet
 from ray_distil.store.patience import Patience, patient
 
 RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects
@@ -30,15 +30,6 @@ TEMPORARY = ".tmp"
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
-# How the errors of Arrow's reader of Parquet begin, where their type is that of the errors of a disk or a store.
-DAMAGE = re.compile(
-    r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed|Invalid flatbuffers message"
-    r"|could not verify page integrity|Number of decoded rep / def levels"
-)
-
-
-class DamagedFile(UserError):
-    """A file that is not what was written; the message names it and the remedy."""
 
 
 @lru_cache(maxsize=16)
@@ -132,7 +123,7 @@ class Folder:
         """A Parquet file as a table; names of folders (year=2024) add no columns. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
         with self._whole(file), filesystem.open_input_file(path) as source:
-            return pq.ParquetFile(source, page_checksum_verification=True).read(columns=columns)
+            return opened(source).read(columns=columns)
 
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
         """A Parquet file as tables of up to `num_rows` rows. One table is in memory at a time. Raises DamagedFile."""
@@ -141,8 +132,7 @@ class Folder:
         while True:
             try:
                 with self._whole(file), filesystem.open_input_file(path) as source:
-                    file_ = pq.ParquetFile(source, page_checksum_verification=True)
-                    batches = file_.iter_batches(num_rows, columns=columns)
+                    batches = opened(source).iter_batches(num_rows, columns=columns)
                     for batch in islice(batches, num_read, None):
                         num_read += 1
                         yield pa.Table.from_batches([batch])
@@ -156,12 +146,31 @@ class Folder:
         try:
             yield
         except (pa.ArrowInvalid, OSError) as error:
-            if not isinstance(error, pa.ArrowInvalid) and not DAMAGE.match(str(error)):
+            if not is_damage(error):
                 raise
+            if self.local is None and self._is_intact(file):
+                raise OSError(f"NETWORK_CONNECTION: {self / file} was read incompletely: {error}") from error
             raise DamagedFile(
                 f"{self / file} is damaged, as a node that loses its power leaves files ({str(error)[:200]}); remove it, "
                 "and the same command makes its rows again"
             ) from error
+
+    def _is_intact(self, file: str) -> bool:
+        """Whether a Parquet file can be read by now, all of it."""
+        try:
+            opened(pa.BufferReader(self.read_bytes(file))).read()
+        except (pa.ArrowInvalid, OSError) as error:
+            if not is_damage(error):
+                raise
+            return False
+        return True
+
+    @patient
+    def num_rows(self, file: str) -> int:
+        """The rows of a Parquet file, by its footer. Raises DamagedFile."""
+        filesystem, path = self.filesystem_and_path(file)
+        with self._whole(file), filesystem.open_input_file(path) as source:
+            return int(opened(source).metadata.num_rows)
 
     def write_text(self, file: str, text: str) -> None:
         self.write_bytes(file, text.encode("utf-8"))
@@ -305,21 +314,6 @@ def _flush(path: str) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
-    """The bytes of a Parquet file with these tables of one schema. One table is needed in memory at a time.
-
-    Raises ValueError where there is no table.
-    """
-    sink, writer = pa.BufferOutputStream(), None
-    for table in tables:
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
-        writer.write_table(table)
-    if writer is None:
-        raise ValueError("a Parquet file needs a table, if only an empty one")
-    writer.close()
-    return sink.getvalue()
 
 
 def redacted(text: str) -> str:

@@ -97,38 +97,32 @@ def test_answers_of_slow_and_uneven_engines_are_saved_at_once(tmp_path: Path) ->
     assert max(unsaved) <= 2 * NUM_ENGINES * BATCHES_AT_ONCE * BATCH_SIZE, unsaved
 
 
+def answer_by_engine(folder: Path, engine: str, *arguments: str) -> Counter[int]:
+    """A run of the direct teacher alone; how many rows each engine has answered. engine: see NullEngine."""
+    log = folder / "answered"
+    alone = ["ray.num_cpus=4", "teachers.slow=null", "long2short.enabled=false", "teachers.direct.engine.num_cpus=0.1"]
+    respond(folder, f"{NULL_ENGINE}{engine},{log}", *alone, *arguments)
+    rows = Counter[int]()
+    for _, num_rows, number in answered(log):
+        rows[number] += num_rows
+    return rows
+
+
 def test_engines_share_few_rows_though_one_of_them_is_ready_first(tmp_path: Path) -> None:
     """They are ready after 2, 4, 6 and 8 seconds, and take 2 to 14 for a batch. All rows are less than one batch."""
-    log = tmp_path / "answered"
-    few = [
-        "ray.num_cpus=4",
-        "instructions.num_train=64",
-        "teachers.slow=null",
-        "long2short.enabled=false",
-        "teachers.direct.engine.concurrency=4",
-        "teachers.direct.engine.batch_size=128",
-        "teachers.direct.engine.num_cpus=0.1",
-    ]
-    respond(tmp_path, f"{NULL_ENGINE}8,2,{log}", *few)
-    by_engine = Counter[int]()
-    for _, num_rows, engine in answered(log):
-        by_engine[engine] += num_rows
-    assert by_engine.total() == 64
-    assert max(by_engine.values()) <= 32, by_engine
+    four = ["teachers.direct.engine.concurrency=4", "teachers.direct.engine.batch_size=128"]
+    rows = answer_by_engine(tmp_path, "8,2", "instructions.num_train=64", *four)
+    assert rows.total() == 64
+    assert max(rows.values()) <= 32, rows
 
 
 def test_a_pool_grows_while_its_engines_are_full(tmp_path: Path) -> None:
     """One engine would take 30 seconds for the 64 batches."""
-    log = tmp_path / "answered"
     growing = [
-        "ray.num_cpus=4",
-        "instructions.num_train=256",
-        "teachers.slow=null",
-        "long2short.enabled=false",
         "teachers.direct.engine.concurrency=[1,3]",
         "teachers.direct.engine.batch_size=4",
         "teachers.direct.engine.max_concurrent_batches=4",
-        "teachers.direct.engine.num_cpus=0.1",
     ]
-    respond(tmp_path, f"{NULL_ENGINE}2,0,{log}", *growing)
-    assert {engine for *_, engine in answered(log)} == {1, 2, 3}
+    rows = answer_by_engine(tmp_path, "2,0", "instructions.num_train=256", *growing)
+    assert rows.total() == 256
+    assert rows.keys() == {1, 2, 3}

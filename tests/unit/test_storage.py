@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ray_distil import UserError
-from ray_distil.store import storage
+from ray_distil.store import patience, storage
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.storage import Folder
 from tests.object_store import CREDENTIALS, ObjectStore
 
@@ -132,7 +133,6 @@ def test_no_half_file_is_left_on_a_full_disk_and_the_error_is_told(tmp_path: Pat
     code = f"""
 import pathlib, resource, signal
 from ray_distil.run import cli
-from ray_distil.store import storage
 from ray_distil.store.storage import Folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
@@ -194,3 +194,26 @@ def refusing(real: Any, copied: list[str], most: int) -> Any:
         return Refusing(filesystem), path
 
     return filesystem_and_path
+
+
+def test_a_file_that_was_read_incompletely_is_not_damaged(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection may end in the middle of a file: it is read again. Only bytes that stay wrong are damage."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    folder, table = Folder(store.uri("cut")), pa.table({"id": ["a", "b"]})
+    folder.write_table("part.parquet", table)
+    real, cut = storage.opened, iter([True])
+
+    def opened(source: Any) -> Any:
+        if next(cut, False):
+            raise OSError("Unexpected end of stream: Page was smaller (0) than expected (18)")
+        return real(source)
+
+    monkeypatch.setattr(storage, "opened", opened)
+    assert folder.read_table("part.parquet").equals(table)
+    cut = iter([True])
+    assert pa.concat_tables(folder.read_parts("part.parquet", None, 1)).equals(table)
+    folder.write_bytes("part.parquet", folder.read_bytes("part.parquet")[:-20])
+    with pytest.raises(DamagedFile, match="part.parquet.* is damaged"):
+        folder.read_table("part.parquet")
