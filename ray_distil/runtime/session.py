@@ -68,13 +68,16 @@ def start_ray(num_cpus: int | None, imports: tuple[str, ...] = ()) -> Path | Non
                 os.environ.setdefault("RAY_metrics_report_interval_ms", "60000")
                 # Ray would start one worker for each CPU before it knows the run's environment: nobody could use them.
                 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-            context = ray.init(
-                address="local" if local else None,  # "local" ignores a cluster that `ray start` left on this machine
-                num_cpus=num_cpus if local else None,
-                include_dashboard=False if local else None,
-                runtime_env={"env_vars": worker_env(), "worker_process_setup_hook": SETUP_HOOK},
-                log_to_driver=False,
-            )
+            options = {
+                "address": "local"
+                if local
+                else None,  # "local" ignores a cluster that `ray start` left on this machine
+                "num_cpus": num_cpus if local else None,
+                "include_dashboard": False if local else None,
+                "runtime_env": {"env_vars": worker_env(), "worker_process_setup_hook": SETUP_HOOK},
+                "log_to_driver": False,
+            }
+            context = in_lasting_thread(lambda: ray.init(**options))
             logs = Path(context.address_info["session_dir"]) / "logs"
             data_context = ray.data.DataContext.get_current()
             data_context.enable_progress_bars = False
@@ -165,6 +168,27 @@ def in_background(work: Callable[[], ResultT]) -> "Future[ResultT]":
     _background.add(thread)
     thread.start()
     return future
+
+
+def in_lasting_thread(work: Callable[[], ResultT]) -> ResultT:
+    """`work()`, in the main thread or in one that lives as long as this process.
+
+    Linux kills the processes of a Ray that a thread has started when this thread ends, not when the process does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    result: Future[ResultT] = Future()
+
+    def do_and_stay() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised where the result is awaited
+            result.set_exception(error)
+            return
+        threading.Event().wait()
+
+    threading.Thread(target=do_and_stay, daemon=True).start()
+    return result.result()
 
 
 def last_line(error: BaseException) -> str:

@@ -136,3 +136,19 @@ def test_what_is_saved_stays_and_the_same_command_makes_the_rest(tmp_path: Path)
         (teacher,) = set(pd.read_parquet(file).teacher)
         written[teacher].append(file.stat().st_mtime_ns)
     assert max(written["direct"]) < min(written["slow"])
+
+
+def test_ray_outlives_the_thread_that_has_started_it() -> None:
+    """As the thread of an evaluation, where it begins before the stages beside it, and ends before training."""
+    code = """
+import threading
+from ray_distil.runtime.session import start_ray
+thread = threading.Thread(target=start_ray, args=(1,))
+thread.start()
+thread.join()
+import ray
+print("ANSWER", ray.get(ray.remote(lambda: 7).remote(), timeout=60))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    assert "ANSWER 7" in ended.stdout
