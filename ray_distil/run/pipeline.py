@@ -17,6 +17,7 @@ from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
 from ray_distil.run.shipped_logs import shipped
 from ray_distil.run.training_stage import make_checkpoint
+from ray_distil.runtime import gpu_hours
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
 
@@ -52,6 +53,7 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         messages_to(log),
         shipped(log, config.run_folder),
         display.live(),
+        gpu_hours.counted(config.run.name, config.plan.usd_per_gpu_hour),
     ):
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)

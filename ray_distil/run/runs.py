@@ -170,9 +170,9 @@ class Run:
                 )
                 for shard in steady(written, limits.stall_minutes, name, engine_is_ready):
                     failures.add(shard)
-                    left = artifact.tell.seconds_left()
-                    known = {} if left is None else {"distil_seconds_left": left}
-                    metrics.show({"distil_rows_expected": rows_in, **known}, run=self.folder.name, stage=name)
+                    num_missing = max(0, num_missing - shard["rows_out"] - shard["rows_rejected"])
+                    self._show_progress(artifact, name, rows_in, num_missing)
+                self._show_progress(artifact, name, rows_in, 0)
                 return
             except (StageError, UserError):
                 raise
@@ -191,6 +191,14 @@ class Run:
                 self.display.say(f"{name}: failed with {num_done:,} rows done, and begins again: {last_line(error)}")
                 gc.collect()  # the failed dataset's engines keep their resources until the dataset is deleted
                 artifact.start()
+
+    def _show_progress(self, artifact: Artifact, stage: str, rows_in: int, num_missing: int) -> None:
+        """The gauges of a generating stage. A stage whose rows are all there has none missing: no alert looks at it."""
+        values = {"distil_rows_expected": rows_in, "distil_rows_missing": num_missing}
+        left = artifact.tell.seconds_left() if num_missing else 0.0
+        if left is not None:
+            values["distil_seconds_left"] = left
+        metrics.show(values, run=self.folder.name, stage=stage)
 
 
 @contextmanager

@@ -5,7 +5,10 @@
     distil_prompt_tokens      tokens read by models                        run, stage
     distil_generated_tokens   tokens written by models                     run, stage
     distil_rows_expected      rows that a generating stage makes in all    run, stage
+    distil_rows_missing       those that are not finished yet              run, stage
     distil_seconds_left       until a generating or training stage is done run, stage
+    distil_gpu_hours          of engines and workers, since the driver's start  run
+    distil_gpu_usd            their price, where the plan has one          run
     distil_train_step         optimiser steps done                         run
     distil_train_steps        optimiser steps in all                       run
     distil_train_loss         mean loss of the last step                   run
@@ -35,9 +38,12 @@ COUNTERS = {
     "distil_prompt_tokens": ("tokens read by models", ("run", "stage")),
     "distil_generated_tokens": ("tokens written by models", ("run", "stage")),
     "distil_train_tokens": ("learnt tokens", ("run",)),
+    "distil_gpu_hours": ("GPU-hours that engines and workers have held", ("run",)),
+    "distil_gpu_usd": ("dollars of these GPU-hours, where plan.usd_per_gpu_hour is set", ("run",)),
 }
 GAUGES = {
     "distil_rows_expected": ("rows that a generating stage makes in all", ("run", "stage")),
+    "distil_rows_missing": ("rows of a generating stage that are not finished yet", ("run", "stage")),
     "distil_seconds_left": ("seconds until a stage is done, at the present rate", ("run", "stage")),
     "distil_train_step": ("optimiser steps done", ("run",)),
     "distil_train_steps": ("optimiser steps in all", ("run",)),
