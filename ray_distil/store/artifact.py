@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.runtime.progress import Teller
+from ray_distil.store import content
 from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
 from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
@@ -72,6 +73,7 @@ class Artifact(ArtifactReader):
         self.attempt = ""
         self.replaced: Folder | None = None  # folder in superseded/ with the shards of other settings or inputs
         self._counted_files: dict[str, list[str]] | None = None  # "" or REJECTS_FOLDER -> shards; None: not counted yet
+        self._digests: dict[str, bytes] = {}  # accepted shard -> digest of its rows, as it was read last
         self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
 
@@ -224,6 +226,7 @@ class Artifact(ArtifactReader):
                 files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
                 summary=summarise() | extra,
                 versions=versions(),
+                content=self._content(),
                 rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
             )
             return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
@@ -254,11 +257,12 @@ class Artifact(ArtifactReader):
         From here on the artifact's files are those that were counted: a shard that comes later is no part of it.
         """
         num_dropped, is_merged = 0, max_shard_bytes is None
+        self._digests = {}
         for last in [False] * (ROUNDS - 1) + [True]:
             self._counted_files = None
             files = {inside: self._files(inside) for inside in ("", REJECTS_FOLDER)}
             try:
-                num_ids, doubled = count_ids(self._ids(files))
+                num_ids, doubled = count_ids(self._ids(files, self._digests))
                 changed = self._drop(doubled) if len(doubled) else 0
             except FileNotFoundError:  # a task of a stopped run has merged shards meanwhile
                 if last:
@@ -275,6 +279,21 @@ class Artifact(ArtifactReader):
             self._counted_files = files
             return num_ids, doubled, num_dropped
         raise AssertionError
+
+    def _content(self) -> str:
+        """The digest of the accepted rows, from the metadata of their shards; "" without a schema.
+
+        A shard of an earlier version has no digest, and is read.
+        """
+        if not self.schema.names:
+            return ""
+
+        def of_shard(file: str) -> int:
+            if file in self._digests:
+                return int(self._digests[file], 16)
+            return content.total(map(content.digest, self.folder.read_parts(file, None, ROWS_PER_SHARD)))
+
+        return content.text(content.total(map(of_shard, self._files())))
 
     def _drop(self, doubled: Keys) -> int:
         """Keep each doubled row in one shard, accepted before rejected; returns how many went.

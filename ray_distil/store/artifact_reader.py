@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from ray_distil.store import content
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
@@ -51,12 +52,14 @@ class ArtifactReader:
         return self.manifest() is not None
 
     def content(self) -> str:
-        """The mark by which later stages depend on this artifact: fingerprint and, once it is whole, number of rows.
+        """The mark by which later stages depend on this artifact, once it is whole: the digest of its rows (`content.py`).
 
-        With the same fingerprint, rows that failed at first may be accepted in a later run.
+        Artifacts of earlier versions, and a student, have none: theirs is the fingerprint with the number of rows.
         """
         manifest = self.manifest()
-        return self.fingerprint if manifest is None else f"{self.fingerprint} {manifest.rows_out}"
+        if manifest is None:
+            return self.fingerprint
+        return manifest.content or f"{self.fingerprint} {manifest.rows_out}"
 
     def done_ids(self) -> IdSet:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
@@ -140,22 +143,38 @@ class ArtifactReader:
             return []
         return [name for name in self.folder.files(recursive=True) if name.startswith(f"{STUDENT}/")]
 
-    def _ids(self, files: dict[str, list[str]] | None = None) -> Iterator[list[str]]:
-        """The ids in these files ("" and REJECTS_FOLDER -> names); None: in all."""
+    def _ids(
+        self, files: dict[str, list[str]] | None = None, digests: dict[str, bytes] | None = None
+    ) -> Iterator[list[str]]:
+        """The ids in these files ("" and REJECTS_FOLDER -> names); None: in all.
+
+        `digests` gets the digest of each shard of accepted rows that has one in its metadata.
+        """
         accepted, rejects = (self._files(), self._files(REJECTS_FOLDER)) if files is None else files.values()
-        for table in self._parts(accepted, [self.counted], narrow=True):
+        for table in self._parts(accepted, [self.counted], narrow=True, digests=digests):
             ids = table[self.counted].combine_chunks()
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
         for table in self._parts(rejects, ["id"], narrow=True):
             yield table["id"].to_pylist()
 
-    def _parts(self, files: list[str], columns: list[str], narrow: bool = False) -> Iterator[pa.Table]:
-        """The rows of shards, many of which are read at a time. `narrow`: the columns hold no texts, e.g. ids alone."""
+    def _parts(
+        self, files: list[str], columns: list[str], narrow: bool = False, digests: dict[str, bytes] | None = None
+    ) -> Iterator[pa.Table]:
+        """The rows of shards, many of which are read at a time. `narrow`: the columns hold no texts, e.g. ids alone.
+
+        `digests` gets the digest of each shard that has one in its metadata; it needs `narrow`.
+        """
         sizes = {} if narrow else self.folder.sizes(recursive=True)
 
         def read(file: str) -> Iterable[pa.Table]:
             parts = self._intact(file, self.folder.read_parts(file, columns, ROWS_PER_SHARD))
-            return parts if sizes.get(file, 0) > HELD_BYTES else list(parts)
+            if sizes.get(file, 0) > HELD_BYTES:
+                return parts
+            tables = list(parts)
+            metadata = (tables[0].schema.metadata or {}) if tables else {}
+            if digests is not None and content.KEY in metadata:
+                digests[file] = metadata[content.KEY]
+            return tables
 
         for tables in ahead(read, files, lambda file: sizes.get(file, 0)):
             yield from tables

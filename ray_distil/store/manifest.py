@@ -44,6 +44,7 @@ class Manifest:
     files: list[str]
     summary: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
+    content: str = ""  # the digest of the accepted rows (`content.py`); "" where an earlier version has made them
     rejected_tokens: dict[str, int] = field(default_factory=dict)  # reason -> tokens of the rejected texts
 
 

@@ -159,7 +159,7 @@ def merge_shards(sizes: dict[str, int], folder: Folder, attempt: str) -> None:
             ids.extend(table.column(0).chunks)
             yield table
 
-    shard = parquet(sorted_tables())
+    shard = parquet(sorted_tables(), with_content=not inside)
     write_rows(folder, f"{inside}/" if inside else "", pa.chunked_array(ids), shard, attempt)
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_distil import UserError
+from ray_distil.store import content
 
 # How the errors of Arrow's reader begin, where their type is that of the errors of a disk or a store.
 DAMAGE = re.compile(
@@ -30,16 +31,23 @@ def opened(source: Any) -> pq.ParquetFile:
     return pq.ParquetFile(source, page_checksum_verification=True)
 
 
-def parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
+def parquet(tables: Iterable[pa.Table], with_content: bool = False) -> pa.Buffer:
     """The bytes of a Parquet file with these tables of one schema. One table is needed in memory at a time.
 
-    Raises ValueError where there is no table.
+    `with_content`: the digest of the rows (`content.py`) is in the file's metadata. Raises ValueError where there is no
+    table.
     """
-    sink, writer = pa.BufferOutputStream(), None
+    sink, writer, digests = pa.BufferOutputStream(), None, []
     for table in tables:
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
-        writer.write_table(table)
+        rows = table.replace_schema_metadata()  # of a file that was read: it is not that of these rows
+        writer = writer or pq.ParquetWriter(sink, rows.schema, compression="zstd", write_page_checksum=True)
+        writer.write_table(rows)
+        if with_content:
+            digests.append(content.digest(rows))
     if writer is None:
         raise ValueError("a Parquet file needs a table, if only an empty one")
+
+    if with_content:
+        writer.add_key_value_metadata({content.KEY: content.text(content.total(digests))})
     writer.close()
     return sink.getvalue()

@@ -146,7 +146,7 @@ def check_attempt(artifact: Folder, attempt: str) -> None:
 
 def write_shard(artifact: Folder, table: pa.Table, attempt: str, inside: str = "") -> dict[str, int]:
     """Write a table as a shard. Returns its name -> its bytes."""
-    return write_rows(artifact, inside, table.column(0), parquet([table]), attempt)
+    return write_rows(artifact, inside, table.column(0), parquet([table], with_content=not inside), attempt)
 
 
 def write_rows(artifact: Folder, inside: str, ids: pa.ChunkedArray, shard: pa.Buffer, attempt: str) -> dict[str, int]:
