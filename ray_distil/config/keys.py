@@ -27,6 +27,9 @@ TINY = "tiny"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 
 
+OF_ONE_COMMAND = {"take_over", "remake", "retry_failed"}  # keys of `run` that its config.yaml does not keep
+
+
 class RunConfig(Section):
     """Where the run lives."""
 
@@ -65,6 +68,14 @@ class RunConfig(Section):
     )
     take_over: bool = Field(
         False, description="in an object store: make the run though the lease of another process has not expired"
+    )
+    remake: bool = Field(
+        False, description="texts, states or a student that were paid for may be made again; --remake. Not saved"
+    )
+    retry_failed: bool = Field(
+        False,
+        description="rows that failed with a transient error are tried again where later stages are made of the others; "
+        "these are made anew; --retry-failed. Not saved",
     )
     max_shard_mb: float | None = Field(
         32, gt=0, description="MiB of a Parquet shard of a finished artifact; null: as small as they were written"
@@ -271,7 +282,12 @@ class StagesConfig(Section):
 
     def to_yaml(self) -> str:
         """The configuration in YAML, with *** for secrets: keys in URIs, and values under names such as HF_TOKEN."""
-        return yaml.safe_dump(without_secrets(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.saved(), sort_keys=False, allow_unicode=True)
+
+    def saved(self) -> dict[str, Any]:
+        """The configuration as a run keeps it: without secrets, and without the keys of one command."""
+        kept: dict[str, Any] = without_secrets(self.model_dump(mode="json", exclude={"run": OF_ONE_COMMAND}))
+        return kept
 
 
 class DistillConfig(StagesConfig):

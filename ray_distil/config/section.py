@@ -17,7 +17,11 @@ class ConfigError(UserError):
     """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
 
 
-SECRET = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)")  # environment variables
+# Names of secrets: environment variables such as HF_TOKEN_2, and keys such as hf_token; not stop_token_ids or api_key_env.
+SECRET = re.compile(
+    r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)"
+    r"|(?i:(?:^|[_-])(?:api_?key|key|token|secret|password|passwd|credentials?|authorization)$)"
+)
 
 
 class Section(BaseModel):

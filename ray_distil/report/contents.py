@@ -23,6 +23,10 @@ class Report:
     rewriting: str = ""  # tokens before and after it, in a sentence
     ablation: dict[str, Any] | None = None  # from `ablation.read`
     files: list[StageFiles] = field(default_factory=list)  # of each stage
+    configs: dict[tuple[str, str], dict[str, Any]] = field(
+        default_factory=dict
+    )  # (model, benchmark) -> its configuration
+    earlier: dict[str, str] = field(default_factory=dict)  # stage of earlier settings -> what has changed since
     costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
 
     @property
@@ -93,14 +97,16 @@ class Report:
     def comparisons(self, benchmark: str | None = None) -> list[str]:
         """A sentence for each model that is compared with the baseline."""
         of_it = self.of(benchmark)
-        return [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
+        told = [f"{m['name']} is of earlier settings: {m['earlier']}" for m in of_it if m.get("earlier")]
+        return told + [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
 
     def stage_rows(self) -> list[list[str]]:
         rows = []
         for stage, unit in zip(self.stages, self.units, strict=True):
             why = ", ".join(f"{reason} {count:,}" for reason, count in stage["rejects"].items())
             counts = [f"{stage[key]:,}" for key in ("rows_in", "rows_out", "rows_rejected")]
-            rows.append([stage["name"], *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
+            name = stage["name"] + (" (of earlier settings)" if stage["name"] in self.earlier else "")
+            rows.append([name, *counts, f"{stage['seconds']:,.1f}", unit, why or DASH])
         return rows
 
     def to_json(self) -> str:

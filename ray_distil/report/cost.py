@@ -44,6 +44,7 @@ class StageFiles:
     stage: str
     seconds: float
     files: list[str]
+    config: dict[str, Any] | None = None  # the configuration with which it was made; None: not known
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,23 @@ class Cost:
 
 
 def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles]) -> list[Cost]:
-    """The cost of each stage that has one. `saved`: the run's configuration, as its config.yaml has it."""
-    try:
-        config = validate(StagesConfig, saved)
-    except UserError:  # it is of another version of this package
-        config = None
-    return [
-        _training_cost(stage, config) if stage.artifact == "checkpoint" else _generating_cost(run_folder, stage, config)
-        for stage in stages
-        if stage.artifact.partition("/")[0] in COSTLY
-    ]
+    """The cost of each stage that has one. `saved`: the run's configuration, as its config.yaml has it, with the prices.
+
+    Engines and workers are those of the configuration with which the stage was made.
+    """
+    found = []
+    for stage in stages:
+        if stage.artifact.partition("/")[0] not in COSTLY:
+            continue
+        try:
+            config = validate(StagesConfig, (stage.config or saved) | {"plan": saved.get("plan") or {}})
+        except UserError:  # it is of another version of this package
+            config = None
+        if stage.artifact == "checkpoint":
+            found.append(_training_cost(stage, config))
+        else:
+            found.append(_generating_cost(run_folder, stage, config))
+    return found
 
 
 def _training_cost(stage: StageFiles, config: StagesConfig | None) -> Cost:

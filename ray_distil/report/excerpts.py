@@ -47,9 +47,14 @@ def _tables(folder: Folder, columns: list[str], inside: str = "") -> Iterator[pa
 
 def answers(folder: Folder, columns: list[str]) -> pa.Table:
     """These columns of a model's answers. Each rejected row counts as a wrong answer."""
+    return with_rejected(*answers_and_rejects(folder, columns))
+
+
+def answers_and_rejects(folder: Folder, columns: list[str]) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """(these columns of a model's answers, the rows that were rejected)."""
     known = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
     rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
-    return with_rejected(known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()])
+    return known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()]
 
 
 def first_rows(

@@ -4,12 +4,14 @@ The head has the hub's metadata, with the measured figures as evaluation results
 intervals, how they were measured, and from what the student was made. The user must add the licence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import benchmark_tables
 from ray_distil.report.contents import Report
+from ray_distil.report.settings import configuration, declared, is_of_this_student
 from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
 from ray_distil.store.storage import Folder
 
@@ -17,22 +19,42 @@ HUB = "hf://datasets/"
 FIGURES = {"accuracy": ("Accuracy", 100), "mean_tokens": ("Mean tokens of an answer", 1)}  # name, scale
 
 
-def write(run: Folder, report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> None:
-    """Write the card of the run's student, if the student has been trained and evaluated. See `card`."""
+def write(run: Folder, report: Report) -> None:
+    """Write the card of the run's student, if the student has been trained and evaluated. See `card`.
+
+    The card has the settings with which each part was made, and no figure of another student than the one that is there.
+    """
     checkpoint = read_manifest(run / "checkpoint")
     if checkpoint is None or report.student is None:
         return
-    student, text = run / "checkpoint" / STUDENT, card(report, saved, declared, checkpoint)
+    measured = {(m.summary["name"], m.summary["benchmark"]) for m in _evaluations(run, report, checkpoint)}
+    models = [m for m in report.models if m["name"] != report.student or (m["name"], m["benchmark"]) in measured]
+    if not any(model["name"] == report.student for model in models):
+        return
+    made_with = {name: configuration(run, read_manifest(run / name)) for name in ("responses", "sft_examples")}
+    saved = configuration(run, checkpoint)
+    saved |= {"teachers": made_with["responses"].get("teachers"), "gates": made_with["sft_examples"].get("gates")}
+    student, text = run / "checkpoint" / STUDENT, card(replace(report, models=models), saved, checkpoint)
     if not student.exists(CARD) or student.read_text(CARD) != text:  # nodes copy a changed file again
         student.write_text(CARD, text)
 
 
-def card(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]], checkpoint: Manifest) -> str:
-    """The text of the card. saved: the run's configuration; declared: benchmark -> its declaration."""
+def _evaluations(run: Folder, report: Report, checkpoint: Manifest) -> Iterator[Manifest]:
+    """The finished evaluations of the student that is there."""
+    for model in report.models:
+        manifest = read_manifest(run / "eval" / model["name"] / folder_of(model["benchmark"]))
+        if model["name"] == report.student and manifest is not None and is_of_this_student(manifest, checkpoint):
+            yield manifest
+
+
+def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
+    """The text of the card. saved: the configuration with which the student was made."""
+    configs = {name: report.configs.get((str(report.student), name), saved) for name in report.benchmarks}
+    declarations = {name: declared(config).get(name, {"name": HELD_OUT}) for name, config in configs.items()}
     training, teachers = saved.get("training") or {}, saved.get("teachers") or {}
     student = training.get("student", "")
     parts = [
-        f"---\n{_metadata(report, saved, declared)}\n---",
+        f"---\n{_metadata(report, saved, declarations)}\n---",
         f"# {report.run}",
         f"{_named(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
         "## Figures",
@@ -40,7 +62,7 @@ def card(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, An
     for name in report.benchmarks:
         parts += [f"On {name}:", _table(benchmark_tables.MODEL_HEADER, report.model_rows(name))]
         parts += ["\n".join(f"- {said}" for said in report.comparisons(name))]
-        facts = benchmark_tables.facts(declared.get(name, {"name": HELD_OUT}), saved, report.of(name))
+        facts = benchmark_tables.facts(declarations[name], configs[name], report.of(name))
         parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]
     asked = training.get("system_prompt")
     prompt = "that of its chat template, if it has one" if asked is None else repr(asked) if asked else "none"
@@ -49,13 +71,13 @@ def card(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, An
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _metadata(report: Report, saved: dict[str, Any], declared: dict[str, dict[str, Any]]) -> str:
+def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = []
     for name in report.benchmarks:
         of_it = next((model for model in report.of(name) if model["name"] == report.student), None)
-        one = declared.get(name, {})
+        one = declarations.get(name, {})
         path, _, revision = str(one.get("path") or "").partition("@")
         for figure, (title, scale) in FIGURES.items():
             if of_it is not None and of_it[figure] is not None:

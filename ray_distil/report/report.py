@@ -8,17 +8,20 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 from rich.table import Table
 
 from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page
+from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page, settings
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.rows import scores
+from ray_distil.rows.evaluation import summarise
 from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
@@ -32,7 +35,9 @@ def read(run_folder: Folder) -> Report:
     found = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
     gated = [next((m for m in found if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
     times = {(t["name"], t["benchmark"]): t for m in found if m.artifact.startswith("timing/") for t in [m.summary]}
-    summaries = [m.summary for m in found if m.artifact.startswith("eval/")]
+    earlier = settings.earlier(run_folder, found)
+    evaluations = [m for m in found if m.artifact.startswith("eval/")]
+    summaries = [_figures(run_folder, m) | _of_settings(earlier.get(m.artifact)) for m in evaluations]
     summaries = [one | _timed(times.get((one["name"], one["benchmark"]))) for one in summaries]
     models = []
     for benchmark in compared["benchmarks"]:
@@ -46,10 +51,14 @@ def read(run_folder: Folder) -> Report:
         units=[m.unit for m in found],
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
-        kept_out=kept_out.by_gate(*gated, report_page.saved_config(run_folder).get("gates", {})),
+        kept_out=kept_out.by_gate(*gated, settings.configuration(run_folder, gated[1]).get("gates", {})),
         rewriting=kept_out.rewriting(gated[0]),
         ablation=ablation.saved(run_folder),
-        files=[StageFiles(m.artifact, m.stage, m.seconds, m.files) for m in found],
+        files=[StageFiles(m.artifact, m.stage, m.seconds, m.files, m.made_of.get("config")) for m in found],
+        configs={
+            (m.summary["name"], m.summary["benchmark"]): settings.configuration(run_folder, m) for m in evaluations
+        },
+        earlier={m.stage: earlier[m.artifact] for m in found if m.artifact in earlier},
     )
 
 
@@ -62,14 +71,14 @@ def artifacts_of(run_folder: Folder) -> list[str]:
 def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
     report = read(run_folder)
-    saved = report_page.saved_config(run_folder)
+    saved = settings.saved_config(run_folder)
     report = replace(report, costs=cost.costs(run_folder, saved, report.files))
     folder = run_folder / "report"
     page = report_page.page_of(run_folder, report, headline(report), artifacts_of(run_folder))
     folder.write_text("report.html", report_page.html(page))
     folder.write_text("report.md", report_page.markdown(page))
     folder.write_text("report.json", report.to_json())
-    model_card.write(run_folder, report, saved, report_page.declared(saved))
+    model_card.write(run_folder, report)
     return report
 
 
@@ -117,6 +126,24 @@ def headline(report: Report) -> str:
     return f"{said}: accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
 
 
+def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:
+    """The figures of an evaluation, as they were computed when it was made; those that the code has learnt since are added."""
+    kept = evaluation.summary
+    try:
+        answers = excerpts.answers_and_rejects(run_folder / evaluation.artifact, list(scores.COLUMNS))
+    except (
+        FileNotFoundError,
+        DamagedFile,
+        pa.ArrowInvalid,
+    ):  # shards that are gone, or without columns of this version
+        return kept
+    return summarise(*answers, kept["name"], kept["benchmark"]) | kept
+
+
+def _of_settings(changed: str | None) -> dict[str, str]:
+    return {} if changed is None else {"earlier": changed}
+
+
 def _stage_entry(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.stage,
@@ -130,13 +157,13 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
 
 def _compared(run_folder: Folder) -> dict[str, Any]:
     """From the saved configuration: names of the compared models and benchmarks, the baseline, the trained student."""
-    saved = report_page.saved_config(run_folder)
+    saved = settings.saved_config(run_folder)
     evaluation = saved.get("evaluation", {})
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
         "baseline": evaluation.get("baseline", "slow"),
         "student": next((m["name"] for m in evaluation.get("models", []) if m.get("model_source") == TRAINED), None),
-        "benchmarks": list(report_page.declared(saved)),
+        "benchmarks": list(settings.declared(saved)),
     }
 
 
@@ -185,7 +212,7 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
     named = _names(run_folders)
     for name, folder in named.items():
-        saved_of[name] = report_page.saved_config(folder)
+        saved_of[name] = settings.saved_config(folder)
         models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
     if not models:
         raise UserError(f"{', '.join(named)}: none of these runs has compared a model yet")

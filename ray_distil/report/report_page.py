@@ -8,44 +8,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.report.formulas import rendered
+from ray_distil.report.settings import declared, saved_config, text_of
 from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
 
 PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
 Page = dict[str, Any]
-Declared = dict[str, Any]
-
-
-def saved_config(run_folder: Folder) -> dict[str, Any]:
-    """The configuration in the run's config.yaml; {} without this file."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where PyYAML has it
-    return yaml.load(text_of(run_folder, "config.yaml"), Loader=loader) or {}
-
-
-def declared(saved: dict[str, Any]) -> dict[str, Declared]:
-    """Name in the report -> declaration of the benchmark in the saved configuration."""
-    evaluation = saved.get("evaluation", {})
-    given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
-    return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
 
 
 def listed(names: list[str]) -> str:
     """E.g. "aime24, math500 and tiny"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))
-
-
-def text_of(folder: Folder, file: str) -> str:
-    """The text of a file; "" without the file."""
-    try:
-        return folder.read_text(file)
-    except FileNotFoundError:
-        return ""
 
 
 def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequence[str]) -> Page:
@@ -56,7 +33,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
     drawn = pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student or report.other)
     is_alone = bool(report.models) and report.student is None and not (saved.get("teachers") or saved.get("training"))
     return {
-        **_of_models(report, {name: (one, saved) for name, one in declared(saved).items()}),
+        **_of_models(report, _measured_with(report)),
         "run": report.run,
         "kicker": f"Run {report.run}",
         "title": f"{report.run}: {'evaluation' if is_alone else 'distillation report'}",
@@ -64,7 +41,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "stages": report.stage_rows(),
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
-        "notes": json.loads(text_of(run_folder, NOTES) or "[]"),
+        "notes": [*_of_settings(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
         "pictures": [one for one in drawn if one["svg"] or not is_alone],
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
@@ -75,9 +52,33 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
     }
 
 
+def _measured_with(report: Report) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Benchmark -> (its declaration, the configuration), of its first model."""
+    found = {}
+    for name in report.benchmarks:
+        config = next(
+            (report.configs[one["name"], name] for one in report.of(name) if (one["name"], name) in report.configs), {}
+        )
+        found[name] = (declared(config).get(name, {"name": HELD_OUT}), config)
+    return found
+
+
+def _of_settings(report: Report) -> list[str]:
+    """A note for each stage of earlier settings, and for each setting with which the models were not measured alike."""
+    notes = [f"{stage} is of earlier settings: {changed}" for stage, changed in report.earlier.items()]
+    for name in report.benchmarks:
+        told = {}
+        for model in report.of(name):
+            config = report.configs.get((model["name"], name))
+            if config is not None:
+                told[model["name"]] = benchmark_tables.facts(declared(config).get(name, {"name": HELD_OUT}), config, [])
+        notes += [f"{name}: not measured alike: {said}" for said in benchmark_tables.differences(told)]
+    return notes
+
+
 def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
     """All values for a page of several runs. `saved_of`: run -> configuration; `comparisons`: benchmark -> lines."""
-    chosen: dict[str, tuple[Declared, dict[str, Any]]] = {}
+    chosen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     unlike = []
     for benchmark in report.benchmarks:
         has_it = {run: saved for run, saved in saved_of.items() if benchmark in declared(saved)}
@@ -127,7 +128,7 @@ def _of_gates(report: Report) -> Page:
     }
 
 
-def _of_models(report: Report, chosen: dict[str, tuple[Declared, dict[str, Any]]]) -> Page:
+def _of_models(report: Report, chosen: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> Page:
     """The tables of models. `chosen`: benchmark -> its declaration, and the configuration that declares it."""
     header, rows = benchmark_tables.recipe_table(report.models, [one for one, _ in chosen.values()])
     several = len(report.benchmarks) > 1

@@ -21,6 +21,7 @@ from ray_distil.run.runs import BEGAN
 from ray_distil.runtime.progress import Display
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import supersede
 
 REWRITING = "long2short"
 TOGETHER = "+"
@@ -105,9 +106,10 @@ def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
         manifest = read_manifest(source / name)
         if manifest is None:
             continue
-        mark = f"{manifest.fingerprint} {manifest.rows_out}"
+        mark = f"{manifest.fingerprint} {manifest.content or manifest.rows_out}"
         if copied.get(name) != mark:
-            (target / name).remove_all()
+            if (target / name).exists():  # it may hold texts that only this variant has asked for
+                supersede(target, name, manifest.fingerprint)
             (target / name).copy_from(source / name)
             copied[name] = mark
             target.write_text(COPIED, json.dumps(copied, indent=1) + "\n")

@@ -38,6 +38,17 @@ def generate(run: Run, asked: Asked, model: str, num_rows: int) -> Generate:
     return endpoint.build(asked.endpoint, num_rows)
 
 
+def rewriter(run: Run) -> tuple[Asked, str] | None:
+    """Who rewrites, and with which model; None where long2short is off, or without a slow teacher and another rewriter."""
+    config, teachers = run.config.long2short, run.config.teachers
+    slow = teachers.slow if teachers is not None else None
+    if not config.enabled:
+        return None
+    if config.engine or config.endpoint:
+        return config, run.models["long2short"]
+    return (slow, run.models["teachers.slow"]) if slow is not None else None
+
+
 def one_at_a_time(asked: Asked) -> Asked:
     """The same section with one engine, or one connection, that works on one request at a time."""
     if asked.engine is not None:

@@ -16,10 +16,10 @@ from ray_distil.report.unfinished import unfinished_stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.status import duration
 from ray_distil.store.ahead import do_all
-from ray_distil.store.artifact import SUPERSEDED
 from ray_distil.store.listing import StoredFile, is_shard, newest, rows_by_file, stored_files
 from ray_distil.store.shards import REJECTS_FOLDER
 from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import SUPERSEDED
 
 HEADER = ("Folder", "Rows", "Rejected", "Size", "Superseded")
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 
@@ -28,19 +28,39 @@ GRACE_SECONDS = 5.0  # after Ctrl-C; a job that still runs then is killed
 INTERRUPTED = "interrupted; finished shards and saved training states are kept: run the same command again to go on"
 
 
+OPTIONS = {  # option -> the override that it stands for, and its help
+    "--remake": ("run.remake=true", "make texts, states or a student again that were made with other settings before"),
+    "--retry-failed": (
+        "run.retry_failed=true",
+        "try rows again that failed with a transient error, and remake what is made of them",
+    ),
+}
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: it ends a job as Ctrl-C does."""
 
 
+class JobParser(argparse.ArgumentParser):
+    """Its `overrides` include those that the options of OPTIONS stand for."""
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        told, unknown = super().parse_known_args(*arguments, **named)
+        told.overrides = [*told.overrides, *told.options]
+        return told, unknown
+
+
 def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
     """The arguments that every job takes."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = JobParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--config",
         metavar="FILE",
         required=required,
         help=f"configuration{'' if required else '; without it, the tiny recipe'}",
     )
+    for option, (override, text) in OPTIONS.items():
+        made.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)
     made.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
     return made
 

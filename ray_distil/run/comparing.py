@@ -30,6 +30,7 @@ from ray_distil.store.manifest import STUDENT, model_fingerprint, versions
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import table_of
+from ray_distil.store.superseded import saved_made_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -97,7 +98,8 @@ class Evaluation(GeneratingStage):
             suffix=run.config.instructions.suffix if benchmark.name == HELD_OUT else "",
             system_prompt=run.config.asked_with(evaluated)[0],
         )
-        made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
+        self.is_of_student = evaluated.model_source == TRAINED
+        self.made = made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
         self.settings, self.inputs = made.settings, [problems.content(), model_mark]
         self.reuse = Reuse(made.asked, None, self._renewer, self._refused)
 
@@ -105,6 +107,12 @@ class Evaluation(GeneratingStage):
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples
         self.run.generate(self, artifact, rows_in)
         return rows_in, {}
+
+    def loss(self, artifact: Artifact) -> str:
+        """A student that was trained anew has no answers that could be lost."""
+        before = saved_made_of(artifact.folder).get("settings", {})
+        changed = {key for key, value in self.readable.items() if before.get(key) != value}
+        return "" if self.is_of_student and "model" in changed else super().loss(artifact)
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
         answers = artifact.read_table(["eval_id", *TIMES, *COLUMNS])
@@ -192,7 +200,7 @@ def _engine(who: Asked) -> str:
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:
     """Evaluate the models that exist before training."""
-    for model in _given(run):
+    for model in models_before_training(run):
         for benchmark, problems in asks:
             make_evaluation(run, problems, benchmark, *model)
 
@@ -206,7 +214,7 @@ def make_student_evaluations(run: Run, asks: Asks, checkpoint: Artifact) -> None
 
 def make_timings(run: Run, asks: Asks, checkpoint: Artifact | None = None) -> None:
     """Time all models, if `num_timed` asks for it. This is the last stage: nothing else of the run works beside it."""
-    for model in (*_given(run), *(_trained(run, checkpoint) if checkpoint else ())):
+    for model in (*models_before_training(run), *(_trained(run, checkpoint) if checkpoint else ())):
         for benchmark, problems in asks if run.config.evaluation.num_timed else ():
             run.make(Timing(Evaluation(run, problems, benchmark, *model)))
 
@@ -214,7 +222,8 @@ def make_timings(run: Run, asks: Asks, checkpoint: Artifact | None = None) -> No
 Compared = tuple[EvaluatedModel, str, str]  # its declaration; its folder or hub name; its `model_mark`
 
 
-def _given(run: Run) -> Iterator[Compared]:
+def models_before_training(run: Run) -> Iterator[Compared]:
+    """The compared models that exist before the student is trained."""
     for index, model in enumerate(run.config.evaluation.models):
         source = run.models.get(f"evaluation.models.{index}.model_source")
         if source is not None:

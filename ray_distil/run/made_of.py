@@ -9,7 +9,7 @@ A key of the configuration that is in neither of the two remakes nothing: the nu
 how often a loss is logged.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray_distil.config.models import responses_of
 from ray_distil.rows import evaluation, instructions, long2short, scorers, teacher
 from ray_distil.run import asking
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import MadeOf
 from ray_distil.store.manifest import fingerprint, model_fingerprint
 from ray_distil.texts import sources
 from ray_distil.texts.prompts import long2short_messages
@@ -31,12 +32,6 @@ SILENT_TRAINING = {
     "eval_steps", "tensorboard",
 }  # fmt: skip
 SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-
-
-@dataclass(frozen=True)
-class MadeOf:
-    settings: dict[str, Any]
-    asked: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def of_instructions(config: StagesConfig) -> MadeOf:
@@ -51,7 +46,7 @@ def of_instructions(config: StagesConfig) -> MadeOf:
 
 def of_responses(run: Run) -> MadeOf:
     settings: dict[str, Any] = {}
-    asked = {}
+    asked, all_texts, max_tokens = {}, {}, {}
     assert run.config.teachers is not None
     for name, one in run.config.teachers.given.items():
         settings[name] = one.model_dump(mode="json", include={"fraction", "num_samples"})
@@ -62,8 +57,9 @@ def of_responses(run: Run) -> MadeOf:
             continue
         texts = _texts(run, one, run.models[f"teachers.{name}"], one.sampling_params, one.system_prompt)
         asked[name] = _marks(teacher, texts, one, one.sampling_params)
+        all_texts[name], max_tokens[name] = texts, one.sampling_params.max_tokens
         settings[name] |= {"asked": list(asked[name])}
-    return MadeOf(settings, asked)
+    return MadeOf(settings, asked, all_texts, max_tokens)
 
 
 def of_rewrites(run: Run, asked: Asked, model: str) -> MadeOf:
@@ -72,7 +68,8 @@ def of_rewrites(run: Run, asked: Asked, model: str) -> MadeOf:
     texts = _texts(run, asked, model, config.sampling_params, None) | {"prompt": prompt}
     del texts["suffix"]
     marks = _marks(long2short, texts, asked, config.sampling_params)
-    return MadeOf({"asked": list(marks), "gates": enabled_gates(run.config)}, {"": marks})
+    settings = {"asked": list(marks), "gates": enabled_gates(run.config)}
+    return MadeOf(settings, {"": marks}, {"": texts}, {"": config.sampling_params.max_tokens})
 
 
 def of_examples(config: StagesConfig) -> MadeOf:
@@ -125,7 +122,8 @@ def of_evaluation(
         texts["suffix"] = benchmark.template
     marks = _marks(evaluation, texts, asked, sampling)
     settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
-    return MadeOf(settings | {"scored_by": scorers.scored_by(benchmark.answer)}, {"": marks})
+    settings["scored_by"] = scorers.scored_by(benchmark.answer)
+    return MadeOf(settings, {"": marks}, {"": texts}, {"": sampling.max_tokens})
 
 
 def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:

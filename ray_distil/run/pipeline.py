@@ -12,7 +12,7 @@ from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows.problems import Figures
-from ray_distil.run import checks_apart, comparing, stages
+from ray_distil.run import checks_apart, comparing, expected, stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
 from ray_distil.run.shipped_logs import shipped
@@ -40,12 +40,13 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
             checkpoint = make_checkpoint(this, packed)
         comparing.make_student_evaluations(this, asks, checkpoint)
         comparing.make_timings(this, asks, checkpoint)
+        this.save_settings()  # also those that have begun no stage, such as the prices of the plan
         return report.build(this.folder)
 
 
 @contextmanager
 def opened(config: StagesConfig, display: Display, records: Figures | None = None) -> Iterator[Run]:
-    """A run that only this process makes. Its configuration is saved; the checks come before the first stage."""
+    """A run that only this process makes. The checks come before the first stage; then the configuration is saved."""
     models = at_hand = resolve_models(config)
     log = log_folder(config) / "driver.log"
     with (
@@ -60,7 +61,7 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         run = Run(config, models, display)
         run.before_making = lambda: check(config, at_hand, records)
         display.say(f"messages of the libraries: {log}")
-        run.folder.write_text("config.yaml", config.to_yaml())
+        run.save_settings = lambda: expected.save(run)
         yield run
 
 

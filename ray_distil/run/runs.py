@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_distil import UserError
-from ray_distil.config import StagesConfig
+from ray_distil.config import TRAINED, StagesConfig
 from ray_distil.generate.generation import is_transient
-from ray_distil.run import waiting
+from ray_distil.run import remaking, waiting
 from ray_distil.run.stage import GeneratingStage, Stage
 from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
@@ -46,6 +46,7 @@ class Run:
         self.display = display or Display()
         self._seen: set[tuple[str, str]] = set()  # (folder, node that sees it); new nodes may come
         self.before_making: Callable[[], list[str]] | None = None  # checks before the first making; returns remarks
+        self.save_settings: Callable[[], None] = lambda: None  # called when the first stage begins
         self._checking = threading.Lock()
 
     @cached_property
@@ -83,15 +84,21 @@ class Run:
 
         A stage with `resume` keeps the rows that a stopped run has finished: its `make` leaves them out
         (`Artifact.done_ids`). Rows that were rejected with a transient error, such as a timeout, are made again, even
-        where the artifact is complete.
+        where the artifact is complete, as long as nothing is made of its rows.
+
+        Raises UserError where texts or a training that were paid for would be lost, unless `run.remake` agrees to it.
         """
         made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, stage.settings, stage.inputs)
         target = Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
         name = "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
+        target.made_of = {"settings": stage.readable, "inputs": stage.inputs, "config": self.config.saved()}
+        if target.bring_back():
+            self.display.say(f"{name}: the settings are those of an earlier making, which is brought back")
         manifest = target.manifest()
-        if manifest is not None and not (stage.resume and any(map(is_transient, manifest.rejects))):
-            self.display.tell(name, f"complete: {_counts(manifest)}")
+        if manifest is not None and not self._is_tried_again(target, stage, manifest, name):
             return target
+        if not self.may_remake and (loss := stage.loss(target)):
+            raise UserError(remaking.question(name, loss, target))
         self._check()
         started = time.monotonic()
         target.start(stage.resume, stage.reuse.asked if stage.reuse is not None else None)
@@ -114,10 +121,33 @@ class Run:
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
-        left = Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
-        if left:
-            self.display.say(f"{name}: {_told(left)}: the same command tries them again")
+        if left := _transient(stage, manifest):
+            how = "--retry-failed" if target.name in remaking.SUCCESSORS else "the same command"
+            self.display.say(f"{name}: {_told(left)}: {how} tries them again")
         return target
+
+    @property
+    def may_remake(self) -> bool:
+        """Whether the user agrees that what was paid for is made again."""
+        return self.config.run.remake or self.config.run.retry_failed
+
+    def _is_tried_again(self, target: Artifact, stage: Stage, manifest: Manifest, name: str) -> bool:
+        """Whether rows of a complete artifact that failed with transient errors are made again; says what it is.
+
+        Rows of which later stages are made stay as they are until `run.retry_failed` asks for more.
+        """
+        self.display.tell(name, f"complete: {_counts(manifest)}")
+        if not (failed := _transient(stage, manifest)):
+            return False
+        if self.config.run.retry_failed or not remaking.is_used(target):
+            return True
+        students = [model.name for model in self.config.evaluation.models if model.model_source == TRAINED]
+        then = ", ".join(f"{one.stage} ({one.rows_out:,} {one.unit})" for one in remaking.behind(target, students))
+        self.display.say(
+            f"{name}: {_told(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
+            f"what is made of them: {then}"
+        )
+        return False
 
     def _check(self) -> None:
         """Do the checks of `before_making`, at the first stage that is not complete. A finished run needs no check.
@@ -132,6 +162,7 @@ class Run:
             for remark in remarks:
                 self.display.say(f"note: {remark}")
             self.folder.write_text(NOTES, json.dumps(remarks, indent=1, ensure_ascii=False) + "\n")
+            self.save_settings()
 
     def generate(self, stage: GeneratingStage, artifact: Artifact, rows_in: int) -> None:
         """Write the rows of a stage that are not in its artifact yet.
@@ -229,6 +260,11 @@ def _counts(manifest: Manifest) -> str:
     )
     dropped = manifest.summary.get(DROPPED)
     return f"{counts}; of {dropped:,} that a stopped run wrote twice, one is kept" if dropped else counts
+
+
+def _transient(stage: Stage, manifest: Manifest) -> Counter[str]:
+    """The rejected rows of a generating stage that may succeed if they are tried again, by reason."""
+    return Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
 
 
 def _told(failed: Counter[str]) -> str:

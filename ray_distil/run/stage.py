@@ -1,14 +1,17 @@
 """A stage of a run: what its artifact is made of, and how it is made."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.config.section import SectionT
+from ray_distil.config.section import SectionT, without_secrets
+from ray_distil.run import remaking
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.reuse import Known, Renew, Reuse
@@ -19,6 +22,30 @@ if TYPE_CHECKING:
 
 Made = tuple[int, dict[str, Any]]
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What goes into the fingerprint of an artifact beside its inputs (`made_of.py`)."""
+
+    settings: dict[str, Any]
+    asked: dict[str, tuple[str, str]] = field(default_factory=dict)
+    texts: dict[str, dict[str, Any]] = field(default_factory=dict)  # part -> what the first of its marks is a hash of
+    max_tokens: dict[str, int | None] = field(default_factory=dict)  # part -> the limit to a text
+
+    @property
+    def readable(self) -> dict[str, Any]:
+        """The settings, with what marks are hashes of in place of the marks, without secrets."""
+        shown = {key: value for key, value in self.settings.items() if key != "asked"}
+        for part, texts in self.texts.items():
+            own = texts | {"max_tokens": self.max_tokens[part]}
+            if part:
+                known = {key: value for key, value in shown[part].items() if key != "asked"}
+                shown[part] = known | own
+            else:
+                shown |= own
+        readable: dict[str, Any] = without_secrets(json.loads(json.dumps(shown)))
+        return readable
 
 
 class Stage(ABC):
@@ -44,6 +71,15 @@ class Stage(ABC):
     def make(self, artifact: Artifact) -> Made:
         """Write the artifact's shards; returns the number of input rows, and entries of the manifest's summary."""
 
+    @property
+    def readable(self) -> dict[str, Any]:
+        """The settings, for readers of the manifest."""
+        return self.settings
+
+    def loss(self, artifact: Artifact) -> str:
+        """What would be thrown away or bought again that was paid for, if the stage began now; "" for nothing."""
+        return ""
+
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
         """More entries of the manifest's summary: figures of the rows, computed when each row is there exactly once."""
         return {}
@@ -57,7 +93,17 @@ class GeneratingStage(Stage):
 
     resume = True
     parallel = True  # run all datasets at once; else one after the other, each with its own engines
+    made: MadeOf | None = None  # what its texts are made of; None: it has none that are used again
     imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
+
+    @property
+    def readable(self) -> dict[str, Any]:
+        return self.settings if self.made is None else self.made.readable
+
+    def loss(self, artifact: Artifact) -> str:
+        if self.made is None or self.reuse is None:
+            return ""
+        return remaking.lost_texts(artifact, self.reuse, self.made.max_tokens)
 
     @abstractmethod
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:

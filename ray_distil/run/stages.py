@@ -67,7 +67,7 @@ class Responses(GeneratingStage):
         self.questions = {name: self._question(name) for name in self.models}
         self.parallel, self.imports = run.config.run.parallel_engines, asking.imports(*self.teachers.values())
         self.num_requests = Counter[str]()  # of each teacher
-        made = made_of.of_responses(run)
+        self.made = made = made_of.of_responses(run)
         self.settings, self.inputs = made.settings, [problems.content()]
         self.reuse = Reuse(made.asked, "teacher", self._renewer)
 
@@ -139,7 +139,7 @@ class Rewrites(GeneratingStage):
             system_prompt=config.system_prompt,
         )
         self.imports = asking.imports(asked)
-        made = made_of.of_rewrites(run, asked, model)
+        self.made = made = made_of.of_rewrites(run, asked, model)
         self.settings, self.inputs = made.settings, [responses.content()]
         self.reuse = Reuse(made.asked, None, self._renewer)
 
@@ -249,12 +249,8 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
     """None where long2short is off, or where there is no slow teacher and no other rewriter."""
-    config = run.config.long2short
-    slow = run.config.teachers.slow if run.config.teachers is not None else None
-    asked = config if config.engine or config.endpoint else slow
-    if not config.enabled or asked is None:
-        return None
-    return run.make(Rewrites(run, responses, asked, run.models["teachers.slow" if asked is slow else "long2short"]))
+    rewriter = asking.rewriter(run)
+    return run.make(Rewrites(run, responses, *rewriter)) if rewriter is not None else None
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:

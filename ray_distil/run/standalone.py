@@ -69,6 +69,7 @@ def run(config: StagesConfig, display: Display) -> Report:
         asks = comparing.make_benchmarks(this)
         comparing.make_given_evaluations(this, asks)
         comparing.make_timings(this, asks)
+        this.save_settings()
         return report.build(this.folder)
 
 

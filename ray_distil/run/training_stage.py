@@ -2,13 +2,13 @@
 
 from math import ceil
 
-from ray_distil.run import made_of
+from ray_distil.run import made_of, remaking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage, given
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest
-from ray_distil.store.reuse import superseded
 from ray_distil.store.shards import StageError
+from ray_distil.store.superseded import superseded
 from ray_distil.train import sft, states
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.sequence_file import is_held_out
@@ -26,6 +26,9 @@ class Checkpoint(Stage):
         self.config = given(run.config.training)
         self.settings = made_of.of_checkpoint(run, self.student, self.config).settings
         self.inputs = [packed.content()]
+
+    def loss(self, artifact: Artifact) -> str:
+        return remaking.lost_training(artifact)
 
     def make(self, artifact: Artifact) -> Made:
         run, packed, config, student = self.run, self.packed, self.config, self.student

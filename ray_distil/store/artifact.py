@@ -3,6 +3,7 @@
     ARTIFACT/part-<hash>.parquet            rows that went on, in the artifact's schema
     ARTIFACT/_rejects/part-<hash>.parquet   rows that did not, with stage and reason
     ARTIFACT/_fingerprint                   the fingerprint of the shards, written first
+    ARTIFACT/_made_of.json                  the settings and inputs of the fingerprint, for readers
     ARTIFACT/_asked.json                    only for generated texts: the mark of each part's settings (`reuse.py`)
     ARTIFACT/_attempt                       which attempt may write here
     ARTIFACT/_damaged/                      shards that could not be read, and whose rows were made again
@@ -34,10 +35,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.runtime.progress import Teller
-from ray_distil.store import content
 from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
-from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
+from ray_distil.store.manifest import MANIFEST, Manifest, read_manifest, versions, write_manifest
 from ray_distil.store.merging import Merger, merge_all
 from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.shards import (
@@ -51,12 +51,11 @@ from ray_distil.store.shards import (
     write_shard,
 )
 from ray_distil.store.storage import TEMPORARY, Folder
+from ray_distil.store.superseded import ASKED, MADE_OF, supersede, superseded
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-ASKED = "_asked.json"
-SUPERSEDED = "superseded"
 DAMAGED = "_damaged"  # shards that a node without power has left
 ROUNDS = 8  # of counting, dropping and merging, at most
 DROPPED = "num_doubled_rows_dropped"  # in a manifest's summary
@@ -74,6 +73,7 @@ class Artifact(ArtifactReader):
         self.replaced: Folder | None = None  # folder in superseded/ with the shards of other settings or inputs
         self._counted_files: dict[str, list[str]] | None = None  # "" or REJECTS_FOLDER -> shards; None: not counted yet
         self._digests: dict[str, bytes] = {}  # accepted shard -> digest of its rows, as it was read last
+        self.made_of: dict[str, Any] = {}  # settings and inputs of the fingerprint, for readers
         self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
 
@@ -84,9 +84,7 @@ class Artifact(ArtifactReader):
         part of the artifact -> marks of the settings that change its texts (`reuse.Reuse`).
         """
         if self.folder.exists() and not self._is_ours():
-            old = f"{self.name.replace('/', '-')}-{self._mark() or 'unknown'}-{int(time.time())}"
-            self.replaced = self.run / SUPERSEDED / old
-            self.folder.move_to(self.replaced)
+            self.replaced = supersede(self.run, self.name, self._mark())
         if not resume:
             self.folder.remove_all()
         self.attempt, self._counted_files = secrets.token_hex(8), None
@@ -97,6 +95,21 @@ class Artifact(ArtifactReader):
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         if asked is not None:
             self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
+        if self.made_of:
+            self.folder.write_text(MADE_OF, json.dumps(self.made_of, ensure_ascii=False, indent=1) + "\n")
+
+    def bring_back(self) -> bool:
+        """Move the artifact of this fingerprint back from RUN/superseded/, if a whole one is there; returns whether it was.
+
+        What is there now is moved to superseded/ instead.
+        """
+        for old in superseded(self.run, self.name) if self.is_of_other_settings() else ():
+            manifest = read_manifest(old)
+            if manifest is not None and manifest.fingerprint == self.fingerprint:
+                self.replaced = supersede(self.run, self.name, self._mark())
+                old.move_to(self.folder)
+                return True
+        return False
 
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
@@ -226,7 +239,8 @@ class Artifact(ArtifactReader):
                 files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
                 summary=summarise() | extra,
                 versions=versions(),
-                content=self._content(),
+                content=self._content(self._digests),
+                made_of=self.made_of,
                 rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
             )
             return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
@@ -279,21 +293,6 @@ class Artifact(ArtifactReader):
             self._counted_files = files
             return num_ids, doubled, num_dropped
         raise AssertionError
-
-    def _content(self) -> str:
-        """The digest of the accepted rows, from the metadata of their shards; "" without a schema.
-
-        A shard of an earlier version has no digest, and is read.
-        """
-        if not self.schema.names:
-            return ""
-
-        def of_shard(file: str) -> int:
-            if file in self._digests:
-                return int(self._digests[file], 16)
-            return content.total(map(content.digest, self.folder.read_parts(file, None, ROWS_PER_SHARD)))
-
-        return content.text(content.total(map(of_shard, self._files())))
 
     def _drop(self, doubled: Keys) -> int:
         """Keep each doubled row in one shard, accepted before rejected; returns how many went.

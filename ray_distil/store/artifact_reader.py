@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray_distil.store import content
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import STUDENT, Manifest, read_manifest
+from ray_distil.store.manifest import STUDENT, Manifest, content_mark, read_manifest
 from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.schemas import REJECTS
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
@@ -45,21 +45,24 @@ class ArtifactReader:
         manifest = read_manifest(self.folder)
         if manifest is None or manifest.fingerprint != self.fingerprint:
             return None
+        return None if self.missing(manifest) else manifest
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """The files of a manifest that are not there."""
         there = set(self.folder.files(recursive=True))
-        return manifest if there.issuperset(manifest.files) else None
+        return [file for file in manifest.files if file not in there]
+
+    def is_of_other_settings(self) -> bool:
+        """Whether something is there that has another fingerprint."""
+        return self._mark() not in (None, self.fingerprint)
 
     def is_complete(self) -> bool:
         return self.manifest() is not None
 
     def content(self) -> str:
-        """The mark by which later stages depend on this artifact, once it is whole: the digest of its rows (`content.py`).
-
-        Artifacts of earlier versions, and a student, have none: theirs is the fingerprint with the number of rows.
-        """
+        """`content_mark` of the artifact, once it is whole; before, its fingerprint."""
         manifest = self.manifest()
-        if manifest is None:
-            return self.fingerprint
-        return manifest.content or f"{self.fingerprint} {manifest.rows_out}"
+        return self.fingerprint if manifest is None else content_mark(manifest)
 
     def done_ids(self) -> IdSet:
         """Ids of the rows, accepted or rejected, that are in finished shards of this fingerprint."""
@@ -156,6 +159,21 @@ class ArtifactReader:
             yield (ids.flatten() if pa.types.is_list(ids.type) else ids).to_pylist()
         for table in self._parts(rejects, ["id"], narrow=True):
             yield table["id"].to_pylist()
+
+    def _content(self, digests: dict[str, bytes]) -> str:
+        """The digest of the accepted rows; "" without a schema. digests: accepted shard -> the digest in its metadata.
+
+        A shard of an earlier version has none, and is read.
+        """
+        if not self.schema.names:
+            return ""
+
+        def of_shard(file: str) -> int:
+            if file in digests:
+                return int(digests[file], 16)
+            return content.total(map(content.digest, self.folder.read_parts(file, None, ROWS_PER_SHARD)))
+
+        return content.text(content.total(map(of_shard, self._files())))
 
     def _parts(
         self, files: list[str], columns: list[str], narrow: bool = False, digests: dict[str, bytes] | None = None

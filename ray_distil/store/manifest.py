@@ -44,8 +44,17 @@ class Manifest:
     files: list[str]
     summary: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that make texts and scores
-    content: str = ""  # the digest of the accepted rows (`content.py`); "" where an earlier version has made them
     rejected_tokens: dict[str, int] = field(default_factory=dict)  # reason -> tokens of the rejected texts
+    content: str = ""  # the digest of the accepted rows (`content.py`); "" where an earlier version has made them
+    made_of: dict[str, Any] = field(default_factory=dict)  # "settings" and "inputs" of the fingerprint, for readers
+
+
+def content_mark(manifest: Manifest) -> str:
+    """The mark by which later stages depend on a whole artifact: the digest of its rows (`content.py`).
+
+    Artifacts of earlier versions, and a student, have none: theirs is the fingerprint with the number of rows.
+    """
+    return manifest.content or f"{manifest.fingerprint} {manifest.rows_out}"
 
 
 def fingerprint(stage: str, version: int, settings: dict[str, Any], inputs: list[str]) -> str:

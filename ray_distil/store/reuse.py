@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_distil.store.ahead import ahead
-from ray_distil.store.artifact import ASKED, SUPERSEDED, Artifact
+from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import keys_of
 from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
-from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import marks_of, superseded
 
 Row = dict[str, Any]
 Renew = Callable[[list[Row], list[bool]], list[Row | None]]
@@ -97,7 +97,7 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
     renew: Renew | None = None
     num_carried = 0
     for old in superseded(artifact.run, artifact.name):
-        marks = _asked(old)
+        marks = marks_of(old)
         parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
         alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
         done = artifact.done_ids() if parts else ()
@@ -131,19 +131,3 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
 
 def _is_refused(row: Row, reuse: Reuse) -> bool:
     return reuse.refused is not None and reuse.refused(json.loads(row["row"]), row["reason"])
-
-
-def superseded(run: Folder, artifact: str) -> list[Folder]:
-    """The folders with superseded shards of the artifact, the newest first. Their names: NAME-FINGERPRINT-SECONDS."""
-    place, name = run / SUPERSEDED, artifact.replace("/", "-")
-    folders = {file.partition("/")[0] for file in place.files(recursive=True)}
-    own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
-    return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]
-
-
-def _asked(folder: Folder) -> dict[str, list[str]]:
-    try:
-        marks = json.loads(folder.read_text(ASKED))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return marks if isinstance(marks, dict) else {}

@@ -27,6 +27,10 @@ from ray_distil.store.patience import Patience, patient
 RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects
 FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
+URI = re.compile(r"\w+://[^\s'\"]+")
+OPTION = re.compile(r"([^&=#]+)(=[^&#]*)")
+HARMLESS = {"region", "scheme", "endpoint_override", "allow_delayed_open", "enable_tls", "blob_storage_authority",
+            "dfs_storage_authority", "api-version", "version", "connect_timeout", "request_timeout"}  # fmt: skip
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
@@ -317,9 +321,24 @@ def _flush(path: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """A text with *** for the keys in its URIs: s3://***@BUCKET, and secret_key=*** among a URI's options."""
-    text = re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)
-    return re.sub(r"(?i)([?&](?:secret_key|access_key|session_token|token|sig|password)=)[^&\s'\"]+", r"\1***", text)
+    """A text with *** for the keys in its URIs: s3://***@BUCKET, and secret_key=*** among a URI's options.
+
+    All options are hidden but those of HARMLESS. The container in abfs://CONTAINER@ACCOUNT is no key.
+    """
+    return URI.sub(lambda uri: _without_keys(uri[0]), text)
+
+
+def _without_keys(uri: str) -> str:
+    place, mark, options = uri.partition("?")
+    scheme, _, rest = place.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and not (scheme.startswith("abfs") and ":" not in user):
+        place = f"{scheme}://***{rest[len(user) :]}"
+    return (
+        place
+        + mark
+        + OPTION.sub(lambda option: option[1] + (option[2] if option[1].lower() in HARMLESS else "=***"), options)
+    )
 
 
 def describe(error: OSError) -> str:

@@ -74,7 +74,7 @@ REMAKES: dict[str, list[str]] = {
 }  # fmt: skip
 # Keys whose other value says where rows come from or lie, and not what they are. A problem's file: its content counts.
 NOTHING = {
-    "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb"],
+    "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "remake", "retry_failed"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
                  "max_failures", "eval_steps", "tensorboard"],

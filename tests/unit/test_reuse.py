@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.generate.generation import Generate
@@ -16,6 +17,7 @@ from ray_distil.run.comparing import make_evaluation
 from ray_distil.run.runs import Run
 from ray_distil.run.stages import make_responses, make_rewrites
 from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.reuse import Known, is_the_same
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import table_of
@@ -95,10 +97,10 @@ class Asked:
         responses = make_responses(run, problems)
         rewrites = make_rewrites(run, responses)
         assert rewrites is not None
-        slow = next(model for model in config.evaluation.models if model.name == "slow")
+        index, slow = next((k, model) for k, model in enumerate(config.evaluation.models) if model.name == "slow")
         (held_out,) = config.evaluation.benchmarks
-        source = run.models["teachers.slow"]
-        return responses, rewrites, make_evaluation(run, problems, held_out, slow, source, "weights")
+        source = run.models[f"evaluation.models.{index}.model_source"]
+        return responses, rewrites, make_evaluation(run, problems, held_out, slow, source, model_fingerprint(source))
 
     texts, references = PROBLEMS, dict.fromkeys(PROBLEMS, "7")
 
@@ -165,8 +167,13 @@ def test_the_same_configuration_asks_nothing_and_another_one_asks_for_all(asked:
     assert all(m is not None and m.rows_in == m.rows_out + m.rows_rejected > 0 for m in manifests)
     asked.run()
     assert asked.ids == []
-    asked.run("run.seed=5")
+    with pytest.raises(UserError, match="--remake"):
+        asked.run("run.seed=5")
+    assert asked.ids == []
+    asked.run("run.seed=5", "run.remake=true")
     assert len(asked.ids) == num_asked
+    asked.run()  # the settings of before: their artifacts come back
+    assert asked.ids == []
 
 
 def test_one_problem_more_is_asked_for_itself(asked: Asked) -> None:
@@ -198,7 +205,7 @@ def test_one_teachers_settings_leave_the_others_rows(asked: Asked) -> None:
     before = rows_of(asked.run()[0])
     direct = {i for i, row in before.items() if row["teacher"] == "direct"}
     for change in ("sampling_params.temperature=0.5", "system_prompt=Think."):
-        responses = asked.run(f"teachers.slow.{change}")[0]
+        responses = asked.run(f"teachers.slow.{change}", "run.remake=true")[0]
         assert direct.isdisjoint(asked.ids)
         assert {i: row for i, row in rows_of(responses).items() if i in direct} == {i: before[i] for i in direct}
         assert {i for i, row in before.items() if row["teacher"] == "slow"} <= set(asked.ids)
@@ -242,7 +249,7 @@ def test_what_is_read_from_a_text_is_read_anew(asked: Asked, monkeypatch: pytest
     assert {row["answer"] for row in after.values()} == {"read anew"}
 
 
-def test_a_transient_error_is_tried_once_more_and_by_the_next_run(asked: Asked) -> None:
+def test_a_transient_error_is_tried_once_more_and_when_the_user_asks_for_it(asked: Asked) -> None:
     asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" and asked.ids.count(row["id"]) < 3 else ""
     responses = asked.run()[0]
     left = {i for i in asked.ids if i[0] in "01"} & {row["response_id"] for row in responses.rejected()}
@@ -252,7 +259,9 @@ def test_a_transient_error_is_tried_once_more_and_by_the_next_run(asked: Asked) 
     assert manifest is not None
     assert manifest.rejects["http_503"] == len(left)
     asked.fails = lambda row: ""
-    responses, rewrites, _ = asked.run()
+    asked.run()
+    assert left.isdisjoint(asked.ids)  # rewrites are made of the others already
+    responses, rewrites, _ = asked.run("run.retry_failed=true")
     assert left <= set(asked.ids)
     assert "http_503" not in responses.manifest().rejects  # type: ignore[union-attr]
     of_them = {row["response_id"] for row in rows_of(rewrites).values()} | {

@@ -28,12 +28,14 @@ class Training:
 
     def __init__(self, place: Path, patch: pytest.MonkeyPatch) -> None:
         self.place, self.patch = place, patch
+        self.weights: Path | None = None  # a file of the student that training writes
         patch.setattr(Run, "start_ray", lambda *_: None)
         patch.setattr(Artifact, "count", lambda *_: 9)
         patch.setattr(Artifact, "tables", lambda *_: iter(()))
 
-    def make(self, ends: bool, **settings: Any) -> None:
-        data = {"run": {"name": "r", "storage_path": str(self.place)}, "training": {"student": "tiny:student-base"}}
+    def make(self, ends: bool, remake: bool = False, **settings: Any) -> None:
+        run_keys = {"name": "r", "storage_path": str(self.place), "remake": remake}
+        data = {"run": run_keys, "training": {"student": "tiny:student-base"}}
         data["training"] |= {"bf16": False, **settings}
         config = validate(StagesConfig, data)
         run = Run(config, resolve_models(config))
@@ -45,6 +47,9 @@ class Training:
             states.write_text("step-4-a.json", f'{marker}"made_of": "{made_of}", "train_batch_size": {size}}}')
             if not ends:
                 raise Stopped
+            if self.weights is not None:
+                self.weights.parent.mkdir(parents=True, exist_ok=True)
+                self.weights.write_text("weights")
             return SftResult(given[2], 8, 2.0, 1.0)
 
         self.patch.setattr(sft, "train", train)
@@ -66,7 +71,7 @@ def test_once_complete_no_state_stays_that_was_not_asked_for(training: Training,
         training.make(ends=False, learning_rate=1e-3)
     assert training.states() == ["checkpoint"]
     with pytest.raises(Stopped):
-        training.make(ends=False, learning_rate=2e-3)
+        training.make(ends=False, learning_rate=2e-3, remake=True)
     assert len(list(training.place.rglob("step-*.json"))) == 2, "the superseded one stays while training goes on"
     training.make(ends=True, learning_rate=2e-3, keep_states=keep_states)
     left = [str(path.parent) for path in training.place.rglob("step-*.json")]
@@ -80,7 +85,9 @@ def test_another_global_batch_is_refused_while_states_are_there(training: Traini
         training.make(ends=True, gradient_accumulation_steps=2)
     assert training.states() == ["checkpoint"]
     training.make(ends=True, keep_states=True)
-    training.make(ends=True, gradient_accumulation_steps=2)  # a complete one is no training to go on with
+    with pytest.raises(UserError, match=r"train_batch_size 8 -> 2: a student of 8 steps would be trained again"):
+        training.make(ends=True, gradient_accumulation_steps=2)
+    training.make(ends=True, gradient_accumulation_steps=2, remake=True)  # a complete one is no training to go on with
 
 
 def test_a_failed_training_names_the_state_that_is_kept(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""With which settings the figures of a run were made, and which of them no longer fit the run as it is now.
+
+A manifest keeps the settings and inputs of its fingerprint, and the whole configuration of the command that finished it.
+`settings.json` in the run's folder has the settings of the newest command that began a stage. An artifact that differs
+from it, or whose predecessors have changed since, is of earlier settings.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.store.manifest import Manifest, content_mark
+from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import differences
+
+EXPECTED = "settings.json"  # artifact -> its settings by the newest configuration
+PREDECESSORS = {
+    "responses": ("instructions",),
+    "rewrites": ("responses",),
+    "sft_examples": ("responses", "rewrites"),
+    "packed": ("sft_examples",),
+    "checkpoint": ("packed",),
+}
+NAMED = 3  # differences that a line names
+
+
+def saved_config(run_folder: Folder) -> dict[str, Any]:
+    """The configuration in the run's config.yaml; {} without this file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where PyYAML has it
+    return yaml.load(text_of(run_folder, "config.yaml"), Loader=loader) or {}
+
+
+def declared(saved: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name in the report -> declaration of the benchmark in the saved configuration."""
+    evaluation = saved.get("evaluation", {})
+    given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
+    return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
+
+
+def text_of(folder: Folder, file: str) -> str:
+    """The text of a file; "" without the file."""
+    try:
+        return folder.read_text(file)
+    except FileNotFoundError:
+        return ""
+
+
+def configuration(run_folder: Folder, manifest: Manifest | None) -> dict[str, Any]:
+    """The configuration with which an artifact was made; the run's own where its version did not keep it."""
+    kept = manifest.made_of.get("config") if manifest is not None else None
+    return kept or saved_config(run_folder)
+
+
+def earlier(run_folder: Folder, manifests: list[Manifest]) -> dict[str, str]:
+    """Artifact of earlier settings -> what has changed since, e.g. "learning_rate 2e-05 -> 0.5"."""
+    expected = json.loads(text_of(run_folder, EXPECTED) or "{}")
+    named = {manifest.artifact: manifest for manifest in manifests}
+    found: dict[str, str] = {}
+    for name, manifest in named.items():  # in the order of the stages
+        changed = list(_changes(name, manifest, named, expected, found))
+        if changed:
+            more = [f"{len(changed) - NAMED} more"] if len(changed) > NAMED else []
+            found[name] = ", ".join(changed[:NAMED] + more)
+    return found
+
+
+def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:
+    """Whether an evaluation is of the student that the run has now; true where its version did not say of which."""
+    inputs = evaluation.made_of.get("inputs")
+    return inputs is None or checkpoint.fingerprint in inputs
+
+
+def _changes(
+    name: str, manifest: Manifest, named: dict[str, Manifest], expected: dict[str, Any], found: dict[str, str]
+) -> Iterator[str]:
+    made_of = manifest.made_of
+    if not made_of:
+        return
+    for before in PREDECESSORS.get(name, ()):
+        if before in named and content_mark(named[before]) not in made_of["inputs"]:
+            yield f"its {before} have changed"
+        elif before not in named and before in expected:
+            yield f"its {before} are not finished"
+        elif before in found:
+            yield f"its {before} are of earlier settings"
+    student = named.get("checkpoint") if name.startswith("eval/") else None
+    is_of_student = name.startswith("eval/") and "model" not in expected.get(name, {"model": ""})
+    if "checkpoint" in found and student is not None and student.fingerprint in made_of["inputs"]:
+        yield "its model is of earlier settings"
+    elif is_of_student and (student is None or not is_of_this_student(manifest, student)):
+        yield "the student is trained anew"
+    if name in expected:
+        known = {key: made_of["settings"].get(key) for key in expected[name]}
+        yield from differences(known, expected[name])

@@ -1,0 +1,131 @@
+"""What a command would throw away or buy again that was paid for, in the words of its one question.
+
+    texts       rows whose part of the configuration has changed, so that a model is asked for them again
+    students    a trained student, or the states of a stopped training, of other settings or other examples
+
+Such a command ends before it changes anything, unless `run.remake` is true. Where nothing paid for is lost, nobody is asked.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+
+from ray_distil import UserError
+from ray_distil.report import cost, settings
+from ray_distil.report.cost import StageFiles
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.reuse import Reuse
+from ray_distil.store.superseded import differences, marks_of, saved_made_of, superseded
+from ray_distil.train import states
+
+HOW_TO = "; to keep what is there, return to the old settings or give another run.name; to go on, add --remake"
+NAMED = 3  # changed settings that a line names
+SUCCESSORS = {"responses": ("rewrites", "sft_examples"), "rewrites": ("sft_examples",)}
+AFTER = ("responses", "rewrites", "sft_examples", "packed", "checkpoint")  # in the order in which they are made
+
+
+def question(stage: str, loss: str, artifact: Artifact) -> str:
+    """E.g. "teacher: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ..."."""
+    changed = list(changes(saved_made_of(artifact.folder), artifact.made_of))
+    more = [f"{len(changed) - NAMED} more"] if len(changed) > NAMED else []
+    what = ", ".join(changed[:NAMED] + more) or "its settings or inputs have changed"
+    return f"{stage}: {what}: {loss}{_cost(artifact)}{HOW_TO}"
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Each setting that differs, as "key old -> new"; and that the inputs differ. Nothing where the old ones are unknown."""
+    if not old:
+        return
+    yield from differences(old["settings"], new["settings"])
+    if old["inputs"] != new["inputs"]:
+        yield "the rows that it is made of have changed"
+
+
+def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | None]) -> str:
+    """E.g. "415 texts of slow would be asked for again"; "" where none would.
+
+    max_tokens: part -> the present limit; texts of the same settings that are longer would be asked for again too.
+    """
+    if not artifact.is_of_other_settings():
+        return ""
+    old, lost = marks_of(artifact.folder), Counter[str]()
+    earlier = [marks_of(folder) for folder in superseded(artifact.run, artifact.name)]
+    for part, (texts, limits) in reuse.asked.items():
+        before = old.get(part, ["", ""])
+        if not before[0] or any(marks.get(part, [""])[0] == texts for marks in earlier):
+            continue  # the part is new, or its texts lie in superseded/
+        if before[0] != texts:
+            lost[part] += _num_rows(artifact, reuse.part_of, part)
+        elif before[1] != limits and (most := max_tokens.get(part)) is not None:
+            lost[part] += _num_rows(artifact, reuse.part_of, part, longer_than=most)
+    told = [f"{number:,} texts{f' of {part}' if part else ''}" for part, number in lost.items() if number]
+    return f"{' and '.join(told)} would be asked for again" if told else ""
+
+
+def _num_rows(artifact: Artifact, part_of: str | None, part: str, longer_than: int | None = None) -> int:
+    """The accepted rows of a part; with `longer_than`, those with more generated tokens."""
+    columns = [part_of or "", "num_generated_tokens" if longer_than is not None else ""]
+    total = 0
+    for table in artifact.tables([column for column in columns if column] or [artifact.counted]):
+        rows = table.filter(pc.equal(table[part_of], part)) if part_of else table
+        if longer_than is None:
+            total += rows.num_rows
+        else:
+            total += pc.sum(pc.greater(rows["num_generated_tokens"], longer_than)).as_py() or 0
+    return total
+
+
+def lost_training(artifact: Artifact) -> str:
+    """E.g. "a student of 477 steps would be trained again"; "" where nothing is lost.
+
+    Raises UserError where files of the student are gone: it may have been moved.
+    """
+    manifest, state = read_manifest(artifact.folder), states.last_state(artifact.folder / states.STATES)
+    if not artifact.is_of_other_settings():
+        if manifest is not None and (gone := artifact.missing(manifest)):
+            raise UserError(
+                f"{manifest.stage}: {artifact.folder / gone[0]} is gone, of {len(manifest.files)} files of the trained "
+                "student; bring it back, or add --remake to train it again"
+            )
+        return ""
+    if manifest is not None:
+        return f"a student of {manifest.summary.get('num_steps', 0):,} steps would be trained again"
+    return f"training states of {state.step:,} steps could not be used" if state is not None else ""
+
+
+def _cost(artifact: Artifact) -> str:
+    """E.g. " (the stage has taken 1.20 GPU-hours, 3.60 USD)"; "" where that is not known."""
+    manifest = read_manifest(artifact.folder)
+    if manifest is None:
+        return ""
+    files = [
+        StageFiles(manifest.artifact, manifest.stage, manifest.seconds, manifest.files, manifest.made_of.get("config"))
+    ]
+    (spent,) = cost.costs(artifact.run, settings.saved_config(artifact.run), files) or [None]
+    if spent is None:
+        return ""
+    told = [f"{spent.gpu_hours:,.2f} GPU-hours"] if spent.gpu_hours else []
+    told += [f"{spent.dollars:,.2f} USD"] if spent.dollars else []
+    told = told or ([f"{spent.seconds / 60:,.0f} minutes"] if spent.seconds >= 60 else [])
+    return f" (the stage has taken {', '.join(told)})" if told else ""
+
+
+def is_used(artifact: Artifact) -> bool:
+    """Whether a later stage has begun with the rows that the artifact has now."""
+    for name in SUCCESSORS.get(artifact.name, ()):
+        folder = artifact.run / name
+        if folder.exists() and artifact.content() in saved_made_of(folder).get("inputs", [artifact.content()]):
+            return True
+    return False
+
+
+def behind(artifact: Artifact, students: Iterable[str]) -> list[Manifest]:
+    """The finished artifacts that would be made anew if the artifact had other rows. students: names of the trained model."""
+    later = [artifact.run / name for name in AFTER[AFTER.index(artifact.name) + 1 :]]
+    for name in students:
+        place = artifact.run / "eval" / name
+        later += [place / folder for folder in sorted({file.partition("/")[0] for file in place.files(recursive=True)})]
+    return [manifest for manifest in map(read_manifest, later) if manifest is not None]

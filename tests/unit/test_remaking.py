@@ -1,0 +1,170 @@
+"""What was paid for is not thrown away or bought again without a question that names the change and its cost."""
+
+from pathlib import Path
+
+import pytest
+
+from ray_distil import UserError
+from ray_distil.runtime.progress import Display
+from tests.unit.test_reuse import Asked, rows_of
+from tests.unit.test_training_stage import Stopped, Training
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    return Training(tmp_path, monkeypatch)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files of all artifacts that were paid for."""
+    every = [path for path in folder.rglob("*") if path.is_file() and "instructions" not in path.parts]
+    return {str(path): path.read_bytes() for path in every}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["teachers.slow.sampling_params.temperature=0.5"],
+         r"teacher: slow\.sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts of slow would be asked for again"),
+        (["instructions.suffix=Hm."],
+         r"teacher: direct\.suffix Please .* -> Hm\., slow\.suffix Please .* -> Hm\.: \d+ texts of direct and \d+ texts of slow would be"),
+        (["teachers.direct.sampling_params.max_tokens=3"],
+         r"teacher: direct\.max_tokens \d+ -> 3: \d+ texts of direct would be asked for again"),
+        (["long2short.system_prompt=Shorter!"], r"long2short: prompt .*: \d+ texts would be asked for again"),
+        (["evaluation.sampling_params.temperature=0.5"],
+         r"evaluation/slow/tiny: sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts would be asked for again"),
+    ],
+)  # fmt: skip
+def test_texts_are_not_bought_again_unasked(asked: Asked, change: list[str], said: str) -> None:
+    asked.run()
+    before = files(asked.folder)
+    with pytest.raises(UserError, match=said) as told:
+        asked.run(*change)
+    assert asked.ids == []
+    assert str(told.value).endswith("return to the old settings or give another run.name; to go on, add --remake")
+    assert files(asked.folder).items() >= before.items(), "nothing has moved"
+    asked.run(*change, "run.remake=true")
+    assert asked.ids
+
+
+def test_a_stopped_stage_has_texts_to_lose_too(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked.run()
+    (asked.folder / "run" / "responses" / "_manifest.json").unlink(missing_ok=True)
+    (asked.folder / "tiny" / "responses" / "_manifest.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="texts of slow would be asked for again"):
+        asked.run("teachers.slow.system_prompt=Think.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["teachers.slow.sampling_params.max_tokens=99999"],
+        ["teachers.slow.fraction=0.5"],
+        ["gates.correct=false"],
+        ["long2short.sampling_params.max_tokens=99999"],
+        ["run.max_reject_fraction=0.9"],
+    ],
+)
+def test_without_a_loss_nobody_is_asked(asked: Asked, change: list[str]) -> None:
+    responses = rows_of(asked.run()[0])
+    asked.run(*change)
+    finished = {i for i, row in responses.items() if row["finish_reason"] == "stop"}
+    assert finished.isdisjoint(asked.ids)
+
+
+def test_settings_whose_texts_are_still_there_lose_nothing(asked: Asked) -> None:
+    asked.run()
+    asked.run("teachers.slow.system_prompt=Think.", "run.remake=true")
+    asked.run("teachers.slow.system_prompt=Think hard.", "run.remake=true")
+    asked.run("teachers.slow.system_prompt=Think.")
+    assert asked.ids == []
+
+
+def test_secrets_are_not_in_what_an_artifact_says_of_itself(asked: Asked) -> None:
+    asked.run("teachers.slow.engine.engine_kwargs={hf_token: hf_abcdefgh}")
+    assert not [name for name, data in files(asked.folder).items() if b"hf_abcdefgh" in data]
+
+
+def test_a_finished_student_is_not_trained_again_unasked(training: Training) -> None:
+    training.make(ends=True)
+    with pytest.raises(
+        UserError, match=r"^sft: learning_rate 2e-05 -> 0\.5: a student of 8 steps would be trained again"
+    ):
+        training.make(ends=True, learning_rate=0.5)
+    training.make(ends=True, learning_rate=0.5, remake=True)
+
+
+def test_states_of_a_stopped_training_are_not_given_up_unasked(training: Training) -> None:
+    with pytest.raises(Stopped):
+        training.make(ends=False)
+    with pytest.raises(UserError, match=r"sft: weight_decay .*: training states of 4 steps could not be used"):
+        training.make(ends=False, weight_decay=0.5)
+
+
+def test_the_settings_of_before_bring_their_student_back(training: Training) -> None:
+    training.make(ends=True)
+    student = training.place / "r" / "checkpoint"
+    (student / "student").mkdir(exist_ok=True)
+    (student / "mark.txt").write_text("the first")
+    training.make(ends=True, learning_rate=0.5, remake=True)
+    assert not (student / "mark.txt").exists()
+    training.make(ends=False)  # nothing is trained
+    assert (student / "mark.txt").read_text() == "the first"
+
+
+def test_a_student_whose_files_were_moved_is_told_and_not_trained(training: Training, tmp_path: Path) -> None:
+    weights = training.place / "r" / "checkpoint" / "student" / "model.safetensors"
+    training.weights = weights
+    training.make(ends=True)
+    aside = weights.rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=r"student/model\.safetensors is gone, of 1 files of the trained student; bring"
+    ):
+        training.make(ends=True)
+    aside.rename(weights)
+    training.make(ends=False)  # it is complete
+    weights.unlink()
+    training.make(ends=True, remake=True)
+    assert weights.exists()
+
+
+def test_failed_rows_of_which_others_are_made_are_tried_again_only_when_asked(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = list[str]()
+    monkeypatch.setattr(Display, "say", lambda display, line: said.append(line))
+    asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" else ""
+    asked.run()
+    assert any(line.startswith("teacher: ") and "--retry-failed tries them again" in line for line in said), said
+    asked.fails = lambda row: ""
+    said.clear()
+    asked.run()
+    again = "\n".join(said)
+    assert "with transient" not in again
+    line = next(line for line in again.splitlines() if line.startswith("teacher: "))
+    assert "are left out; --retry-failed tries them again" in line
+    assert "makes anew what is made of them: long2short (" in line
+    left = {row["response_id"] for row in asked.run()[0].rejected()}
+    assert left.isdisjoint(asked.ids)
+    asked.run("run.retry_failed=true")
+    assert {i for i in left if i[0] in "01"} & set(asked.ids)
+
+
+def test_rows_that_nothing_is_made_of_yet_are_tried_again_by_the_same_command(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" else ""
+    monkeypatch.setattr("tests.unit.test_reuse.make_rewrites", lambda run, responses: None)
+    with pytest.raises(AssertionError):
+        asked.run()
+    failed = set(asked.ids)
+    asked.fails = lambda row: ""
+    with pytest.raises(AssertionError):
+        asked.run()
+    assert asked.ids
+    assert set(asked.ids) <= failed

@@ -1,0 +1,160 @@
+"""A figure carries its own settings: what a command refuses, or has not made yet, changes no page and no card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_distil import UserError
+from ray_distil.config import DistillConfig, load
+from ray_distil.config.models import resolve_models
+from ray_distil.report import report, settings
+from ray_distil.rows import scores
+from ray_distil.run import expected, pipeline
+from ray_distil.run.runs import Run
+from ray_distil.runtime.progress import Display
+from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, write_manifest
+from ray_distil.store.storage import Folder
+from tests.unit.test_reuse import Asked
+
+
+def run_of(folder: Path, *overrides: str) -> Run:
+    config: DistillConfig = load(None, [f"run.storage_path={folder}", *overrides])
+    return Run(config, resolve_models(config))
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """A run with responses, rewrites and an evaluation, and its configuration."""
+    asked = Asked(tmp_path, monkeypatch)
+    asked.run()
+    expected.save(run_of(tmp_path))
+    return asked
+
+
+def notes(folder: Path) -> dict[str, str]:
+    return dict(report.read(Folder.at(folder / "tiny")).earlier)
+
+
+def test_a_command_that_is_refused_leaves_the_runs_configuration(made: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (made.folder / "tiny" / "config.yaml").read_text()
+    monkeypatch.setattr(
+        pipeline, "check", lambda *_: (_ for _ in ()).throw(UserError("packing.max_length: 8, too short"))
+    )
+    config = load(None, [f"run.storage_path={made.folder}", "training.learning_rate=0.5", "instructions.num_train=5"])
+    with pytest.raises(UserError, match="too short"):
+        pipeline.run(config, Display())
+    assert (made.folder / "tiny" / "config.yaml").read_text() == before
+
+
+def test_with_its_own_settings_nothing_is_of_earlier_ones(made: Asked) -> None:
+    assert notes(made.folder) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "said"),
+    [
+        ("teachers.slow.sampling_params.temperature=0.5", "teacher", "slow.sampling_params.temperature 0.0 -> 0.5"),
+        (
+            "evaluation.sampling_params.temperature=1.5",
+            "evaluation/slow/tiny",
+            "sampling_params.temperature 0.0 -> 1.5",
+        ),
+        ("evaluation.num_samples=4", "evaluation/slow/tiny", "num_samples 1 -> 4"),
+    ],
+)
+def test_settings_that_have_changed_since_are_named(made: Asked, change: str, stage: str, said: str) -> None:
+    expected.save(run_of(made.folder, change))
+    assert notes(made.folder)[stage] == said
+
+
+def test_what_is_made_of_earlier_rows_is_of_earlier_settings(made: Asked) -> None:
+    expected.save(run_of(made.folder, "teachers.slow.sampling_params.temperature=0.5"))
+    assert notes(made.folder)["long2short"].endswith("its responses are of earlier settings")
+    manifest = made.folder / "tiny" / "responses" / "_manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"content": "0" * 32}))
+    expected.save(run_of(made.folder))
+    assert notes(made.folder) == {"long2short": "its responses have changed"}
+    manifest.unlink()
+    assert notes(made.folder) == {"long2short": "its responses are not finished"}
+
+
+def test_the_page_says_with_what_its_figures_were_measured(made: Asked) -> None:
+    expected.save(run_of(made.folder, "evaluation.sampling_params.temperature=1.5", "gates.correct=false"))
+    report.build(Folder.at(made.folder / "tiny"))
+    page = (made.folder / "tiny" / "report" / "report.md").read_text()
+    assert "temperature 0.0" in page
+    assert "| sampling | temperature 1.5" not in page
+    assert "- evaluation/slow/tiny is of earlier settings: sampling_params.temperature 0.0 -&gt; 1.5" in page
+    assert "- slow is of earlier settings: sampling_params.temperature 0.0 -&gt; 1.5" in page
+    assert "evaluation/slow/tiny (of earlier settings)" in page
+
+
+def test_a_figure_that_the_code_has_learnt_since_is_on_the_page(made: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = report.read(Folder.at(made.folder / "tiny")).models[0]
+    summary = scores.summary
+    monkeypatch.setattr(scores, "summary", lambda answers: summary(answers) | {"new_figure": answers.num_rows})
+    after = report.read(Folder.at(made.folder / "tiny")).models[0]
+    assert after == before | {"new_figure": before["num_problems"]}
+
+
+def student(folder: Path, learning_rate: float) -> None:
+    """A student's manifest, and an evaluation of it, as a run with this learning rate leaves them."""
+    run = run_of(folder, f"training.learning_rate={learning_rate}")
+    made_of = {"settings": {"learning_rate": learning_rate}, "inputs": [], "config": run.config.saved()}
+    mark = f"of {learning_rate}"
+    checkpoint = Manifest("checkpoint", "sft", mark, "sequences", 9, 9, 0, {}, 1.0, [], made_of=made_of)
+    (run.folder / "checkpoint" / STUDENT).write_text("config.json", "{}")
+    write_manifest(run.folder / "checkpoint", checkpoint)
+    evaluated = read_manifest(run.folder / "eval" / "slow" / "tiny")
+    assert evaluated is not None
+    figures = evaluated.summary | {"name": "fast"}
+    write_manifest(
+        run.folder / "eval" / "fast" / "tiny",
+        Manifest("eval/fast/tiny", "evaluation/fast/tiny", "f", "answers", 10, 10, 0, {}, 1.0, [], figures,
+                 made_of=made_of | {"inputs": ["problems", mark]}),
+    )  # fmt: skip
+
+
+def test_the_card_has_the_settings_of_the_student_that_is_there(made: Asked) -> None:
+    student(made.folder, 1e-3)
+    run = run_of(made.folder, "training.learning_rate=0.5", "training.num_train_epochs=77")
+    expected.save(run)
+    report.build(run.folder)
+    card = (made.folder / "tiny" / "checkpoint" / STUDENT / "README.md").read_text()
+    assert "learning_rate 0.001" in card
+    assert "77" not in card
+    assert "fast" in card
+
+
+def test_the_card_has_no_figure_of_another_student(made: Asked) -> None:
+    student(made.folder, 1e-3)
+    file = made.folder / "tiny" / "checkpoint" / "_manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "another"}))
+    report.build(Folder.at(made.folder / "tiny"))
+    assert not (made.folder / "tiny" / "checkpoint" / STUDENT / "README.md").exists()
+    assert notes(made.folder)["evaluation/fast/tiny"].startswith("the student is trained anew")
+
+
+def test_a_run_keeps_no_key_of_one_command(tmp_path: Path) -> None:
+    config = load(
+        None, [f"run.storage_path={tmp_path}", "run.remake=true", "run.retry_failed=true", "run.take_over=true"]
+    )
+    saved: dict[str, Any] = yaml.safe_load(config.to_yaml())
+    assert not {"remake", "retry_failed", "take_over"} & saved["run"].keys()
+
+
+def test_artifacts_of_an_earlier_version_say_nothing(made: Asked) -> None:
+    for file in made.folder.rglob("_manifest.json"):
+        told = json.loads(file.read_text())
+        told.pop("made_of")
+        file.write_text(json.dumps(told))
+    expected.save(run_of(made.folder, "evaluation.sampling_params.temperature=1.5"))
+    assert notes(made.folder) == {}
+    assert (
+        settings.configuration(Folder.at(made.folder / "tiny"), None)["evaluation"]["sampling_params"]["temperature"]
+        == 1.5
+    )
