@@ -7,6 +7,7 @@ from typing import Any
 from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked, SamplingParams
 from ray_distil.generate import endpoint, engine
+from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
 from ray_distil.run.runs import Run
 from ray_distil.store.manifest import model_fingerprint
@@ -18,7 +19,8 @@ from ray_distil.texts.chat_templates import ChatSettings, writes_date
 OF_THE_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 # An endpoint's request_params, and vLLM's engine arguments, that change no text: they set place, speed and batch size.
 SILENT_PARAMS = {"stream_options", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-SILENT_KWARGS = {
+# Those of earlier versions of this package, whose runs have all others in the marks of their texts.
+SILENT_BEFORE = {
     "block_size", "compilation_config", "cpu_offload_gb", "disable_log_stats", "distributed_executor_backend",
     "download_dir", "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization",
     "kv_cache_memory_bytes", "load_format", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
@@ -106,15 +108,17 @@ def chat_settings(run: Run, model: str, template_kwargs: dict[str, Any]) -> Chat
     return ChatSettings.of(template_kwargs, run.date if writes_date(model) else None)
 
 
-def texts_of(run: Run, asked: Asked, model: str) -> dict[str, Any]:
+def texts_of(run: Run, asked: Asked, model: str, before: bool = False) -> dict[str, Any]:
     """What changes the texts: the model and its arguments, without the number of engines and the endpoint's addresses.
 
-    `max_model_len` is left out, as max_tokens is: a text that ends in time is the same under a larger limit.
+    `max_model_len` is left out, as max_tokens is: a text that ends in time is the same under a larger limit. `before`: by
+    the rule of earlier versions.
     """
     if asked.engine is None:
         assert asked.endpoint is not None
         params = {k: v for k, v in asked.endpoint.request_params.items() if k not in SILENT_PARAMS}
         return {"model": model} | ({"request_params": params} if params else {})
     chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
-    kwargs = {name: value for name, value in asked.engine.engine_kwargs.items() if name not in SILENT_KWARGS}
+    kwargs = asked.engine.engine_kwargs
+    kwargs = {k: v for k, v in kwargs.items() if k not in SILENT_BEFORE} if before else of_texts(kwargs)
     return {"model": model_fingerprint(model), "engine_kwargs": kwargs, "chat": asdict(chat)}

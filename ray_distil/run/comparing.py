@@ -101,7 +101,7 @@ class Evaluation(GeneratingStage):
         self.is_of_student = evaluated.model_source == TRAINED
         self.made = made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
         self.settings, self.inputs = made.settings, [problems.content(), model_mark]
-        self.reuse = Reuse(made.asked, None, self._renewer, self._refused)
+        self.reuse = Reuse(made.asked, None, self._renewer, made.earlier_marks, self._refused)
 
     def make(self, artifact: Artifact) -> Made:
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples

@@ -9,7 +9,8 @@ A key of the configuration that is in neither of the two remakes nothing: the nu
 how often a loss is logged.
 """
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from math import prod
 from typing import Any
 
@@ -31,6 +32,10 @@ SILENT_TRAINING = {
     "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
     "eval_steps", "tensorboard",
 }  # fmt: skip
+# Keys of `training` that say how a step is computed, and not what: another value may be the remedy for a lack of memory.
+HOW_TRAINED = {
+    "gradient_checkpointing", "attn_implementation", "torch_compile", "offload_optimizer", "use_gpu", "zero_stage",
+}  # fmt: skip
 SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
@@ -45,6 +50,10 @@ def of_instructions(config: StagesConfig) -> MadeOf:
 
 
 def of_responses(run: Run) -> MadeOf:
+    return _with_earlier(lambda before: _responses(run, before))
+
+
+def _responses(run: Run, before: bool) -> MadeOf:
     settings: dict[str, Any] = {}
     asked, all_texts, max_tokens = {}, {}, {}
     assert run.config.teachers is not None
@@ -55,21 +64,26 @@ def of_responses(run: Run) -> MadeOf:
             settings[name] |= {"responses": sources.fingerprint(source), "columns": one.columns}
             settings[name] |= {"drop_system": one.drop_system}
             continue
-        texts = _texts(run, one, run.models[f"teachers.{name}"], one.sampling_params, one.system_prompt)
+        model = run.models[f"teachers.{name}"]
+        texts = _texts(run, one, model, one.sampling_params, one.system_prompt, before)
         asked[name] = _marks(teacher, texts, one, one.sampling_params)
         all_texts[name], max_tokens[name] = texts, one.sampling_params.max_tokens
         settings[name] |= {"asked": list(asked[name])}
-    return MadeOf(settings, asked, all_texts, max_tokens)
+    return MadeOf(settings, asked, all_texts, max_tokens=max_tokens)
 
 
 def of_rewrites(run: Run, asked: Asked, model: str) -> MadeOf:
+    return _with_earlier(lambda before: _rewrites(run, asked, model, before))
+
+
+def _rewrites(run: Run, asked: Asked, model: str, before: bool) -> MadeOf:
     config = run.config.long2short
     prompt = long2short_messages("PROBLEM", "ANSWER", "REASONING", config.system_prompt)
-    texts = _texts(run, asked, model, config.sampling_params, None) | {"prompt": prompt}
+    texts = _texts(run, asked, model, config.sampling_params, None, before) | {"prompt": prompt}
     del texts["suffix"]
     marks = _marks(long2short, texts, asked, config.sampling_params)
     settings = {"asked": list(marks), "gates": enabled_gates(run.config)}
-    return MadeOf(settings, {"": marks}, {"": texts}, {"": config.sampling_params.max_tokens})
+    return MadeOf(settings, {"": marks}, {"": texts}, max_tokens={"": config.sampling_params.max_tokens})
 
 
 def of_examples(config: StagesConfig) -> MadeOf:
@@ -89,7 +103,12 @@ def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
 
 def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
     """Only the product of workers, micro-batch and micro-steps counts: a step is the same step, however it is split."""
-    trained = training.model_dump(mode="json", exclude={"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT})
+    return _with_earlier(lambda before: _checkpoint(run, student, training, before))
+
+
+def _checkpoint(run: Run, student: str, training: TrainingConfig, before: bool) -> MadeOf:
+    left_out = {"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT} | (set() if before else HOW_TRAINED)
+    trained = training.model_dump(mode="json", exclude=left_out)
     # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
     trained = {k: v for k, v in trained.items() if (k, v) not in (("lora", None), ("offload_optimizer", False))}
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
@@ -110,20 +129,26 @@ def of_evaluation(
 
     The scorer is in `settings`, but not in `asked`: another scorer judges the stored texts, and asks no model.
     """
+    return _with_earlier(lambda before: _evaluation(run, evaluated, benchmark, model, model_mark, before))
+
+
+def _evaluation(
+    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str, before: bool
+) -> MadeOf:
     config = run.config.evaluation
     sampling = config.sampling_of(benchmark)
     system_prompt, _ = run.config.asked_with(evaluated)
     # Training does not change the chat template: the untrained student's is read.
     known = run.models["training.student"] if evaluated.model_source == TRAINED else model
     asked = run.config.asked_by(evaluated)
-    texts = _texts(run, asked, known, sampling, system_prompt)
+    texts = _texts(run, asked, known, sampling, system_prompt, before)
     texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
     if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
     marks = _marks(evaluation, texts, asked, sampling)
     settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
     settings["scored_by"] = scorers.scored_by(benchmark.answer)
-    return MadeOf(settings, {"": marks}, {"": texts}, {"": sampling.max_tokens})
+    return MadeOf(settings, {"": marks}, {"": texts}, max_tokens={"": sampling.max_tokens})
 
 
 def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:
@@ -134,11 +159,26 @@ def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingPa
     return mark, fingerprint(stage.STAGE, stage.ASKING_VERSION, limits, [])
 
 
-def _texts(run: Run, asked: Asked, model: str, sampling: SamplingParams, system_prompt: str | None) -> dict[str, Any]:
-    """What changes a model's texts. max_tokens does not: a text that ends in time is the same under a larger limit."""
+def _texts(
+    run: Run, asked: Asked, model: str, sampling: SamplingParams, system_prompt: str | None, before: bool
+) -> dict[str, Any]:
+    """What changes a model's texts. max_tokens does not: a text that ends in time is the same under a larger limit.
+
+    At temperature 0 nothing is drawn: neither the seed nor top_p counts. `before`: by the rule of earlier versions, with
+    both.
+    """
     drawn = {k: v for k, v in asking.params(sampling, asked, model).items() if k != "max_tokens"}
-    known = {"seed": run.config.run.seed, "suffix": run.config.instructions.suffix, "system_prompt": system_prompt}
-    return known | {"sampling_params": drawn} | asking.texts_of(run, asked, model)
+    seed = run.config.run.seed
+    if not before and drawn.get("temperature") == 0:
+        seed, drawn = 0, drawn | {"top_p": 1.0}
+    known = {"seed": seed, "suffix": run.config.instructions.suffix, "system_prompt": system_prompt}
+    return known | {"sampling_params": drawn} | asking.texts_of(run, asked, model, before)
+
+
+def _with_earlier(make: Callable[[bool], MadeOf]) -> MadeOf:
+    """`make(before)`: what an artifact is made of, by the present rules or by those of earlier versions."""
+    now, earlier = make(False), make(True)
+    return now if earlier.settings == now.settings else replace(now, by_earlier_rules=earlier)
 
 
 def enabled_gates(config: StagesConfig) -> list[str]:

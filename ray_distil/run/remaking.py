@@ -53,11 +53,11 @@ def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | Non
         return ""
     old, lost = marks_of(artifact.folder), Counter[str]()
     earlier = [marks_of(folder) for folder in superseded(artifact.run, artifact.name)]
-    for part, (texts, limits) in reuse.asked.items():
+    for part, (_, limits) in reuse.asked.items():
         before = old.get(part, ["", ""])
-        if not before[0] or any(marks.get(part, [""])[0] == texts for marks in earlier):
+        if not before[0] or any(reuse.has_same_texts(part, marks.get(part, [""])[0]) for marks in earlier):
             continue  # the part is new, or its texts lie in superseded/
-        if before[0] != texts:
+        if not reuse.has_same_texts(part, before[0]):
             lost[part] += _num_rows(artifact, reuse.part_of, part)
         elif before[1] != limits and (most := max_tokens.get(part)) is not None:
             lost[part] += _num_rows(artifact, reuse.part_of, part, longer_than=most)

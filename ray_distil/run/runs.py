@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -88,8 +89,10 @@ class Run:
 
         Raises UserError where texts or a training that were paid for would be lost, unless `run.remake` agrees to it.
         """
-        made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, stage.settings, stage.inputs)
-        target = Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
+        target = self._artifact_of(stage, stage.settings)
+        if stage.made is not None and stage.made.by_earlier_rules is not None:
+            earlier = self._artifact_of(stage, stage.made.by_earlier_rules.settings)
+            target = earlier if earlier.is_begun() else target
         name = "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
         target.made_of = {"settings": stage.readable, "inputs": stage.inputs, "config": self.config.saved()}
         if target.bring_back():
@@ -125,6 +128,10 @@ class Run:
             how = "--retry-failed" if target.name in remaking.SUCCESSORS else "the same command"
             self.display.say(f"{name}: {_told(left)}: {how} tries them again")
         return target
+
+    def _artifact_of(self, stage: Stage, settings: dict[str, Any]) -> Artifact:
+        made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, settings, stage.inputs)
+        return Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
 
     @property
     def may_remake(self) -> bool:

@@ -31,7 +31,14 @@ class MadeOf:
     settings: dict[str, Any]
     asked: dict[str, tuple[str, str]] = field(default_factory=dict)
     texts: dict[str, dict[str, Any]] = field(default_factory=dict)  # part -> what the first of its marks is a hash of
+    by_earlier_rules: "MadeOf | None" = None  # the same by the rules of earlier versions, whose artifacts stay valid
     max_tokens: dict[str, int | None] = field(default_factory=dict)  # part -> the limit to a text
+
+    @property
+    def earlier_marks(self) -> dict[str, str]:
+        """Part -> the first of its marks by the rules of earlier versions."""
+        marks = self.by_earlier_rules.asked if self.by_earlier_rules is not None else {}
+        return {part: texts for part, (texts, _) in marks.items()}
 
     @property
     def readable(self) -> dict[str, Any]:
@@ -65,6 +72,7 @@ class Stage(ABC):
 
     settings: dict[str, Any]
     inputs: list[str]
+    made: MadeOf | None = None  # what the settings are taken from, where texts or training are paid for
     reuse: Reuse | None = None  # which rows of an earlier making can be used again
 
     @abstractmethod
@@ -74,7 +82,7 @@ class Stage(ABC):
     @property
     def readable(self) -> dict[str, Any]:
         """The settings, for readers of the manifest."""
-        return self.settings
+        return self.settings if self.made is None else self.made.readable
 
     def loss(self, artifact: Artifact) -> str:
         """What would be thrown away or bought again that was paid for, if the stage began now; "" for nothing."""
@@ -93,12 +101,7 @@ class GeneratingStage(Stage):
 
     resume = True
     parallel = True  # run all datasets at once; else one after the other, each with its own engines
-    made: MadeOf | None = None  # what its texts are made of; None: it has none that are used again
     imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
-
-    @property
-    def readable(self) -> dict[str, Any]:
-        return self.settings if self.made is None else self.made.readable
 
     def loss(self, artifact: Artifact) -> str:
         if self.made is None or self.reuse is None:

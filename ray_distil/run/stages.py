@@ -69,7 +69,7 @@ class Responses(GeneratingStage):
         self.num_requests = Counter[str]()  # of each teacher
         self.made = made = made_of.of_responses(run)
         self.settings, self.inputs = made.settings, [problems.content()]
-        self.reuse = Reuse(made.asked, "teacher", self._renewer)
+        self.reuse = Reuse(made.asked, "teacher", self._renewer, made.earlier_marks)
 
     def _question(self, name: str) -> Question:
         asked = self.teachers[name]
@@ -141,7 +141,7 @@ class Rewrites(GeneratingStage):
         self.imports = asking.imports(asked)
         self.made = made = made_of.of_rewrites(run, asked, model)
         self.settings, self.inputs = made.settings, [responses.content()]
-        self.reuse = Reuse(made.asked, None, self._renewer)
+        self.reuse = Reuse(made.asked, None, self._renewer, made.earlier_marks)
 
     def make(self, artifact: Artifact) -> Made:
         rows_in = self.responses.count("teacher", "slow")

@@ -24,7 +24,8 @@ class Checkpoint(Stage):
     def __init__(self, run: Run, packed: Artifact) -> None:
         self.run, self.packed, self.student = run, packed, run.models["training.student"]
         self.config = given(run.config.training)
-        self.settings = made_of.of_checkpoint(run, self.student, self.config).settings
+        self.made = made_of.of_checkpoint(run, self.student, self.config)
+        self.settings = self.made.settings
         self.inputs = [packed.content()]
 
     def loss(self, artifact: Artifact) -> str:
@@ -36,7 +37,7 @@ class Checkpoint(Stage):
         trained = config.model_dump(mode="json", exclude=read) | {"seed": run.config.training_seed}
         saved = artifact.folder / states.STATES
         if (state := states.find(saved, artifact.fingerprint).newest) is not None:
-            states.check_workers(saved, state, config.num_workers)
+            states.check_sharing(saved, state, config.num_workers, config.zero_stage)
         run.start_ray()
         num_sequences = packed.count("sequence_id")
         if not num_sequences:

@@ -52,6 +52,10 @@ class ArtifactReader:
         there = set(self.folder.files(recursive=True))
         return [file for file in manifest.files if file not in there]
 
+    def is_begun(self) -> bool:
+        """Whether what is there has this fingerprint."""
+        return self._is_ours()
+
     def is_of_other_settings(self) -> bool:
         """Whether something is there that has another fingerprint."""
         return self._mark() not in (None, self.fingerprint)

@@ -13,7 +13,7 @@ the verdict, are made anew.
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,12 @@ class Reuse:
     asked: dict[str, tuple[str, str]]
     part_of: str | None
     renewer: Callable[[], Renew]
+    earlier: dict[str, str] = field(default_factory=dict)  # part -> mark of the same texts by earlier versions
     refused: Callable[[Row, str], bool] | None = None  # (row, reason): whether the row would be rejected again
+
+    def has_same_texts(self, part: str, mark: str) -> bool:
+        """Whether a mark of a part stands for the texts of the present settings."""
+        return mark != "" and mark in (self.asked[part][0], self.earlier.get(part))
 
 
 class Known:
@@ -98,8 +103,8 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
     num_carried = 0
     for old in superseded(artifact.run, artifact.name):
         marks = marks_of(old)
-        parts = {part for part, (texts, _) in reuse.asked.items() if marks.get(part, [""])[0] == texts}
-        alike = {part for part in parts if marks[part] == list(reuse.asked[part])}
+        parts = {part for part in reuse.asked if reuse.has_same_texts(part, marks.get(part, [""])[0])}
+        alike = {part for part in parts if marks[part][1] == reuse.asked[part][1]}
         done = artifact.done_ids() if parts else ()
         sizes = old.sizes("part-", ".parquet") if parts else {}
         for table in ahead(old.read_table, sizes, sizes.__getitem__):

@@ -75,8 +75,17 @@ def find(folder: Folder, made_of: str) -> Found:
     return Found(whole, remarks, half_written)
 
 
-def check_workers(folder: Folder, state: State, num_workers: int) -> None:
-    """Raises UserError where `num_workers` workers cannot go on from this state (ZeRO stage 3, another number)."""
+def check_sharing(folder: Folder, state: State, num_workers: int, zero_stage: int) -> None:
+    """Raises UserError where so many workers, or this ZeRO stage, cannot go on from the state.
+
+    Stages 1 and 2 read each other's states, and share them out among any number of workers.
+    """
+    if state.zero_stage != zero_stage and not {state.zero_stage, zero_stage} <= {1, 2}:
+        raise UserError(
+            f"training.zero_stage: {zero_stage}, and {_shown(state.name)} is of stage {state.zero_stage}, which only "
+            f"{'stages 1 and 2 read' if state.zero_stage in (1, 2) else 'this stage reads'}; set training.zero_stage="
+            f"{state.zero_stage} to go on, or remove {folder} to begin anew"
+        )
     if state.zero_stage == 3 and state.num_workers != num_workers:
         raise UserError(
             f"training.num_workers: {num_workers}, and {_shown(state.name)} is of {state.num_workers}, which ZeRO's stage "
@@ -173,7 +182,7 @@ class States:
         state = self._same(found.newest if found is not None else None)
         if state is None:
             return 0
-        check_workers(self.folder, state, self.num_workers)
+        check_sharing(self.folder, state, self.num_workers, self.zero_stage)
         with TemporaryDirectory(prefix="ray_distil-") as place:
             target = Path(place) / TAG
             target.mkdir()

@@ -36,6 +36,15 @@ WAYS = {
     "zero-2, bf16": (2, True, False),
     "zero-3, bf16": (3, True, True),
 }
+# Settings of how a step is computed, which may change between two starts.
+OTHER_WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "stage 1": ("zero-2", {"zero_stage": 1}),
+    "stage 2": ("zero-1", {"zero_stage": 2}),
+    "no recompute": ("zero-2", {"gradient_checkpointing": False}),
+    "other attention": ("zero-2", {"attn_implementation": "eager"}),
+    "offload": ("zero-2", {"offload_optimizer": True}),
+    "offload of stage 3": ("zero-3", {"offload_optimizer": True, "gradient_checkpointing": True}),
+}
 NUM_STEPS, SAVED_AT = 6, (2, 3, 4)
 SHARED_OUT = [name for name, (stage, _, _) in WAYS.items() if stage in (1, 2)]
 RANKS = [(2, 0), (2, 1), (1, 0)]
@@ -60,20 +69,24 @@ class Worker:
         self.batch = BatchArithmetic(NUM_SEQUENCES, num_ranks, 1, 4 // num_ranks, num_train_epochs=2)
         self.tokenizer, self.stop = load_tokenizer(STUDENT), end_of_turn(STUDENT)
 
-    def new(self, name: str, saved_by: int) -> tuple[Any, States]:
-        """An engine, and the states that so many workers have saved."""
+    def new(self, name: str, saved_by: int, **changes: Any) -> tuple[Any, States]:
+        """An engine, and the states that so many workers have saved. `changes`: of the settings of `name`."""
         zero_stage, bf16, checkpointing = WAYS[name]
-        settings = CONFIG | {
-            "student": STUDENT,
-            "zero_stage": zero_stage,
-            "bf16": bf16,
-            "gradient_checkpointing": checkpointing,
-            "attn_implementation": "varlen",
-            "lr_scheduler_type": "cosine",
-        }
+        settings = (
+            CONFIG
+            | {
+                "student": STUDENT,
+                "zero_stage": zero_stage,
+                "bf16": bf16,
+                "gradient_checkpointing": checkpointing,
+                "attn_implementation": "varlen",
+                "lr_scheduler_type": "cosine",
+            }
+            | changes
+        )
         engine = build_engine(settings, self.batch, CPU)
         where = Folder.at(self.folder / name / f"states-{saved_by}")
-        return engine, States(where, name, self.num_ranks, zero_stage, self.rank, lambda: None)
+        return engine, States(where, name, self.num_ranks, settings["zero_stage"], self.rank, lambda: None)
 
     def run(self, engine: Any, done: int, name: str, states: States | None = None) -> list[list[float]]:
         """The steps behind those that are done: loss and norm of each."""
@@ -90,8 +103,8 @@ class Worker:
                     torch.save(parts_of(engine), self.folder / name / f"saved-{self.num_ranks}-{self.rank}.pt")
         return seen
 
-    def resumed(self, name: str, saved_by: int) -> tuple[Any, int]:
-        engine, states = self.new(name, saved_by)
+    def resumed(self, name: str, saved_by: int, **changes: Any) -> tuple[Any, int]:
+        engine, states = self.new(name, saved_by, **changes)
         return engine, states.resume(engine, self.said.append)
 
     def undisturbed_and_resumed(self, name: str) -> dict[str, Any]:
@@ -115,6 +128,11 @@ class Worker:
         self.export(engine, name, "shared-out")
         return {"rest": rest, "done": done}
 
+    def in_another_way(self, name: str, changes: dict[str, Any]) -> list[list[float]]:
+        """The steps from a state on, where the settings of how a step is computed have changed."""
+        engine, done = self.resumed(name, self.num_ranks, **changes)
+        return self.run(engine, done, name)
+
 
 def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     join(rank, num_ranks, port)
@@ -123,6 +141,13 @@ def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     (folder / f"through-{num_ranks}-{rank}").touch()
     wait_until(lambda: all((folder / f"through-{n}-{k}").exists() for n, k in RANKS), "all have saved their states")
     made["shared out"] = {name: worker.of_another_number(name) for name in SHARED_OUT}
+    made["other ways"] = {what: worker.in_another_way(*way) for what, way in OTHER_WAYS.items()}
+    made["of another stage"] = []
+    for name, zero_stage in (("zero-2", 3), ("zero-3", 2), ("zero-0", 1)):
+        try:
+            worker.resumed(name, num_ranks, zero_stage=zero_stage)
+        except UserError as error:
+            made["of another stage"].append(str(error))
     try:
         worker.resumed("zero-3", 3 - num_ranks)
     except UserError as error:
@@ -213,3 +238,23 @@ def test_stage_3_says_that_it_needs_as_many_workers(trained: Trained) -> None:
     _, seen = trained
     for (num_ranks, _), made in seen.items():
         assert f"set training.num_workers={3 - num_ranks} to go on, or remove" in made["refused"]
+
+
+@pytest.mark.parametrize("what", OTHER_WAYS)
+def test_another_way_to_compute_a_step_goes_on_from_the_states(trained: Trained, what: str) -> None:
+    _, seen = trained
+    name, _ = OTHER_WAYS[what]
+    for made in seen.values():
+        rest, expected = made["other ways"][what], made[name]["whole"][SAVED_AT[-1] :]
+        assert len(rest) == len(expected) == NUM_STEPS - SAVED_AT[-1]
+        for (loss, norm), (wanted, wanted_norm) in zip(rest, expected, strict=True):
+            assert loss == pytest.approx(wanted, rel=1e-6)
+            assert norm == pytest.approx(wanted_norm, rel=1e-5)
+
+
+def test_a_stage_that_cannot_read_a_state_is_told(trained: Trained) -> None:
+    _, seen = trained
+    for made in seen.values():
+        assert [text.partition("; ")[2].partition(" to go on")[0] for text in made["of another stage"]] == [
+            f"set training.zero_stage={stage}" for stage in (2, 3, 0)
+        ]

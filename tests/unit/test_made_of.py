@@ -63,9 +63,9 @@ REMAKES: dict[str, list[str]] = {
     "training.system_prompt": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
     "training.chat_template_kwargs": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
     **{f"training.{name}": ["checkpoint"] for name in (
-        "num_workers", "use_gpu", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+        "num_workers", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
-        "zero_stage", "offload_optimizer", "lora", "seed", "gradient_checkpointing", "bf16", "torch_compile", "attn_implementation")},
+        "lora", "seed", "bf16")},
     **{f"evaluation.{name}": ["eval/slow/tiny", "eval/fast/tiny", "texts of eval/slow/tiny", "texts of eval/fast/tiny"] for name in (
         "benchmark", *(f"sampling_params.{name}" for name in DRAWN), "engine.engine_kwargs",
         "engine.chat_template_kwargs")},
@@ -77,7 +77,8 @@ NOTHING = {
     "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "remake", "retry_failed"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
-                 "max_failures", "eval_steps", "tensorboard"],
+                 "max_failures", "eval_steps", "tensorboard", "use_gpu", "zero_stage", "offload_optimizer",
+                 "gradient_checkpointing", "torch_compile", "attn_implementation"],
     "evaluation": ["baseline", "engine.model_source", "num_timed"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],
@@ -97,6 +98,11 @@ OTHERS: dict[str, Any] = {
 }  # fmt: skip
 
 
+# At temperature 0, neither top_p nor the seed changes a text.
+DRAWN_FROM = [
+    f"{section}.sampling_params.temperature=0.6"
+    for section in ("teachers.direct", "teachers.slow", "long2short", "evaluation")
+]
 LONG2SHORT = "long2short.engine={model_source: tiny:teacher-v3}"
 
 
@@ -172,7 +178,7 @@ def made(config: DistillConfig) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     folder = tmp_path_factory.mktemp("made")
-    return load(None, [f"run.storage_path={folder}", LONG2SHORT])
+    return load(None, [f"run.storage_path={folder}", LONG2SHORT, *DRAWN_FROM])
 
 
 def expected(key: str) -> list[str] | None:
@@ -296,7 +302,15 @@ def test_what_each_key_of_a_benchmark_remakes(config: DistillConfig) -> None:
     def with_math(**changes: Any) -> dict[str, Any]:
         given = json.dumps(["held-out", "aime24", {"name": "math500"} | changes])
         return made(
-            load(None, [f"run.storage_path={config.run.storage_path}", LONG2SHORT, f"evaluation.benchmarks={given}"])
+            load(
+                None,
+                [
+                    f"run.storage_path={config.run.storage_path}",
+                    LONG2SHORT,
+                    *DRAWN_FROM,
+                    f"evaluation.benchmarks={given}",
+                ],
+            )
         )
 
     before, found = with_math(), {}
@@ -316,6 +330,6 @@ def test_another_scorer_buys_no_text(config: DistillConfig, monkeypatch: pytest.
 
 
 def test_the_suffix_is_no_part_of_a_benchmark(config: DistillConfig) -> None:
-    given = [f"run.storage_path={config.run.storage_path}", LONG2SHORT, "evaluation.benchmarks=[aime24]"]
+    given = [f"run.storage_path={config.run.storage_path}", LONG2SHORT, *DRAWN_FROM, "evaluation.benchmarks=[aime24]"]
     one, other = made(load(None, given)), made(load(None, [*given, "instructions.suffix=Hm."]))
     assert {name for name in one if "aime24" in name and one[name] != other[name]} == set()

@@ -167,10 +167,12 @@ def test_the_same_configuration_asks_nothing_and_another_one_asks_for_all(asked:
     assert all(m is not None and m.rows_in == m.rows_out + m.rows_rejected > 0 for m in manifests)
     asked.run()
     assert asked.ids == []
+    sections = ("teachers.direct", "teachers.slow", "long2short", "evaluation")
+    others = [f"{section}.sampling_params.temperature=0.5" for section in sections]
     with pytest.raises(UserError, match="--remake"):
-        asked.run("run.seed=5")
+        asked.run(*others)
     assert asked.ids == []
-    asked.run("run.seed=5", "run.remake=true")
+    asked.run(*others, "run.remake=true")
     assert len(asked.ids) == num_asked
     asked.run()  # the settings of before: their artifacts come back
     assert asked.ids == []

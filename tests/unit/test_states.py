@@ -9,7 +9,7 @@ import pytest
 
 from ray_distil import UserError
 from ray_distil.store.storage import Folder
-from ray_distil.train.states import State, check_batch, check_workers, find, last_state, prune
+from ray_distil.train.states import State, check_batch, check_sharing, find, last_state, prune
 from ray_distil.train.step_log import METRICS, StepLog, read_log
 from tests.object_store import ObjectStore, store_with_credentials
 
@@ -113,12 +113,12 @@ def test_files_of_two_starts_do_not_mix(folder: Folder) -> None:
 
 def test_stage_3_goes_on_with_as_many_workers_only(folder: Folder) -> None:
     state = State("step-4-aa", 4, num_workers=2, zero_stage=3, made_of=OURS, files={})
-    check_workers(folder, state, 2)
-    check_workers(folder, replace(state, zero_stage=2), 1)
+    check_sharing(folder, state, 2, 3)
+    check_sharing(folder, replace(state, zero_stage=2), 1, 1)
     with pytest.raises(
         UserError, match=r"num_workers: 1, .* step 4 is of 2, .*num_workers=2 to go on, or remove .*states"
     ):
-        check_workers(folder, state, 1)
+        check_sharing(folder, state, 1, 3)
 
 
 SIZES = {"num_workers": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 8}
