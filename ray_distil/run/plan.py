@@ -42,6 +42,7 @@ class Step:
     seconds: float | None = None
     gpus: int = 0  # in use at once
     dollars: float | None = None
+    is_paid: bool = False  # whether it takes GPUs or an endpoint: then dollars that are not known are missing in a sum
     size: float | None = None  # bytes in the run's folder
 
     @property
@@ -83,7 +84,7 @@ def make(config: StagesConfig) -> Plan:
             rows = sum(teacher.num_requests(ids, name, asked.fraction, asked.num_samples) for ids in parts)
         step = _generation(f"teacher/{name}", rows, problems is not None, prompt, expected, asked, config)
         if asked.responses is not None:
-            step = replace(step, prompt_tokens=0, tokens=0, seconds=None)
+            step = replace(step, prompt_tokens=0, tokens=0, seconds=None, dollars=None, is_paid=False)
             source = responses_of(asked, f"teachers.{name}")
             if not source.is_on_hub and not sources.is_here(source):
                 remarks.append(f"teachers.{name}.responses: {asked.responses!r} not there yet")
@@ -147,6 +148,7 @@ def _generation(
         seconds=seconds,
         gpus=gpus,
         dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else _rent(seconds, gpus, config),
+        is_paid=asked.endpoint is not None or gpus > 0,
         size=(prompts + generated) * config.plan.bytes_per_token,
     )
 
@@ -189,6 +191,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
             seconds=seconds,
             gpus=training.num_workers if training.use_gpu else 0,
             dollars=_rent(seconds, training.num_workers if training.use_gpu else 0, config),
+            is_paid=training.use_gpu,
             size=checkpoint,
         ),
     ]
@@ -269,10 +272,19 @@ def table(plan: Plan) -> Table:
         _hours(_sum([step.seconds for step in steps if step.tokens], 3600)),
         str(max((step.gpus for step in steps), default=0) or DASH),
         _hours(_sum([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
-        f"~{sum(s.dollars or 0 for s in steps):,.0f}" if any(s.dollars is not None for s in steps) else DASH,
+        _dollars_in_all(steps),
         _bytes(_sum([step.size for step in steps])),
     )
     return made
+
+
+def _dollars_in_all(steps: list[Step]) -> str:
+    """The sum; "at least" where a step that costs something has no price or no rate."""
+    known = [step.dollars for step in steps if step.dollars is not None]
+    if not known:
+        return DASH
+    least = "at least " if any(step.is_paid and step.dollars is None for step in steps) else ""
+    return f"{least}~{sum(known):,.0f}"
 
 
 def _sum(values: list[float | None], divisor: float = 1) -> float | None:

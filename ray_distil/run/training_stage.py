@@ -1,7 +1,5 @@
 """Training as a stage: its inputs, its checks, the training states that it continues from, and the student."""
 
-from math import ceil
-
 from ray_distil.run import made_of, remaking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage, given
@@ -51,11 +49,7 @@ class Checkpoint(Stage):
                 f"sequences out; {what} it"
             )
         batch = BatchArithmetic(num_sequences - num_held_out, **{name: trained[name] for name in BATCH_KEYS})
-        if trained["warmup_ratio"] and batch.num_steps * trained["warmup_ratio"] < 1:
-            run.display.say(
-                f"{sft.STAGE}: {batch.num_steps} optimiser steps are fewer than the {ceil(1 / trained['warmup_ratio'])} "
-                f"that training.warmup_ratio={trained['warmup_ratio']:g} needs; the first has learning rate 0"
-            )
+        run.display.say(f"{sft.STAGE}: {batch}")
         if artifact.replaced is not None and (old := states.last_state(artifact.replaced / states.STATES)) is not None:
             run.display.say(
                 f"{sft.STAGE}: the training states up to step {old.step} are of other data, other settings or another "

@@ -69,7 +69,23 @@ class LossHead(torch.nn.Linear):
 
     def forward(self, hidden: Any, targets: Any = None) -> Any:
         """hidden (K, D), targets (K,): cross-entropy summed over all, float32. Without targets: logits (..., V)."""
-        return super().forward(hidden) if targets is None else _SummedLoss.apply(hidden, self.weight, targets)
+        if targets is None:
+            return super().forward(hidden)
+        if not torch.is_grad_enabled():  # held-out sequences: no gradient of the weight, which has as many bytes
+            return _summed_loss(hidden, self.weight, targets)
+        return _SummedLoss.apply(hidden, self.weight, targets)
+
+
+def _summed_loss(hidden: Any, weight: Any, targets: Any) -> Any:
+    """Cross-entropy of `hidden @ weight.T`, summed, float32; no gradient."""
+    from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
+
+    size = chunk_size(len(weight), hidden.device.type)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(targets), size):
+        chunk = slice(start, start + size)
+        total += chunked_cross_entropy(linear(hidden[chunk], weight), targets[chunk], reduction="sum")
+    return total
 
 
 def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:

@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_distil.store.manifest import read_manifest
 from ray_distil.store.schemas import stable_fraction
+from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 
 COLUMNS = ("input_ids", "labels", "position_ids")
@@ -54,7 +56,10 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
     ids, lengths = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
     files = [open(place / name, "wb") for name in COLUMNS]  # noqa: SIM115  closed below
     try:
-        for shard in packed.files("part-", ".parquet"):
+        manifest = read_manifest(packed)
+        if manifest is None:
+            raise StageError(f"{packed} has no manifest: its sequences are not whole")
+        for shard in (name for name in manifest.files if name.startswith("part-")):
             for part in packed.read_parts(shard, ["sequence_id", *COLUMNS], ROWS):
                 (rows,) = part.to_batches()
                 ids.append(rows["sequence_id"])

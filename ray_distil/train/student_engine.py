@@ -13,6 +13,7 @@ from ray_distil.store.shards import StageError
 from ray_distil.train import attention, lora
 from ray_distil.train.batches import sizes_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
+from ray_distil.train.schedule import schedule
 
 OPTIMIZER_BYTES = 12  # of a parameter in a training state: its float32 copy and AdamW's two moments
 
@@ -59,7 +60,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     """
     import deepspeed
     import torch
-    from transformers import AutoModelForCausalLM, get_scheduler
+    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
     from ray_distil.train import loss
@@ -92,13 +93,11 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
     # divide. `adam_betas`, and `offload_optimizer` of AdamW, are keys in config/training_config.py.
     groups = decay_groups(model, config["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=config["learning_rate"], betas=tuple(config["adam_betas"]), fused=True)
-    schedule = get_scheduler(
-        config["lr_scheduler_type"], optimizer, math.ceil(config["warmup_ratio"] * batch.num_steps), batch.num_steps
-    )
+    rates = schedule(optimizer, config["lr_scheduler_type"], config["warmup_ratio"], batch.num_steps)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=schedule,
+        lr_scheduler=rates,
         config=settings,
         dist_init_required=False,
     )

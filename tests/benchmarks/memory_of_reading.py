@@ -20,6 +20,7 @@ def write(folder: Path, tokens: int) -> None:
     import numpy as np
     import pyarrow as pa
 
+    from ray_distil.store.manifest import Manifest, write_manifest
     from ray_distil.store.schemas import PACKED
     from ray_distil.store.storage import Folder
 
@@ -40,6 +41,8 @@ def write(folder: Path, tokens: int) -> None:
             schema=PACKED,
         )
         Folder.at(folder).write_table(f"part-{shard:06}.parquet", table)
+    shards = Folder.at(folder).files("part-")
+    write_manifest(Folder.at(folder), Manifest("packed", "packing", "f", "examples", 1, 1, 0, {}, 1.0, shards))
 
 
 def measure(folder: Path) -> dict[str, float]:

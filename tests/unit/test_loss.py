@@ -157,3 +157,19 @@ def test_a_model_that_was_trained_is_saved_and_loaded_as_any(tmp_path: Path) -> 
     assert again.config._attn_implementation == "sdpa"
     for key, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("chunk", [128, 10_000])
+def test_without_gradients_none_is_made(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of held-out sequences: the gradient of an output layer has gigabytes."""
+    monkeypatch.setattr(loss, "chunk_size", lambda *_: chunk)
+    model = built("untied")
+    prepare(model)
+    tensors = tensors_of(sequences(), [0, 2], False)
+    expected = model(**tensors).detach()
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_: pytest.fail("a gradient was made"))
+    with torch.no_grad():
+        held_out = model(**tensors)
+    assert not held_out.requires_grad
+    assert held_out.dtype == torch.float32
+    assert torch.allclose(held_out, expected, rtol=1e-5)

@@ -110,3 +110,17 @@ def test_states_are_counted_where_training_is_long_enough_for_them() -> None:
     assert held("training.save_minutes=null", "training.keep_states=true") == student + state
     assert held("training.save_minutes=null", "training.save_steps=1") == student + 3 * state
     assert held("training.save_minutes=1") == student + 3 * state
+
+
+def test_dollars_in_all_are_a_bound_where_a_price_is_missing(tmp_path: Path) -> None:
+    def total(*overrides: str) -> str:
+        endpoint = "{base_url: http://x/v1, model: m, api_key_env: null}"
+        teachers = [f"teachers.{name}.endpoint={endpoint}" for name in ("direct", "slow")]
+        engines = [f"teachers.{name}.engine=null" for name in ("direct", "slow")]
+        made = plan.make(load(None, [f"run.storage_path={tmp_path}", *teachers, *engines, *overrides]))
+        return str(list(plan.table(made).columns[7].cells)[-1])
+
+    prices = [f"plan.{name}.usd_per_million_tokens=[10, 10]" for name in ("direct", "slow", "long2short")]
+    assert total() == "–"
+    assert total(prices[0]).startswith("at least ~")
+    assert total(*prices).startswith("~")

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import PACKED
+from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 from ray_distil.train import sequence_file
 from ray_distil.train.sequence_file import (
@@ -43,7 +45,8 @@ def packed(tmp_path: Path) -> Folder:
     for number, places in enumerate(([4, 1], [0, 5, 2], [6, 3])):
         table = pa.Table.from_pylist([row(k) for k in (3, *places, 0)], schema=PACKED).slice(1, len(places))
         folder.write_table(f"part-{number}.parquet", table)
-    folder.write_text("_manifest.json", "{}")
+    shards = [f"part-{number}.parquet" for number in range(3)]
+    write_manifest(folder, Manifest("packed", "packing", "f", "examples", 7, 7, 0, {}, 1.0, shards))
     return folder
 
 
@@ -59,6 +62,19 @@ def test_sequences_are_those_of_the_shards_in_the_order_of_ids(
         for k in (6, *range(len(LENGTHS))):
             assert read[name][k].dtype == torch.int64
             assert read[name][k].tolist() == row(k)[name]
+
+
+def test_a_shard_that_came_late_is_not_learnt(packed: Folder, tmp_path: Path) -> None:
+    """As a task of a stopped run may write it: the manifest does not list it."""
+    packed.write_table("part-9.parquet", pa.Table.from_pylist([row(k) for k in (1, 2)], schema=PACKED))
+    write_sequences(packed, tmp_path, 0)
+    assert len(read_sequences(tmp_path, TRAINED)["labels"]) == len(LENGTHS)
+
+
+def test_sequences_that_are_not_whole_are_not_learnt(packed: Folder, tmp_path: Path) -> None:
+    packed.remove("_manifest.json")
+    with pytest.raises(StageError, match="packed has no manifest: its sequences are not whole"):
+        write_sequences(packed, tmp_path, 0)
 
 
 def test_what_is_cut_is_not_read(packed: Folder, tmp_path: Path) -> None:
