@@ -4,6 +4,7 @@ The head has the hub's metadata, with the measured figures as evaluation results
 intervals, how they were measured, and from what the student was made. The user must add the licence.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,10 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
     asked = training.get("system_prompt")
     prompt = "that of its chat template, if it has one" if asked is None else repr(asked) if asked else "none"
     parts += ["## Use", f"System prompt in training: {prompt}. Behind each instruction: {_suffix(saved)}."]
+    if defaults := _of_the_template(saved, training):
+        parts += [
+            f"The chat template has these as its defaults, so that a bare question is asked as in training: {defaults}."
+        ]
     parts += ["## Made of", "\n".join(f"- {line}" for line in _made_of(report, saved, teachers, training, checkpoint))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -132,6 +137,15 @@ def _made_of(
     )
     told.append(", ".join(f"{name} {number}" for name, number in checkpoint.versions.items()))
     return told
+
+
+def _of_the_template(saved: dict[str, Any], training: dict[str, Any]) -> str:
+    """What the exported chat template sets where a request does not; "" for nothing."""
+    if (saved.get("packing") or {}).get("template") is not None:
+        return "the form of packing.template, for one question a conversation"
+    told = ["the system prompt"] if training.get("system_prompt") is not None else []
+    told += [f"{name} {json.dumps(value)}" for name, value in (training.get("chat_template_kwargs") or {}).items()]
+    return ", ".join(told)
 
 
 def _suffix(saved: dict[str, Any]) -> str:

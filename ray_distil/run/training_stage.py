@@ -1,12 +1,14 @@
 """Training as a stage: its inputs, its checks, the training states that it continues from, and the student."""
 
-from ray_distil.run import made_of, remaking
+from ray_distil.run import asking, export_check, made_of, remaking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage, given
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest
 from ray_distil.store.shards import StageError
 from ray_distil.store.superseded import superseded
+from ray_distil.texts.export_template import export_template
+from ray_distil.texts.tokenization import encode_example
 from ray_distil.train import sft, states
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.sequence_file import is_held_out
@@ -55,10 +57,15 @@ class Checkpoint(Stage):
                 f"{sft.STAGE}: the training states up to step {old.step} are of other data, other settings or another "
                 f"student; they are in {artifact.replaced} until this training, which begins anew, is complete"
             )
+        chat = asking.chat_settings(run, student, config.chat_template_kwargs)
+        template = run.config.packing.template
+        learnt, _ = encode_example("question", "answer", student, template, config.system_prompt, chat)
         result = sft.train(
             packed.folder,
             student,
             artifact.folder,
+            chat_template=export_template(student, chat, config.system_prompt, template),
+            stop_token_id=learnt[-1],
             resources_per_worker=config.resources_per_worker,
             run=run.folder.name,
             made_of=artifact.fingerprint,
@@ -67,6 +74,7 @@ class Checkpoint(Stage):
             say=run.display.say,
             **trained,
         )
+        export_check.check(run, packed, artifact.folder)
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 

@@ -125,15 +125,6 @@ def render(template: str, prompt: str) -> tuple[str, str]:
     return before, behind
 
 
-def template_difference(template: str, model: str, system_prompt: str | None, settings: ChatSettings) -> str:
-    """How a training example by `template` differs from one by the model's own chat template; "" where it does not."""
-    ours, own = (
-        encode_example("question", "answer", model, form, system_prompt, settings)[0] for form in (template, None)
-    )
-    decode = load_tokenizer(model).decode
-    return "" if ours == own else f"{decode(ours)!r} instead of {decode(own)!r}"
-
-
 @lru_cache(maxsize=8)
 def turn_end(model: str, settings: ChatSettings = PLAIN) -> tuple[int, ...]:
     """The ids that the template writes behind the assistant's text, up to the token that ends the turn.

@@ -10,12 +10,13 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_distil.store.manifest import STUDENT
-from ray_distil.train import lora
+from ray_distil.train import generation_settings, lora
 
 SHARD = 2**30  # bytes of a file; a larger tensor is a file of its own
 PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
@@ -44,8 +45,12 @@ class Written:
         return tensor if self.layer is None else lora.merged(self.layer, tensor)
 
 
-def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int) -> Path:
+def export_student(
+    engine: Any, tokenizer: Any, stop_token_id: int, folder: Path, rank: int, chat_template: str | None = None
+) -> Path:
     """Write the student in Hugging Face format and return its folder; every rank must call it, rank 0 writes.
+
+    chat_template: in place of the tokenizer's own (`export_template.py`).
 
     The folder gets its name at the end, so that a half-written folder is never taken for a model. Raises RuntimeError
     where the files do not hold every tensor of the model in its shape.
@@ -58,8 +63,11 @@ def export_student(engine: Any, tokenizer: Any, stop_token_id: int, folder: Path
         # The student stops where it has learnt to stop, whatever the base model's eos token was.
         stops = sorted({stop_token_id, *(i for i in known if i is not None)})
         model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        generation_settings.mend(model.generation_config)
         model.save_pretrained(str(temporary), state_dict={})  # all but weights
-        tokenizer.save_pretrained(str(temporary))
+        saved = copy(tokenizer)
+        saved.chat_template = chat_template or tokenizer.chat_template
+        saved.save_pretrained(str(temporary))
     is_shared_out = engine.zero_optimization_partition_weights()
     if is_shared_out:
         engine.optimizer.checkpoint_event_prologue()  # also shares out parameters that ZeRO-3 keeps whole

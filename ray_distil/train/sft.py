@@ -49,7 +49,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
+    from ray_distil.texts.tokenization import load_tokenizer
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -79,7 +79,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     if rank == 0:
         may_write()
     with output.writable() if rank == 0 else nullcontext(Path()) as folder:
-        export_student(engine, load_tokenizer(config["student"]), end_of_turn(config["student"]), folder, rank)
+        tokenizer, template = load_tokenizer(config["student"]), config["chat_template"]
+        export_student(engine, tokenizer, config["stop_token_id"], folder, rank, template)
     if config["keep_states"] and done < batch.num_steps:
         states.save(engine, batch.num_steps)
     dist.barrier()
@@ -180,6 +181,8 @@ def train(
     made_of: str,
     attempt: str,
     max_failures: int,
+    chat_template: str,
+    stop_token_id: int,
     tell: Teller,
     say: Callable[[str], None],
     **settings: Any,
@@ -187,7 +190,8 @@ def train(
     """Train `student` on packed sequences; `settings` are the other fields of `training`, and the seed.
 
     `run`: the name that metrics carry. `made_of`: the mark of data, student and settings; training goes on from a state
-    in `output` with the same mark. `attempt`: see `shards.check_attempt`. `tell` shows each step, `say` other events.
+    in `output` with the same mark. `attempt`: see `shards.check_attempt`. `chat_template`, `stop_token_id`: of the export;
+    the second is the token with which the student has learnt to end a turn. `tell` shows each step, `say` other events.
 
     Raises StageError, or UserError, with the worker's own error.
     """
@@ -200,6 +204,7 @@ def train(
     filesystem, path = output.filesystem_and_path()
     resources = {"CPU": cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {}) | resources_per_worker
     told = {"packed": packed, "output": output, "made_of": made_of, "attempt": attempt, "student": student}
+    told |= {"chat_template": chat_template, "stop_token_id": stop_token_id}
     config = settings | told | {"cpus_per_worker": cpus_per_worker}
     try:
         with followed(tell, say, run) as follower:

@@ -146,11 +146,15 @@ def test_what_a_template_adds_is_remarked(tmp_path: Path) -> None:
     assert "has no system turn" in refused
 
 
-def test_a_template_of_packing_that_is_another_is_remarked() -> None:
+def test_a_template_of_packing_is_that_of_the_export() -> None:
     own = "<|im_start|>user\\n{{message.content}}<|im_end|>\\n<|im_start|>assistant\\n{{message.output}}<|im_end|>"
+    opened = "<|im_start|>user\\n{{message.content}}<|im_end|>\\n<|im_start|>assistant\\n"
+    written = "{% if add_output %}{{message.output}}<|im_end|>{% endif %}"
     assert check(f'packing.template="{own}"') == []
-    (told,) = check('packing.template="{{message.content}} -> {{message.output}}"')
-    assert told.startswith("packing.template writes 'question -> answer")
+    assert check(f'packing.template="{opened}{written}"') == []
+    only_with_output = "{% if add_output %}{{message.content}} -> {{message.output}}{% endif %}"
+    with pytest.raises(UserError, match="packing.template: the exported student would be asked otherwise than it was"):
+        check(f'packing.template="{only_with_output}"')
 
 
 def test_a_plan_remarks_what_only_this_machine_lacks() -> None:

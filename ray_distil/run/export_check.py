@@ -1,0 +1,64 @@
+"""Whether an exported student is asked as it was trained: prompts of packed examples beside those of its own template."""
+
+from ray_distil.run.runs import Run
+from ray_distil.store.artifact_reader import ArtifactReader
+from ray_distil.store.manifest import STUDENT, read_manifest
+from ray_distil.store.model_files import local_copy
+from ray_distil.store.shards import StageError
+from ray_distil.store.storage import Folder
+from ray_distil.texts.export_template import served_prompt
+from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.train.sft import STAGE
+
+NUM_CHECKED = 8  # examples
+NUM_SHARDS = 4  # of the examples that are read for their prompts, at most
+ROWS = 64
+
+
+def check(run: Run, packed: ArtifactReader, checkpoint: Folder) -> int:
+    """Compare up to NUM_CHECKED prompts token by token; returns how many there were. Raises StageError where one differs."""
+    from ray_distil.texts.auto_classes import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(local_copy((checkpoint / STUDENT).uri))
+    questions, num_checked = _questions(run.folder / "sft_examples"), 0
+    for example_id, trained in _trained_prompts(packed):
+        if example_id not in questions or num_checked == NUM_CHECKED:
+            continue
+        served = served_prompt(questions[example_id], tokenizer)
+        if served != trained:
+            raise StageError(
+                f"{STAGE}: the exported student would be asked {tokenizer.decode(served)!r}, and was trained with "
+                f"{tokenizer.decode(trained)!r}; its chat template does not take the settings of training"
+            )
+        num_checked += 1
+    return num_checked
+
+
+def _questions(examples: Folder) -> dict[str, str]:
+    """Id -> prompt of the examples in the first shards."""
+    manifest = read_manifest(examples)
+    shards = [name for name in manifest.files if name.startswith("part-")] if manifest is not None else []
+    found: dict[str, str] = {}
+    for shard in shards[:NUM_SHARDS]:
+        table = examples.read_table(shard, ["example_id", "prompt"])
+        found |= dict(zip(table["example_id"].to_pylist(), table["prompt"].to_pylist(), strict=True))
+    return found
+
+
+def _trained_prompts(packed: ArtifactReader) -> "list[tuple[str, list[int]]]":
+    """(example id, ids of its prompt) of the examples in the first packed shard."""
+    manifest = read_manifest(packed.folder)
+    shards = [name for name in manifest.files if name.startswith("part-")] if manifest is not None else []
+    found = []
+    columns = ["input_ids", "labels", "lengths", "example_ids"]
+    for table in packed.folder.read_parts(shards[0], columns, ROWS) if shards else ():
+        for row in table.to_pylist():
+            start = 0
+            for length, example_id in zip(row["lengths"], row["example_ids"], strict=True):
+                labels = row["labels"][start : start + length]
+                num_asked = next((k for k, label in enumerate(labels) if label != IGNORE_INDEX), length)
+                found.append((example_id, row["input_ids"][start : start + num_asked]))
+                start += length
+        if len(found) >= 100 * NUM_CHECKED:
+            break
+    return found

@@ -1,0 +1,121 @@
+"""The chat template of an exported student: with it, a bare question gets the prompt that the student was trained with.
+
+The base model's template stays as it is. Lines in front of it set what training set, where a request does not:
+
+    variables       {% if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}
+    system prompt   a system turn in front of the messages; before the user's text where the template has no such turn
+    date            the run's, in place of the day on which the student is asked
+
+With `packing.template`, the exported template is that one, in the form of a chat template for one question.
+"""
+
+import json
+from datetime import date
+from typing import Any
+
+from ray_distil import UserError
+from ray_distil.texts.chat_templates import (
+    CLOCK,
+    ChatSettings,
+    default_system_prompt,
+    load_tokenizer,
+    takes_system_turn,
+)
+from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example
+
+END_OF_LINES = "{{- '' }}"  # keeps white space with which the base template begins
+PROBES = ("What is 2 + 3?", "  Two lines,\nand <b>marks</b> \\ {{ x }}.\n")
+OF_ONE_QUESTION = """{%- if messages|length != 1 %}
+{{- raise_exception('this student was trained on one question a conversation, without a system turn') }}
+{%- endif %}
+{%- set message = {'content': messages[0]['content'], 'output': ''} %}
+{%- set add_output = false %}
+{%- set add_generation_prompt = true %}
+"""
+
+
+def export_template(
+    model: str, settings: ChatSettings, system_prompt: str | None, packing_template: str | None = None
+) -> str:
+    """The template of a student that was trained from `model` with these settings."""
+    if packing_template is not None:
+        return OF_ONE_QUESTION + END_OF_LINES + packing_template
+    template = str(load_tokenizer(model).get_chat_template())
+    if settings.date is not None:
+        day = date.fromisoformat(settings.date)
+        template = CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+    lines = [
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
+        for name, value in json.loads(settings.template_kwargs).items()
+    ]
+    lines += _system_turn(model, settings, system_prompt)
+    return "\n".join(lines) + END_OF_LINES + template if lines else template
+
+
+def _system_turn(model: str, settings: ChatSettings, system_prompt: str | None) -> list[str]:
+    if system_prompt is None:
+        return []
+    if takes_system_turn(model, settings):
+        if not system_prompt and not default_system_prompt(model, settings):
+            return []
+        turn = f"[{{'role': 'system', 'content': {_literal(system_prompt)}}}]"
+        return [f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = {turn} + messages %}}{{%- endif %}}"]
+    if not system_prompt:
+        return []
+    text = f"{_literal(system_prompt + chr(10) * 2)} ~ messages[0]['content']"
+    turn = f"[{{'role': 'user', 'content': {text}}}]"
+    is_users = "messages[0]['role'] == 'user' and messages[0]['content'] is string"
+    return [f"{{%- if {is_users} %}}{{%- set messages = {turn} + messages[1:] %}}{{%- endif %}}"]
+
+
+def _literal(value: Any) -> str:
+    """A value of JSON in Jinja's spelling."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(key)}: {_literal(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def served_prompt(question: str, tokenizer: Any, template: str | None = None) -> list[int]:
+    """The ids that a server makes of a bare question. template: in place of the tokenizer's own.
+
+    Marks in the question are encoded as text, as in training.
+    """
+    import jinja2
+
+    messages = [{"role": "user", "content": question}]
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"the chat template of the export refuses a question: {error}") from error
+    return list(ids)
+
+
+def trained_prompt(
+    question: str, model: str, settings: ChatSettings, system_prompt: str | None, packing_template: str | None
+) -> list[int]:
+    """The ids of a training example's prompt."""
+    ids, labels = encode_example(question, "answer", model, packing_template, system_prompt, settings)
+    return ids[: sum(label == IGNORE_INDEX for label in labels)]
+
+
+def difference(
+    model: str, settings: ChatSettings, system_prompt: str | None, packing_template: str | None = None
+) -> str:
+    """How the export would be asked otherwise than the student was trained; "" where it would not."""
+    tokenizer = load_tokenizer(model)
+    template = export_template(model, settings, system_prompt, packing_template)
+    for question in PROBES:
+        trained = trained_prompt(question, model, settings, system_prompt, packing_template)
+        served = served_prompt(question, tokenizer, template)
+        if served != trained:
+            return f"{tokenizer.decode(served)!r} instead of {tokenizer.decode(trained)!r}"
+    return ""
