@@ -19,19 +19,19 @@ def check(run: Run, packed: ArtifactReader, checkpoint: Folder) -> int:
     """Compare up to NUM_CHECKED prompts token by token; returns how many there were. Raises StageError where one differs."""
     from ray_distil.texts.auto_classes import AutoTokenizer
 
+    questions = _questions(run.folder / "sft_examples")
+    known = [(questions[example_id], ids) for example_id, ids in _trained_prompts(packed) if example_id in questions]
+    if not known:
+        return 0
     tokenizer = AutoTokenizer.from_pretrained(local_copy((checkpoint / STUDENT).uri))
-    questions, num_checked = _questions(run.folder / "sft_examples"), 0
-    for example_id, trained in _trained_prompts(packed):
-        if example_id not in questions or num_checked == NUM_CHECKED:
-            continue
-        served = served_prompt(questions[example_id], tokenizer)
+    for question, trained in known[:NUM_CHECKED]:
+        served = served_prompt(question, tokenizer)
         if served != trained:
             raise StageError(
                 f"{STAGE}: the exported student would be asked {tokenizer.decode(served)!r}, and was trained with "
                 f"{tokenizer.decode(trained)!r}; its chat template does not take the settings of training"
             )
-        num_checked += 1
-    return num_checked
+    return len(known[:NUM_CHECKED])
 
 
 def _questions(examples: Folder) -> dict[str, str]:
@@ -45,7 +45,7 @@ def _questions(examples: Folder) -> dict[str, str]:
     return found
 
 
-def _trained_prompts(packed: ArtifactReader) -> "list[tuple[str, list[int]]]":
+def _trained_prompts(packed: ArtifactReader) -> list[tuple[str, list[int]]]:
     """(example id, ids of its prompt) of the examples in the first packed shard."""
     manifest = read_manifest(packed.folder)
     shards = [name for name in manifest.files if name.startswith("part-")] if manifest is not None else []

@@ -111,7 +111,7 @@ def test_rows_end_right_or_rejected_and_no_key_is_in_a_file(bucket: tuple[Object
         num_again = len(seeds) + len(passing) + FAULTS_AGAIN
         assert len(server.requests) == NUM_TRAIN + num_again
         assert f"{num_again} rows failed (" in said
-        assert f"{len(seeds)} rows failed (bad_reply {len(seeds)}): the same command tries them again" in said
+        assert f"{len(seeds)} rows failed (bad_reply {len(seeds)}): --retry-failed tries them again" in said
         assert details(storage, "bad_reply") == {"upstream failed"}  # the server's own words
 
         assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
