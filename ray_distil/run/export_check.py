@@ -1,25 +1,46 @@
 """Whether an exported student is asked as it was trained: prompts of packed examples beside those of its own template."""
 
-from ray_distil.run.runs import Run
+from collections.abc import Iterator
+
+from ray_distil import UserError
+from ray_distil.config import StagesConfig, TrainingConfig
+from ray_distil.config.section import ConfigError
 from ray_distil.store.artifact_reader import ArtifactReader
 from ray_distil.store.manifest import STUDENT, read_manifest
 from ray_distil.store.model_files import local_copy
 from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
-from ray_distil.texts.export_template import served_prompt
+from ray_distil.texts.chat_templates import ChatSettings
+from ray_distil.texts.export_template import difference, served_prompt
 from ray_distil.texts.tokenization import IGNORE_INDEX
-from ray_distil.train.sft import STAGE
+from ray_distil.train.generation_settings import mended
 
+STAGE = "sft"
 NUM_CHECKED = 8  # examples
 NUM_SHARDS = 4  # of the examples that are read for their prompts, at most
 ROWS = 64
 
 
-def check(run: Run, packed: ArtifactReader, checkpoint: Folder) -> int:
+def before_training(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[str]:
+    """A remark where the export's generation settings are mended. Raises ConfigError where it could not be asked as trained."""
+    chat = ChatSettings.of(training.chat_template_kwargs)
+    template = config.packing.template
+    try:
+        other = difference(student, chat, training.system_prompt, template)
+    except UserError as error:
+        other = str(error)
+    if other:
+        key = "packing.template" if template is not None else "training.system_prompt, training.chat_template_kwargs"
+        raise ConfigError(f"{key}: the exported student would be asked otherwise than it was trained: {other}")
+    if changed := mended(student):
+        yield f"training.student: Transformers would not save its generation_config.json; in the export, {', '.join(changed)}"
+
+
+def check(examples: Folder, packed: ArtifactReader, checkpoint: Folder) -> int:
     """Compare up to NUM_CHECKED prompts token by token; returns how many there were. Raises StageError where one differs."""
     from ray_distil.texts.auto_classes import AutoTokenizer
 
-    questions = _questions(run.folder / "sft_examples")
+    questions = _questions(examples)
     known = [(questions[example_id], ids) for example_id, ids in _trained_prompts(packed) if example_id in questions]
     if not known:
         return 0

@@ -20,7 +20,7 @@ from ray_distil.config.section import ConfigError
 from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Figures
-from ray_distil.run import asking
+from ray_distil.run import asking, export_check
 from ray_distil.run.resources import what_cannot_come
 from ray_distil.runtime.session import is_local
 from ray_distil.store.model_files import local_copy
@@ -33,12 +33,10 @@ from ray_distil.texts.chat_templates import (
     writes_date,
     writes_today,
 )
-from ray_distil.texts.export_template import difference
 from ray_distil.texts.prompts import LONG2SHORT, instruction_messages
 from ray_distil.texts.reasoning import THINK_END
 from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer
 from ray_distil.train.attention import FLAT
-from ray_distil.train.generation_settings import mended
 
 NOT_TRIED = "whether packed examples see each other could not be tried"
 
@@ -98,7 +96,7 @@ def check(
             raise ConfigError(f"training.student: {found}")
     engine.check(config.engines)
     if config.training is not None and student and _at_hand(student):
-        remarks += _of_the_export(config, config.training, student)
+        remarks += export_check.before_training(config, config.training, student)
     if problems is not None:
         remarks += instructions.left_out(config.instructions)
         remarks += filter(None, [instructions.unchecked(config.instructions, problems.facts)])
@@ -157,21 +155,6 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Figures 
                 prompts = held_out if benchmark.name == HELD_OUT else []
                 where = (name, "evaluation.engine", models[key], chat, system_prompt)
                 yield _Spoken(*where, given.engine, given.sampling_of(benchmark), prompts)
-
-
-def _of_the_export(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[str]:
-    """A remark where the export's generation settings are mended. Raises ConfigError where it could not be asked as trained."""
-    chat = ChatSettings.of(training.chat_template_kwargs)
-    template = config.packing.template
-    try:
-        other = difference(student, chat, training.system_prompt, template)
-    except UserError as error:
-        other = str(error)
-    if other:
-        key = "packing.template" if template is not None else "training.system_prompt, training.chat_template_kwargs"
-        raise ConfigError(f"{key}: the exported student would be asked otherwise than it was trained: {other}")
-    if changed := mended(student):
-        yield f"training.student: Transformers would not save its generation_config.json; in the export, {', '.join(changed)}"
 
 
 def _packed(student: str, training: TrainingConfig, packing: bool) -> str:

@@ -74,7 +74,7 @@ class Checkpoint(Stage):
             say=run.display.say,
             **trained,
         )
-        export_check.check(run, packed, artifact.folder)
+        export_check.check(run.folder / "sft_examples", packed, artifact.folder)
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 

@@ -21,16 +21,13 @@ from ray_distil.texts.chat_templates import (
     load_tokenizer,
     takes_system_turn,
 )
-from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example
+from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, render
 
 END_OF_LINES = "{{- '' }}"  # keeps white space with which the base template begins
 PROBES = ("What is 2 + 3?", "  Two lines,\nand <b>marks</b> \\ {{ x }}.\n")
 OF_ONE_QUESTION = """{%- if messages|length != 1 %}
 {{- raise_exception('this student was trained on one question a conversation, without a system turn') }}
 {%- endif %}
-{%- set message = {'content': messages[0]['content'], 'output': ''} %}
-{%- set add_output = false %}
-{%- set add_generation_prompt = true %}
 """
 
 
@@ -39,7 +36,7 @@ def export_template(
 ) -> str:
     """The template of a student that was trained from `model` with these settings."""
     if packing_template is not None:
-        return OF_ONE_QUESTION + END_OF_LINES + packing_template
+        return OF_ONE_QUESTION + _of_one_question(packing_template)
     template = str(load_tokenizer(model).get_chat_template())
     if settings.date is not None:
         day = date.fromisoformat(settings.date)
@@ -50,6 +47,22 @@ def export_template(
     ]
     lines += _system_turn(model, settings, system_prompt)
     return "\n".join(lines) + END_OF_LINES + template if lines else template
+
+
+def _of_one_question(packing_template: str) -> str:
+    """What a template of EasyDistill's kind writes before the output. Raises UserError where that is not around the question.
+
+    It is written out, because chat templates are rendered with other rules for white space.
+    """
+    parts = set()
+    for probe in PROBES:
+        before, _ = render(packing_template, probe)
+        first, found, last = before.partition(probe)
+        parts.add((first, last) if found else None)
+    if len(parts) != 1 or None in parts:
+        raise UserError("it changes the question's text; write {{ message.content }} as it is")
+    ((first, last),) = filter(None, parts)
+    return f"{{{{- {_literal(first)} ~ messages[0]['content'] ~ {_literal(last)} }}}}"
 
 
 def _system_turn(model: str, settings: ChatSettings, system_prompt: str | None) -> list[str]:

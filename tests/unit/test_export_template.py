@@ -80,16 +80,24 @@ def test_white_space_with_which_a_template_begins_stays(tmp_path: Path) -> None:
     check(base, tmp_path / "student", ChatSettings.of({"enable_thinking": False}), "Be brief.")
 
 
-def test_a_packing_template_is_the_exports(tmp_path: Path) -> None:
-    check(TINY, tmp_path, ChatSettings(), None, EASY_DISTILL)
+@pytest.mark.parametrize(
+    "template",
+    [
+        EASY_DISTILL,
+        "Q: {{message.content}}\nA: {{message.output}}" + END,
+        "{% if true %}\n\n  {% endif %}\n" + EASY_DISTILL,
+    ],
+)
+def test_a_packing_template_is_the_exports(template: str, tmp_path: Path) -> None:
+    check(TINY, tmp_path, ChatSettings(), None, template)
     tokenizer = AutoTokenizer.from_pretrained(str(tmp_path))
     with pytest.raises(Exception, match="one question a conversation"):
         tokenizer.apply_chat_template([{"role": "user", "content": "a"}] * 2, tokenize=False)
 
 
 def test_a_template_that_cannot_ask_as_it_trains_is_told() -> None:
-    only_with_output = "{% if add_output %}Q: {{ message.content }} A: {{ message.output }}{% endif %}"
-    assert difference(TINY, ChatSettings(), None, only_with_output).startswith("'' instead of 'Q: What is 2 + 3? A: '")
+    with pytest.raises(UserError, match="it changes the question's text; write {{ message.content }} as it is"):
+        difference(TINY, ChatSettings(), None, "{{ message.content | upper }} A: {{ message.output }}")
 
 
 TRUE = ("qwen2_5", "qwen3", "deepseek_v3", "deepseek_r1_distill", "llama3", "llama3_1", "llama3_2", "gemma3")

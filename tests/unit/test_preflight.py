@@ -152,9 +152,10 @@ def test_a_template_of_packing_is_that_of_the_export() -> None:
     written = "{% if add_output %}{{message.output}}<|im_end|>{% endif %}"
     assert check(f'packing.template="{own}"') == []
     assert check(f'packing.template="{opened}{written}"') == []
-    only_with_output = "{% if add_output %}{{message.content}} -> {{message.output}}{% endif %}"
-    with pytest.raises(UserError, match="packing.template: the exported student would be asked otherwise than it was"):
-        check(f'packing.template="{only_with_output}"')
+    with pytest.raises(
+        UserError, match="packing.template: .* would be asked otherwise .* it changes the question's text"
+    ):
+        check('packing.template="{{message.content | trim}} -> {{message.output}}"')
 
 
 def test_a_plan_remarks_what_only_this_machine_lacks() -> None:
