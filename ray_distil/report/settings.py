@@ -73,13 +73,23 @@ def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:
     return inputs is None or checkpoint.fingerprint in inputs
 
 
+def _predecessors(name: str, named: dict[str, Manifest]) -> tuple[str, ...]:
+    """The artifacts whose rows an artifact is made of; of an evaluation its problems."""
+    if not name.startswith("eval/"):
+        return PREDECESSORS.get(name, ())
+    benchmark = f"benchmarks/{name.rpartition('/')[2]}"
+    return (benchmark if benchmark in named else "instructions",)
+
+
 def _changes(
     name: str, manifest: Manifest, named: dict[str, Manifest], expected: dict[str, Any], found: dict[str, str]
 ) -> Iterator[str]:
     made_of = manifest.made_of
     if not made_of:
         return
-    for before in PREDECESSORS.get(name, ()):
+    for before in _predecessors(name, named):
+        if expected and before not in expected and before in PREDECESSORS:
+            continue  # a stage that the run does not have any more
         if before in named and content_mark(named[before]) not in made_of["inputs"]:
             yield f"its {before} have changed"
         elif before not in named and before in expected:

@@ -109,7 +109,7 @@ def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
         mark = f"{manifest.fingerprint} {manifest.content or manifest.rows_out}"
         if copied.get(name) != mark:
             if (target / name).exists():  # it may hold texts that only this variant has asked for
-                supersede(target, name, manifest.fingerprint)
+                supersede(target, name, _mark_of(target / name))
             (target / name).copy_from(source / name)
             copied[name] = mark
             target.write_text(COPIED, json.dumps(copied, indent=1) + "\n")
@@ -117,3 +117,8 @@ def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
 
 def _folders(place: Folder) -> list[str]:
     return sorted({file.partition("/")[0] for file in place.files(recursive=True)})
+
+
+def _mark_of(folder: Folder) -> str | None:
+    manifest = read_manifest(folder)
+    return manifest.fingerprint if manifest is not None else None

@@ -8,6 +8,7 @@ A distillation run and `jobs/eval.py` make the same artifacts by the same functi
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,9 @@ class Evaluation(GeneratingStage):
 
     def loss(self, artifact: Artifact) -> str:
         """A student that was trained anew has no answers that could be lost."""
-        before = saved_made_of(artifact.folder).get("settings", {})
+        before = saved_made_of(artifact.folder).get("settings")
+        if before is None:  # an earlier version did not say
+            return super().loss(artifact)
         changed = {key for key, value in self.readable.items() if before.get(key) != value}
         return "" if self.is_of_student and "model" in changed else super().loss(artifact)
 
@@ -156,8 +159,16 @@ class Timing(GeneratingStage):
         self.num_timed = self.run.config.evaluation.num_timed
         self.artifact = evaluation.artifact.replace("eval/", "timing/", 1)
         self.imports = evaluation.imports
-        self.settings = {"asked": evaluation.settings["asked"], "num_timed": self.num_timed}
+        self.settings = self._settings(evaluation.settings)
+        of_answers = evaluation.made
+        if of_answers is not None:
+            before = of_answers.by_earlier_rules
+            earlier = replace(before, settings=self._settings(before.settings)) if before is not None else None
+            self.made = replace(of_answers, settings=self.settings, by_earlier_rules=earlier)
         self.inputs = evaluation.inputs
+
+    def _settings(self, of_answers: dict[str, Any]) -> dict[str, Any]:
+        return {"asked": of_answers["asked"], "num_timed": self.num_timed}
 
     @cached_property
     def _chosen(self) -> list[Row]:
@@ -196,6 +207,13 @@ def _engine(who: Asked) -> str:
     if who.endpoint is not None:
         return f"endpoint {who.endpoint.model}"
     return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
+
+
+def ask_about_evaluations(run: Run, asks: Asks) -> None:
+    """Raise at once what `make_given_evaluations`, which may work in a thread beside other stages, would raise late."""
+    for model in models_before_training(run):
+        for benchmark, problems in asks:
+            run.ask(Evaluation(run, problems, benchmark, *model))
 
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:

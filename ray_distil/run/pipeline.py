@@ -32,6 +32,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
     with opened(config, display, records) as this:
         problems = stages.make_instructions(this, records)
         asks = comparing.make_benchmarks(this, problems)
+        comparing.ask_about_evaluations(this, asks)
         responses = stages.make_responses(this, problems)
         with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
             rewrites = stages.make_rewrites(this, responses)

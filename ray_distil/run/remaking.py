@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from ray_distil import UserError
 from ray_distil.report import cost, settings
 from ray_distil.report.cost import StageFiles
+from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.reuse import Reuse
+from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import differences, marks_of, saved_made_of, superseded
 from ray_distil.train import states
 
@@ -52,24 +54,37 @@ def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | Non
     if not artifact.is_of_other_settings():
         return ""
     old, lost = marks_of(artifact.folder), Counter[str]()
-    earlier = [marks_of(folder) for folder in superseded(artifact.run, artifact.name)]
     for part, (_, limits) in reuse.asked.items():
         before = old.get(part, ["", ""])
-        if not before[0] or any(reuse.has_same_texts(part, marks.get(part, [""])[0]) for marks in earlier):
-            continue  # the part is new, or its texts lie in superseded/
+        if not before[0]:
+            continue  # the part is new
         if not reuse.has_same_texts(part, before[0]):
-            lost[part] += _num_rows(artifact, reuse.part_of, part)
+            there = _num_rows(artifact.folder, artifact, reuse.part_of, part)
+            lost[part] += max(0, there - _num_set_aside(artifact, reuse, part))
         elif before[1] != limits and (most := max_tokens.get(part)) is not None:
-            lost[part] += _num_rows(artifact, reuse.part_of, part, longer_than=most)
+            longer = _num_rows(artifact.folder, artifact, reuse.part_of, part, longer_than=most)
+            lost[part] += max(0, longer - _num_set_aside(artifact, reuse, part, limits))
     told = [f"{number:,} texts{f' of {part}' if part else ''}" for part, number in lost.items() if number]
     return f"{' and '.join(told)} would be asked for again" if told else ""
 
 
-def _num_rows(artifact: Artifact, part_of: str | None, part: str, longer_than: int | None = None) -> int:
-    """The accepted rows of a part; with `longer_than`, those with more generated tokens."""
-    columns = [part_of or "", "num_generated_tokens" if longer_than is not None else ""]
+def _num_set_aside(artifact: Artifact, reuse: Reuse, part: str, limits: str | None = None) -> int:
+    """The most rows of a part that one earlier making has with the present texts; with `limits`, with these too."""
+    found = [0]
+    for folder in superseded(artifact.run, artifact.name):
+        mark = marks_of(folder).get(part, ["", ""])
+        if reuse.has_same_texts(part, mark[0]) and limits in (None, mark[1]):
+            found.append(_num_rows(folder, artifact, reuse.part_of, part))
+    return max(found)
+
+
+def _num_rows(
+    folder: Folder, artifact: Artifact, part_of: str | None, part: str, longer_than: int | None = None
+) -> int:
+    """The accepted rows of a part in a folder; with `longer_than`, those with more generated tokens."""
+    columns = [part_of or artifact.counted, *([] if longer_than is None else ["num_generated_tokens"])]
     total = 0
-    for table in artifact.tables([column for column in columns if column] or [artifact.counted]):
+    for table in ahead(lambda file: folder.read_table(file, columns), folder.files("part-", ".parquet")):
         rows = table.filter(pc.equal(table[part_of], part)) if part_of else table
         if longer_than is None:
             total += rows.num_rows
@@ -115,10 +130,12 @@ def _cost(artifact: Artifact) -> str:
 
 def is_used(artifact: Artifact) -> bool:
     """Whether a later stage has begun with the rows that the artifact has now."""
+    content = artifact.content()
     for name in SUCCESSORS.get(artifact.name, ()):
-        folder = artifact.run / name
-        if folder.exists() and artifact.content() in saved_made_of(folder).get("inputs", [artifact.content()]):
-            return True
+        for folder in (artifact.run / name, *superseded(artifact.run, name)):
+            made_of = saved_made_of(folder)
+            if content in made_of.get("inputs", ()) or (not made_of and folder.exists() and folder.name == name):
+                return True  # without made_of: of an earlier version, which did not say
     return False
 
 

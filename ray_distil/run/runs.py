@@ -35,6 +35,7 @@ from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER, StageError
+from ray_distil.store.superseded import saved_made_of
 
 BEGAN = "began"  # a file in the run's folder, with the date
 
@@ -89,20 +90,18 @@ class Run:
 
         Raises UserError where texts or a training that were paid for would be lost, unless `run.remake` agrees to it.
         """
-        target = self._artifact_of(stage, stage.settings)
-        if stage.made is not None and stage.made.by_earlier_rules is not None:
-            earlier = self._artifact_of(stage, stage.made.by_earlier_rules.settings)
-            target = earlier if earlier.is_begun() else target
-        name = "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
-        target.made_of = {"settings": stage.readable, "inputs": stage.inputs, "config": self.config.saved()}
-        if target.bring_back():
+        target, name = self._target(stage), _name_of(stage)
+        if (old := target.earlier_making()) is not None:
+            self._check()
+            target.bring_back(old)
             self.display.say(f"{name}: the settings are those of an earlier making, which is brought back")
         manifest = target.manifest()
         if manifest is not None and not self._is_tried_again(target, stage, manifest, name):
             return target
-        if not self.may_remake and (loss := stage.loss(target)):
-            raise UserError(remaking.question(name, loss, target))
+        self._ask(stage, target)
         self._check()
+        if manifest is not None and not manifest.content:
+            target.content_before = target.digest()
         started = time.monotonic()
         target.start(stage.resume, stage.reuse.asked if stage.reuse is not None else None)
         with (
@@ -125,18 +124,46 @@ class Run:
         pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         if left := _transient(stage, manifest):
-            how = "--retry-failed" if target.name in remaking.SUCCESSORS else "the same command"
+            how = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
             self.display.say(f"{name}: {_told(left)}: {how} tries them again")
         return target
 
-    def _artifact_of(self, stage: Stage, settings: dict[str, Any]) -> Artifact:
-        made_of = fingerprint(stage.rows.STAGE, stage.rows.VERSION, settings, stage.inputs)
-        return Artifact(self.folder, stage.artifact, stage.schema, made_of, stage.counted)
+    def ask(self, stage: Stage) -> None:
+        """Raise the UserError that `make` would raise, before anything is made."""
+        target = self._target(stage)
+        if target.manifest() is None and target.earlier_making() is None:
+            self._ask(stage, target)
 
-    @property
-    def may_remake(self) -> bool:
-        """Whether the user agrees that what was paid for is made again."""
-        return self.config.run.remake or self.config.run.retry_failed
+    def _ask(self, stage: Stage, target: Artifact) -> None:
+        """Raises UserError where something paid for would be lost, and the user has not agreed to it.
+
+        Who tries failed rows again agrees to what follows from new rows, and not to other settings.
+        """
+        limits = self.config.run
+        follows = limits.retry_failed and saved_made_of(target.folder).get("settings") == stage.readable
+        if not limits.remake and not follows and (loss := stage.loss(target)):
+            raise UserError(remaking.question(_name_of(stage), loss, target))
+
+    def _target(self, stage: Stage) -> Artifact:
+        """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
+        target = self._artifact_of(stage, stage.settings)
+        before = stage.made.by_earlier_rules if stage.made is not None else None
+        if before is None or target.is_begun():
+            return target
+        earlier = self._artifact_of(stage, before.settings)
+        if earlier.is_begun() or (earlier.earlier_making() is not None and target.earlier_making() is None):
+            return earlier
+        return target
+
+    def _artifact_of(self, stage: Stage, settings: dict[str, Any]) -> Artifact:
+        mark = fingerprint(stage.rows.STAGE, stage.rows.VERSION, settings, stage.inputs)
+        target = Artifact(self.folder, stage.artifact, stage.schema, mark, stage.counted)
+        target.made_of = {"settings": stage.readable, "inputs": stage.inputs, "config": self.config.saved()}
+        return target
+
+    def has_later_stages(self, artifact: str) -> bool:
+        """Whether this run goes on to make something of the artifact's rows."""
+        return artifact in remaking.SUCCESSORS and self.config.training is not None
 
     def _is_tried_again(self, target: Artifact, stage: Stage, manifest: Manifest, name: str) -> bool:
         """Whether rows of a complete artifact that failed with transient errors are made again; says what it is.
@@ -259,6 +286,11 @@ def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] 
     working.add_done_callback(tell)
     yield
     working.result()
+
+
+def _name_of(stage: Stage) -> str:
+    """The stage on the console, e.g. "evaluation/fast/tiny"."""
+    return "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
 
 
 def _counts(manifest: Manifest) -> str:

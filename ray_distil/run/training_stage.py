@@ -96,8 +96,10 @@ def make_checkpoint(run: Run, packed: Artifact) -> Artifact:
     stage = Checkpoint(run, packed)
     stage.check_states()
     checkpoint = run.make(stage)
-    # The student and its manifest are complete: no training continues from its states or from superseded ones.
-    earlier = [] if stage.config.keep_states else [checkpoint.folder]
-    for folder in earlier + superseded(run.folder, "checkpoint"):
+    # The student and its manifest are complete: no training continues from its states. Superseded states go with the
+    # training that was made in their place; where nothing was trained now, their settings may come back.
+    complete = [] if stage.config.keep_states else [checkpoint.folder]
+    replaced = superseded(run.folder, "checkpoint") if checkpoint.attempt else []
+    for folder in complete + replaced:
         (folder / states.STATES).remove_all()
     return checkpoint

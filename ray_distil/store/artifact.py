@@ -37,7 +37,7 @@ import pyarrow as pa
 from ray_distil.runtime.progress import Teller
 from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
-from ray_distil.store.manifest import MANIFEST, Manifest, read_manifest, versions, write_manifest
+from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
 from ray_distil.store.merging import Merger, merge_all
 from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.shards import (
@@ -51,7 +51,7 @@ from ray_distil.store.shards import (
     write_shard,
 )
 from ray_distil.store.storage import TEMPORARY, Folder
-from ray_distil.store.superseded import ASKED, MADE_OF, supersede, superseded
+from ray_distil.store.superseded import ASKED, MADE_OF, earlier_making, supersede
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -73,6 +73,7 @@ class Artifact(ArtifactReader):
         self.replaced: Folder | None = None  # folder in superseded/ with the shards of other settings or inputs
         self._counted_files: dict[str, list[str]] | None = None  # "" or REJECTS_FOLDER -> shards; None: not counted yet
         self._digests: dict[str, bytes] = {}  # accepted shard -> digest of its rows, as it was read last
+        self.content_before: str | None = None  # digest of rows whose manifest, of an earlier version, has none
         self.made_of: dict[str, Any] = {}  # settings and inputs of the fingerprint, for readers
         self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
@@ -98,18 +99,15 @@ class Artifact(ArtifactReader):
         if self.made_of:
             self.folder.write_text(MADE_OF, json.dumps(self.made_of, ensure_ascii=False, indent=1) + "\n")
 
-    def bring_back(self) -> bool:
-        """Move the artifact of this fingerprint back from RUN/superseded/, if a whole one is there; returns whether it was.
+    def earlier_making(self) -> Folder | None:
+        """The artifact of this fingerprint in RUN/superseded/, if it can come back: a whole one, or a stopped training."""
+        return None if self._is_ours() else earlier_making(self.run, self.name, self.fingerprint, not self.schema.names)
 
-        What is there now is moved to superseded/ instead.
-        """
-        for old in superseded(self.run, self.name) if self.is_of_other_settings() else ():
-            manifest = read_manifest(old)
-            if manifest is not None and manifest.fingerprint == self.fingerprint:
-                self.replaced = supersede(self.run, self.name, self._mark())
-                old.move_to(self.folder)
-                return True
-        return False
+    def bring_back(self, old: Folder) -> None:
+        """Move an earlier making back from RUN/superseded/; what is there now goes there instead."""
+        if self.folder.exists():
+            self.replaced = supersede(self.run, self.name, self._mark())
+        old.move_to(self.folder)
 
     def forget_rejects(self, again: Callable[[str], bool]) -> Counter[str]:
         """Remove rejected rows whose reason `again` accepts: they will be made again. Returns how many, by reason."""
@@ -239,7 +237,7 @@ class Artifact(ArtifactReader):
                 files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
                 summary=summarise() | extra,
                 versions=versions(),
-                content=self._content(self._digests),
+                content=self._new_content(),
                 made_of=self.made_of,
                 rejected_tokens={reason: number for reason, number in sorted(rejected_tokens.items()) if number},
             )
@@ -293,6 +291,11 @@ class Artifact(ArtifactReader):
             self._counted_files = files
             return num_ids, doubled, num_dropped
         raise AssertionError
+
+    def _new_content(self) -> str:
+        """The digest of the rows; "" where an artifact of an earlier version, without one, still has the same rows."""
+        digest = self._content(self._digests)
+        return "" if digest == self.content_before else digest
 
     def _drop(self, doubled: Keys) -> int:
         """Keep each doubled row in one shard, accepted before rejected; returns how many went.

@@ -237,7 +237,9 @@ class Folder:
             filesystem.move(path, new)
             return
         sizes = self.sizes(recursive=True)
-        do_all(lambda name: self._copy(f"{path}/{name}", f"{new}/{name}", sizes[name]), sizes)
+        for marks in (False, True):  # what says of a folder that it is whole comes last
+            names = [name for name in sizes if name.startswith("_") == marks]
+            do_all(lambda name: self._copy(f"{path}/{name}", f"{new}/{name}", sizes[name]), names)
         self.remove_all()
 
     @patient

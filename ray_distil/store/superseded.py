@@ -6,21 +6,32 @@ RUN/superseded/NAME-FINGERPRINT-SECONDS/     the shards of other settings or inp
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 
 SUPERSEDED = "superseded"
 ASKED = "_asked.json"
 MADE_OF = "_made_of.json"
+LISTINGS, LISTING_PAUSE_S = 20, 0.2
 
 
 def superseded(run: Folder, artifact: str) -> list[Folder]:
     """The folders with superseded shards of the artifact, the newest first."""
     place, name = run / SUPERSEDED, artifact.replace("/", "-")
-    folders = {file.partition("/")[0] for file in place.files(recursive=True)}
+    folders = {file.partition("/")[0] for file in _files(place)}
     own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
     return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]
+
+
+def _files(place: Folder) -> list[str]:
+    for _ in range(LISTINGS):
+        with suppress(FileNotFoundError):  # another stage moves a folder meanwhile
+            return place.files(recursive=True)
+        time.sleep(LISTING_PAUSE_S)
+    return place.files(recursive=True)
 
 
 def supersede(run: Folder, artifact: str, fingerprint: str | None) -> Folder:
@@ -28,6 +39,18 @@ def supersede(run: Folder, artifact: str, fingerprint: str | None) -> Folder:
     target = run / SUPERSEDED / f"{artifact.replace('/', '-')}-{fingerprint or 'unknown'}-{int(time.time())}"
     (run / artifact).move_to(target)
     return target
+
+
+def earlier_making(run: Folder, artifact: str, fingerprint: str, is_training: bool) -> Folder | None:
+    """The newest superseded making of an artifact with this fingerprint that is whole; of a training also a stopped one."""
+    folders = superseded(run, artifact)
+    for folder in folders:
+        manifest = read_manifest(folder)
+        is_it = manifest is not None and manifest.fingerprint == fingerprint
+        if is_it and set(manifest.files) <= set(folder.files(recursive=True)):
+            return folder
+    of_it = [folder for folder in folders if folder.name.rsplit("-", 2)[1] == fingerprint]
+    return of_it[0] if is_training and of_it else None
 
 
 def marks_of(folder: Folder) -> dict[str, list[str]]:

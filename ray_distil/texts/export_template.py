@@ -75,10 +75,17 @@ def _system_turn(model: str, settings: ChatSettings, system_prompt: str | None) 
         return [f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = {turn} + messages %}}{{%- endif %}}"]
     if not system_prompt:
         return []
-    text = f"{_literal(system_prompt + chr(10) * 2)} ~ messages[0]['content']"
-    turn = f"[{{'role': 'user', 'content': {text}}}]"
-    is_users = "messages[0]['role'] == 'user' and messages[0]['content'] is string"
-    return [f"{{%- if {is_users} %}}{{%- set messages = {turn} + messages[1:] %}}{{%- endif %}}"]
+    # The template has no system turn: as in training, its text goes before the user's. A request may bring its own.
+    blank = _literal("\n\n")
+    own = f"[{{'role': 'user', 'content': messages[0]['content'] ~ {blank} ~ messages[1]['content']}}] + messages[2:]"
+    text = f"{_literal(system_prompt)} ~ {blank} ~ messages[0]['content']"
+    turn = f"[{{'role': 'user', 'content': {text}}}] + messages[1:]"
+    return [
+        f"{{%- if messages[0]['role'] == 'system' %}}"
+        f"{{%- set messages = ({own}) if messages[0]['content'] else messages[1:] %}}"
+        f"{{%- elif messages[0]['role'] == 'user' and messages[0]['content'] is string %}}{{%- set messages = {turn} %}}"
+        "{%- endif %}"
+    ]
 
 
 def _literal(value: Any) -> str:
@@ -90,14 +97,20 @@ def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def served_prompt(question: str, tokenizer: Any, template: str | None = None) -> list[int]:
-    """The ids that a server makes of a bare question. template: in place of the tokenizer's own.
+def served_prompt(
+    question: str, tokenizer: Any, template: str | None = None, system_prompt: str | None = None
+) -> list[int]:
+    """The ids that a server makes of a question. template: in place of the tokenizer's own.
+
+    system_prompt: that of a system turn before the question; None: a bare question.
 
     Marks in the question are encoded as text, as in training.
     """
     import jinja2
 
     messages = [{"role": "user", "content": question}]
+    if system_prompt is not None:
+        messages = [{"role": "system", "content": system_prompt}, *messages]
     try:
         ids = tokenizer.apply_chat_template(
             messages,
@@ -123,12 +136,18 @@ def trained_prompt(
 def difference(
     model: str, settings: ChatSettings, system_prompt: str | None, packing_template: str | None = None
 ) -> str:
-    """How the export would be asked otherwise than the student was trained; "" where it would not."""
+    """How the export would be asked otherwise than the student was trained; "" where it would not.
+
+    It is asked a bare question, as by a server, and with the system prompt of training, as by the run's own evaluation.
+    """
+    if packing_template is not None and system_prompt is not None:
+        return "packing.template writes the whole prompt; set training.system_prompt=null, and write it there"
     tokenizer = load_tokenizer(model)
     template = export_template(model, settings, system_prompt, packing_template)
     for question in PROBES:
         trained = trained_prompt(question, model, settings, system_prompt, packing_template)
-        served = served_prompt(question, tokenizer, template)
-        if served != trained:
-            return f"{tokenizer.decode(served)!r} instead of {tokenizer.decode(trained)!r}"
+        for system in dict.fromkeys([None, system_prompt or None]):
+            served = served_prompt(question, tokenizer, template, system)
+            if served != trained:
+                return f"{tokenizer.decode(served)!r} instead of {tokenizer.decode(trained)!r}"
     return ""

@@ -42,6 +42,9 @@ def check(model: str, folder: Path, *settings: Any) -> None:
         trained = trained_prompt(question, model, *(settings if len(settings) == 3 else (*settings, None)))
         assert served_prompt(question, AutoTokenizer.from_pretrained(student)) == trained
         assert encode_prompt([{"role": "user", "content": question}], student) == trained, "as our own jobs ask"
+        if settings[1] is not None:  # as the run's own evaluation asks
+            turns = [{"role": "system", "content": settings[1]}, {"role": "user", "content": question}]
+            assert encode_prompt(turns, student) == trained
 
 
 @pytest.mark.parametrize("variables", range(len(VARIABLES)))
@@ -60,6 +63,20 @@ def test_an_export_is_asked_as_it_was_trained(
 def test_without_settings_the_template_is_the_base_models_own() -> None:
     assert export_template(TINY, ChatSettings(), None) == load_tokenizer(TINY).chat_template
     assert export_template(TINY, ChatSettings.of({}, "2026-01-31"), None) == load_tokenizer(TINY).chat_template
+
+
+def test_a_system_prompt_of_a_request_takes_the_place_of_trainings(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    base = model_with(TEMPLATES["Gemma"], tmp_path / "base")
+    student = exported(base, tmp_path / "student", ChatSettings(), "Be brief.")
+    user = {"role": "user", "content": "2 + 3?"}
+    for own in ("Be long.", ""):
+        turns = [{"role": "system", "content": own}, user]
+        assert encode_prompt(turns, student) == encode_prompt(turns, base)
+
+
+def test_a_packing_template_writes_the_system_prompt_itself() -> None:
+    assert "set training.system_prompt=null" in difference(TINY, ChatSettings(), "Be brief.", EASY_DISTILL)
 
 
 def test_a_request_can_set_what_it_wants_otherwise(tmp_path: Path) -> None:

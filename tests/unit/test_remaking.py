@@ -1,11 +1,13 @@
 """What was paid for is not thrown away or bought again without a question that names the change and its cost."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ray_distil import UserError
 from ray_distil.runtime.progress import Display
+from ray_distil.store.artifact import Artifact
 from tests.unit.test_reuse import Asked, rows_of
 from tests.unit.test_training_stage import Stopped, Training
 
@@ -168,3 +170,69 @@ def test_rows_that_nothing_is_made_of_yet_are_tried_again_by_the_same_command(
         asked.run()
     assert asked.ids
     assert set(asked.ids) <= failed
+
+
+def test_going_back_to_a_finished_student_keeps_the_states_of_the_other(training: Training) -> None:
+    training.make(ends=True, learning_rate=1e-3)
+    with pytest.raises(Stopped):
+        training.make(ends=False, learning_rate=2e-3, remake=True)
+    training.make(ends=False, learning_rate=1e-3)  # it is complete, and comes back
+    assert len(list(training.place.rglob("superseded/**/step-*.json"))) == 1
+    with pytest.raises(Stopped):
+        training.make(ends=False, learning_rate=2e-3)  # the stopped one comes back: nobody is asked
+    assert (training.place / "r" / "checkpoint" / "states" / "step-4-a.json").exists()
+
+
+def test_a_student_is_found_after_a_stop_between_the_two_moves(training: Training) -> None:
+    training.make(ends=True, learning_rate=1e-3)
+    training.make(ends=True, learning_rate=2e-3, remake=True)
+    (training.place / "r" / "checkpoint").rename(training.place / "r" / "superseded" / "checkpoint-other-1")
+    training.make(ends=False, learning_rate=1e-3)  # nothing is trained
+
+
+def test_who_tries_failed_rows_again_agrees_to_no_other_settings(asked: Asked) -> None:
+    asked.run()
+    with pytest.raises(UserError, match="texts of slow would be asked for again"):
+        asked.run("teachers.slow.system_prompt=Think.", "run.retry_failed=true")
+
+
+def test_lower_limits_are_asked_about_whatever_lies_in_superseded(asked: Asked) -> None:
+    asked.run()
+    asked.run("teachers.slow.fraction=0.9")
+    with pytest.raises(UserError, match="texts of direct would be asked for again"):
+        asked.run("teachers.slow.fraction=0.9", "teachers.direct.sampling_params.max_tokens=3")
+
+
+def test_a_making_without_rows_has_no_texts(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked.run()
+    change = "teachers.slow.system_prompt=Think."
+    with monkeypatch.context() as patch:
+        patch.setattr(Artifact, "written", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            asked.run(change, "run.remake=true")
+    asked.run()
+    with pytest.raises(UserError, match="texts of slow would be asked for again"):
+        asked.run(change)
+
+
+def test_rows_that_came_back_are_not_tried_again_unasked(asked: Asked) -> None:
+    asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" else ""
+    asked.run()
+    asked.fails = lambda row: ""
+    asked.run("teachers.slow.system_prompt=Think.", "run.remake=true")
+    asked.run()
+    failed = {row["response_id"] for row in asked.run()[0].rejected()}
+    assert failed
+    assert failed.isdisjoint(asked.ids)
+
+
+def test_old_rows_that_fail_again_remake_nothing(asked: Asked) -> None:
+    """Of a version whose manifests had no digest."""
+    asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" else ""
+    responses = asked.run()[0]
+    file = responses.folder.local / "_manifest.json"
+    told = json.loads(file.read_text())
+    del told["content"]
+    file.write_text(json.dumps(told))
+    before = responses.content()
+    assert asked.run("run.retry_failed=true")[0].content() == before

@@ -1,6 +1,7 @@
 """A figure carries its own settings: what a command refuses, or has not made yet, changes no page and no card."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from ray_distil.config.models import resolve_models
 from ray_distil.report import report, settings
 from ray_distil.rows import scores
 from ray_distil.run import expected, pipeline
+from ray_distil.run.comparing import Evaluation
 from ray_distil.run.runs import Run
 from ray_distil.runtime.progress import Display
+from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, write_manifest
+from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES
 from ray_distil.store.storage import Folder
 from tests.unit.test_reuse import Asked
 
@@ -136,7 +140,9 @@ def test_the_card_has_no_figure_of_another_student(made: Asked) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "another"}))
     report.build(Folder.at(made.folder / "tiny"))
     assert not (made.folder / "tiny" / "checkpoint" / STUDENT / "README.md").exists()
-    assert notes(made.folder)["evaluation/fast/tiny"].startswith("the student is trained anew")
+    assert notes(made.folder)["evaluation/fast/tiny"].startswith(
+        "its instructions have changed, the student is trained anew"
+    )
 
 
 def test_a_run_keeps_no_key_of_one_command(tmp_path: Path) -> None:
@@ -158,3 +164,37 @@ def test_artifacts_of_an_earlier_version_say_nothing(made: Asked) -> None:
         settings.configuration(Folder.at(made.folder / "tiny"), None)["evaluation"]["sampling_params"]["temperature"]
         == 1.5
     )
+
+
+def test_a_stage_that_the_run_has_no_more_changes_nothing(made: Asked) -> None:
+    """As in an ablation without the rewriting, into which the rewrites were copied."""
+    run = run_of(made.folder)
+    examples = Artifact(run.folder, "sft_examples", SFT_EXAMPLES, "f")
+    examples.made_of = {"settings": {}, "inputs": [responses_of(made.folder)], "config": {}}
+    examples.start()
+    examples.finish("curation", "candidates", 0, 1.0)
+    assert "its rewrites have changed" in notes(made.folder)["curation"]
+    expected.save(run_of(made.folder, "long2short.enabled=false"))
+    assert "rewrites" not in notes(made.folder).get("curation", "")
+
+
+def responses_of(folder: Path) -> str:
+    return str(json.loads((folder / "tiny" / "responses" / "_manifest.json").read_text())["content"])
+
+
+def test_an_evaluation_of_other_problems_is_marked(made: Asked) -> None:
+    file = made.folder / "tiny" / "instructions" / "_manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"content": "0" * 32}))
+    assert notes(made.folder)["evaluation/slow/tiny"] == "its instructions have changed"
+
+
+def test_answers_of_a_student_of_an_earlier_version_are_asked_about(made: Asked) -> None:
+    config = load(None, [f"run.storage_path={made.folder}", "evaluation.sampling_params.temperature=0.5"])
+    run = Run(config, resolve_models(config))
+    fast = next(model for model in config.evaluation.models if model.name == "fast")
+    shutil.copytree(made.folder / "tiny" / "eval" / "slow", made.folder / "tiny" / "eval" / "fast")
+    (made.folder / "tiny" / "eval" / "fast" / "tiny" / "_made_of.json").unlink()
+    problems = Artifact(run.folder, "instructions", INSTRUCTIONS, "f")
+    (held_out,) = config.evaluation.benchmarks
+    with pytest.raises(UserError, match="texts would be asked for again"):
+        run.make(Evaluation(run, problems, held_out, fast, run.models["training.student"], "its training"))
