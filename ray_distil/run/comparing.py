@@ -13,6 +13,7 @@ from functools import cached_property
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
+from ray_distil import UserError
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
@@ -210,10 +211,17 @@ def _engine(who: Asked) -> str:
 
 
 def ask_about_evaluations(run: Run, asks: Asks) -> None:
-    """Raise at once what `make_given_evaluations`, which may work in a thread beside other stages, would raise late."""
+    """Ask at once what `make_given_evaluations`, which may work in a thread beside other stages, would ask late.
+
+    A model that is not there yet has no answers that could be lost.
+    """
     for model in models_before_training(run):
         for benchmark, problems in asks:
-            run.ask(Evaluation(run, problems, benchmark, *model))
+            try:
+                stage = Evaluation(run, problems, benchmark, *model)
+            except (UserError, OSError):
+                continue
+            run.ask(stage)
 
 
 def make_given_evaluations(run: Run, asks: Asks) -> None:
