@@ -17,6 +17,7 @@ from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import differences
 
 EXPECTED = "settings.json"  # artifact -> its settings by the newest configuration
+# Artifact -> those whose rows it is made of, in the order in which they are made.
 PREDECESSORS = {
     "responses": ("instructions",),
     "rewrites": ("responses",),
@@ -62,9 +63,19 @@ def earlier(run_folder: Folder, manifests: list[Manifest]) -> dict[str, str]:
     for name, manifest in named.items():  # in the order of the stages
         changed = list(_changes(name, manifest, named, expected, found))
         if changed:
-            more = [f"{len(changed) - NAMED} more"] if len(changed) > NAMED else []
-            found[name] = ", ".join(changed[:NAMED] + more)
+            found[name] = first_of(changed)
     return found
+
+
+def first_of(changed: list[str]) -> str:
+    """The first differences, and how many more there are, in a line."""
+    more = [f"{len(changed) - NAMED} more"] if len(changed) > NAMED else []
+    return ", ".join(changed[:NAMED] + more)
+
+
+def successors(artifact: str) -> list[str]:
+    """The artifacts that are made of an artifact's rows."""
+    return [name for name, predecessors in PREDECESSORS.items() if artifact in predecessors]
 
 
 def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:

@@ -14,8 +14,8 @@ from ray_distil.texts.chat_templates import ChatSettings
 from ray_distil.texts.export_template import difference, served_prompt
 from ray_distil.texts.tokenization import IGNORE_INDEX
 from ray_distil.train.generation_settings import mended
+from ray_distil.train.sft import STAGE
 
-STAGE = "sft"
 NUM_CHECKED = 8  # examples
 NUM_SHARDS = 4  # of the examples that are read for their prompts, at most
 ROWS = 64

@@ -24,16 +24,12 @@ from ray_distil.store.superseded import differences, marks_of, saved_made_of, su
 from ray_distil.train import states
 
 HOW_TO = "; to keep what is there, return to the old settings or give another run.name; to go on, add --remake"
-NAMED = 3  # changed settings that a line names
-SUCCESSORS = {"responses": ("rewrites", "sft_examples"), "rewrites": ("sft_examples",)}
-AFTER = ("responses", "rewrites", "sft_examples", "packed", "checkpoint")  # in the order in which they are made
 
 
 def question(stage: str, loss: str, artifact: Artifact) -> str:
     """E.g. "teacher: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ..."."""
-    changed = list(changes(saved_made_of(artifact.folder), artifact.made_of))
-    more = [f"{len(changed) - NAMED} more"] if len(changed) > NAMED else []
-    what = ", ".join(changed[:NAMED] + more) or "its settings or inputs have changed"
+    changed = changes(saved_made_of(artifact.folder), artifact.made_of)
+    what = settings.first_of(list(changed)) or "its settings or inputs have changed"
     return f"{stage}: {what}: {loss}{_cost(artifact)}{HOW_TO}"
 
 
@@ -124,14 +120,14 @@ def _cost(artifact: Artifact) -> str:
         return ""
     told = [f"{spent.gpu_hours:,.2f} GPU-hours"] if spent.gpu_hours else []
     told += [f"{spent.dollars:,.2f} USD"] if spent.dollars else []
-    told = told or ([f"{spent.seconds / 60:,.0f} minutes"] if spent.seconds >= 60 else [])
+    told = told or ([f"{spent.seconds / 60:,.0f} min"] if spent.seconds >= 60 else [])
     return f" (the stage has taken {', '.join(told)})" if told else ""
 
 
 def is_used(artifact: Artifact) -> bool:
     """Whether a later stage has begun with the rows that the artifact has now."""
     content = artifact.content()
-    for name in SUCCESSORS.get(artifact.name, ()):
+    for name in settings.successors(artifact.name):
         for folder in (artifact.run / name, *superseded(artifact.run, name)):
             made_of = saved_made_of(folder)
             if content in made_of.get("inputs", ()) or (not made_of and folder.exists() and folder.name == name):
@@ -141,7 +137,8 @@ def is_used(artifact: Artifact) -> bool:
 
 def behind(artifact: Artifact, students: Iterable[str]) -> list[Manifest]:
     """The finished artifacts that would be made anew if the artifact had other rows. students: names of the trained model."""
-    later = [artifact.run / name for name in AFTER[AFTER.index(artifact.name) + 1 :]]
+    order = list(settings.PREDECESSORS)
+    later = [artifact.run / name for name in order[order.index(artifact.name) + 1 :]]
     for name in students:
         place = artifact.run / "eval" / name
         later += [place / folder for folder in sorted({file.partition("/")[0] for file in place.files(recursive=True)})]

@@ -18,6 +18,7 @@ import pyarrow as pa
 from ray_distil import UserError
 from ray_distil.config import TRAINED, StagesConfig
 from ray_distil.generate.generation import is_transient
+from ray_distil.report.settings import successors
 from ray_distil.run import remaking, waiting
 from ray_distil.run.stage import GeneratingStage, Stage
 from ray_distil.run.watchdog import FailureLimit, steady
@@ -163,7 +164,7 @@ class Run:
 
     def has_later_stages(self, artifact: str) -> bool:
         """Whether this run goes on to make something of the artifact's rows."""
-        return artifact in remaking.SUCCESSORS and self.config.training is not None
+        return bool(successors(artifact)) and self.config.training is not None
 
     def _is_tried_again(self, target: Artifact, stage: Stage, manifest: Manifest, name: str) -> bool:
         """Whether rows of a complete artifact that failed with transient errors are made again; says what it is.

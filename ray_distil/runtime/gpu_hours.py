@@ -1,12 +1,13 @@
 """The GPU-hours of a run while it works: the GPUs that its engines and training workers hold, looked up again and again."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray_distil.runtime import metrics
-from ray_distil.runtime.session import ray_is_there
+from ray_distil.runtime.session import last_line, ray_is_there
 
 PERIOD_S = 15.0
 
@@ -20,7 +21,11 @@ def counted(run: str, usd_per_gpu_hour: float | None) -> Iterator[None]:
         last = time.monotonic()
         while not over.wait(PERIOD_S):
             now = time.monotonic()
-            hours = gpus_held() * (now - last) / 3600 if ray_is_there() else 0.0
+            try:
+                hours = gpus_held() * (now - last) / 3600 if ray_is_there() else 0.0
+            except Exception as error:  # noqa: BLE001  a head that is silent for a moment: the next look covers its time
+                print(f"GPU-hours were not counted: {last_line(error)}", file=sys.stderr)
+                continue
             last = now
             metrics.count("distil_gpu_hours", hours, run=run)
             metrics.count("distil_gpu_usd", hours * (usd_per_gpu_hour or 0), run=run)

@@ -84,14 +84,20 @@ def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages
     return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
+def dated_template(model: str, settings: ChatSettings) -> str:
+    """The model's chat template, with the date of the settings in place of the day on which it is rendered."""
+    template = str(load_tokenizer(model).get_chat_template())
+    if settings.date is None:
+        return template
+    day = date.fromisoformat(settings.date)
+    return CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+
+
 def _apply(messages: Messages, model: str, settings: ChatSettings, **how: bool) -> Any:
     import jinja2
 
     tokenizer = load_tokenizer(model)
-    template = str(tokenizer.get_chat_template())
-    if settings.date is not None:
-        day = date.fromisoformat(settings.date)
-        template = CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+    template = dated_template(model, settings)
     try:
         given = json.loads(settings.template_kwargs)
         return tokenizer.apply_chat_template(messages, chat_template=template, **given, **how)

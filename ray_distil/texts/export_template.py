@@ -10,13 +10,17 @@ With `packing.template`, the exported template is that one, in the form of a cha
 """
 
 import json
-from datetime import date
+import shutil
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray_distil import UserError
+from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import (
-    CLOCK,
     ChatSettings,
+    dated_template,
     default_system_prompt,
     load_tokenizer,
     takes_system_turn,
@@ -37,10 +41,7 @@ def export_template(
     """The template of a student that was trained from `model` with these settings."""
     if packing_template is not None:
         return OF_ONE_QUESTION + _of_one_question(packing_template)
-    template = str(load_tokenizer(model).get_chat_template())
-    if settings.date is not None:
-        day = date.fromisoformat(settings.date)
-        template = CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+    template = dated_template(model, settings)
     lines = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
         for name, value in json.loads(settings.template_kwargs).items()
@@ -97,10 +98,22 @@ def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def served_prompt(
-    question: str, tokenizer: Any, template: str | None = None, system_prompt: str | None = None
-) -> list[int]:
-    """The ids that a server makes of a question. template: in place of the tokenizer's own.
+def exported_tokenizer(model: str, template: str) -> Any:
+    """The tokenizer of an export, saved and read again: a saved one can be read as that of another class."""
+    from ray_distil.texts.auto_classes import AutoTokenizer
+
+    with TemporaryDirectory(prefix="ray_distil-") as folder:
+        tokenizer = copy(load_tokenizer(model))
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        config = Path(local_copy(model)) / "config.json"
+        if config.is_file():  # not where the model is a name of the hub
+            shutil.copy(config, folder)
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def served_prompt(question: str, tokenizer: Any, system_prompt: str | None = None) -> list[int]:
+    """The ids that a server makes of a question.
 
     system_prompt: that of a system turn before the question; None: a bare question.
 
@@ -114,7 +127,6 @@ def served_prompt(
     try:
         ids = tokenizer.apply_chat_template(
             messages,
-            chat_template=template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
@@ -142,12 +154,11 @@ def difference(
     """
     if packing_template is not None and system_prompt is not None:
         return "packing.template writes the whole prompt; set training.system_prompt=null, and write it there"
-    tokenizer = load_tokenizer(model)
-    template = export_template(model, settings, system_prompt, packing_template)
+    tokenizer = exported_tokenizer(model, export_template(model, settings, system_prompt, packing_template))
     for question in PROBES:
         trained = trained_prompt(question, model, settings, system_prompt, packing_template)
         for system in dict.fromkeys([None, system_prompt or None]):
-            served = served_prompt(question, tokenizer, template, system)
+            served = served_prompt(question, tokenizer, system)
             if served != trained:
                 return f"{tokenizer.decode(served)!r} instead of {tokenizer.decode(trained)!r}"
     return ""

@@ -10,7 +10,14 @@ from transformers import AutoTokenizer
 
 from ray_distil import UserError
 from ray_distil.texts.chat_templates import ChatSettings, encode_prompt, load_tokenizer
-from ray_distil.texts.export_template import PROBES, difference, export_template, served_prompt, trained_prompt
+from ray_distil.texts.export_template import (
+    PROBES,
+    difference,
+    export_template,
+    exported_tokenizer,
+    served_prompt,
+    trained_prompt,
+)
 from tests.chat_families import END, START, TEMPLATES, TINY, model_with
 
 PROMPTS = [None, "", "Be \"brief\" \\ and\n'clear' 😀 {% if %}."]
@@ -27,10 +34,8 @@ EASY_DISTILL = f"{START}user\n{{{{ message.content }}}}{END}\n{START}assistant\n
 
 
 def exported(model: str, folder: Path, *settings: Any) -> str:
-    """The tokenizer of an export, saved and read again."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.chat_template = export_template(model, *settings)
-    tokenizer.save_pretrained(folder)
+    """The tokenizer of an export, in a folder."""
+    exported_tokenizer(model, export_template(model, *settings)).save_pretrained(folder)
     if (Path(model) / "config.json").is_file():
         shutil.copy(Path(model) / "config.json", folder)
     return str(folder)
@@ -132,4 +137,17 @@ def test_true_tokenizers(name: str, system_prompt: str | None, tmp_path: Path) -
 
 def test_a_template_that_refuses_a_question_is_told() -> None:
     with pytest.raises(UserError, match="refuses a question: no"):
-        served_prompt("2 + 3?", load_tokenizer(TINY), "{{ raise_exception('no') }}")
+        served_prompt("2 + 3?", exported_tokenizer(TINY, "{{ raise_exception('no') }}"))
+
+
+def test_a_tokenizer_that_is_another_one_when_it_is_read_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Transformers takes another class for it than the base model's."""
+    save = type(load_tokenizer(TINY)).save_pretrained
+
+    def save_with_another_mark(tokenizer: Any, folder: str) -> None:
+        save(tokenizer, folder)
+        file = Path(folder) / "tokenizer.json"
+        file.write_text(file.read_text().replace(START, "<other>"))
+
+    monkeypatch.setattr(type(load_tokenizer(TINY)), "save_pretrained", save_with_another_mark)
+    assert "instead of" in difference(TINY, ChatSettings(), None)
