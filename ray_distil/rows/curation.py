@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.rows.same_texts import Repeats, find, text_keys
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.texts.agreement import answers_agree
@@ -16,7 +17,7 @@ from ray_distil.texts.reasoning import split_reasoning, thinking_of
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-VERSION = 3
+VERSION = 4
 STAGE = "curation"
 
 
@@ -95,6 +96,12 @@ def curate(
             rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
         )
     return made
+
+
+def repeats(examples: "Dataset") -> Repeats:
+    """The examples that repeat the text of another one of the same problem. `examples` has `same_texts.COLUMNS`."""
+    keys = examples.map_batches(text_keys, batch_size=None, batch_format="pyarrow")
+    return find(keys.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
 def example_batch(table: pa.Table, kind: str, **how: Any) -> pa.Table:

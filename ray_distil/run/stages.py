@@ -5,6 +5,7 @@ take their own section of it.
 """
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
 from ray_distil.generate import engine
-from ray_distil.rows import curation, instructions, long2short, packing, teacher
+from ray_distil.rows import curation, instructions, long2short, packing, same_texts, teacher
 from ray_distil.rows.problems import Problems, StoredProblems
 from ray_distil.rows.question import Question
 from ray_distil.run import asking, importing, made_of
@@ -24,6 +25,7 @@ from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest, fingerprint, most_common, why_none
+from ray_distil.store.rejecting import reject_rows
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.shards import StageError
 
@@ -184,6 +186,11 @@ class Examples(Stage):
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
         artifact.write(curation.curate(self.responses.read(), rewrites, **self.settings), curation.STAGE)
+
+        # Which texts repeat another one is known when all are there.
+        repeats = curation.repeats(artifact.read(same_texts.COLUMNS))
+        if len(repeats):
+            reject_rows(artifact, curation.STAGE, partial(same_texts.marked, repeats=repeats))
         return rows_in, {}
 
 

@@ -116,6 +116,10 @@ class ArtifactReader:
         tables = self._tables(self._files(REJECTS_FOLDER), ["row"])
         return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
+    def shards(self) -> list[str]:
+        """The names of the shards with accepted rows."""
+        return self._files()
+
     def _mark(self) -> str | None:
         """The fingerprint of the shards in the folder; None where there is none."""
         try:

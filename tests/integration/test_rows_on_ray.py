@@ -1,14 +1,19 @@
-"""Packing through Ray: the sequences are those of the examples in the order of their ids, wherever their shards are."""
+"""Stages of rows on a real Ray: what needs all rows of an artifact at once is right, wherever their shards are."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ray_distil.config.models import resolve_model
+from ray_distil.config import load
+from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.rows import packing
+from ray_distil.run.runs import Run
+from ray_distil.run.stages import make_examples
 from ray_distil.runtime.session import start_ray
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
@@ -49,6 +54,50 @@ def examples(folder: Path, number: int) -> Artifact:
         rows = rows[size:]
     made.finish("curation", "examples", number, 1.0)
     return made
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_equal_texts_of_a_problem_are_learnt_once(tmp_path: Path) -> None:
+    config = load(None, [f"run.storage_path={tmp_path}", "long2short.enabled=false"])
+    responses, dice = Artifact(config.run_folder, "responses", schemas.RESPONSES, "made of this"), random.Random(1)
+    rows = [
+        response_row(k, problem=k // 8, answer=13 if k % 9 else 14, way=dice.choice(("Add.", "Count on.")))
+        for k in range(200)
+    ]
+    responses.start()
+    for start in range(0, 200, 13):  # most problems have samples in two shards
+        responses.write_table(table_of(rows[start : start + 13], schemas.RESPONSES), "teacher")
+    responses.finish("teacher", "responses", 200, 1.0)
+
+    made = make_examples(Run(config, resolve_models(config)), responses, None)
+    right = [row for row in rows if row["answer"] == "13"]
+    different = {(row["instruction_id"], row["response"]) for row in right}
+    assert Counter((row["instruction_id"], row["completion"]) for row in made.read_table().to_pylist()) == Counter(
+        different
+    )
+    manifest = made.manifest()
+    assert manifest is not None
+    rejects = {"same_text": len(right) - len(different), "wrong_answer": 200 - len(right)}
+    assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (200, len(different), rejects)
+
+
+def response_row(number: int, problem: int, answer: int, way: str) -> dict[str, Any]:
+    return {
+        "response_id": schemas.stable_id("response", number),
+        "instruction_id": f"{problem:016x}",
+        "instruction": f"{problem} pens?",
+        "reference_answer": "13",
+        "teacher": "direct",
+        "sample_index": number,
+        "response": f"{way} The final answer is \\boxed{{{answer}}}.",
+        "reasoning": "",
+        "answer": str(answer),
+        "finish_reason": "stop",
+        "num_prompt_tokens": 9,
+        "num_generated_tokens": 9,
+        "model": "m",
+        "sampling_params": "{}",
+    }
 
 
 @pytest.mark.usefixtures("local_ray")
