@@ -188,6 +188,23 @@ GatesConfig = create_model(
 )
 
 
+class CurationConfig(Section):
+    """Which texts that pass the gates are learnt."""
+
+    candidates: list[Literal["direct", "rewrite", "slow"]] | None = Field(
+        None,
+        min_length=1,
+        description="kinds of texts that may be learnt; null: direct and rewrite, or without long2short direct and slow",
+    )
+
+    @field_validator("candidates")
+    @classmethod
+    def _each_once(cls, given: list[str] | None) -> list[str] | None:
+        if given is not None and len(set(given)) < len(given):
+            raise ValueError(f"curation.candidates: {', '.join(given)} names a kind twice")
+        return given
+
+
 class PackingConfig(Section):
     """Packing of examples into sequences of fixed length."""
 
@@ -217,6 +234,7 @@ class StagesConfig(Section):
     teachers: TeachersConfig | None = None
     long2short: Long2ShortConfig = Long2ShortConfig()
     gates: GatesConfig = GatesConfig()
+    curation: CurationConfig = CurationConfig()
     packing: PackingConfig = PackingConfig()
     training: TrainingConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -231,6 +249,24 @@ class StagesConfig(Section):
                 "`engine` or an `endpoint`, or set long2short.enabled=false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _candidates_are_made(self) -> "StagesConfig":
+        wanted, teachers = self.curation.candidates or [], self.teachers
+        if teachers is None:
+            return self
+        for kind in wanted:
+            teacher = "slow" if kind == "rewrite" else kind
+            if getattr(teachers, teacher) is None:
+                raise ValueError(f"curation.candidates: {kind} needs teachers.{teacher}, and there is none")
+        if "rewrite" in wanted and not self.long2short.enabled:
+            raise ValueError("curation.candidates: nothing is rewritten for `rewrite`; set long2short.enabled=true")
+        return self
+
+    @property
+    def candidates(self) -> list[str]:
+        """The kinds of texts that may be learnt."""
+        return [*(self.curation.candidates or ("direct", "rewrite" if self.long2short.enabled else "slow"))]
 
     def asked_with(self, model: EvaluatedModel) -> tuple[str | None, dict[str, Any]]:
         """`(system_prompt, chat_template_kwargs)` of an evaluated model; the student is asked as it was trained."""

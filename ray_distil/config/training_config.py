@@ -42,6 +42,9 @@ class TrainingConfig(Section):
         default_factory=dict, description="Ray's custom resources that a worker reserves"
     )
     num_train_epochs: int = Field(3, ge=1, description="passes over the packed sequences")
+    max_steps: int | None = Field(
+        None, ge=1, description="optimiser steps, whatever num_train_epochs says; null: as many as the epochs have"
+    )
     train_micro_batch_size_per_gpu: int = Field(1, ge=1, description="sequences a worker and micro-step")
     gradient_accumulation_steps: int = Field(8, ge=1, description="micro-steps an optimiser step")
     learning_rate: float = Field(2e-5, gt=0, description="peak")

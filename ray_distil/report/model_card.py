@@ -131,7 +131,15 @@ def _made_of(
     told.append(f"gates: {', '.join(gates) or 'none'}")
     if report.rewriting:
         told.append(report.rewriting)
-    names = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "bf16", "lora")
+    names = (
+        "max_steps" if training.get("max_steps") else "num_train_epochs",
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_ratio",
+        "weight_decay",
+        "bf16",
+        "lora",
+    )
     told.append(
         "training: " + ", ".join(f"{name} {training[name]}" for name in names if training.get(name) is not None)
     )

@@ -82,14 +82,26 @@ def _example(
     return example if reason is None else reject(example, reason, origin)
 
 
+def kinds(candidates: list[str] | None, with_rewrites: bool) -> list[str]:
+    """The kinds of texts that are candidates: "direct", "rewrite", "slow". Where nothing else is said, rewrites take the
+    place of slow responses.
+    """
+    return candidates or ["direct", "rewrite" if with_rewrites else "slow"]
+
+
 def curate(
-    responses: "Dataset", rewrites: "Dataset | None", gates: list[str], suffix: str, direct_thoughts: str = "drop"
+    responses: "Dataset",
+    rewrites: "Dataset | None",
+    gates: list[str],
+    suffix: str,
+    direct_thoughts: str = "drop",
+    candidates: list[str] | None = None,
 ) -> list["Dataset"]:
-    """The examples, accepted and rejected. Slow responses are examples only if `rewrites` is None."""
+    """The examples of `kinds(candidates, ...)`, accepted and rejected."""
+    wanted = kinds(candidates, rewrites is not None)
     options = {"gates": gates, "suffix": suffix}
     direct = options | {"direct_thoughts": direct_thoughts}
-    if rewrites is not None:
-        responses = responses.filter(lambda row: row["teacher"] != "slow")
+    responses = responses.filter(lambda row: row["teacher"] in wanted)
     made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
     if rewrites is not None:
         made.append(

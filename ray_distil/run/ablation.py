@@ -3,6 +3,10 @@
     runs/tiny                          the full run, made first if it is not complete
     runs/tiny-seed-1                   the same student, trained with another seed
     runs/tiny-without-correct-seed-0   without one gate: its own examples, training and evaluation
+    runs/tiny-without-rewrites-seed-0  without the rewrites: it learns the direct teacher's texts alone
+    runs/tiny-without-long2short-seed-0   without rewriting: it learns the slow teacher's texts as they are
+
+Each student is trained for as many steps as that of the full run, however many examples it has.
 
 Problems, responses and rewrites are copied from the full run, so the teachers are asked once. Some gates also choose
 which responses are rewritten: without such a gate more responses are, and only the missing rewrites are asked for.
@@ -23,7 +27,7 @@ from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import supersede
 
-REWRITING = "long2short"
+REWRITING, REWRITES = "long2short", "rewrites"
 TOGETHER = "+"
 COPIED = "copied.json"  # in a run's folder: artifact -> fingerprint of what was copied
 BEFORE_GATES = ("instructions", "responses", "rewrites")
@@ -31,8 +35,13 @@ BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
 
 
 def choices(config: DistillConfig) -> list[str]:
-    """The parts that can be left out: the gates that are on, and the rewriting."""
-    return [*enabled_gates(config), *([REWRITING] if config.long2short.enabled else [])]
+    """The parts that can be left out: the gates that are on, the rewriting, and the rewrites where other texts are left."""
+    names = enabled_gates(config)
+    if "rewrite" in config.candidates and config.teachers.slow is not None:
+        names.append(REWRITING)
+        if config.teachers.direct is not None:
+            names.append(REWRITES)
+    return names
 
 
 def run(config: DistillConfig, without: list[str], seeds: int, display: Display) -> Report:
@@ -57,7 +66,7 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
         source = config if seed == 0 else planned[name][0]
         if one is not planned[""][0]:
             _copy(source.run_folder, one.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
-        pipeline.run(one, display)
+        pipeline.run(_as_long(one, config.run_folder) if name else one, display)
     labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
     folders = {name: [one.run_folder for one in runs] for name, runs in planned.items()}
     told = ablation.read(folders, student.name, labels)
@@ -86,8 +95,24 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     }
     if REWRITING in left_out:
         changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
-    changes["gates"] = config.gates.model_copy(update={gate: False for gate in left_out if gate != REWRITING})
+        candidates = [kind if kind != "rewrite" else "slow" for kind in config.candidates]
+        if config.curation.candidates is not None:
+            changes["curation"] = config.curation.model_copy(update={"candidates": list(dict.fromkeys(candidates))})
+    if REWRITES in left_out:
+        candidates = [kind for kind in config.candidates if kind != "rewrite"]
+        changes["curation"] = config.curation.model_copy(update={"candidates": candidates})
+    gates = [name for name in left_out if name not in (REWRITING, REWRITES)]
+    changes["gates"] = config.gates.model_copy(update=dict.fromkeys(gates, False))
     return config.model_copy(update=changes)
+
+
+def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
+    """The configuration with a training of as many steps as that of the full run."""
+    trained = read_manifest(full_run / "checkpoint")
+    if trained is None or "num_steps" not in trained.summary:
+        return config
+    training = config.training.model_copy(update={"max_steps": trained.summary["num_steps"]})
+    return config.model_copy(update={"training": training})
 
 
 def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, int, DistillConfig]]:

@@ -41,10 +41,14 @@ def generate(run: Run, asked: Asked, model: str, num_rows: int) -> Generate:
 
 
 def rewriter(run: Run) -> tuple[Asked, str] | None:
-    """Who rewrites, and with which model; None where long2short is off, or without a slow teacher and another rewriter."""
+    """Who rewrites, and with which model; None where nobody does.
+
+    That is where long2short is off, where no rewrite is a candidate of curation, and where there is neither a slow teacher
+    nor another rewriter.
+    """
     config, teachers = run.config.long2short, run.config.teachers
     slow = teachers.slow if teachers is not None else None
-    if not config.enabled:
+    if not config.enabled or "rewrite" not in run.config.candidates:
         return None
     if config.engine or config.endpoint:
         return config, run.models["long2short"]
@@ -76,6 +80,17 @@ def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]
         own = _generation_config(model)
         given |= {name: own.get(name) for name in OF_THE_MODEL if given[name] is None}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def never_learnt(config: StagesConfig) -> Iterator[str]:
+    """A line for each teacher that is asked, and none of whose texts may be learnt."""
+    learnt_from = {"direct": {"direct"}, "slow": {"slow", "rewrite"}}
+    for name in config.teachers.given if config.teachers is not None else ():
+        if not learnt_from[name] & set(config.candidates):
+            yield (
+                f"teachers.{name}: it is asked, and none of its texts is learnt; curation.candidates is "
+                f"{', '.join(config.candidates)}"
+            )
 
 
 def same_samples(config: StagesConfig) -> Iterator[str]:

@@ -88,11 +88,9 @@ def _rewrites(run: Run, asked: Asked, model: str, before: bool) -> MadeOf:
 
 def of_examples(config: StagesConfig) -> MadeOf:
     thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
-    return MadeOf({
-        "gates": enabled_gates(config),
-        "suffix": config.instructions.suffix,
-        "direct_thoughts": thoughts,
-    })  # fmt: skip
+    settings = {"gates": enabled_gates(config), "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
+    chosen = {} if config.curation.candidates is None else {"candidates": sorted(config.curation.candidates)}
+    return MadeOf(settings | chosen)
 
 
 def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
@@ -110,7 +108,13 @@ def _checkpoint(run: Run, student: str, training: TrainingConfig, before: bool) 
     left_out = {"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT} | (set() if before else HOW_TRAINED)
     trained = training.model_dump(mode="json", exclude=left_out)
     # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
-    trained = {k: v for k, v in trained.items() if (k, v) not in (("lora", None), ("offload_optimizer", False))}
+    trained = {
+        k: v
+        for k, v in trained.items()
+        if (k, v) not in (("lora", None), ("offload_optimizer", False), ("max_steps", None))
+    }
+    if training.max_steps is not None:
+        del trained["num_train_epochs"]  # it counts no more
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
     return MadeOf(trained | {"seed": run.config.training_seed, "student": model_fingerprint(student)})
 

@@ -92,7 +92,7 @@ def make(config: StagesConfig) -> Plan:
             remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)
         steps.append(step)
         kept, completion = rows * assumed.kept, expected.num_generated_tokens
-        if name == "slow" and config.long2short.enabled:
+        if name == "slow" and config.long2short.enabled and "rewrite" in config.candidates:
             rewriter = config.long2short if config.long2short.engine or config.long2short.endpoint else asked
             longer = prompt + SYSTEM_TOKENS + completion
             expected = assumed.long2short
@@ -171,8 +171,10 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         train_micro_batch_size_per_gpu=training.train_micro_batch_size_per_gpu,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps,
     )
-    seen, rate = tokens * training.num_train_epochs, assumed.training_tokens_per_s
+    num_epochs, rate = batch.num_steps / batch.steps_per_epoch, assumed.training_tokens_per_s
+    seen = tokens * num_epochs
     seconds = seen / (rate * training.num_workers) if rate else None
     num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
     num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0

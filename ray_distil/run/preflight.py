@@ -87,7 +87,7 @@ def check(
         remarks += _thinks_twice(config, student)
         if told := "\n".join(_cannot_be_learnt(config, student, _prompts(config, problems, "train"))):
             raise ConfigError(told)
-    remarks += [*_short_for_chains(config), *asking.same_samples(config)]
+    remarks += [*_short_for_chains(config), *asking.same_samples(config), *asking.never_learnt(config)]
     if config.training is not None and student and _at_hand(student):
         found = _packed(student, config.training, config.packing.enabled)
         if found.startswith(NOT_TRIED):
@@ -265,7 +265,12 @@ def _cannot_be_learnt(config: StagesConfig, student: str, prompts: list[str]) ->
 def _thinks_twice(config: StagesConfig, student: str) -> Iterator[str]:
     """A line where completions are chains of thought, but the prompt ends with an empty, closed think block."""
     slow = config.teachers.slow if config.teachers is not None else None
-    if slow is None or config.long2short.enabled or config.training is None or config.packing.template is not None:
+    if (
+        slow is None
+        or "slow" not in config.candidates
+        or config.training is None
+        or config.packing.template is not None
+    ):
         return
     chat = ChatSettings.of(config.training.chat_template_kwargs)
     if (

@@ -180,9 +180,9 @@ class Examples(Stage):
 
     def make(self, artifact: Artifact) -> Made:
         self.run.start_ray()
-        rows_in = self.responses.count("teacher")
-        if self.rewrites is not None:
-            rows_in += self.rewrites.count("rewrite_id") - self.responses.count("teacher", "slow")
+        wanted = curation.kinds(self.settings.get("candidates"), self.rewrites is not None)
+        rows_in = sum(self.responses.count("teacher", name) for name in wanted if name != "rewrite")
+        rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
         artifact.write(curation.curate(self.responses.read(), rewrites, **self.settings), curation.STAGE)

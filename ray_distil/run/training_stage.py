@@ -13,7 +13,7 @@ from ray_distil.train import sft, states
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.sequence_file import is_held_out
 
-BATCH_KEYS = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "num_train_epochs")
+BATCH_KEYS = (*made_of.SPLIT, "num_train_epochs", "max_steps")
 
 
 class Checkpoint(Stage):

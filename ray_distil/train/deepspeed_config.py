@@ -19,6 +19,7 @@ class BatchArithmetic:
     train_micro_batch_size_per_gpu: int
     gradient_accumulation_steps: int
     num_train_epochs: int
+    max_steps: int | None = None  # in place of the epochs
 
     @property
     def train_batch_size(self) -> int:
@@ -31,13 +32,14 @@ class BatchArithmetic:
 
     @property
     def num_steps(self) -> int:
-        return self.steps_per_epoch * self.num_train_epochs
+        return self.max_steps or self.steps_per_epoch * self.num_train_epochs
 
     def __str__(self) -> str:
+        epochs = f"{self.num_train_epochs} epochs" if self.max_steps is None else "epochs"
         return (
             f"{self.num_sequences} sequences, {self.train_batch_size} a step ({self.num_workers} workers x "
-            f"{self.train_micro_batch_size_per_gpu} x {self.gradient_accumulation_steps}), {self.num_train_epochs} epochs "
-            f"of {self.steps_per_epoch} steps: {self.num_steps} steps"
+            f"{self.train_micro_batch_size_per_gpu} x {self.gradient_accumulation_steps}), {epochs} of "
+            f"{self.steps_per_epoch} steps: {self.num_steps} steps"
         )
 
 

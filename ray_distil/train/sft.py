@@ -65,6 +65,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         train_micro_batch_size_per_gpu=config["train_micro_batch_size_per_gpu"],
         gradient_accumulation_steps=config["gradient_accumulation_steps"],
         num_train_epochs=config["num_train_epochs"],
+        max_steps=config["max_steps"],
     )
     engine = build_engine(config, batch, device)
     output, follower = config["output"], config["follower"]

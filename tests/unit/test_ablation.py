@@ -46,7 +46,8 @@ class Pipeline:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
         self.there: dict[str, list[str]] = {}
-        self.mark = "one"
+        self.mark, self.num_steps = "one", 9
+        self.max_steps: dict[str, int | None] = {}
         self.wrong = {"r-without-correct-seed-0": 8, "r-without-correct-seed-1": 10, "r-seed-1": 2}
         monkeypatch.setattr("ray_distil.run.pipeline.run", self.run)
 
@@ -57,6 +58,9 @@ class Pipeline:
         finished(run, "responses", RESPONSES, self.mark, [])
         packed = Manifest("packed", "packing", "f", "examples", 9, 7, 2, {"too_long": 2}, 1.0, [])
         write_manifest(run / "packed", packed)
+        self.max_steps[name] = config.training.max_steps
+        trained = Manifest("checkpoint", "sft", "t", "x", 1, 1, 0, {}, 1.0, [], {"num_steps": self.num_steps})
+        write_manifest(run / "checkpoint", trained)
         run.write_text("config.yaml", config.to_yaml())
         rows = []
         for k in range(PROBLEMS):
@@ -70,7 +74,15 @@ class Pipeline:
 
 
 def test_each_variant_changes_one_thing_and_trains_from_the_same_seeds(config: DistillConfig) -> None:
-    assert ablation.choices(config) == ["complete", "answered", "correct", "reasoned", "shorter", "long2short"]
+    assert ablation.choices(config) == [
+        "complete",
+        "answered",
+        "correct",
+        "reasoned",
+        "shorter",
+        "long2short",
+        "rewrites",
+    ]
     assert ablation.variant(config, "", 0) is config
     other = ablation.variant(config, "", 1)
     assert (other.run.name, other.training_seed, other.run.seed, other.gates) == ("r-seed-1", 8, 7, config.gates)
@@ -82,8 +94,32 @@ def test_each_variant_changes_one_thing_and_trains_from_the_same_seeds(config: D
     both = ablation.variant(config, "correct+long2short", 0)
     assert (both.run.name, both.long2short.enabled) == ("r-without-correct-long2short-seed-0", False)
     assert both.gates == without.gates
+    direct = ablation.variant(config, "rewrites", 0)
+    assert (direct.candidates, direct.long2short, direct.gates) == (["direct"], config.long2short, config.gates)
     slow = ablation.variant(config, "long2short", 2)
+    assert slow.candidates == ["direct", "slow"]
     assert (slow.long2short.enabled, slow.gates, slow.training_seed) == (False, config.gates, 9)
+
+
+def test_without_another_text_nothing_can_be_left_out(config: DistillConfig) -> None:
+    alone = config.model_copy(update={"teachers": config.teachers.model_copy(update={"direct": None})})
+    assert ablation.choices(alone)[-2:] == ["shorter", "long2short"]
+    off = config.model_copy(update={"long2short": config.long2short.model_copy(update={"enabled": False})})
+    assert ablation.choices(off)[-1] == "shorter"
+
+
+def test_each_variant_is_trained_for_as_many_steps_as_the_full_run(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Pipeline(monkeypatch)
+    made.num_steps = 77
+    ablation.run(config, ["rewrites"], 2, Display())
+    assert made.max_steps == {
+        "r": None,
+        "r-seed-1": None,
+        "r-without-rewrites-seed-0": 77,
+        "r-without-rewrites-seed-1": 77,
+    }
 
 
 def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(

@@ -40,6 +40,8 @@ def test_order_depends_on_seed_and_epoch() -> None:
 def test_arithmetic_and_configuration() -> None:
     batch = BatchArithmetic(100, 2, 4, 3, 5)
     assert (batch.train_batch_size, batch.steps_per_epoch, batch.num_steps) == (24, 5, 25)
+    assert BatchArithmetic(100, 2, 4, 3, 5, max_steps=7).num_steps == 7
+    assert BatchArithmetic(100, 2, 4, 3, 1, max_steps=7).num_steps == 7
     config = deepspeed_config(batch, 2, False, 1.0)
     assert config["train_batch_size"] == 24
     assert config["zero_optimization"]["stage"] == 2

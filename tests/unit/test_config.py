@@ -76,6 +76,9 @@ def test_resolved_configuration_reads_back_the_same() -> None:
             "needs one of `engine`, `endpoint` and `responses`, not engine and responses",
         ),
         ("teachers.slow.engine=null", "needs one of `engine`, `endpoint` and `responses`, not none"),
+        ("curation.candidates=[direct, direct]", "curation.candidates: direct, direct names a kind twice"),
+        ("curation.candidates=[]", "curation.candidates"),
+        ("curation.candidates=[conclusion]", "curation.candidates"),
         ("teachers.slow={responses: r.jsonl}", "give long2short an `engine` or an `endpoint`"),
     ],
 )
@@ -84,6 +87,26 @@ def test_mistakes_are_named_in_one_line(override: str, told: str) -> None:
         load(None, [override])
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["curation.candidates=[rewrite]", "long2short.enabled=false"], "nothing is rewritten for `rewrite`"),
+        (["curation.candidates=[slow]", "teachers.slow=null"], "slow needs teachers.slow, and there is none"),
+        (["curation.candidates=[rewrite]", "teachers.slow=null"], "rewrite needs teachers.slow"),
+        (["curation.candidates=[direct, rewrite]", "teachers.direct=null"], "direct needs teachers.direct"),
+    ],
+)
+def test_candidates_that_nobody_makes_are_refused(overrides: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load(None, overrides)
+
+
+def test_rewrites_take_the_place_of_slow_responses_unless_candidates_say_otherwise() -> None:
+    assert load(None).candidates == ["direct", "rewrite"]
+    assert load(None, ["long2short.enabled=false"]).candidates == ["direct", "slow"]
+    assert load(None, ["curation.candidates=[slow, rewrite]"]).candidates == ["slow", "rewrite"]
 
 
 def test_imported_slow_responses_are_learnt_as_they_are_or_rewritten_by_another() -> None:

@@ -58,12 +58,13 @@ REMAKES: dict[str, list[str]] = {
     "long2short.engine.engine_kwargs": ["rewrites", "texts of rewrites"],
     "long2short.engine.chat_template_kwargs": ["rewrites", "texts of rewrites"],
     **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter")},
+    "curation.candidates": ["sft_examples"],
     **{f"packing.{name}": ["packed"] for name in ("enabled", "max_length", "template")},
     "training.student": ["packed", "checkpoint"],
     "training.system_prompt": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
     "training.chat_template_kwargs": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
     **{f"training.{name}": ["checkpoint"] for name in (
-        "num_workers", "num_train_epochs", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+        "num_workers", "num_train_epochs", "max_steps", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "gradient_clipping", "eval_fraction",
         "lora", "seed", "bf16")},
     **{f"evaluation.{name}": ["eval/slow/tiny", "eval/fast/tiny", "texts of eval/slow/tiny", "texts of eval/fast/tiny"] for name in (
@@ -94,7 +95,7 @@ OTHERS: dict[str, Any] = {
     "student": "tiny:teacher-v3", "lr_scheduler_type": "linear", "attn_implementation": "eager",
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
-    "lora": LoraConfig(),
+    "lora": LoraConfig(), "candidates": ["direct"], "max_steps": 7,
 }  # fmt: skip
 
 

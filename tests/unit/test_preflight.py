@@ -12,7 +12,7 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.generate import engine
 from ray_distil.rows import instructions
-from ray_distil.run import leaks, preflight
+from ray_distil.run import asking, leaks, preflight
 from tests.chat_families import TEMPLATES, TINY, model_with
 
 
@@ -299,3 +299,14 @@ def test_values_that_are_none_are_told_by_their_key(override: str, says: str) ->
 def test_a_date_is_taken_as_yaml_reads_it() -> None:
     assert load(None, ["run.date=2026-11-27"]).run.date == "2026-11-27"
     assert check("teachers.direct.engine.engine_kwargs.max_model_len=-1") == []
+
+
+def test_a_teacher_that_is_asked_for_nothing_is_told(tmp_path: Path) -> None:
+    def told(candidates: str) -> list[str]:
+        return list(asking.never_learnt(load(None, [f"curation.candidates={candidates}"])))
+
+    assert told("null") == told("[direct, slow]") == told("[rewrite, direct]") == []
+    (slow,) = told("[direct]")
+    assert slow.startswith("teachers.slow: it is asked, and none of its texts is learnt; curation.candidates is direct")
+    (direct,) = told("[slow, rewrite]")
+    assert direct.startswith("teachers.direct: ")
