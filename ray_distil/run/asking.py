@@ -82,6 +82,12 @@ def params(sampling: SamplingParams, asked: Asked, model: str) -> dict[str, Any]
     return {name: value for name, value in given.items() if value is not None}
 
 
+def bought_for_nothing(config: StagesConfig) -> Iterator[str]:
+    """A line for each teacher whose samples are all equal, or none of whose texts may be learnt."""
+    yield from same_samples(config)
+    yield from never_learnt(config)
+
+
 def never_learnt(config: StagesConfig) -> Iterator[str]:
     """A line for each teacher that is asked, and none of whose texts may be learnt."""
     learnt_from = {"direct": {"direct"}, "slow": {"slow", "rewrite"}}

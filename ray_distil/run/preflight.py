@@ -87,7 +87,7 @@ def check(
         remarks += _thinks_twice(config, student)
         if told := "\n".join(_cannot_be_learnt(config, student, _prompts(config, problems, "train"))):
             raise ConfigError(told)
-    remarks += [*_short_for_chains(config), *asking.same_samples(config), *asking.never_learnt(config)]
+    remarks += [*_short_for_chains(config), *asking.bought_for_nothing(config)]
     if config.training is not None and student and _at_hand(student):
         found = _packed(student, config.training, config.packing.enabled)
         if found.startswith(NOT_TRIED):
