@@ -264,13 +264,8 @@ def _cannot_be_learnt(config: StagesConfig, student: str, prompts: list[str]) ->
 
 def _thinks_twice(config: StagesConfig, student: str) -> Iterator[str]:
     """A line where completions are chains of thought, but the prompt ends with an empty, closed think block."""
-    slow = config.teachers.slow if config.teachers is not None else None
-    if (
-        slow is None
-        or "slow" not in config.candidates
-        or config.training is None
-        or config.packing.template is not None
-    ):
+    thinks = config.teachers is not None and config.teachers.slow is not None and "slow" in config.candidates
+    if not thinks or config.training is None or config.packing.template is not None:
         return
     chat = ChatSettings.of(config.training.chat_template_kwargs)
     if (
