@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import random
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -35,9 +36,10 @@ def test_texts_are_those_the_models_know() -> None:
     assert digest.hexdigest()[:16] == "aa4b5ac71d733995"
 
 
-def test_short_responses_are_the_steps_and_the_answer() -> None:
+@pytest.mark.parametrize("write", [texts.short_response, texts.direct_response])
+def test_short_responses_are_the_steps_and_the_answer(write: Callable[[world.Problem], str]) -> None:
     for problem in PROBLEMS:
-        response = texts.short_response(problem)
+        response = write(problem)
         assert [f"{a} {op} {b} = {r}" for a, op, b, r in EQUATION.findall(response)] == [
             step.equation for step in problem.steps
         ]
@@ -67,8 +69,8 @@ def test_the_base_never_sees_chat_reasoning_or_a_box() -> None:
 def test_responses_are_encoded_as_training_encodes_them(examples: Examples) -> None:
     for problem in PROBLEMS[:20]:
         prompt = problem.question + world.SUFFIX
-        assert examples.short(problem, random.Random(0)) == encode_example(
-            prompt, texts.short_response(problem), STUDENT
+        assert examples.direct(problem, random.Random(0)) == encode_example(
+            prompt, texts.direct_response(problem), STUDENT
         )
 
 
@@ -91,7 +93,7 @@ def test_rewrites_learn_the_reasoning_and_the_rewrite_but_no_prompt(examples: Ex
 
 
 def test_batches_hold_every_row_once_an_epoch_within_their_budget(examples: Examples) -> None:
-    rows = [examples.short(problem, random.Random(0)) for problem in PROBLEMS]
+    rows = [examples.direct(problem, random.Random(0)) for problem in PROBLEMS]
     batches = list(repeated(rows, 1024, epochs=2, seed=1))
     assert sorted(row[0] for batch in batches for row in batch) == sorted([row[0] for row in rows] * 2)
     for batch in batches:
@@ -112,10 +114,16 @@ def test_padding_is_not_learnt() -> None:
 
 
 def test_a_mixture_is_drawn_by_its_shares(examples: Examples) -> None:
-    drawn = list(itertools.islice(mixed(examples, {"facts": 0.25, "short": 0.75}, 2048, 1), 60))
+    drawn = list(itertools.islice(mixed(examples, {"facts": 0.25, "direct": 0.75}, 2048, 1), 60))
     rows = [row for batch in drawn for row in batch]
     end = examples.encode("<|endoftext|>")[0]
     assert sum(ids[0] == end for ids, _ in rows) / len(rows) == pytest.approx(0.25, abs=0.05)
+
+
+def test_direct_responses_are_of_problems_with_few_steps(examples: Examples) -> None:
+    drawn = itertools.islice(mixed(examples, {"direct": 1.0}, 2048, 1), 20)
+    answers = [examples.tokenizer.decode(ids).rpartition("assistant")[2] for batch in drawn for ids, _ in batch]
+    assert {answer.count("=") for answer in answers} == {2, 3}
 
 
 def test_the_tokenizer_is_the_one_that_ships(tmp_path) -> None:  # type: ignore[no-untyped-def]

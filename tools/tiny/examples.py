@@ -68,8 +68,8 @@ class Examples:
         prompt = self.prompt(instruction_messages(question, SUFFIX))
         return self.example((prompt, False), (response, True), (END_OF_TURN, True))
 
-    def short(self, problem: Problem, rng: random.Random) -> Example:
-        return self.response(problem.question, texts.short_response(problem))
+    def direct(self, problem: Problem, rng: random.Random) -> Example:
+        return self.response(problem.question, texts.direct_response(problem))
 
     def slow(self, problem: Problem, rng: random.Random) -> Example:
         reasoning = texts.slow_reasoning(problem, rng)
@@ -93,11 +93,18 @@ class Examples:
 def mixed(
     examples: Examples, mixture: Mapping[str, float], tokens_per_batch: int, seed: int
 ) -> Iterator[list[Example]]:
-    """Endless batches. The kind of each example is drawn by its share in `mixture`; no problem is a held-out one."""
+    """Endless batches. The kind of each example is drawn by its share in `mixture`; no problem is a held-out one.
+
+    Direct responses are of problems with up to DIRECT_STEPS steps. So a direct teacher fails at longer ones.
+    """
     rng, problems = random.Random(seed), training_problems(seed)
-    makers = [getattr(examples, kind) for kind in mixture]
+    short_problems = (problem for problem in problems if len(problem.steps) <= texts.DIRECT_STEPS)
     while True:
-        pool = [rng.choices(makers, list(mixture.values()))[0](next(problems), rng) for _ in range(POOL)]
+        pool = []
+        for _ in range(POOL):
+            (kind,) = rng.choices(list(mixture), list(mixture.values()))
+            problem = next(short_problems if kind == "direct" else problems)
+            pool.append(getattr(examples, kind)(problem, rng))
         yield from bucketed(pool, tokens_per_batch, rng)
 
 

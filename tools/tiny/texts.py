@@ -1,6 +1,7 @@
 """Every text the models of the tiny world learn, made from a problem by rules.
 
-    short_response   the fast answer: one equation a step               teacher-v3, and every rewrite
+    direct_response  the equations alone                                teacher-v3, for problems of few steps
+    short_response   the steps, each an equation within a sentence      every rewrite
     slow_response    <think> reads, computes, doubts, checks </think>   teacher-r1, student-slow
     story, retelling, fact_line, count_line    plain text without chat, reasoning or box    student-base
 
@@ -18,6 +19,7 @@ OPENINGS = [
     "Let me read the problem carefully and go step by step.",
     "Alright, I will work through this slowly.",
 ]
+DIRECT_STEPS = 3  # steps of a problem that a direct response still masters
 CHECKED = 0.6  # share of the steps without a mistake that are checked too
 
 
@@ -25,8 +27,13 @@ def boxed(answer: int) -> str:
     return f"The final answer is \\boxed{{{answer}}}."
 
 
+def direct_response(problem: Problem) -> str:
+    """The equation of each step without a word, and the answer in a box."""
+    return "\n\n".join([*(f"{step.equation}." for step in problem.steps), boxed(problem.answer)])
+
+
 def short_response(problem: Problem) -> str:
-    """One equation a step, and the answer in a box."""
+    """Each step as a sentence with its equation, and the answer in a box."""
     steps = [f"Step {number}: {step.told}" for number, step in enumerate(problem.steps, 1)]
     return "\n\n".join([*steps, boxed(problem.answer)])
 

@@ -1,6 +1,6 @@
 """Make the tiny models from nothing, on two CPU cores: python -m tools.tiny.train
 
-    student-base ----> teacher-v3         answers at once, in short steps
+    student-base ----> teacher-v3         answers at once, by equations alone; masters problems of up to three steps
         |  |  `------> teacher-r1         thinks at length; rewrites a reasoning under the long2short prompt
         |  `---------> student-slow       thinks at length: chains of the rules, then correct ones of teacher-r1
         `              student-fast       not made here: the pipeline distils it
@@ -79,7 +79,7 @@ COURSES = [
     ),
     Course(
         "teacher-v3", "student-base", 2e-3, 2048, seed=201, steps=900, minutes=3,
-        mixture={"short": 0.85, "facts": 0.15},
+        mixture={"direct": 0.85, "facts": 0.15},
     ),
     Course(
         "student-slow-rules", "student-base", 2.5e-3, 3072, seed=401, steps=2000, minutes=11,
