@@ -7,6 +7,7 @@ from ray_distil import UserError
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
 from ray_distil.config.engine_config import Asked, EndpointConfig
 from ray_distil.config.section import ConfigError
+from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.storage import Folder, describe, redacted
 from ray_distil.texts import sources
@@ -70,11 +71,6 @@ def _asked(config: StagesConfig) -> dict[str, Asked | None]:
     return asked
 
 
-def is_hub_name(model_source: str) -> bool:
-    """Whether a model_source can be a hub name, ORG/NAME, and not a path."""
-    return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
-
-
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
     """The models, with the tiny models of this package copied to the run's folder, which all nodes see.
 
@@ -133,14 +129,12 @@ def resolve_model(model_source: str, key: str) -> str:
         if not (path / "config.json").is_file():
             raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
         return str(path.resolve())
-    if not is_hub_name(model_source):
+    if not hub.is_hub_name(model_source):
         raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(model_source, "config.json"), str):
+    if hub.cached(model_source, "config.json") is not None:
         return model_source
     try:
-        HfApi().model_info(model_source, timeout=20)
+        hub.newest(model_source)
     except Exception as error:  # its types are many: not found, gated, no network, hub switched off
         reason = type(error).__name__
         raise ConfigError(

@@ -58,7 +58,7 @@ def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list
     return [record(p) for p in train], [record(p) for p in world.held_out(world.SEED_TEST, config.num_eval)]
 
 
-def instruction_row(record: Any, source: str, split: str, position: int) -> dict[str, Any]:
+def instruction_row(record: Any, source: str, split: str, position: int, ids_by_source: bool = False) -> dict[str, Any]:
     """One record as an INSTRUCTIONS row, or as a reject, which tells the record's position in the file."""
     row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
@@ -78,7 +78,7 @@ def instruction_row(record: Any, source: str, split: str, position: int) -> dict
     except BadRecord as error:
         return reject(row, error.reason, f"record {position}: {error}")
     return row | {
-        "instruction_id": instruction_id(text, source),
+        "instruction_id": instruction_id(text, source if ids_by_source else ""),
         "instruction": text,
         "reference_answer": reference,
     }
@@ -110,10 +110,10 @@ def reference_of(answer: Any) -> str | None:
     return text or None
 
 
-def collect(config: InstructionsConfig, seed: int) -> Problems:
+def collect(config: InstructionsConfig, seed: int, ids_by_source: bool = False) -> Problems:
     """All records as rows, accepted or rejected; training and held-out problems share no instruction.
 
-    Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
+    ids_by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
     """
     train_source, eval_source = sources_of(config)
     train: Iterable[Any]
@@ -127,14 +127,14 @@ def collect(config: InstructionsConfig, seed: int) -> Problems:
     # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
     name, eval_name = (TINY if s is None else s.label for s in (train_source, eval_source or train_source))
     rows = itertools.chain(
-        (instruction_row(record, eval_name, EVAL, k) for k, record in enumerate(held_out, 1)),
-        (instruction_row(record, name, TRAIN, k) for k, record in enumerate(train, 1)),
+        (instruction_row(record, eval_name, EVAL, k, ids_by_source) for k, record in enumerate(held_out, 1)),
+        (instruction_row(record, name, TRAIN, k, ids_by_source) for k, record in enumerate(train, 1)),
     )
     limits = {
         TRAIN: Limit(config.num_train, "instructions.num_train"),
         EVAL: Limit(config.num_eval, "instructions.num_eval"),
     }
-    problems = Problems(rows, [eval_name, name], config.num_eval, limits)
+    problems = Problems(rows, [eval_name, name] if ids_by_source else [""], config.num_eval, limits)
     for split, what in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
         if not problems.facts.usable[split]:
             raise UserError(

@@ -80,7 +80,7 @@ class Problems:
     def __init__(self, rows: Iterable[Row], labels: list[str], num_eval: int, limits: dict[str, Limit]) -> None:
         """Reads all rows, which `instructions.instruction_row` makes. Rows of the split "eval" must come first.
 
-        labels: all values of the rows' `source`. num_eval: how many rows are held out if no row is in "eval" already.
+        labels: all sources of which the rows' ids are hashes; [""] where they are hashes of texts alone. num_eval: how many rows are held out if no row is in "eval" already.
         """
         self._limits = limits
         self._parts = _Parts()
@@ -197,7 +197,7 @@ def _limited(table: pa.Table, split: str, limit: Limit, kept: Counter[str]) -> p
 def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list[Row]]:
     """The rows in parts. Of two equal instructions the later row is rejected, also across files and splits.
 
-    An id is a hash of the text and its source. So each text is looked up by its id in every source (`labels`).
+    Where an id is a hash of the text and its source, each text is looked up by its id in every source (`labels`).
     """
     seen, number, given = SeenIds(), 0, iter(rows)
     while part := list(islice(given, ROWS_PER_SHARD)):
@@ -219,8 +219,8 @@ def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list
 
 
 def _id_from(row: Row, label: str) -> str:
-    """The id of the row's text, if it came from the source `label`."""
-    return row["instruction_id"] if row["source"] == label else instruction_id(row["instruction"], label)
+    """The id of the row's text, if it came from the source `label`; the row's own without a label."""
+    return row["instruction_id"] if label in ("", row["source"]) else instruction_id(row["instruction"], label)
 
 
 class _Choice:

@@ -1,5 +1,6 @@
 """Imported texts as artifacts: a teacher's responses, or training examples, that another system has made."""
 
+import json
 from collections import Counter
 from itertools import islice
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from ray_distil import UserError
 from ray_distil.config import TeacherConfig
 from ray_distil.rows import curation, teacher
+from ray_distil.run import made_of
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage
 from ray_distil.store import schemas
@@ -46,9 +48,25 @@ def import_teacher(
     return counts
 
 
-def imported_id(source: str, position: int) -> str:
-    """Id of an imported row: a hash of the file's path, as given, and the row's position in the file, from 1."""
-    return schemas.stable_id("imported", source, position)
+def imported_ids(records: list[Any], source: str, by_source: bool) -> list[tuple[str, int]]:
+    """`(id, number among equal records)` of imported rows: the id is a hash of the record and of that number.
+
+    by_source: the id is a hash of the file's path, as given, and of the row's position in it, from 1; the number is this
+    position. So it is in runs of earlier versions.
+    """
+    if by_source:
+        return [(schemas.stable_id("imported", source, k), k) for k in range(1, len(records) + 1)]
+    equal: Counter[str] = Counter()
+    ids = []
+    for record in records:
+        text = json.dumps(record, sort_keys=True, ensure_ascii=True, default=str)
+        ids.append((schemas.stable_id("imported", text, equal[text]), equal[text]))
+        equal[text] += 1
+    return ids
+
+
+def _settings(source: str, by_source: bool) -> dict[str, Any]:
+    return {"source": source} if by_source else {"ids": "text"}
 
 
 class ImportedResponses(Stage):
@@ -56,13 +74,12 @@ class ImportedResponses(Stage):
 
     rows, artifact, schema, unit = teacher, "responses", schemas.RESPONSES, "responses"
 
-    def __init__(self, records: list[Any], source: str) -> None:
+    def __init__(self, records: list[Any], source: str, by_source: bool) -> None:
         self.imported = []
-        for position, record in enumerate(records, 1):
-            response_id = imported_id(source, position)
+        for record, (response_id, number) in zip(records, imported_ids(records, source, by_source), strict=True):
             known = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
-            self.imported.append(teacher.imported_row(record, known | {"sample_index": position}))
-        self.settings, self.inputs = {"source": source}, [digest(self.imported)]
+            self.imported.append(teacher.imported_row(record, known | {"sample_index": number}))
+        self.settings, self.inputs = _settings(source, by_source), [digest(self.imported)]
 
     def make(self, artifact: Artifact) -> Made:
         artifact.write_table(table_of(self.imported, schemas.RESPONSES), teacher.STAGE)
@@ -74,18 +91,23 @@ class ImportedExamples(Stage):
 
     rows, artifact, schema, unit = curation, "sft_examples", schemas.SFT_EXAMPLES, "examples"
 
-    def __init__(self, records: list[Any], source: str) -> None:
-        self.imported = [curation.imported_row(record, imported_id(source, k)) for k, record in enumerate(records, 1)]
-        self.settings, self.inputs = {"source": source}, [digest(self.imported)]
+    def __init__(self, records: list[Any], source: str, by_source: bool) -> None:
+        ids = [example_id for example_id, _ in imported_ids(records, source, by_source)]
+        self.imported = list(map(curation.imported_row, records, ids))
+        self.settings, self.inputs = _settings(source, by_source), [digest(self.imported)]
 
     def make(self, artifact: Artifact) -> Made:
         artifact.write_table(table_of(self.imported, schemas.SFT_EXAMPLES), curation.STAGE)
         return len(self.imported), {}
 
 
-def import_responses(run: Run, records: list[Any], source: str) -> Artifact:
-    return run.make(ImportedResponses(records, source))
+def import_responses(run: Run, records: list[Any], source: str) -> tuple[Artifact, list[str]]:
+    """The responses as an artifact, and the id of each record. source: the path of the file, as given."""
+    stage = ImportedResponses(records, source, made_of.ids_by_source(run.folder / ImportedResponses.artifact))
+    return run.make(stage), [row["response_id"] for row in stage.imported]
 
 
 def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
-    return run.make(ImportedExamples(records, source))
+    """The examples as an artifact. source: the path of the file, as given."""
+    by_source = made_of.ids_by_source(run.folder / ImportedExamples.artifact)
+    return run.make(ImportedExamples(records, source, by_source))

@@ -22,7 +22,10 @@ from ray_distil.rows import evaluation, instructions, long2short, scorers, teach
 from ray_distil.run import asking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import MadeOf
+from ray_distil.store.artifact_reader import FINGERPRINT
 from ray_distil.store.manifest import fingerprint, model_fingerprint
+from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import saved_made_of
 from ray_distil.texts import sources
 from ray_distil.texts.prompts import long2short_messages
 
@@ -40,13 +43,24 @@ SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation
 
 
 def of_instructions(config: StagesConfig) -> MadeOf:
-    """With the names of the sources, without their paths: another spelling of a path changes nothing.
+    """Without the paths of the sources: another name or place of a file changes nothing.
 
     What the sources hold is an input of the stage (`instructions.source_fingerprint`).
     """
     settings = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
-    labels = [source.label if source is not None else None for source in instructions.sources_of(config.instructions)]
-    return MadeOf(settings | {"sources": labels, "seed": config.run.seed})
+    sources_ = instructions.sources_of(config.instructions)
+    named: dict[str, Any] = {"ids": "text", "sources": ["tiny" if one is None else "own" for one in sources_]}
+    if ids_by_source(config.run_folder / "instructions"):
+        named = {"sources": [one.label if one is not None else None for one in sources_]}
+    return MadeOf(settings | named | {"seed": config.run.seed})
+
+
+def ids_by_source(folder: Folder) -> bool:
+    """Whether an artifact has rows whose ids depend on the name of their source, by the rule of earlier versions.
+
+    Its run keeps this rule: by other ids, nothing that was made of these rows would be found again.
+    """
+    return folder.exists(FINGERPRINT) and saved_made_of(folder).get("settings", {}).get("ids") != "text"
 
 
 def of_responses(run: Run) -> MadeOf:

@@ -12,7 +12,7 @@ from ray_distil.config.models import resolve_models, share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows.problems import Figures
-from ray_distil.run import checks_apart, comparing, expected, stages
+from ray_distil.run import checks_apart, comparing, expected, frozen, stages
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
 from ray_distil.run.shipped_logs import shipped
@@ -48,7 +48,8 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 @contextmanager
 def opened(config: StagesConfig, display: Display, records: Figures | None = None) -> Iterator[Run]:
     """A run that only this process makes. The checks come before the first stage; then the configuration is saved."""
-    models = at_hand = resolve_models(config)
+    models, commits = frozen.freeze(config, resolve_models(config))
+    at_hand = models
     log = log_folder(config) / "driver.log"
     with (
         run_lock(config.run_folder, config.run.take_over, display.say),
@@ -62,16 +63,25 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         run = Run(config, models, display)
         run.before_making = lambda: check(config, at_hand, records)
         display.say(f"messages of the libraries: {log}")
-        run.save_settings = lambda: expected.save(run)
+
+        def save_settings() -> None:
+            frozen.save(run.folder, commits)
+            expected.save(run)
+
+        run.save_settings = save_settings
         yield run
 
 
 def check(config: StagesConfig, models: dict[str, str], records: Figures | None) -> list[str]:
-    """The remarks of the checks. While another process does them, this one imports what its stages need of Transformers."""
+    """The remarks of the checks, and on hub models that have moved since the run began.
+
+    While another process does the checks, this one imports what its stages need of Transformers.
+    """
+    moved = in_background(lambda: frozen.moved(config.run_folder))
     loading = in_background(lambda: importlib.import_module("ray_distil.texts.auto_classes") if models else None)
     remarks = checks_apart.check(config, models, records)
     loading.result()
-    return remarks
+    return remarks + moved.result()
 
 
 def log_folder(config: StagesConfig) -> Path:

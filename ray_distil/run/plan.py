@@ -18,6 +18,7 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.report.cost import expected_key, gpus_of
 from ray_distil.rows import benchmarks, instructions, teacher
 from ray_distil.rows.problems import EVAL, TRAIN, Problems
+from ray_distil.run.made_of import ids_by_source
 from ray_distil.store.shards import REASON
 from ray_distil.texts import sources
 from ray_distil.texts.prompts import LONG2SHORT
@@ -122,7 +123,7 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
         assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
         return assumed, given.num_eval, None
-    problems = instructions.collect(given, config.run.seed)
+    problems = instructions.collect(given, config.run.seed, ids_by_source(config.run_folder / "instructions"))
     facts = problems.facts
     if facts.rejects:
         remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")

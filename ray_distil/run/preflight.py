@@ -15,7 +15,7 @@ from ray_distil import UserError
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import HELD_OUT
-from ray_distil.config.models import is_hub_name, model_sources, resolve_model
+from ray_distil.config.models import model_sources, resolve_model
 from ray_distil.config.section import ConfigError
 from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
@@ -23,6 +23,7 @@ from ray_distil.rows.problems import Figures
 from ray_distil.run import asking, export_check
 from ray_distil.run.resources import what_cannot_come
 from ray_distil.runtime.session import is_local
+from ray_distil.store import hub
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import (
     PLAIN,
@@ -111,7 +112,7 @@ def check_plan(config: StagesConfig, problems: Figures | None) -> list[str]:
         try:
             models[key.removesuffix(".engine.model_source")] = resolve_model(source, key)
         except ConfigError:
-            if not is_hub_name(source):
+            if not hub.is_hub_name(source):
                 raise
             absent.append(source)
     remarks = check(config, models, problems, planned=True)
@@ -193,9 +194,7 @@ def _at_hand(model: str) -> bool:
     """Whether the model's tokenizer is on this machine. A hub model that is not in the cache is left to the engines."""
     if "://" in model or Path(model).is_dir():
         return True
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)
+    return hub.cached(model, "tokenizer_config.json") is not None
 
 
 def _too_long(spoken: _Spoken) -> Iterator[str]:

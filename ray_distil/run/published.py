@@ -131,15 +131,15 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     }
     config = validate(StagesConfig, apply_overrides(data, overrides))
     with opened(config, display) as run:
-        responses = importing.import_responses(run, records, file.dataset.input_path)
+        responses, ids = importing.import_responses(run, records, file.dataset.input_path)
         rewrites = stages.make_rewrites(run, responses)
         assert rewrites is not None  # long2short is on, with an endpoint of its own
         gates = stages.enabled_gates(run.config)
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     made = []
-    for position in range(1, len(records) + 1):
-        row = written.get(importing.imported_id(file.dataset.input_path, position))
+    for response_id in ids:
+        row = written.get(response_id)
         if row is None:
             continue  # rejected: counted in the manifests
         example = curation.rewrite_example(row, gates, "")

@@ -46,7 +46,7 @@ class Instructions(Stage):
     def make(self, artifact: Artifact) -> Made:
         records = self.records
         if isinstance(records, StoredProblems):  # they are gone meanwhile
-            records = instructions.collect(self.run.config.instructions, self.run.config.run.seed)
+            records = _collected(self.run.config)
         for table in records.tables():
             artifact.write_table(table, instructions.STAGE)
         return records.facts.num_rows, {}
@@ -243,7 +243,12 @@ def read_problems(config: StagesConfig) -> Problems | StoredProblems:
     stored = Artifact(config.run_folder, Instructions.artifact, schemas.INSTRUCTIONS, mark)
     if stored.is_complete():
         return StoredProblems(stored)
-    return instructions.collect(config.instructions, config.run.seed)
+    return _collected(config)
+
+
+def _collected(config: StagesConfig) -> Problems:
+    by_source = made_of.ids_by_source(config.run_folder / Instructions.artifact)
+    return instructions.collect(config.instructions, config.run.seed, by_source)
 
 
 def make_instructions(run: Run, records: Problems | StoredProblems) -> Artifact:

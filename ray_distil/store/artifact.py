@@ -93,11 +93,11 @@ class Artifact(ArtifactReader):
         self.folder.remove(MANIFEST)
         for leftover in self.folder.files(suffix=TEMPORARY, recursive=True):
             self.folder.remove(leftover)
+        if self.made_of:  # before the fingerprint: what has one, and no settings, is of an earlier version
+            self.folder.write_text(MADE_OF, json.dumps(self.made_of, ensure_ascii=False, indent=1) + "\n")
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
         if asked is not None:
             self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
-        if self.made_of:
-            self.folder.write_text(MADE_OF, json.dumps(self.made_of, ensure_ascii=False, indent=1) + "\n")
 
     def earlier_making(self) -> Folder | None:
         """The artifact of this fingerprint in RUN/superseded/, if it can come back: a whole one, or a stopped training."""

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ray_distil.store import hub
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
 
@@ -109,16 +110,9 @@ def _of_files(state: tuple[tuple[str, int, str], ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _with_revision(name: str) -> str:
-    """NAME@COMMIT by the copy in the hub's cache, else by the hub; NAME alone where neither knows the commit."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    here = try_to_load_from_cache(name, "config.json")
-    if isinstance(here, str):
-        return f"{name}@{Path(here).parent.name}"  # .../snapshots/COMMIT/config.json
-    try:
-        return f"{name}@{HfApi().model_info(name, timeout=20).sha}"
-    except Exception:  # noqa: BLE001  of many types; where the model is loaded, a missing one is an error
-        return name
+    """ORG/NAME@COMMIT; the name alone where neither the hub's cache nor the hub knows the commit."""
+    commit = hub.commit_of(name)
+    return f"{hub.split(name)[0]}@{commit}" if commit is not None else name
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Copies a model from an object store to this machine, once for all processes here."""
+"""The files of a model on this machine: copied from an object store, or at a commit of the hub."""
 
 import fcntl
 import os
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ray_distil.store import hub
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
 
@@ -20,11 +21,11 @@ _copying = threading.Lock()
 def local_copy(model: str, weights: bool = False) -> str:
     """The folder of a model's files on this machine. A model in an object store is copied, once for all processes.
 
-    Without `weights` the copy has no weights: it serves for the tokenizer and the configuration. A hub name, or the
-    path of a folder, is returned unchanged.
+    Without `weights` the copy has no weights: it serves for the tokenizer and the configuration. ORG/NAME@COMMIT is taken
+    from the hub, by way of its cache. The path of a folder, or a hub name without a commit, is returned unchanged.
     """
     if "://" not in model:
-        return model
+        return hub.snapshot(model, weights) if hub.is_at_commit(model) else model
     source = Folder(model)
     key = stable_id(model, str(weights), *(str(part) for part in source.state()))
     target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key

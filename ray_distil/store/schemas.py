@@ -148,6 +148,6 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def instruction_id(instruction: str, source: str) -> str:
-    """Hash of the normalised text and the source."""
-    return stable_id(normalised(instruction), source)
+def instruction_id(instruction: str, source: str = "") -> str:
+    """Hash of the normalised text; in runs of earlier versions, of the text and the name of its source."""
+    return stable_id(normalised(instruction), source) if source else stable_id(normalised(instruction))

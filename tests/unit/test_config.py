@@ -1,6 +1,7 @@
 """The configuration: what parses, and what each mistake is told."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -143,10 +144,11 @@ def test_hub_names_are_looked_up_before_anything_runs(monkeypatch: pytest.Monkey
 
     asked = []
 
-    def model_info(self: object, name: str, timeout: float) -> None:
+    def model_info(self: object, name: str, revision: str | None, timeout: float) -> SimpleNamespace:
         asked.append(name)
         if name != "org/name":
             raise huggingface_hub.errors.OfflineModeIsEnabled("off")
+        return SimpleNamespace(sha="a" * 40)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     assert resolve_model("org/name", "k") == "org/name"

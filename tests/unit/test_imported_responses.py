@@ -15,6 +15,7 @@ from ray_distil.rows.question import Question
 from ray_distil.run import importing, stages
 from ray_distil.run.runs import Run
 from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import stable_id
 
 PROBLEMS = [
     {"instruction_id": f"i{k}", "instruction": f"{k}  + 1?", "reference_answer": str(k + 1), "split": "train"}
@@ -156,3 +157,14 @@ def test_a_file_of_other_problems_and_one_that_is_not_there_are_refused(files: P
     (files / "r.jsonl").unlink()
     with pytest.raises(UserError, match="teachers.slow.responses: there is no file"):
         make(files)
+
+
+def test_an_imported_row_has_the_id_of_its_text_wherever_its_file_lies() -> None:
+    records = [{"instruction": f"{k}?", "output": str(k)} for k in (1, 2, 3, 2)]
+    first = importing.imported_ids(records, "a.json", by_source=False)
+    assert len({row_id for row_id, _ in first}) == 4
+    assert [number for _, number in first] == [0, 0, 0, 1]
+    assert importing.imported_ids(records, "b.json", by_source=False) == first
+    assert sorted(importing.imported_ids(records[::-1], "b.json", by_source=False)) == sorted(first)
+    before = importing.imported_ids(records, "a.json", by_source=True)
+    assert before == [(stable_id("imported", "a.json", k), k) for k in (1, 2, 3, 4)]

@@ -60,7 +60,7 @@ def test_a_model_is_told_by_its_weights_and_not_by_their_size_or_its_name(tmp_pa
 
 def test_a_hub_model_is_told_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [str(tmp_path / "snapshots" / name / "config.json") for name in ("abc", "def")]
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: found[0])
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: found[0])
     assert model_fingerprint("org/of-the-hub") == "org/of-the-hub@abc"
     _with_revision.cache_clear()
     found.pop(0)

@@ -55,7 +55,7 @@ def of_all(rows: list[Row], num_eval: int, limits: dict[str, int | None]) -> lis
     return marked
 
 
-def drawn(dice: random.Random, number: int, source: str, split: str) -> list[Row]:
+def drawn(dice: random.Random, number: int, source: str, split: str, ids_by_source: bool) -> list[Row]:
     """Rows of records of which some are bad, some are there twice, and some have an answer."""
     answers = dice.choice([0.0, 0.1, 0.9])
     records: list[Any] = []
@@ -63,7 +63,7 @@ def drawn(dice: random.Random, number: int, source: str, split: str) -> list[Row
         text = dice.choice(["What is", "What  is", "Was ist"]) + f" {dice.randint(0, 2 * number)}?"
         answer = dice.randint(0, 9) if dice.random() < answers else None
         records.append(dice.choice([{"instruction": text, "answer": answer}] * 9 + [3, {"instruction": " "}]))
-    return [instruction_row(record, source, split, k) for k, record in enumerate(records, 1)]
+    return [instruction_row(record, source, split, k, ids_by_source) for k, record in enumerate(records, 1)]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -71,12 +71,16 @@ def test_rows_are_those_that_lists_of_all_rows_would_give(seed: int, monkeypatch
     dice = random.Random(seed)
     monkeypatch.setattr(problems, "ROWS_PER_SHARD", dice.choice([1, 7, 100, 10_000]))
     labels = dice.choice([["a", "b"], ["a", "a"]])
-    held_out = drawn(dice, dice.choice([0, 0, 30]), labels[0], EVAL)
-    rows = held_out + drawn(dice, dice.choice([0, 1, 12, 400]), labels[1], TRAIN)
+    by_source = seed % 2 == 0
+    held_out = drawn(dice, dice.choice([0, 0, 30]), labels[0], EVAL, by_source)
+    rows = held_out + drawn(dice, dice.choice([0, 1, 12, 400]), labels[1], TRAIN, by_source)
     num_eval, limits = dice.choice([1, 5, 300]), {TRAIN: dice.choice([None, 20, 200]), EVAL: dice.choice([3, 300])}
     expected = of_all([dict(row) for row in rows], num_eval, limits)
     made = Problems(
-        iter(rows), labels, num_eval, {split: Limit(most, f"num_{split}") for split, most in limits.items()}
+        iter(rows),
+        labels if by_source else [""],
+        num_eval,
+        {split: Limit(most, f"num_{split}") for split, most in limits.items()},
     )
 
     found = made.to_pylist()
@@ -102,7 +106,7 @@ def test_a_part_of_the_rows_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPat
             yield instruction_row({"instruction": f"{k:05d} " + "pens " * 100, "answer": k}, "a", TRAIN, k)
 
     tracemalloc.start()
-    made = Problems(rows(), ["a"], 300, {TRAIN: Limit(None, "num_train")})
+    made = Problems(rows(), [""], 300, {TRAIN: Limit(None, "num_train")})
     assert sum(table.num_rows for table in made.tables()) == 8_000
     assert made.facts.usable == {TRAIN: 7_700, EVAL: 300}
     _, peak = tracemalloc.get_traced_memory()
@@ -114,7 +118,7 @@ def test_a_full_disk_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
     full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
     with full, pytest.raises(UserError, match="No space left on device.*set TMPDIR"):
-        Problems([instruction_row({"instruction": "1?"}, "a", TRAIN, 1)], ["a"], 1, {})
+        Problems([instruction_row({"instruction": "1?"}, "a", TRAIN, 1)], [""], 1, {})
 
 
 def test_problems_that_a_run_has_written_are_not_read_from_their_source_again(tmp_path: Path) -> None:
@@ -148,3 +152,45 @@ def test_written_problems_that_are_gone_meanwhile_are_read_again(tmp_path: Path)
     stored = stages.read_problems(config)
     (config.run_folder / "instructions").remove_all()
     assert stages.make_instructions(run, stored).count("instruction_id") == 7
+
+
+def made_of_file(folder: Path, name: str, records: list[dict[str, Any]]) -> tuple[bool, dict[str, str]]:
+    """(whether the run's problems were there already, instruction -> "id split") with the records in a file of this name."""
+    source = folder / name
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = load(None, [f"instructions.path={source}", f"run.storage_path={folder}", "instructions.num_eval=20"])
+    collected = stages.read_problems(config)
+    made = stages.make_instructions(Run(config, {}, Display(Console(file=io.StringIO()))), collected)
+    rows = made.read_table().to_pylist()
+    return isinstance(collected, StoredProblems), {
+        row["instruction"]: f"{row['instruction_id']} {row['split']}" for row in rows
+    }
+
+
+RECORDS = [{"instruction": f"{k} + 3?", "answer": k + 3} for k in range(300)]
+
+
+def test_a_renamed_file_has_the_same_problems_and_holds_the_same_ones_out(tmp_path: Path) -> None:
+    _, first = made_of_file(tmp_path, "a.jsonl", RECORDS)
+    assert made_of_file(tmp_path, "b.jsonl", RECORDS) == (True, first)
+    was_there, more = made_of_file(tmp_path, "c.jsonl", [*RECORDS, {"instruction": "7 - 2?", "answer": 5}])
+    assert not was_there
+    assert sum(more[text] != first[text] for text in first) <= 1, "at most one problem gives its held-out place away"
+
+
+def test_a_run_of_an_earlier_version_keeps_the_ids_of_its_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("ray_distil.run.made_of.ids_by_source", lambda folder: True)
+        _, first = made_of_file(tmp_path, "a.jsonl", RECORDS)
+    assert first["5 + 3?"].split()[0] == stable_id("5 + 3?", "a.jsonl")
+    assert made_of_file(tmp_path, "a.jsonl", RECORDS) == (True, first)
+    was_there, more = made_of_file(tmp_path, "a.jsonl", [*RECORDS, {"instruction": "7 - 2?", "answer": 5}])
+    assert not was_there
+    assert {text: ids.split()[0] for text, ids in more.items() if text in first} == {
+        text: ids.split()[0] for text, ids in first.items()
+    }
+    assert more["7 - 2?"].split()[0] == stable_id("7 - 2?", "a.jsonl")
+    (tmp_path / "new").mkdir()
+    assert made_of_file(tmp_path / "new", "a.jsonl", RECORDS)[1]["5 + 3?"].split()[0] == stable_id("5 + 3?")

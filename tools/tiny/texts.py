@@ -28,8 +28,8 @@ def boxed(answer: int) -> str:
 
 
 def direct_response(problem: Problem) -> str:
-    """The equation of each step without a word, and the answer in a box."""
-    return "\n\n".join([*(f"{step.equation}." for step in problem.steps), boxed(problem.answer)])
+    """The steps as one paragraph without numbers, and the answer in a box."""
+    return " ".join([*(step.told for step in problem.steps), boxed(problem.answer)])
 
 
 def short_response(problem: Problem) -> str:

@@ -1,0 +1,110 @@
+"""Models of the Hugging Face hub at a commit. Their files never change.
+
+Qwen/Qwen3-8B                what the hub has at this moment
+Qwen/Qwen3-8B@v1.0           a branch, a tag or a commit
+Qwen/Qwen3-8B@b968826d...    a commit, of 40 digits: what a run's stages are given
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from ray_distil import UserError
+
+TIMEOUT_S = 20
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
+OTHER_FORMATS = [
+    "original/*",
+    "*.pth",
+    "*.ckpt",
+    "*.gguf",
+    "*.onnx",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+]  # no engine reads them
+
+
+def is_hub_name(model_source: str) -> bool:
+    """Whether a model_source can be a hub name, ORG/NAME or ORG/NAME@REVISION, and not a path."""
+    return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
+
+
+def split(model: str) -> tuple[str, str | None]:
+    """`(ORG/NAME, revision or None)` of a hub name."""
+    name, _, revision = model.partition("@")
+    return name, revision or None
+
+
+def is_at_commit(model: str) -> bool:
+    """Whether a model is ORG/NAME@COMMIT."""
+    return is_hub_name(model) and COMMIT.fullmatch(split(model)[1] or "") is not None and not Path(model).is_dir()
+
+
+def cached(model: str, file: str) -> str | None:
+    """The path of a file of a hub's model in the hub's cache on this machine; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = split(model)
+    path = try_to_load_from_cache(name, file, revision=revision)
+    return path if isinstance(path, str) else None
+
+
+def newest(model: str, timeout: float = TIMEOUT_S) -> str:
+    """The commit that the hub has for a name now. Raises an error of huggingface_hub where it does not say."""
+    from huggingface_hub import HfApi
+
+    name, revision = split(model)
+    return str(HfApi().model_info(name, revision=revision, timeout=timeout).sha)
+
+
+def commit_of(model: str) -> str | None:
+    """The commit of a name: by the hub's cache on this machine, else by the hub; None where neither knows it."""
+    _, revision = split(model)
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    if (path := cached(model, "config.json")) is not None:
+        return Path(path).parent.name  # .../snapshots/COMMIT/config.json
+    try:
+        return newest(model)
+    except Exception:  # noqa: BLE001  of many types; where the model is loaded, a missing one is an error
+        return None
+
+
+@lru_cache(maxsize=64)
+def snapshot(model: str, weights: bool) -> str:
+    """The folder of a model's files at a commit, in the hub's cache on this machine; what is missing is downloaded.
+
+    model: ORG/NAME@COMMIT. Without `weights`, the configuration and the tokenizer are enough. Raises UserError where the
+    hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, commit = split(model)
+    left_out = OTHER_FORMATS
+    if not weights:
+        left_out = WEIGHTS
+    elif _has_safetensors(name, commit):
+        left_out = [*OTHER_FORMATS, "*.bin", "*.pt"]
+    try:
+        return snapshot_download(name, revision=commit, ignore_patterns=left_out)
+    except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{name}: Hugging Face does not give its files at commit {commit} ({type(error).__name__}: {reason}); files "
+            "that have come stay in its cache, and the same command goes on from there"
+        ) from error
+
+
+def _has_safetensors(name: str, commit: str | None) -> bool:
+    """Whether the weights are there as safetensors; files of another format are then not needed. False if unknown."""
+    from huggingface_hub import HfApi
+
+    here = cached(f"{name}@{commit}", "config.json")
+    if here is not None and any(Path(here).parent.glob("*.safetensors")):
+        return True
+    try:
+        return any(file.endswith(".safetensors") for file in HfApi().list_repo_files(name, revision=commit))
+    except Exception:  # noqa: BLE001  of many types
+        return False
