@@ -29,11 +29,19 @@ def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str]
         model = models[section]
         if not hub.is_hub_name(model) or Folder(model).exists():
             continue
+        if (revision := _revision(config, section)) is not None and "@" not in model:
+            model = f"{model}@{revision}"
         if model not in commits and (commit := saved.get(model) or hub.commit_of(model)) is not None:
             commits[model] = commit
         if model in commits:
             frozen[section] = f"{hub.split(model)[0]}@{commits[model]}"
     return frozen, commits
+
+
+def _revision(config: StagesConfig, section: str) -> str | None:
+    """The revision that a section's engine arguments name for its model."""
+    own = config.engines.get(f"{section}.engine")
+    return None if own is None else own.engine_kwargs.get("revision")
 
 
 def read(run: Folder) -> dict[str, str]:

@@ -93,6 +93,13 @@ def test_a_model_that_is_named_with_a_commit_is_that_commit(web: FakeHub, tmp_pa
     assert frozen.read(config.run_folder) == {f"{NAME}@{first}": first, f"{NAME}@main": second}
 
 
+def test_a_revision_among_the_engine_arguments_is_the_one_that_is_loaded(web: FakeHub, tmp_path: Path) -> None:
+    first, _ = web.push(NAME, TEACHER), web.push(NAME, TEACHER | {"README.md": b"Edited."})
+    kwargs = f"teachers.slow.engine.engine_kwargs.revision='{first}'"
+    config = load(None, [f"run.storage_path={tmp_path}", f"teachers.slow.engine.model_source={NAME}", kwargs])
+    assert begun(config).models["teachers.slow"] == f"{NAME}@{first}"
+
+
 def test_what_is_loaded_are_the_files_of_the_commit(web: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"config.json": b'{"a": 1}', "tokenizer.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"1"}
     first = web.push(NAME, small | {"original/consolidated.pth": b"1"})
