@@ -61,7 +61,9 @@ class SamplingParams(Section):
 class EngineConfig(Section):
     """A pool of vLLM engines for one model."""
 
-    model_source: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    model_source: str = Field(
+        min_length=1, description="model folder, ORG/NAME or ORG/NAME@REVISION of the hub, or tiny:NAME"
+    )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM's engine arguments, unchanged")
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="variables of the model's chat template, e.g. {enable_thinking: false}"

@@ -133,7 +133,7 @@ class EvaluatedModel(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", description="name in the report")
     model_source: str | None = Field(
-        None, min_length=1, description="model folder, Hugging Face name, tiny:NAME; or student"
+        None, min_length=1, description="model folder, ORG/NAME or ORG/NAME@REVISION of the hub, tiny:NAME; or student"
     )
     endpoint: EndpointConfig | None = Field(None, description="in the place of model_source")
     system_prompt: str | None = Field(None, description="null: as in training for the student, else the template's own")

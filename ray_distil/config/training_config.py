@@ -22,7 +22,9 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """SFT by Ray Train and DeepSpeed. The optimiser's defaults are those of the recipe's stage 2."""
 
-    student: str = Field(min_length=1, description="model folder, Hugging Face name, or tiny:NAME")
+    student: str = Field(
+        min_length=1, description="model folder, ORG/NAME or ORG/NAME@REVISION of the hub, or tiny:NAME"
+    )
     system_prompt: str | None = Field(
         None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
     )
