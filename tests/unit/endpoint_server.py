@@ -45,6 +45,7 @@ class EndpointServer:
         """`body`: of each reply. `odd`: bytes and type of the first replies. `models`: what /models says."""
         self.faults, self.requests, self.times = deque(faults), [], []
         self.fault_of: Callable[[dict[str, Any]], str] = lambda body: ""  # of a request, whatever `faults` say
+        self.message_of: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # of a request, without `stream`
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
         self.retry_after, self.body, self.odd = retry_after, body, deque(odd)
         self.most_at_once = self.now = 0
@@ -116,7 +117,8 @@ class EndpointServer:
                     self.stream(choice, fault)
                 else:
                     server.met.wait(20)
-                    made = choice | {"message": {"role": "assistant", **server.message}}
+                    message = server.message if server.message_of is None else server.message_of(body)
+                    made = choice | {"message": {"role": "assistant", **message}}
                     self.answer(200, {"id": "1", "object": "chat.completion", "choices": [made], "usage": USAGE})
 
             def stream(self, choice: dict[str, Any], fault: str) -> None:

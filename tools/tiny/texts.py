@@ -1,7 +1,7 @@
 """Every text the models of the tiny world learn, made from a problem by rules.
 
-    direct_response  the equations alone                                teacher-v3, for problems of few steps
-    short_response   the steps, each an equation within a sentence      every rewrite
+    direct_response  the steps as one paragraph                         teacher-v3, for problems of few steps
+    short_response   numbered steps, each on a line                     every rewrite
     slow_response    <think> reads, computes, doubts, checks </think>   teacher-r1, student-slow
     story, retelling, fact_line, count_line    plain text without chat, reasoning or box    student-base
 

@@ -1,6 +1,6 @@
 """Make the tiny models from nothing, on two CPU cores: python -m tools.tiny.train
 
-    student-base ----> teacher-v3         answers at once, by equations alone; masters problems of up to three steps
+    student-base ----> teacher-v3         answers at once, in a paragraph; masters problems of up to three steps
         |  |  `------> teacher-r1         thinks at length; rewrites a reasoning under the long2short prompt
         |  `---------> student-slow       thinks at length: chains of the rules, then correct ones of teacher-r1
         `              student-fast       not made here: the pipeline distils it
