@@ -19,6 +19,7 @@ SMALL = [
     "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     "instructions.num_train=120",
     "instructions.num_eval=24",
+    "teachers.slow.fraction=0.25",
     "training.num_train_epochs=6",
     "training.train_micro_batch_size_per_gpu=1",
     f"teachers.direct.engine.batch_size={BATCH_SIZE}",
