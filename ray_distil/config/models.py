@@ -1,6 +1,7 @@
 """Finds the models and the given responses that a configuration names, before anything starts."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from ray_distil import UserError
@@ -19,10 +20,10 @@ HUBS = ("huggingface", "modelscope")
 COPY_OF = ".copy_of"  # file in a finished copy: the fingerprint of the model that was copied
 
 
-def resolve_models(config: StagesConfig) -> dict[str, str]:
+def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict[str, str]:
     """Section of the configuration -> its model: a folder, a hub name, or the name that an endpoint gives the model.
 
-    A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name, or
+    at_commit: hub names that are not looked up, because the run knows their commits. A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name, or
     an endpoint whose API key is not in the environment; UserError for a missing file of responses.
     """
     served = {}
@@ -35,7 +36,10 @@ def resolve_models(config: StagesConfig) -> dict[str, str]:
         if model.endpoint is not None:
             key = f"evaluation.models.{index}"
             served[f"{key}.model_source"] = resolve_endpoint(model.endpoint, f"{key}.endpoint")
-    found = {key: resolve_model(source, key) for key, source in model_sources(config).items()}
+    found = {
+        key: source if source in at_commit else resolve_model(source, key)
+        for key, source in model_sources(config).items()
+    }
     return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
 
 
@@ -131,10 +135,9 @@ def resolve_model(model_source: str, key: str) -> str:
         return str(path.resolve())
     if not hub.is_hub_name(model_source):
         raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
-    if hub.cached(model_source, "config.json") is not None:
-        return model_source
     try:
-        hub.newest(model_source)
+        if hub.cached(model_source, "config.json") is None:
+            hub.newest(model_source)
     except Exception as error:  # its types are many: not found, gated, no network, hub switched off
         reason = type(error).__name__
         raise ConfigError(

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ray_distil import UserError
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.section import SECRET, ConfigError
+from ray_distil.generate.engine_arguments import DUMMY
 from ray_distil.generate.generation import TIMES, Generate, check_messages
 from ray_distil.generate.suspects import KillsEngine, deaths_actor, watched
 from ray_distil.runtime.session import is_local
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 IMPORTS = ("ray_distil.texts.auto_classes", "ray_distil.generate.ray_llm")  # `build` loads them, which takes seconds
+PICKLES = ("pt", "npcache")  # of `load_format`: weights that are not safetensors
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 THINKS = "prompt_begins_thinking"
 
@@ -129,7 +131,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
         name = "vLLMEngineStage"
         stage = processor.get_stage_by_name(name)
         capacity = batch_size * batches_at_once
-        actor = with_environment(offline(whole_responses(stage.fn, model)), secret)
+        actor = with_environment(offline(whole_responses(stage.fn, model, engine_kwargs)), secret)
         changed = {"fn": watched(actor, deaths_actor(), capacity)}
         processor.stages[name] = stage.model_copy(update=changed)  # an assignment would lose its placement group
         # One block for each batch, so that all batches can be in flight and each is saved by itself. `repartition` must
@@ -307,18 +309,22 @@ def offline(engine: type) -> type:
     return Offline
 
 
-def whole_responses(engine: type, uri: str) -> type:
+def whole_responses(engine: type, uri: str, engine_kwargs: Mapping[str, Any]) -> type:
     """The actor class of an engine with two changes for which ray.data.llm has no option.
 
     - vLLM makes one output at the end (FINAL_ONLY). By default it makes an output for each token, with the whole text
       so far, and ray.data.llm reads only the last one.
-    - `local_copy` downloads the model. ray.data.llm's own download from an object store needs boto3 and does not know
+    - `local_copy` downloads the model, as `load_format` and `download_dir` say. ray.data.llm's own download from an object store needs boto3 and does not know
       the options of a URI.
     """
 
+    load_format = engine_kwargs.get("load_format")
+    files: dict[str, Any] = {"weights": load_format != DUMMY, "every_format": load_format in PICKLES}
+    files["cache"] = engine_kwargs.get("download_dir")
+
     class WholeResponses(engine):  # type: ignore[misc]
         def __init__(self, *arguments: Any, model: str, **options: Any) -> None:
-            super().__init__(*arguments, model=local_copy(uri, weights=True), **options)
+            super().__init__(*arguments, model=local_copy(uri, **files), **options)
             from vllm.sampling_params import RequestOutputKind
 
             generate = self.llm.engine.generate

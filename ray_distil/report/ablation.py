@@ -20,7 +20,7 @@ from ray_distil.store.storage import Folder
 
 FILE = "ablation.json"
 HEADER = (
-    "Without", "Learnt", "Accuracy", "95% interval", "By seed", "Beside all", "Tokens", "Tokens beside all",
+    "Without", "Learnt", "Steps", "Accuracy", "95% interval", "By seed", "Beside all", "Tokens", "Tokens beside all",
 )  # fmt: skip
 COLUMNS = ["instruction_id", "correct", "complete", "answer", "num_generated_tokens"]
 
@@ -44,6 +44,7 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "without": name,
                 "runs": [run.name for run in runs],
                 "learnt": _learnt(runs[0]),
+                "steps": _steps(runs[0]),
                 "accuracy": figures["accuracy"],
                 "accuracy_interval": figures["accuracy_interval"],
                 "by_seed": [scores.summary(table)["accuracy"] for table in tables],
@@ -63,6 +64,12 @@ def _learnt(run: Folder) -> int | None:
     """The number of examples that the student has learnt: those that pass the gates and fit into a sequence."""
     manifest = read_manifest(run / "packed")
     return manifest.rows_out if manifest is not None else None
+
+
+def _steps(run: Folder) -> int | None:
+    """The optimiser steps of the student's training."""
+    manifest = read_manifest(run / "checkpoint")
+    return manifest.summary.get("num_steps") if manifest is not None else None
 
 
 def saved(run: Folder) -> dict[str, Any] | None:
@@ -89,6 +96,7 @@ def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:
         rows.append([
             one["without"] or "nothing",
             shown(one["learnt"], "{:,}"),
+            shown(one.get("steps"), "{:,}"),
             shown(one["accuracy"], "{:.1%}"),
             interval(one["accuracy_interval"]),
             ", ".join(shown(share, "{:.1%}") for share in one["by_seed"]),

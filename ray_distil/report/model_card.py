@@ -13,6 +13,7 @@ from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import benchmark_tables
 from ray_distil.report.contents import Report
 from ray_distil.report.settings import configuration, declared, is_of_this_student
+from ray_distil.store import hub
 from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
 from ray_distil.store.storage import Folder
 
@@ -102,7 +103,7 @@ def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dic
     source = str(training.get("student", ""))
     made = ModelCardData(
         model_name=report.run,
-        base_model=source if _is_of_hub(source) else None,
+        base_model=hub.split(source)[0] if _is_of_hub(source) else None,
         datasets=[instructions.removeprefix(HUB).partition("@")[0]] if instructions.startswith(HUB) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -162,7 +163,7 @@ def _suffix(saved: dict[str, Any]) -> str:
 
 
 def _is_of_hub(source: str) -> bool:
-    return source.count("/") == 1 and "://" not in source and not source.startswith((".", "/", "~"))
+    return hub.is_hub_name(source)
 
 
 def _named(source: str) -> str:

@@ -17,7 +17,7 @@ from ray_distil.texts.reasoning import split_reasoning, thinking_of
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-VERSION = 4
+VERSION = 3
 STAGE = "curation"
 
 

@@ -29,6 +29,11 @@ class Repeats:
         """ids: of all examples, [rows]; texts: a hash of problem and text of each, [rows]."""
         order = np.lexsort((ids, texts))
         ids, texts = ids[order], texts[order]
+
+        # A row that two shards have, because a stopped run's task wrote it too, does not repeat itself.
+        is_other = np.ones(len(ids), np.bool_)
+        is_other[1:] = (ids[1:] != ids[:-1]) | (texts[1:] != texts[:-1])
+        ids, texts = ids[is_other], texts[is_other]
         is_first = np.ones(len(ids), np.bool_)
         is_first[1:] = texts[1:] != texts[:-1]
 

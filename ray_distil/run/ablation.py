@@ -19,13 +19,13 @@ from ray_distil import UserError
 from ray_distil.config import TRAINED, DistillConfig
 from ray_distil.report import ablation, report
 from ray_distil.report.report import Report
-from ray_distil.run import pipeline
+from ray_distil.run import frozen, made_of, pipeline
 from ray_distil.run.made_of import enabled_gates
 from ray_distil.run.runs import BEGAN
 from ray_distil.runtime.progress import Display
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
-from ray_distil.store.superseded import supersede
+from ray_distil.store.superseded import saved_made_of, supersede
 
 REWRITING, REWRITES = "long2short", "rewrites"
 TOGETHER = "+"
@@ -38,9 +38,8 @@ def choices(config: DistillConfig) -> list[str]:
     """The parts that can be left out: the gates that are on, the rewriting, and the rewrites where other texts are left."""
     names = enabled_gates(config)
     if "rewrite" in config.candidates and config.teachers.slow is not None:
-        names.append(REWRITING)
-        if config.teachers.direct is not None:
-            names.append(REWRITES)
+        others = {"slow"} | ({"direct"} if config.teachers.direct is not None else set())
+        names += [REWRITING] + ([REWRITES] if others & set(config.candidates) else [])
     return names
 
 
@@ -107,9 +106,13 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
 
 
 def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
-    """The configuration with a training of as many steps as that of the full run."""
-    trained = read_manifest(full_run / "checkpoint")
-    if trained is None or "num_steps" not in trained.summary:
+    """The configuration with a training of as many steps as that of the full run.
+
+    A student that an earlier version has trained, for as many epochs, stays as it is; the table shows its steps.
+    """
+    trained, before = read_manifest(full_run / "checkpoint"), saved_made_of(config.run_folder / "checkpoint")
+    is_by_epochs = bool(before) and "max_steps" not in before.get("settings", {})
+    if trained is None or "num_steps" not in trained.summary or is_by_epochs:
         return config
     training = config.training.model_copy(update={"max_steps": trained.summary["num_steps"]})
     return config.model_copy(update={"training": training})
@@ -124,8 +127,9 @@ def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, in
 def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
     """Copy finished artifacts of a run into another run: those that are missing there, or that have changed since."""
     copied = json.loads(target.read_text(COPIED)) if target.exists(COPIED) else {}
-    if source.exists(BEGAN) and not target.exists(BEGAN):
-        target.write_text(BEGAN, source.read_text(BEGAN))
+    for file in (BEGAN, frozen.FILE, made_of.IDS_BY_SOURCE):  # what the full run has settled for all its commands
+        if source.exists(file) and not target.exists(file):
+            target.write_text(file, source.read_text(file))
     benchmarks = [f"benchmarks/{name}" for name in _folders(source / "benchmarks")]
     for name in (*artifacts, *benchmarks):
         manifest = read_manifest(source / name)

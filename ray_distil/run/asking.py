@@ -10,6 +10,7 @@ from ray_distil.generate import endpoint, engine
 from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
 from ray_distil.run.runs import Run
+from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import ChatSettings, writes_date
@@ -142,4 +143,6 @@ def texts_of(run: Run, asked: Asked, model: str, before: bool = False) -> dict[s
     chat = chat_settings(run, model, asked.engine.chat_template_kwargs)
     kwargs = asked.engine.engine_kwargs
     kwargs = {k: v for k, v in kwargs.items() if k not in SILENT_BEFORE} if before else of_texts(kwargs)
+    if before and "revision" in kwargs and hub.is_at_commit(model):
+        model = hub.split(model)[0]  # the revision was not looked up
     return {"model": model_fingerprint(model), "engine_kwargs": kwargs, "chat": asdict(chat)}

@@ -9,7 +9,8 @@ have no commits; what their files hold is in the fingerprints.
 import json
 
 from ray_distil.config import StagesConfig
-from ray_distil.config.models import model_sources
+from ray_distil.config.models import model_sources, resolve_models
+from ray_distil.config.section import ConfigError
 from ray_distil.store import hub
 from ray_distil.store.storage import Folder
 
@@ -17,20 +18,29 @@ FILE = "models.json"
 MOVED_TIMEOUT_S = 5.0
 
 
+def resolved(config: StagesConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """`(models, commits)` of a run: as `freeze`. Raises what `resolve_models` raises.
+
+    A model whose commit the run knows is not looked up, so that the run goes on where the hub does not answer.
+    """
+    saved = read(config.run_folder)
+    at_commit = {source for key, source in model_sources(config).items() if _named(config, key, source) in saved}
+    return freeze(config, resolve_models(config, at_commit))
+
+
 def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """`(models, commits)`: the models with each hub name as NAME@COMMIT, and name -> commit.
 
-    models: section -> model, as `resolve_models` returns them. A name whose commit nobody knows stays as it is.
+    models: section -> model, as `resolve_models` returns them. A name whose commit nobody knows stays as it is. Raises
+    ConfigError where two revisions of a model are named.
     """
     saved = read(config.run_folder)
     commits, frozen = dict[str, str](), dict(models)
     for key in model_sources(config):
         section = key.removesuffix(".engine.model_source")
-        model = models[section]
-        if not hub.is_hub_name(model) or Folder(model).exists():
+        if section not in models or not hub.is_hub_name(models[section]) or Folder(models[section]).exists():
             continue
-        if (revision := _revision(config, section)) is not None and "@" not in model:
-            model = f"{model}@{revision}"
+        model = _named(config, key, models[section])
         if model not in commits and (commit := saved.get(model) or hub.commit_of(model)) is not None:
             commits[model] = commit
         if model in commits:
@@ -38,10 +48,19 @@ def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str]
     return frozen, commits
 
 
-def _revision(config: StagesConfig, section: str) -> str | None:
-    """The revision that a section's engine arguments name for its model."""
+def _named(config: StagesConfig, key: str, source: str) -> str:
+    """A model source, with the revision that its engine's arguments name."""
+    section = "evaluation" if key.startswith("evaluation.models.") else key.removesuffix(".engine.model_source")
     own = config.engines.get(f"{section}.engine")
-    return None if own is None else own.engine_kwargs.get("revision")
+    revision = None if own is None else own.engine_kwargs.get("revision")
+    if revision is None or not hub.is_hub_name(source):
+        return source
+    name, other = hub.split(source)
+    if other not in (None, revision):
+        raise ConfigError(
+            f"{key}: {source!r} names a revision, and engine_kwargs.revision is {revision!r}; give one of them"
+        )
+    return f"{name}@{revision}"
 
 
 def read(run: Folder) -> dict[str, str]:
@@ -59,15 +78,15 @@ def save(run: Folder, commits: dict[str, str]) -> None:
         run.write_text(FILE, json.dumps(saved | commits, indent=1, sort_keys=True) + "\n")
 
 
-def moved(run: Folder) -> list[str]:
-    """A line for each model of a run that has begun for which the hub has another commit now, or does not answer."""
+def moved(commits: dict[str, str]) -> list[str]:
+    """A line for each model for which the hub has another commit than the run, or does not answer. commits: of the run."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     lines = []
-    for name, commit in read(run).items():
+    for name, commit in commits.items():
         if hub.is_at_commit(name):
             continue
-        uses = f"this run goes on with {name} at commit {commit[:12]}, with which it began"
+        uses = f"this run uses {name} at commit {commit[:12]}, as when it began"
         try:
             new = hub.newest(name, MOVED_TIMEOUT_S)
         except OfflineModeIsEnabled:

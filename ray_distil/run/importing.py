@@ -103,11 +103,13 @@ class ImportedExamples(Stage):
 
 def import_responses(run: Run, records: list[Any], source: str) -> tuple[Artifact, list[str]]:
     """The responses as an artifact, and the id of each record. source: the path of the file, as given."""
-    stage = ImportedResponses(records, source, made_of.ids_by_source(run.folder / ImportedResponses.artifact))
+    made_of.keep_ids_by_source(run.folder, ImportedResponses.artifact)
+    stage = ImportedResponses(records, source, made_of.ids_by_source(run.folder, ImportedResponses.artifact))
     return run.make(stage), [row["response_id"] for row in stage.imported]
 
 
 def import_examples(run: Run, records: list[Any], source: str) -> Artifact:
     """The examples as an artifact. source: the path of the file, as given."""
-    by_source = made_of.ids_by_source(run.folder / ImportedExamples.artifact)
+    made_of.keep_ids_by_source(run.folder, ImportedExamples.artifact)
+    by_source = made_of.ids_by_source(run.folder, ImportedExamples.artifact)
     return run.make(ImportedExamples(records, source, by_source))

@@ -39,6 +39,7 @@ SILENT_TRAINING = {
 HOW_TRAINED = {
     "gradient_checkpointing", "attn_implementation", "torch_compile", "offload_optimizer", "use_gpu", "zero_stage",
 }  # fmt: skip
+IDS_BY_SOURCE = "ids_by_source"  # a file in the run's folder
 SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
@@ -50,17 +51,28 @@ def of_instructions(config: StagesConfig) -> MadeOf:
     settings = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
     sources_ = instructions.sources_of(config.instructions)
     named: dict[str, Any] = {"ids": "text", "sources": ["tiny" if one is None else "own" for one in sources_]}
-    if ids_by_source(config.run_folder / "instructions"):
+    if ids_by_source(config.run_folder, "instructions"):
         named = {"sources": [one.label if one is not None else None for one in sources_]}
     return MadeOf(settings | named | {"seed": config.run.seed})
 
 
-def ids_by_source(folder: Folder) -> bool:
+def ids_by_source(run: Folder, artifact: str) -> bool:
     """Whether an artifact has rows whose ids depend on the name of their source, by the rule of earlier versions.
 
     Its run keeps this rule: by other ids, nothing that was made of these rows would be found again.
     """
+    if run.exists(IDS_BY_SOURCE):
+        return True
+    folder = run / artifact
     return folder.exists(FINGERPRINT) and saved_made_of(folder).get("settings", {}).get("ids") != "text"
+
+
+def keep_ids_by_source(run: Folder, artifact: str) -> None:
+    """Write into the run that its ids are by the rule of earlier versions, if they are, before the artifact can move."""
+    if ids_by_source(run, artifact) and not run.exists(IDS_BY_SOURCE):
+        run.write_text(
+            IDS_BY_SOURCE, "The ids of this run's rows are hashes of their texts and of the name of their file.\n"
+        )
 
 
 def of_responses(run: Run) -> MadeOf:
@@ -103,8 +115,10 @@ def _rewrites(run: Run, asked: Asked, model: str, before: bool) -> MadeOf:
 def of_examples(config: StagesConfig) -> MadeOf:
     thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
     settings = {"gates": enabled_gates(config), "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
-    chosen = {} if config.curation.candidates is None else {"candidates": sorted(config.curation.candidates)}
-    return MadeOf(settings | chosen)
+    if config.curation.candidates is not None:
+        settings["candidates"] = sorted(config.curation.candidates)
+    # In earlier versions equal texts of a problem were all learnt. What they have made stays valid.
+    return MadeOf(settings | {"equal_texts": "once"}, by_earlier_rules=MadeOf(settings))
 
 
 def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ray_distil.config import DistillConfig, StagesConfig
-from ray_distil.config.models import resolve_models, share_tiny_models
+from ray_distil.config.models import share_tiny_models
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.rows.problems import Figures
@@ -48,7 +48,7 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 @contextmanager
 def opened(config: StagesConfig, display: Display, records: Figures | None = None) -> Iterator[Run]:
     """A run that only this process makes. The checks come before the first stage; then the configuration is saved."""
-    models, commits = frozen.freeze(config, resolve_models(config))
+    models, commits = frozen.resolved(config)
     at_hand = models
     log = log_folder(config) / "driver.log"
     with (
@@ -61,7 +61,7 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         if SUBMITTED in os.environ:
             models = share_tiny_models(models, config.run_folder)
         run = Run(config, models, display)
-        run.before_making = lambda: check(config, at_hand, records)
+        run.before_making = lambda: check(config, at_hand, records, commits)
         display.say(f"messages of the libraries: {log}")
 
         def save_settings() -> None:
@@ -72,12 +72,12 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
         yield run
 
 
-def check(config: StagesConfig, models: dict[str, str], records: Figures | None) -> list[str]:
-    """The remarks of the checks, and on hub models that have moved since the run began.
+def check(config: StagesConfig, models: dict[str, str], records: Figures | None, commits: dict[str, str]) -> list[str]:
+    """The remarks of the checks, and on models of which the hub has another commit than the run.
 
     While another process does the checks, this one imports what its stages need of Transformers.
     """
-    moved = in_background(lambda: frozen.moved(config.run_folder))
+    moved = in_background(lambda: frozen.moved(commits))
     loading = in_background(lambda: importlib.import_module("ray_distil.texts.auto_classes") if models else None)
     remarks = checks_apart.check(config, models, records)
     loading.result()

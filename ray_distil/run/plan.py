@@ -93,6 +93,10 @@ def make(config: StagesConfig) -> Plan:
             remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)
         steps.append(step)
         kept, completion = rows * assumed.kept, expected.num_generated_tokens
+        if name in config.candidates:
+            num_examples += kept
+            tokens_learnt += kept * (prompt + completion)
+            remarks += _does_not_pack(name, prompt + completion, config.packing)
         if name == "slow" and config.long2short.enabled and "rewrite" in config.candidates:
             rewriter = config.long2short if config.long2short.engine or config.long2short.endpoint else asked
             longer = prompt + SYSTEM_TOKENS + completion
@@ -102,9 +106,9 @@ def make(config: StagesConfig) -> Plan:
                 "plan.long2short", expected, "long2short", config.long2short.sampling_params.max_tokens
             )
             kept, completion = kept * assumed.kept, expected.num_generated_tokens
-        num_examples += kept
-        tokens_learnt += kept * (prompt + completion)
-        remarks += _does_not_pack(name, prompt + completion, config.packing)
+            num_examples += kept
+            tokens_learnt += kept * (prompt + completion)
+            remarks += _does_not_pack(name, prompt + completion, config.packing)
 
     if config.training is not None and num_examples:
         steps += _training(round(num_examples), tokens_learnt, config, config.training)
@@ -123,7 +127,7 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
         assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
         return assumed, given.num_eval, None
-    problems = instructions.collect(given, config.run.seed, ids_by_source(config.run_folder / "instructions"))
+    problems = instructions.collect(given, config.run.seed, ids_by_source(config.run_folder, "instructions"))
     facts = problems.facts
     if facts.rejects:
         remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")
@@ -167,7 +171,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         ceil(tokens / (packing.max_length * FILL)) if packing.enabled and packing.max_length else num_examples
     )
     batch = BatchArithmetic(
-        num_sequences=ceil(num_sequences * (1 - training.eval_fraction)),
+        num_sequences=max(1, ceil(num_sequences * (1 - training.eval_fraction))),
         num_workers=training.num_workers,
         train_micro_batch_size_per_gpu=training.train_micro_batch_size_per_gpu,
         gradient_accumulation_steps=training.gradient_accumulation_steps,

@@ -20,7 +20,7 @@ from ray_distil.config.section import ConfigError
 from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Figures
-from ray_distil.run import asking, export_check
+from ray_distil.run import asking, export_check, frozen
 from ray_distil.run.resources import what_cannot_come
 from ray_distil.runtime.session import is_local
 from ray_distil.store import hub
@@ -115,6 +115,7 @@ def check_plan(config: StagesConfig, problems: Figures | None) -> list[str]:
             if not hub.is_hub_name(source):
                 raise
             absent.append(source)
+    models, _ = frozen.freeze(config, models)
     remarks = check(config, models, problems, planned=True)
     if absent:
         remarks.append(f"not on this machine, and not checked: {', '.join(dict.fromkeys(absent))}")
@@ -131,7 +132,7 @@ def _all_spoken(config: StagesConfig, models: dict[str, str], problems: Figures 
                 key = f"teachers.{name}"
                 asked.append((key, key, teacher, teacher.system_prompt, teacher.sampling_params, train))
     rewriter = config.long2short
-    if rewriter.enabled:
+    if rewriter.enabled and "rewrite" in config.candidates:
         own = rewriter.engine or rewriter.endpoint
         slow = config.teachers.slow if config.teachers is not None else None
         prompt = rewriter.system_prompt or LONG2SHORT

@@ -64,6 +64,21 @@ def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | Non
     return f"{' and '.join(told)} would be asked for again" if told else ""
 
 
+def lost_ids(problems: Artifact, made_of: dict[str, Any]) -> str:
+    """What a renamed file costs a run whose ids hold the names of files, as in earlier versions; "" for nothing.
+
+    made_of: the present settings of the problems.
+    """
+    before = saved_made_of(problems.folder).get("settings", {})
+    if "ids" in made_of or not before or before.get("sources") == made_of.get("sources"):
+        return ""
+    responses = problems.run / "responses"
+    tables = ahead(lambda file: responses.read_table(file, ["response_id"]), responses.files("part-", ".parquet"))
+    number = sum(table.num_rows for table in tables)
+    why = "the ids of this run's problems hold the names of their files"
+    return f"{number:,} texts would be asked for again, because {why}" if number else ""
+
+
 def _num_set_aside(artifact: Artifact, reuse: Reuse, part: str, limits: str | None = None) -> int:
     """The most rows of a part that one earlier making has with the present texts; with `limits`, with these too."""
     found = [0]

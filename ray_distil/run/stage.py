@@ -43,7 +43,7 @@ class MadeOf:
     @property
     def readable(self) -> dict[str, Any]:
         """The settings, with what marks are hashes of in place of the marks, without secrets."""
-        shown = {key: value for key, value in self.settings.items() if key != "asked"}
+        shown = {key: value for key, value in self.settings.items() if key not in ("asked", "equal_texts")}
         for part, texts in self.texts.items():
             own = texts | {"max_tokens": self.max_tokens[part]}
             if part:

@@ -17,7 +17,7 @@ from ray_distil.generate import engine
 from ray_distil.rows import curation, instructions, long2short, packing, same_texts, teacher
 from ray_distil.rows.problems import Problems, StoredProblems
 from ray_distil.rows.question import Question
-from ray_distil.run import asking, importing, made_of
+from ray_distil.run import asking, importing, made_of, remaking
 from ray_distil.run.made_of import enabled_gates
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, given, of_split, renewed, where
@@ -42,6 +42,9 @@ class Instructions(Stage):
         self.run, self.records = run, records
         self.settings = made_of.of_instructions(run.config).settings
         self.inputs = [*instructions.source_fingerprint(run.config.instructions)]
+
+    def loss(self, artifact: Artifact) -> str:
+        return remaking.lost_ids(artifact, self.settings)
 
     def make(self, artifact: Artifact) -> Made:
         records = self.records
@@ -175,7 +178,8 @@ class Examples(Stage):
 
     def __init__(self, run: Run, responses: Artifact, rewrites: Artifact | None) -> None:
         self.run, self.responses, self.rewrites = run, responses, rewrites
-        self.settings = made_of.of_examples(run.config).settings
+        self.made = made_of.of_examples(run.config)
+        self.settings = self.made.settings
         self.inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
 
     def make(self, artifact: Artifact) -> Made:
@@ -185,7 +189,8 @@ class Examples(Stage):
         rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
-        artifact.write(curation.curate(self.responses.read(), rewrites, **self.settings), curation.STAGE)
+        how = {name: value for name, value in self.settings.items() if name != "equal_texts"}
+        artifact.write(curation.curate(self.responses.read(), rewrites, **how), curation.STAGE)
 
         # Which texts repeat another one is known when all are there.
         repeats = curation.repeats(artifact.read(same_texts.COLUMNS))
@@ -247,11 +252,12 @@ def read_problems(config: StagesConfig) -> Problems | StoredProblems:
 
 
 def _collected(config: StagesConfig) -> Problems:
-    by_source = made_of.ids_by_source(config.run_folder / Instructions.artifact)
+    by_source = made_of.ids_by_source(config.run_folder, Instructions.artifact)
     return instructions.collect(config.instructions, config.run.seed, by_source)
 
 
 def make_instructions(run: Run, records: Problems | StoredProblems) -> Artifact:
+    made_of.keep_ids_by_source(run.folder, Instructions.artifact)
     return run.make(Instructions(run, records))
 
 

@@ -28,7 +28,9 @@ OTHER_FORMATS = [
 
 def is_hub_name(model_source: str) -> bool:
     """Whether a model_source can be a hub name, ORG/NAME or ORG/NAME@REVISION, and not a path."""
-    return model_source.count("/") == 1 and not model_source.startswith((".", "~", "/")) and ":" not in model_source
+    name, mark, revision = model_source.partition("@")
+    is_name = name.count("/") == 1 and not name.startswith((".", "~", "/")) and ":" not in name
+    return is_name and bool(revision) == bool(mark)
 
 
 def split(model: str) -> tuple[str, str | None]:
@@ -44,11 +46,19 @@ def is_at_commit(model: str) -> bool:
 
 def cached(model: str, file: str) -> str | None:
     """The path of a file of a hub's model in the hub's cache on this machine; None where it is not there."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
 
     name, revision = split(model)
     path = try_to_load_from_cache(name, file, revision=revision)
-    return path if isinstance(path, str) else None
+    if isinstance(path, str):
+        return path
+    if revision is not None:
+        return None
+    # A download at a commit leaves no mark of which commit is the newest one: that of the newest copy is taken.
+    snapshots = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "snapshots"
+    copies = sorted(snapshots.glob(f"*/{file}"), key=lambda copy: copy.lstat().st_mtime)
+    return str(copies[-1]) if copies else None
 
 
 def newest(model: str, timeout: float = TIMEOUT_S) -> str:
@@ -73,27 +83,32 @@ def commit_of(model: str) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def snapshot(model: str, weights: bool) -> str:
+def snapshot(model: str, weights: bool, cache: str | None = None, every_format: bool = False) -> str:
     """The folder of a model's files at a commit, in the hub's cache on this machine; what is missing is downloaded.
 
-    model: ORG/NAME@COMMIT. Without `weights`, the configuration and the tokenizer are enough. Raises UserError where the
-    hub does not give them.
+    model: ORG/NAME@COMMIT. Without `weights`, the configuration and the tokenizer are enough. cache: another folder than
+    the hub's own. every_format: weights in pickles too where there are safetensors. Raises UserError where the
+    hub has no such model, or does not give it to this user; OSError where it does not answer.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     name, commit = split(model)
     left_out = OTHER_FORMATS
     if not weights:
         left_out = WEIGHTS
-    elif _has_safetensors(name, commit):
+    elif not every_format and _has_safetensors(name, commit):
         left_out = [*OTHER_FORMATS, "*.bin", "*.pt"]
     try:
-        return snapshot_download(name, revision=commit, ignore_patterns=left_out)
-    except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
+        return snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # the first one also where a licence is needed
+        reason = type(error).__name__
+        raise UserError(f"{name}: Hugging Face does not give its files at commit {commit} ({reason})") from error
+    except Exception as error:  # its types are many: no network, too many requests, no space on the disk
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{name}: Hugging Face does not give its files at commit {commit} ({type(error).__name__}: {reason}); files "
-            "that have come stay in its cache, and the same command goes on from there"
+        raise OSError(
+            f"{name}: its files at commit {commit} did not come ({type(error).__name__}: {reason}); those that have come "
+            "stay in the hub's cache, and the same command goes on from there"
         ) from error
 
 

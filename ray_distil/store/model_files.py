@@ -18,14 +18,15 @@ UNUSED_S = 86_400.0
 _copying = threading.Lock()
 
 
-def local_copy(model: str, weights: bool = False) -> str:
+def local_copy(model: str, weights: bool = False, cache: str | None = None, every_format: bool = False) -> str:
     """The folder of a model's files on this machine. A model in an object store is copied, once for all processes.
 
     Without `weights` the copy has no weights: it serves for the tokenizer and the configuration. ORG/NAME@COMMIT is taken
-    from the hub, by way of its cache. The path of a folder, or a hub name without a commit, is returned unchanged.
+    from the hub, by way of its cache in the folder `cache`, or its own; with `every_format` also weights of other formats
+    than safetensors. The path of a folder, or a hub name without a commit, is returned unchanged.
     """
     if "://" not in model:
-        return hub.snapshot(model, weights) if hub.is_at_commit(model) else model
+        return hub.snapshot(model, weights, cache, every_format) if hub.is_at_commit(model) else model
     source = Folder(model)
     key = stable_id(model, str(weights), *(str(part) for part in source.state()))
     target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key

@@ -104,7 +104,9 @@ def train_steps(
     flat, multiple = config["attn_implementation"] in FLAT, ALIGNED if config["torch_compile"] else 1
     meter = Meter(engine.module, batch, config["bf16"], device)
     log = StepLog(config["output"], done, config["tensorboard"]) if rank == 0 else None
-    eval_steps = (config["eval_steps"] or batch.steps_per_epoch) if len(held_out["labels"]) else batch.num_steps + 1
+    eval_steps = batch.num_steps + 1
+    if len(held_out["labels"]):
+        eval_steps = config["eval_steps"] or min(batch.steps_per_epoch, batch.num_steps)
     if rank == 0:
         config["follower"].begin.remote(done, batch.num_steps)
     saved = time.monotonic()

@@ -1,5 +1,6 @@
 """An ablation: its runs, what is copied into them, and its table, from answers that are there. Without Ray."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,30 @@ def test_each_variant_changes_one_thing_and_trains_from_the_same_seeds(config: D
     assert (slow.long2short.enabled, slow.gates, slow.training_seed) == (False, config.gates, 9)
 
 
+@pytest.mark.parametrize(("candidates", "offered"), [("[rewrite]", False), ("[slow, rewrite]", True), ("null", True)])
+def test_rewrites_are_left_out_only_where_other_texts_are_left(candidates: str, offered: bool) -> None:
+    config = load(None, [f"curation.candidates={candidates}"])
+    assert ("rewrites" in ablation.choices(config)) is offered
+    if offered:
+        assert ablation.variant(config, "rewrites", 0).candidates == [
+            one for one in config.candidates if one != "rewrite"
+        ]
+
+
+def test_a_variant_that_an_earlier_version_has_trained_stays(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Pipeline(monkeypatch)
+    variant = ablation.variant(config, "rewrites", 0).run_folder
+    before = {"settings": {"num_train_epochs": 3}, "inputs": []}
+    (variant / "checkpoint").write_text("_made_of.json", json.dumps(before))
+    (config.run_folder).write_text("models.json", '{"org/name": "abc"}')
+    ablation.run(config, ["rewrites"], 2, Display())
+    assert made.max_steps["r-without-rewrites-seed-0"] is None
+    assert made.max_steps["r-without-rewrites-seed-1"] == 9
+    assert variant.read_text("models.json") == '{"org/name": "abc"}'
+
+
 def test_without_another_text_nothing_can_be_left_out(config: DistillConfig) -> None:
     alone = config.model_copy(update={"teachers": config.teachers.model_copy(update={"direct": None})})
     assert ablation.choices(alone)[-2:] == ["shorter", "long2short"]
@@ -146,10 +171,11 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     rows = table.table(told, "tiny")
     assert [row[0] for row in rows] == ["nothing", "correct", "long2short"]
     assert rows[1][1] == "7", "what did not fit into a sequence was not learnt"
-    assert rows[1][4] == "60.0%, 50.0%"
-    assert rows[1][5].startswith("-40.0 points (-")
-    assert "no difference seen" in rows[2][5]
-    assert rows[2][7] == "x 2.00 (2.00 to 2.00)"
+    assert rows[1][2] == "9"
+    assert rows[1][5] == "60.0%, 50.0%"
+    assert rows[1][6].startswith("-40.0 points (-")
+    assert "no difference seen" in rows[2][6]
+    assert rows[2][8] == "x 2.00 (2.00 to 2.00)"
     page = (tmp_path / "r" / "report" / "report.html").read_text()
     assert "Without a gate" in page
     assert "-40.0 points" in page

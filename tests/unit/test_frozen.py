@@ -9,7 +9,8 @@ import pytest
 
 from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
-from ray_distil.config.models import TINY_MODELS, resolve_models
+from ray_distil.config.models import TINY_MODELS, resolve_model, resolve_models
+from ray_distil.config.section import ConfigError
 from ray_distil.run import frozen, made_of
 from ray_distil.run.runs import Run
 from ray_distil.store import hub, manifest
@@ -47,7 +48,7 @@ def configuration(folder: Path, source: str = NAME) -> DistillConfig:
 def begun(config: DistillConfig) -> Run:
     """A run of a new process, whose first stage has begun."""
     forget()
-    models, commits = frozen.freeze(config, resolve_models(config))
+    models, commits = frozen.resolved(config)
     frozen.save(config.run_folder, commits)
     return Run(config, models)
 
@@ -62,31 +63,31 @@ def test_a_commit_at_the_hub_changes_nothing_of_a_run_that_has_begun(web: FakeHu
     assert before.models["teachers.slow"] == f"{NAME}@{first}"
     assert before.models["teachers.direct"] == resolve_models(load(None))["teachers.direct"]
     asked = marks(before)
-    assert frozen.moved(config.run_folder) == []
+    assert frozen.moved(frozen.read(config.run_folder)) == []
 
     second = web.push(NAME, TEACHER | {"README.md": b"Edited."})
     again = begun(config)
     assert (again.models, marks(again)) == (before.models, asked)
-    (line,) = frozen.moved(config.run_folder)
+    (line,) = frozen.moved(frozen.read(config.run_folder))
     assert line.startswith(
         f"Hugging Face has commit {second[:12]} now; this run goes on with {NAME} at commit {first[:12]}"
     )
     assert line.endswith(f"name {NAME}@{second}")
 
     web.status = 429
-    forget()
-    models, _ = frozen.freeze(config, before.models)
-    assert models == before.models
-    (line,) = frozen.moved(config.run_folder)
+    assert begun(config).models == before.models
+    with pytest.raises(ConfigError, match="Hugging Face does not give a model of that name"):
+        begun(configuration(tmp_path / "new"))
+    (line,) = frozen.moved(frozen.read(config.run_folder))
     assert line.startswith("Hugging Face does not answer (")
-    assert line.endswith(f"this run goes on with {NAME} at commit {first[:12]}, with which it began")
+    assert line.endswith(f"this run uses {NAME} at commit {first[:12]}, as when it began")
 
 
 def test_a_model_that_is_named_with_a_commit_is_that_commit(web: FakeHub, tmp_path: Path) -> None:
     first, second = web.push(NAME, TEACHER), web.push(NAME, TEACHER | {"README.md": b"Edited."})
     config = configuration(tmp_path, f"{NAME}@{first}")
     assert begun(config).models["teachers.slow"] == f"{NAME}@{first}"
-    assert frozen.moved(config.run_folder) == []
+    assert frozen.moved(frozen.read(config.run_folder)) == []
     other = begun(configuration(tmp_path, f"{NAME}@main"))
     assert other.models["teachers.slow"] == f"{NAME}@{second}"
     assert marks(other)["slow"] != marks(begun(config))["slow"]
@@ -100,13 +101,18 @@ def test_a_revision_among_the_engine_arguments_is_the_one_that_is_loaded(web: Fa
     assert begun(config).models["teachers.slow"] == f"{NAME}@{first}"
 
 
-def test_what_is_loaded_are_the_files_of_the_commit(web: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_loaded_are_the_files_of_the_commit(
+    web: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = {"config.json": b'{"a": 1}', "tokenizer.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"1"}
     first = web.push(NAME, small | {"original/consolidated.pth": b"1"})
     web.push(NAME, small | {"config.json": b'{"a": 2}'})
     light = Path(local_copy(f"{NAME}@{first}"))
     assert json.loads((light / "config.json").read_text()) == {"a": 1}
     assert sorted(file.name for file in light.iterdir()) == ["config.json", "tokenizer.json"]
+    every = Path(local_copy(f"{NAME}@{first}", weights=True, cache=str(tmp_path / "other"), every_format=True))
+    assert every.is_relative_to(tmp_path / "other")
+    assert (every / "pytorch_model.bin").exists()
     whole = Path(local_copy(f"{NAME}@{first}", weights=True))
     assert sorted(file.name for file in whole.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert local_copy(NAME) == NAME
@@ -116,6 +122,7 @@ def test_what_is_loaded_are_the_files_of_the_commit(web: FakeHub, monkeypatch: p
     forget()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert local_copy(f"{NAME}@{first}", weights=True) == str(whole), "what is here needs no hub"
+    assert hub.commit_of(NAME) == first, "of a new run too: the newest copy is taken"
 
 
 def test_a_tokenizer_of_the_hub_is_that_of_the_commit(web: FakeHub) -> None:
@@ -128,6 +135,33 @@ def test_a_tokenizer_of_the_hub_is_that_of_the_commit(web: FakeHub) -> None:
     template = load_tokenizer(f"{NAME}@{first}").chat_template
     assert "assistant" in template
     assert "model" not in template
+
+
+def test_two_revisions_of_one_model_are_refused(tmp_path: Path) -> None:
+    overrides = [f"run.storage_path={tmp_path}", "evaluation.engine.engine_kwargs.revision=v2"]
+    config = load(None, [*overrides, "evaluation.models.0.model_source=org/base@v1"])
+    with pytest.raises(
+        ConfigError, match="evaluation.models.0.model_source: 'org/base@v1' names a revision, and .* 'v2'"
+    ):
+        frozen.resolved(config)
+
+
+def test_the_revision_of_the_evaluations_engine_is_that_of_its_models(web: FakeHub, tmp_path: Path) -> None:
+    first, _ = web.push(NAME, TEACHER), web.push(NAME, TEACHER | {"README.md": b"Edited."})
+    kwargs = f"evaluation.engine.engine_kwargs.revision='{first}'"
+    config = load(None, [f"run.storage_path={tmp_path}", f"evaluation.models.0.model_source={NAME}", kwargs])
+    assert begun(config).models["evaluation.models.0.model_source"] == f"{NAME}@{first}"
+
+
+@pytest.mark.parametrize("name", ["org/na me", "@foo/bar", "org/a--b", "org/name@"])
+def test_a_name_that_the_hub_cannot_have_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match="k: there is no model folder"):
+        resolve_model(name, "k")
+
+
+def test_a_branch_may_have_a_slash(web: FakeHub) -> None:
+    assert hub.is_hub_name("org/name@refs/pr/1")
+    assert not hub.is_hub_name("a/b/name@refs/pr/1")
 
 
 def test_a_path_with_the_mark_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

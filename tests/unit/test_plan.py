@@ -22,25 +22,25 @@ def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     steps, _ = planned(["teachers.slow.num_samples=2", "instructions.num_train=400", "instructions.num_eval=50"])
     config = load(None, ["instructions.num_train=400", "instructions.num_eval=50"])
     train = [i for ids in instructions.collect(config.instructions, 0).ids("train") for i in ids]
-    asked = [i for i in train if teacher.is_asked(i, "slow", 0.25)]
-    assert 50 < len(asked) < 150
+    asked = [i for i in train if teacher.is_asked(i, "slow", 0.4)]
+    assert 110 < len(asked) < 210
     assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)
     assert steps["teacher/slow"].rows == 2 * len(asked)
     assert steps["evaluation/fast/tiny"].rows == 50
-    assert steps["long2short"].rows == round(2 * len(asked) * 0.99)
+    assert steps["long2short"].rows == round(2 * len(asked) * config.plan.kept)
     assert {name for name, step in steps.items() if not step.exact} == {"long2short", "curation, packing", "sft"}
 
 
 def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
     steps, remarks = planned(OWN)
-    assert (steps["teacher/direct"].rows, steps["teacher/slow"].rows) == (1000, 250)
+    assert (steps["teacher/direct"].rows, steps["teacher/slow"].rows) == (1000, 400)
     assert any("'absent.jsonl' not there yet" in remark for remark in remarks)
     with pytest.raises(UserError, match="there is no file 'absent.jsonl'"):
         planned(["instructions.path=absent.jsonl"])
 
 
 def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:
-    imported = [f"teachers.slow={{responses: {tmp_path}/r.jsonl, fraction: 0.25}}"]
+    imported = [f"teachers.slow={{responses: {tmp_path}/r.jsonl, fraction: 0.4}}"]
     imported += ["long2short.engine={model_source: m, num_gpus: 1}"]
     asked, (steps, remarks) = planned()[0]["teacher/slow"], planned(imported)
     slow = steps["teacher/slow"]
@@ -50,6 +50,22 @@ def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:
     assert any(f"'{tmp_path}/r.jsonl' not there yet" in remark for remark in remarks)
     (tmp_path / "r.jsonl").write_text("{}")
     assert planned(imported)[1] == []
+
+
+def test_only_texts_that_may_be_learnt_are_counted_as_examples() -> None:
+    def examples(candidates: str) -> int:
+        return planned([f"curation.candidates={candidates}", "plan.kept=1"])[0]["curation, packing"].rows
+
+    direct, slow, rewrites = (examples(f"[{kind}]") for kind in ("direct", "slow", "rewrite"))
+    assert (direct, slow) == (2000, rewrites)
+    assert examples("null") == examples("[direct, rewrite]") == direct + rewrites
+    assert examples("[slow, rewrite]") == slow + rewrites
+    assert "long2short" not in planned(["curation.candidates=[direct]"])[0]
+
+
+def test_the_fewest_examples_are_a_step() -> None:
+    few = ["packing.enabled=false", "teachers.direct=null", "instructions.num_train=1", "plan.kept=0.6"]
+    assert planned(few)[0]["curation, packing"].rows == 0
 
 
 def test_a_folder_of_problems_is_counted(tmp_path: Path) -> None:

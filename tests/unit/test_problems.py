@@ -182,9 +182,10 @@ def test_a_run_of_an_earlier_version_keeps_the_ids_of_its_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("ray_distil.run.made_of.ids_by_source", lambda folder: True)
+        patched.setattr("ray_distil.run.made_of.ids_by_source", lambda run, artifact: True)
         _, first = made_of_file(tmp_path, "a.jsonl", RECORDS)
     assert first["5 + 3?"].split()[0] == stable_id("5 + 3?", "a.jsonl")
+    (tmp_path / "tiny" / "ids_by_source").unlink()  # no file of the earlier version
     assert made_of_file(tmp_path, "a.jsonl", RECORDS) == (True, first)
     was_there, more = made_of_file(tmp_path, "a.jsonl", [*RECORDS, {"instruction": "7 - 2?", "answer": 5}])
     assert not was_there
@@ -192,5 +193,8 @@ def test_a_run_of_an_earlier_version_keeps_the_ids_of_its_problems(
         text: ids.split()[0] for text, ids in first.items()
     }
     assert more["7 - 2?"].split()[0] == stable_id("7 - 2?", "a.jsonl")
+    # A kill between the move of the old problems and the first file of the new ones.
+    (tmp_path / "tiny" / "instructions").rename(tmp_path / "moved")
+    assert made_of_file(tmp_path, "a.jsonl", RECORDS)[1] == first
     (tmp_path / "new").mkdir()
     assert made_of_file(tmp_path / "new", "a.jsonl", RECORDS)[1]["5 + 3?"].split()[0] == stable_id("5 + 3?")

@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ray_distil import UserError
+from ray_distil.run import remaking
 from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import INSTRUCTIONS
+from ray_distil.store.storage import Folder
 from tests.unit.test_reuse import Asked, rows_of
 from tests.unit.test_training_stage import Stopped, Training
 
@@ -236,3 +241,19 @@ def test_old_rows_that_fail_again_remake_nothing(asked: Asked) -> None:
     file.write_text(json.dumps(told))
     before = responses.content()
     assert asked.run("run.retry_failed=true")[0].content() == before
+
+
+def test_a_renamed_file_of_a_run_of_an_earlier_version_is_asked_about(tmp_path: Path) -> None:
+    """There the ids hold the name of the file: all texts would be asked for again."""
+    run = Folder.at(tmp_path) / "run"
+    problems = Artifact(run, "instructions", INSTRUCTIONS, "mark")
+    settings = {"sources": ["a.jsonl", None], "seed": 0}
+    problems.made_of = {"settings": settings, "inputs": ["content"]}
+    problems.start()
+    assert remaking.lost_ids(problems, settings | {"sources": ["b.jsonl", None]}) == "", "nothing was paid for yet"
+    pq.write_table(pa.table({"response_id": ["1", "2"]}), tmp_path / "shard.parquet")
+    (run / "responses").write_bytes("part-1.parquet", (tmp_path / "shard.parquet").read_bytes())
+    said = remaking.lost_ids(problems, settings | {"sources": ["b.jsonl", None]})
+    assert said.startswith("2 texts would be asked for again, because the ids of this run's problems hold the names")
+    assert remaking.lost_ids(problems, settings) == ""
+    assert remaking.lost_ids(problems, {"ids": "text", "sources": ["own", "tiny"]}) == ""

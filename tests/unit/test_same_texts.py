@@ -59,6 +59,15 @@ def test_the_example_with_the_smallest_id_stays(number: int, size: int, seed: in
     assert dict(zip(ids, repeats.first_of(ids), strict=True)) == {one: expected.get(one) for one in ids}
 
 
+def test_a_row_that_two_shards_have_does_not_repeat_itself() -> None:
+    rows = drawn(3, 40)
+    ids = [row["example_id"] for row in rows]
+    expected = expected_of(rows)
+    repeats = found(rows + rows[:25], 9)
+    assert dict(zip(ids, repeats.first_of(ids), strict=True)) == {one: expected.get(one) for one in ids}
+    assert len(repeats) == len(expected)
+
+
 def test_equal_texts_of_two_problems_both_stay() -> None:
     rows = [
         example(0, "p", "13"),
