@@ -70,7 +70,7 @@ def test_a_commit_at_the_hub_changes_nothing_of_a_run_that_has_begun(web: FakeHu
     assert (again.models, marks(again)) == (before.models, asked)
     (line,) = frozen.moved(frozen.read(config.run_folder))
     assert line.startswith(
-        f"Hugging Face has commit {second[:12]} now; this run goes on with {NAME} at commit {first[:12]}"
+        f"Hugging Face has commit {second[:12]} now; this run uses {NAME} at commit {first[:12]}, as"
     )
     assert line.endswith(f"name {NAME}@{second}")
 
