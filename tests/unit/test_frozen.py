@@ -77,7 +77,7 @@ def test_a_commit_at_the_hub_changes_nothing_of_a_run_that_has_begun(web: FakeHu
     web.status = 429
     assert begun(config).models == before.models
     with pytest.raises(ConfigError, match="Hugging Face does not give a model of that name"):
-        begun(configuration(tmp_path / "new"))
+        begun(configuration(tmp_path / "new", "org/unknown"))
     (line,) = frozen.moved(frozen.read(config.run_folder))
     assert line.startswith("Hugging Face does not answer (")
     assert line.endswith(f"this run uses {NAME} at commit {first[:12]}, as when it began")
