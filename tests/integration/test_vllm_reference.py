@@ -32,7 +32,7 @@ SAMPLING = {
     "top_p": 0.95,
     "top_k": 40,
     "bad_words": ["Therefore"],
-    "max_tokens": 54,
+    "max_tokens": 42,
 }  # about the length of a response: many are cut
 GREEDY = {"temperature": 0, "max_tokens": 120}
 SCRIPT = """
@@ -55,8 +55,8 @@ from tests.integration import respond
 
 whole_responses, file = engine.whole_responses, sys.argv.pop(1)
 
-def noting(actor, uri):
-    class Noting(whole_responses(actor, uri)):
+def noting(actor, *how):
+    class Noting(whole_responses(actor, *how)):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             sizes = self.llm.engine.vllm_config.scheduler_config
@@ -185,7 +185,7 @@ def test_an_engine_is_asked_for_whole_responses() -> None:
         def __init__(self, *, model: str) -> None:
             self.llm = SimpleNamespace(engine=SimpleNamespace(generate=lambda **asked: (model, asked)))
 
-    engine: Any = whole_responses(Engine, "org/name")(model="org/name")
+    engine: Any = whole_responses(Engine, "org/name", {})(model="org/name")
     params = SamplingParams(max_tokens=3)
     model, asked = engine.llm.engine.generate(request_id="1", prompt="Q", sampling_params=params)
     assert model == "org/name"
