@@ -24,7 +24,7 @@ from tools.tiny import texts
 EXPORT = str(ROOT / "jobs" / "export.py")
 
 NUM_PROBLEMS, NUM_HELD_OUT = 60, 6
-UNANSWERED, WRONG, CUT = 0, 3, 4  # positions of problems to train on
+UNANSWERED, WRONG, CUT = 1, 3, 4  # positions of problems to train on, and not held out
 
 
 def python(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
