@@ -23,8 +23,9 @@ COPY_OF = ".copy_of"  # file in a finished copy: the fingerprint of the model th
 def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict[str, str]:
     """Section of the configuration -> its model: a folder, a hub name, or the name that an endpoint gives the model.
 
-    at_commit: hub names that are not looked up, because the run knows their commits. A teacher with given responses has no model. Raises ConfigError for a missing model folder, an unknown hub name, or
-    an endpoint whose API key is not in the environment; UserError for a missing file of responses.
+    at_commit: hub names that are not looked up, because the run knows their commits. A teacher with given responses has
+    no model. Raises ConfigError for a missing model folder, an unknown hub name, or an endpoint whose API key is not in
+    the environment; UserError for a missing file of responses.
     """
     served = {}
     for key, section in _asked(config).items():

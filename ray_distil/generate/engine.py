@@ -314,8 +314,8 @@ def whole_responses(engine: type, uri: str, engine_kwargs: Mapping[str, Any]) ->
 
     - vLLM makes one output at the end (FINAL_ONLY). By default it makes an output for each token, with the whole text
       so far, and ray.data.llm reads only the last one.
-    - `local_copy` downloads the model, as `load_format` and `download_dir` say. ray.data.llm's own download from an object store needs boto3 and does not know
-      the options of a URI.
+    - `local_copy` downloads the model, as `load_format` and `download_dir` say. ray.data.llm's own download from an
+      object store needs boto3 and does not know the options of a URI.
     """
 
     load_format = engine_kwargs.get("load_format")

@@ -82,26 +82,21 @@ def _example(
     return example if reason is None else reject(example, reason, origin)
 
 
-def kinds(candidates: list[str] | None, with_rewrites: bool) -> list[str]:
-    """The kinds of texts that are candidates: "direct", "rewrite", "slow". Where nothing else is said, rewrites take the
-    place of slow responses.
-    """
-    return candidates or ["direct", "rewrite" if with_rewrites else "slow"]
-
-
 def curate(
     responses: "Dataset",
     rewrites: "Dataset | None",
+    candidates: list[str],
     gates: list[str],
     suffix: str,
     direct_thoughts: str = "drop",
-    candidates: list[str] | None = None,
 ) -> list["Dataset"]:
-    """The examples of `kinds(candidates, ...)`, accepted and rejected."""
-    wanted = kinds(candidates, rewrites is not None)
+    """The examples, accepted and rejected. candidates: the kinds of texts that may be learnt, e.g. ["direct", "rewrite"].
+
+    `rewrites` is None where no rewrite is a candidate.
+    """
     options = {"gates": gates, "suffix": suffix}
     direct = options | {"direct_thoughts": direct_thoughts}
-    responses = responses.filter(lambda row: row["teacher"] in wanted)
+    responses = responses.filter(lambda row: row["teacher"] in candidates)
     made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
     if rewrites is not None:
         made.append(

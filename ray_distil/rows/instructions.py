@@ -113,7 +113,8 @@ def reference_of(answer: Any) -> str | None:
 def collect(config: InstructionsConfig, seed: int, ids_by_source: bool = False) -> Problems:
     """All records as rows, accepted or rejected; training and held-out problems share no instruction.
 
-    ids_by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises UserError where a file cannot be used or leaves nothing to train or to evaluate on.
+    ids_by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises
+    UserError where a file cannot be used or leaves nothing to train or to evaluate on.
     """
     train_source, eval_source = sources_of(config)
     train: Iterable[Any]

@@ -80,7 +80,8 @@ class Problems:
     def __init__(self, rows: Iterable[Row], labels: list[str], num_eval: int, limits: dict[str, Limit]) -> None:
         """Reads all rows, which `instructions.instruction_row` makes. Rows of the split "eval" must come first.
 
-        labels: all sources of which the rows' ids are hashes; [""] where they are hashes of texts alone. num_eval: how many rows are held out if no row is in "eval" already.
+        labels: all sources of which the rows' ids are hashes; [""] where they are hashes of texts alone. num_eval: how
+        many rows are held out if no row is in "eval" already.
         """
         self._limits = limits
         self._parts = _Parts()

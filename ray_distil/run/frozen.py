@@ -51,8 +51,8 @@ def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str]
 def _named(config: StagesConfig, key: str, source: str) -> str:
     """A model source, with the revision that its engine's arguments name."""
     section = "evaluation" if key.startswith("evaluation.models.") else key.removesuffix(".engine.model_source")
-    own = config.engines.get(f"{section}.engine")
-    revision = None if own is None else own.engine_kwargs.get("revision")
+    engine = config.engines.get(f"{section}.engine")
+    revision = None if engine is None else engine.engine_kwargs.get("revision")
     if revision is None or not hub.is_hub_name(source):
         return source
     name, other = hub.split(source)

@@ -20,6 +20,7 @@ from ray_distil.store.shards import StageError
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+NOT_SHOWN = ("asked", "equal_texts")  # of the settings of a fingerprint
 Made = tuple[int, dict[str, Any]]
 Row = dict[str, Any]
 
@@ -42,8 +43,12 @@ class MadeOf:
 
     @property
     def readable(self) -> dict[str, Any]:
-        """The settings, with what marks are hashes of in place of the marks, without secrets."""
-        shown = {key: value for key, value in self.settings.items() if key not in ("asked", "equal_texts")}
+        """The settings, with what marks are hashes of in place of the marks, without secrets.
+
+        A setting that artifacts of earlier versions lack, and that no key of the configuration sets, is left out: by it
+        they are not of earlier settings.
+        """
+        shown = {key: value for key, value in self.settings.items() if key not in NOT_SHOWN}
         for part, texts in self.texts.items():
             own = texts | {"max_tokens": self.max_tokens[part]}
             if part:

@@ -184,13 +184,13 @@ class Examples(Stage):
 
     def make(self, artifact: Artifact) -> Made:
         self.run.start_ray()
-        wanted = curation.kinds(self.settings.get("candidates"), self.rewrites is not None)
-        rows_in = sum(self.responses.count("teacher", name) for name in wanted if name != "rewrite")
+        candidates = self.run.config.candidates
+        rows_in = sum(self.responses.count("teacher", kind) for kind in candidates if kind != "rewrite")
         rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
-        how = {name: value for name, value in self.settings.items() if name != "equal_texts"}
-        artifact.write(curation.curate(self.responses.read(), rewrites, **how), curation.STAGE)
+        how = {name: self.settings[name] for name in ("gates", "suffix", "direct_thoughts")}
+        artifact.write(curation.curate(self.responses.read(), rewrites, candidates, **how), curation.STAGE)
 
         # Which texts repeat another one is known when all are there.
         repeats = curation.repeats(artifact.read(same_texts.COLUMNS))

@@ -1,8 +1,10 @@
 """Models of the Hugging Face hub at a commit. Their files never change.
 
-Qwen/Qwen3-8B                what the hub has at this moment
-Qwen/Qwen3-8B@v1.0           a branch, a tag or a commit
-Qwen/Qwen3-8B@b968826d...    a commit, of 40 digits: what a run's stages are given
+    Qwen/Qwen3-8B                what the hub has at this moment
+    Qwen/Qwen3-8B@v1.0           a branch, a tag or a commit
+    Qwen/Qwen3-8B@b968826d...    a commit, of 40 digits: what a run's stages are given
+
+`run/frozen.py` keeps the commits of a run.
 """
 
 import re
@@ -14,16 +16,8 @@ from ray_distil import UserError
 TIMEOUT_S = 20
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
-OTHER_FORMATS = [
-    "original/*",
-    "*.pth",
-    "*.ckpt",
-    "*.gguf",
-    "*.onnx",
-    "*.h5",
-    "*.msgpack",
-    "*.ot",
-]  # no engine reads them
+# What no engine reads.
+OTHER_FORMATS = ["original/*", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
 
 
 def is_hub_name(model_source: str) -> bool:

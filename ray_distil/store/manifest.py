@@ -124,9 +124,9 @@ def revision(checkout: Path) -> str:
     with suppress(OSError, subprocess.SubprocessError):
         if (checkout / ".git").exists():
             git = ["git", "-C", str(checkout)]
-            asked = {"capture_output": True, "text": True, "check": True, "timeout": GIT_TIMEOUT_S}
-            commit = subprocess.run([*git, "rev-parse", "HEAD"], **asked).stdout.strip()
-            changes = subprocess.run([*git, "status", "--porcelain", "--", str(package)], **asked).stdout
+            options = {"capture_output": True, "text": True, "check": True, "timeout": GIT_TIMEOUT_S}
+            commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
+            changes = subprocess.run([*git, "status", "--porcelain", "--", str(package)], **options).stdout
             return f"commit {commit[:12]}{' and changes' if changes.strip() else ''}"
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
