@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config import keys as config
+from ray_distil.errors import DistilError, StageError, UserError
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.run import pipeline, plan, preflight
 from ray_distil.run.plan import Plan
 from ray_distil.runtime.progress import Display
-from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 
 __all__ = [
-    "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan", "read_report",
-    "run_pipeline",
+    "DistilError", "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan",
+    "read_report", "run_pipeline",
 ]  # fmt: skip
 
 

@@ -4,10 +4,9 @@ import os
 from collections.abc import Container
 from pathlib import Path
 
-from ray_distil import UserError
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
 from ray_distil.config.engine_config import Asked, EndpointConfig
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.storage import Folder, describe, redacted

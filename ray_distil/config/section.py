@@ -9,13 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ray_distil import UserError
+from ray_distil.errors import ConfigError
 from ray_distil.store.storage import redacted
-
-
-class ConfigError(UserError):
-    """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
-
 
 # Names of secrets: environment variables such as HF_TOKEN_2, and keys such as hf_token; not stop_token_ids or api_key_env.
 SECRET = re.compile(

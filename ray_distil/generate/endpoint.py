@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from ray_distil import UserError
 from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.errors import BadReply, UserError
 from ray_distil.generate import connections
 from ray_distil.generate.generation import ADDED, TIMES, Generate, check_messages
 from ray_distil.generate.rate_limits import Pace, pause_s, retry_after_s
-from ray_distil.generate.replies import FEW_TRIES, BadReply, Reply, words_of
+from ray_distil.generate.replies import FEW_TRIES, Reply, words_of
 from ray_distil.generate.servers import Server, Servers
 
 if TYPE_CHECKING:

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil import UserError
 from ray_distil.config.engine_config import EngineConfig
-from ray_distil.config.section import SECRET, ConfigError
+from ray_distil.config.section import SECRET
+from ray_distil.errors import ConfigError, KillsEngine, UserError
 from ray_distil.generate.engine_arguments import DUMMY
 from ray_distil.generate.generation import TIMES, Generate, check_messages
-from ray_distil.generate.suspects import KillsEngine, deaths_actor, watched
+from ray_distil.generate.suspects import deaths_actor, watched
 from ray_distil.runtime.session import is_local
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import PLAIN, ChatSettings
-from ray_distil.texts.reasoning import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
+from ray_distil.texts.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
 
 if TYPE_CHECKING:

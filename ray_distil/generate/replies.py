@@ -14,8 +14,9 @@ import json
 import re
 from typing import Any
 
+from ray_distil.errors import BadReply
 from ray_distil.texts.conversations import finish_reason_of
-from ray_distil.texts.reasoning import joined, thinking_of
+from ray_distil.texts.reasoning_marks import joined, thinking_of
 
 # Fields of a message or delta with the reasoning; the first with text counts. Sources: DeepSeek and vLLM; vLLM and
 # OpenRouter; Ollama.
@@ -42,14 +43,6 @@ MOST_TOKENS = 2**30  # a larger number is not taken for a count
 _HTML = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
-class BadReply(ValueError):
-    """A reply that gives no text for its row. `tries`: how often the request may be sent in all; None: no own limit."""
-
-    def __init__(self, message: str, tries: int | None = FEW_TRIES, code: str = "bad_reply") -> None:
-        super().__init__(whole(message))
-        self.tries, self.code = tries, code
-
-
 class Reply:
     """A reply that is being received: one JSON object, or the chunks of a stream one by one."""
 
@@ -73,7 +66,7 @@ class Reply:
             self.usage = sent["usage"]
         choices = sent.get("choices")
         if not choices:
-            self.said = self.said or _message_in(sent)
+            self.said = self.said or whole(_message_in(sent))
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._take(choice)
@@ -93,7 +86,7 @@ class Reply:
             raise BadReply("the reply has no choices" + (f": {self.said[:300]}" if self.said else ""))
         if self.finish_reason is None:
             raise BadReply("the reply ends without a finish_reason", tries=None)
-        reason = finish_reason_of(self.finish_reason)
+        reason = whole(finish_reason_of(self.finish_reason))
         if reason.lower() in FINAL_ENDS:
             raise BadReply("the endpoint did not finish this reply", tries=1, code=reason.lower())
         if reason not in ("stop", "length"):  # insufficient_system_resource, abort, ...

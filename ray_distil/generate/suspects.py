@@ -15,15 +15,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from ray_distil.errors import KillsEngine
+
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 FEWER = 16
 ALONE_AT = 2  # a row is rejected after this many deaths at which it was the only suspect
-
-
-class KillsEngine(Exception):
-    """The engine died each time this row was in it."""
 
 
 class Deaths:

@@ -13,15 +13,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked, EngineConfig
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.config.plan_config import Expected
 from ray_distil.config.section import validate
+from ray_distil.errors import DamagedFile, UserError
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.store.ahead import ahead
-from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.shards import TOKEN_COLUMNS
 from ray_distil.store.storage import Folder
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
+from ray_distil.errors import DamagedFile, UserError
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page, settings
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
@@ -21,7 +21,6 @@ from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.rows import scores
 from ray_distil.rows.evaluation import summarise
 from ray_distil.store.manifest import Manifest, read_manifest
-from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.storage import Folder
 
 ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")

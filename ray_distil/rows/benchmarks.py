@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_distil.config import TINY
 from ray_distil.config.evaluation_config import BenchmarkConfig
+from ray_distil.errors import BadRecord
 from ray_distil.rows.instructions import reference_of
 from ray_distil.rows.problems import EVAL
 from ray_distil.rows.scorers import whole_number
@@ -21,7 +22,7 @@ from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import REASON, reject
 from ray_distil.texts import sources
 from ray_distil.texts.choices import MOST, listed, ordered
-from ray_distil.texts.conversations import BadRecord, instruction_of
+from ray_distil.texts.conversations import instruction_of
 from ray_distil.texts.sources import Source
 
 VERSION = 1

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.errors import BadRecord
 from ray_distil.rows.same_texts import Repeats, find, text_keys
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.texts.agreement import answers_agree
 from ray_distil.texts.answers import extract_answer
-from ray_distil.texts.conversations import BadRecord, instruction_of
+from ray_distil.texts.conversations import instruction_of
 from ray_distil.texts.gates import against_source, first_reason
-from ray_distil.texts.reasoning import split_reasoning, thinking_of
+from ray_distil.texts.reasoning_marks import split_reasoning, thinking_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from ray_distil import UserError
 from ray_distil.config import TINY, InstructionsConfig
+from ray_distil.errors import BadRecord, UserError
 from ray_distil.rows.problems import EVAL, TRAIN, Facts, Limit, Problems
 from ray_distil.store.schemas import instruction_id, stable_id
 from ray_distil.store.shards import reject
 from ray_distil.texts import sources
-from ray_distil.texts.conversations import BadRecord, instruction_of
+from ray_distil.texts.conversations import instruction_of
 from ray_distil.texts.sources import Source
 
 VERSION = 2

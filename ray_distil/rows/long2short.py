@@ -13,7 +13,7 @@ from ray_distil.store.schemas import REWRITES, stable_id
 from ray_distil.store.shards import SOURCE, reject, table_of
 from ray_distil.texts.gates import GATES, against_source, first_reason
 from ray_distil.texts.prompts import long2short_messages
-from ray_distil.texts.reasoning import split_reasoning, thinking_is_open
+from ray_distil.texts.reasoning_marks import split_reasoning, thinking_is_open
 from ray_distil.texts.results import final_result
 
 if TYPE_CHECKING:

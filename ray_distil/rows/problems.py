@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.artifact_reader import ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, SeenIds, keys_of, smallest
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id

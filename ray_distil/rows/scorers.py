@@ -15,7 +15,7 @@ from typing import Any
 from ray_distil.texts.agreement import answers_agree
 from ray_distil.texts.answers import extract_answer
 from ray_distil.texts.choices import stated_letter
-from ray_distil.texts.reasoning import split_reasoning
+from ray_distil.texts.reasoning_marks import split_reasoning
 
 VERSION = 1
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ray_distil.errors import BadRecord
 from ray_distil.rows.question import Question
 from ray_distil.store.reuse import Known, is_the_same
 from ray_distil.store.schemas import RESPONSES, normalised, stable_fraction, stable_id
 from ray_distil.store.shards import ROWS_AT_ONCE, reject, table_of
 from ray_distil.texts.answers import extract_answer
-from ray_distil.texts.conversations import BadRecord, finish_reason_of, instruction_of, responses_in
+from ray_distil.texts.conversations import finish_reason_of, instruction_of, responses_in
 from ray_distil.texts.prompts import instruction_messages
-from ray_distil.texts.reasoning import split_reasoning, thinking_is_open
+from ray_distil.texts.reasoning_marks import split_reasoning, thinking_is_open
 from ray_distil.texts.results import final_result
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ which responses are rewritten: without such a gate more responses are, and only 
 import json
 from collections.abc import Iterator
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED, DistillConfig
+from ray_distil.errors import UserError
 from ray_distil.report import ablation, report
 from ray_distil.report.report import Report
 from ray_distil.run import frozen, made_of, pipeline

@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 
 import ray_distil
-from ray_distil import UserError
 from ray_distil.config import StagesConfig
+from ray_distil.errors import UserError
 from ray_distil.rows.problems import Figures, Summary
 
 ROOT = Path(ray_distil.__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.report import console_table
 from ray_distil.report.unfinished import unfinished_stages

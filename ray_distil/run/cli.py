@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import psutil
 
 from ray_distil.config import DistillConfig, load
-from ray_distil.run.watchdog import StoppedError
+from ray_distil.errors import StoppedError
 from ray_distil.runtime.session import at_work, family, kill, last_line, user_error_in
 
 GRACE_SECONDS = 5.0  # after Ctrl-C; a job that still runs then is killed

@@ -13,10 +13,10 @@ from functools import cached_property
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.errors import UserError
 from ray_distil.generate.generation import TIMES
 from ray_distil.rows import benchmarks, evaluation, scorers, timing
 from ray_distil.rows.problems import EVAL

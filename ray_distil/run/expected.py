@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.errors import UserError
 from ray_distil.report.settings import EXPECTED
 from ray_distil.run import asking, comparing, made_of
 from ray_distil.run.runs import Run

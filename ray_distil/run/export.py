@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import read_manifest

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
-from ray_distil import UserError
 from ray_distil.config import StagesConfig, TrainingConfig
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError, StageError, UserError
 from ray_distil.store.artifact_reader import ArtifactReader
 from ray_distil.store.manifest import STUDENT, read_manifest
 from ray_distil.store.model_files import local_copy
-from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 from ray_distil.texts.chat_templates import ChatSettings
 from ray_distil.texts.export_template import difference, served_prompt

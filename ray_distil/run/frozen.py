@@ -10,7 +10,7 @@ import json
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import model_sources, resolve_models
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError
 from ray_distil.store import hub
 from ray_distil.store.storage import Folder
 

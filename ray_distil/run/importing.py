@@ -5,8 +5,8 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from ray_distil import UserError
 from ray_distil.config import TeacherConfig
+from ray_distil.errors import UserError
 from ray_distil.rows import curation, teacher
 from ray_distil.run import made_of
 from ray_distil.run.runs import Run

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.patience import hurried
 from ray_distil.store.storage import Folder, describe
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.engine_config import Asked, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import HELD_OUT
 from ray_distil.config.models import model_sources, resolve_model
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import endpoint, engine
 from ray_distil.rows import instructions
 from ray_distil.rows.problems import Figures
@@ -35,7 +34,7 @@ from ray_distil.texts.chat_templates import (
     writes_today,
 )
 from ray_distil.texts.prompts import LONG2SHORT, instruction_messages
-from ray_distil.texts.reasoning import THINK_END
+from ray_distil.texts.reasoning_marks import THINK_END
 from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer
 from ray_distil.train.attention import FLAT
 

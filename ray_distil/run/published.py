@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
-from ray_distil.config.section import ConfigError, Section, apply_overrides, read_mapping, validate
+from ray_distil.config.section import Section, apply_overrides, read_mapping, validate
+from ray_distil.errors import ConfigError, StageError, UserError
 from ray_distil.generate.replies import words_of
 from ray_distil.rows import curation
 from ray_distil.run import importing, stages
@@ -28,7 +28,6 @@ from ray_distil.run.training_stage import make_checkpoint
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import start_ray
 from ray_distil.store.manifest import STUDENT
-from ray_distil.store.shards import StageError
 from ray_distil.texts import sources
 from ray_distil.texts.gates import GATES
 from ray_distil.texts.sources import Source

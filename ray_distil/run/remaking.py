@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.report import cost, settings
 from ray_distil.report.cost import StageFiles
 from ray_distil.store.ahead import ahead

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_distil import UserError
 from ray_distil.config import TRAINED, StagesConfig
+from ray_distil.errors import StageError, UserError
 from ray_distil.generate.generation import is_transient
 from ray_distil.report.settings import successors
 from ray_distil.run import remaking, waiting
@@ -35,7 +35,7 @@ from ray_distil.runtime.session import (
 from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.reuse import carry
-from ray_distil.store.shards import REJECTS_FOLDER, StageError
+from ray_distil.store.shards import REJECTS_FOLDER
 from ray_distil.store.superseded import saved_made_of
 
 BEGAN = "began"  # a file in the run's folder, with the date

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil.config.section import SectionT, without_secrets
+from ray_distil.errors import StageError
 from ray_distil.run import remaking
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.reuse import Known, Renew, Reuse
-from ray_distil.store.shards import StageError
 
 if TYPE_CHECKING:
     from ray.data import Dataset

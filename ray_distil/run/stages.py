@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ray_distil.config import StagesConfig
 from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
+from ray_distil.errors import StageError
 from ray_distil.generate import engine
 from ray_distil.rows import curation, instructions, long2short, packing, same_texts, teacher
 from ray_distil.rows.problems import Problems, StoredProblems
@@ -27,7 +28,6 @@ from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest, fingerprint, most_common, why_none
 from ray_distil.store.rejecting import reject_rows
 from ray_distil.store.reuse import Known, Renew, Reuse
-from ray_distil.store.shards import StageError
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -10,10 +10,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ray_distil import UserError
 from ray_distil.config import RECIPES, TRAINED, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, built_in
 from ray_distil.config.section import apply_overrides, read_mapping, validate
+from ray_distil.errors import UserError
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.run import comparing

@@ -1,11 +1,11 @@
 """Training as a stage: its inputs, its checks, the training states that it continues from, and the student."""
 
+from ray_distil.errors import StageError
 from ray_distil.run import asking, export_check, made_of, remaking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage, given
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest
-from ray_distil.store.shards import StageError
 from ray_distil.store.superseded import superseded
 from ray_distil.texts.export_template import export_template
 from ray_distil.texts.tokenization import encode_example

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import TypeVar
 
-from ray_distil.store.shards import StageError, Written
+from ray_distil.errors import StoppedError
+from ray_distil.store.shards import Written
 
 ItemT = TypeVar("ItemT")
 POLL_S = 5.0
 LEAST_ROWS = 100  # that the share of failures needs; all, if there are fewer. A few early failures prove nothing
-
-
-class StoppedError(StageError):
-    """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
 
 
 def steady(

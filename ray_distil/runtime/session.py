@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 import psutil
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 # The environment variables of every worker process, on this machine and on a cluster.
@@ -37,9 +37,8 @@ ADVICE = (  # lines at the end of errors of pydantic and of Ray Data
     "Failed to apply UDF transform",
     "UDF failed to process",
 )
-USER_ERROR = re.compile(
-    r"^(?:\w+\.)*(?:UserError|ConfigError|DamagedFile): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE
-)
+USER_ERRORS = "|".join(error.__name__ for error in (UserError, *UserError.__subclasses__()))
+USER_ERROR = re.compile(rf"^(?:\w+\.)*(?:{USER_ERRORS}): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE)
 ResultT = TypeVar("ResultT")
 
 

@@ -34,22 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.errors import DamagedFile, StageError
 from ray_distil.runtime.progress import Teller
 from ray_distil.store.artifact_reader import FINGERPRINT, LISTING_PAUSE_S, ROWS_PER_SHARD, ArtifactReader
 from ray_distil.store.ids import Keys, count_ids, keys_of
 from ray_distil.store.manifest import MANIFEST, Manifest, versions, write_manifest
 from ray_distil.store.merging import Merger, merge_all
-from ray_distil.store.parquet_files import DamagedFile
-from ray_distil.store.shards import (
-    ATTEMPT,
-    REJECTS_FOLDER,
-    StageError,
-    Written,
-    check_attempt,
-    count,
-    write_block,
-    write_shard,
-)
+from ray_distil.store.shards import ATTEMPT, REJECTS_FOLDER, Written, check_attempt, count, write_block, write_shard
 from ray_distil.store.storage import TEMPORARY, Folder
 from ray_distil.store.superseded import ASKED, MADE_OF, earlier_making, supersede
 

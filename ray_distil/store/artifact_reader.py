@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from ray_distil.errors import DamagedFile
 from ray_distil.store import content
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import STUDENT, Manifest, content_mark, read_manifest
-from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.schemas import REJECTS
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
 from ray_distil.store.storage import Folder

@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 
 TIMEOUT_S = 20
 COMMIT = re.compile(r"[0-9a-f]{40}")

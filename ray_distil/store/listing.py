@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
+from ray_distil.errors import DamagedFile
 from ray_distil.store.ahead import ahead
-from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.patience import patient
 from ray_distil.store.storage import Folder
 

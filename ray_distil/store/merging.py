@@ -15,10 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_distil.errors import StageError
 from ray_distil.runtime.session import last_line, ray_is_there
 from ray_distil.store.ahead import AT_ONCE, HELD_BYTES, ahead, do_all
 from ray_distil.store.parquet_files import parquet
-from ray_distil.store.shards import REJECTS_FOLDER, StageError, check_attempt, write_rows
+from ray_distil.store.shards import REJECTS_FOLDER, check_attempt, write_rows
 from ray_distil.store.storage import Folder
 
 MERGED_ROWS = 1000  # rows that a merge reads of a shard at a time: some rows have thousands of tokens

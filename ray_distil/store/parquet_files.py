@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_distil import UserError
 from ray_distil.store import content
 
 # How the errors of Arrow's reader begin, where their type is that of the errors of a disk or a store.
@@ -15,10 +14,6 @@ DAMAGE = re.compile(
     r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|\w+ decompression failed|Invalid flatbuffers message"
     r"|could not verify page integrity|Number of decoded rep / def levels"
 )
-
-
-class DamagedFile(UserError):
-    """A file that is not what was written; the message names it and the remedy."""
 
 
 def is_damage(error: Exception) -> bool:

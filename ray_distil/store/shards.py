@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
+from ray_distil.errors import StageError
 from ray_distil.runtime import metrics
 from ray_distil.store.parquet_files import parquet
 from ray_distil.store.schemas import REJECTS, SEPARATOR
@@ -24,10 +25,6 @@ REASON, DETAIL = "reject_reason", "reject_detail"
 FINISH_REASON, COMPLETE = "finish_reason", "complete"
 CUT = "cut off at max_tokens"
 SOURCE = "source_"  # reasons that begin so are of rows that were not tried, because their source was unfit
-
-
-class StageError(RuntimeError):
-    """A stage could not finish; the message says what happened and what to do."""
 
 
 class Written(TypedDict):

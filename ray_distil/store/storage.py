@@ -19,9 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_distil import UserError
+from ray_distil.errors import DamagedFile, UserError
 from ray_distil.store.ahead import do_all
-from ray_distil.store.parquet_files import DamagedFile, is_damage, opened, parquet
+from ray_distil.store.parquet_files import is_damage, opened, parquet
 from ray_distil.store.patience import Patience, patient
 
 RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects

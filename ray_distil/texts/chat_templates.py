@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.prompts import Messages
 

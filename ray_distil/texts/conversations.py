@@ -9,7 +9,8 @@ and at most one of the assistant. Students are trained without a system prompt, 
 
 from typing import Any
 
-from ray_distil.texts.reasoning import joined
+from ray_distil.errors import BadRecord
+from ray_distil.texts.reasoning_marks import joined
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 # finish_reason as servers and datasets spell it -> our spelling. Any other value stays: such a response is incomplete.
@@ -33,14 +34,6 @@ FINISHED |= dict.fromkeys(
     "length",
 )
 TURNS = (["user"], ["user", "assistant"])
-
-
-class BadRecord(ValueError):
-    """A record that cannot be used; `reason` is a short code."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def instruction_of(record: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import (
     ChatSettings,

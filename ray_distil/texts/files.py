@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.storage import Folder
 from ray_distil.texts.json_lists import Elements, Texts
 

@@ -10,8 +10,9 @@ Another gate, or another rule of a gate, changes which rows pass: raise VERSION 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ray_distil.errors import UserError
 from ray_distil.texts.agreement import compare_answers
-from ray_distil.texts.reasoning import thinking_is_open
+from ray_distil.texts.reasoning_marks import thinking_is_open
 from ray_distil.texts.results import has_steps
 
 Row = Mapping[str, Any]
@@ -76,8 +77,16 @@ def shorter(row: Row) -> str | None:
 
 
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
-    """The reason of the first gate among `names` that the row fails; None where it passes all."""
+    """The reason of the first gate among `names` that the row fails; None where it passes all.
+
+    Raises UserError for a name that is no gate: a row must not pass because its gate is missing.
+    """
     chosen = set(names)
+    if unknown := chosen - GATES.keys():
+        raise UserError(
+            f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
+            "ray_distil/texts/gates.py anew: a gate that only the driver's program has registered is not there"
+        )
     return next((reason for name, passes in GATES.items() if name in chosen and (reason := passes(row))), None)
 
 

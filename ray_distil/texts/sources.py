@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.manifest import MANIFEST
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder, describe

@@ -10,24 +10,11 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.model_files import local_copy
 from ray_distil.texts.chat_templates import PLAIN, ChatSettings, behind_answer, encode_prompt, load_tokenizer
 from ray_distil.texts.prompts import instruction_messages
-from ray_distil.texts.reasoning import THINK_BEGIN, THINK_END
-
-__all__ = [
-    "IGNORE_INDEX",
-    "begins_thinking",
-    "encode_example",
-    "encode_prompt",
-    "end_of_turn",
-    "load_tokenizer",
-    "padding_token",
-    "stop_token_ids",
-    "text_ids",
-    "token_ids",
-]
+from ray_distil.texts.reasoning_marks import THINK_BEGIN, THINK_END
 
 IGNORE_INDEX = -100
 

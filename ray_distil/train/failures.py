@@ -8,8 +8,7 @@
 
 from typing import Any
 
-from ray_distil import UserError
-from ray_distil.store.shards import StageError
+from ray_distil.errors import StageError, UserError
 
 MAY_PASS = (RuntimeError, OSError)  # what torch.distributed and filesystems raise
 

@@ -8,7 +8,7 @@ The adapters are put into the model itself, so that its class, its forward and i
 from collections.abc import Iterable
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 
 ADAPTER = "default"
 BASE, PARTS = ".base_layer.", (".lora_A.", ".lora_B.")  # parts of the parameters' names

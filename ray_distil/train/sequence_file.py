@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_distil.errors import StageError
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.schemas import stable_fraction
-from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 
 COLUMNS = ("input_ids", "labels", "position_ids")

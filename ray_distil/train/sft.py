@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import StageError, UserError
 from ray_distil.runtime.progress import Teller
 from ray_distil.runtime.session import in_background, last_line, user_error_in
 from ray_distil.store.manifest import STUDENT
-from ray_distil.store.shards import StageError, check_attempt
+from ray_distil.store.shards import check_attempt
 from ray_distil.store.storage import Folder
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of

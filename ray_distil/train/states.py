@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.storage import Folder
 from ray_distil.train.repartition import repartition
 

@@ -8,8 +8,8 @@ change with packing and with the number of workers.
 import math
 from typing import Any, NamedTuple
 
+from ray_distil.errors import StageError
 from ray_distil.store.model_files import local_copy
-from ray_distil.store.shards import StageError
 from ray_distil.train import attention, lora
 from ray_distil.train.batches import sizes_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
+from ray_distil.errors import UserError
 from ray_distil.report import ablation as table
 from ray_distil.report import kept_out, report
 from ray_distil.rows import evaluation

@@ -1,14 +1,12 @@
 """What a program calls, and the example of docs/api.md."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import ray_distil
 from ray_distil import UserError, api, load_config, make_plan, read_report
-from ray_distil.short_names import FULL_NAMES
 from tests.unit.test_layout import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -18,6 +16,7 @@ def test_the_names_are_those_of_the_api_and_of_the_page() -> None:
     assert ray_distil.__all__ == api.__all__
     assert {getattr(ray_distil, name) for name in api.__all__} == {getattr(api, name) for name in api.__all__}
     assert set(re.findall(r"^\| `(\w+)", PAGE, re.MULTILINE)) == set(api.__all__)
+    assert set(api.__all__) <= set(dir(ray_distil))  # for tab completion
     with pytest.raises(AttributeError, match="no attribute 'run_all'"):
         _ = ray_distil.run_all
 
@@ -45,15 +44,3 @@ def test_the_example_runs_but_for_its_engines(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(api, "run_pipeline", pretend)
     exec(PAGE.split("```python\n")[1].split("```")[0], {})
     assert [(config.run.name, config.training.num_train_epochs) for config in asked] == [("first", 1)]
-
-
-def test_a_short_name_is_the_module_itself() -> None:
-    for short, full in FULL_NAMES.items():
-        assert import_module(short) is import_module(full)
-        spec = import_module(full).__spec__
-        assert spec is not None
-        assert spec.name == full
-    from ray_distil import instructions
-    from ray_distil.rows.instructions import collect
-
-    assert instructions.collect is collect

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import load
 from ray_distil.config.evaluation_config import BenchmarkConfig, built_in, declared
+from ray_distil.errors import UserError
 from ray_distil.rows import benchmarks
 from ray_distil.store.schemas import BENCHMARK
 from ray_distil.store.shards import REASON, table_of

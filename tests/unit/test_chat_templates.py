@@ -19,7 +19,7 @@ from ray_distil.texts.chat_templates import (
     takes_system_turn,
     writes_date,
 )
-from ray_distil.texts.reasoning import split_reasoning
+from ray_distil.texts.reasoning_marks import split_reasoning
 from ray_distil.texts.tokenization import (
     IGNORE_INDEX,
     begins_thinking,

@@ -8,7 +8,7 @@ import pytest
 
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError
 from ray_distil.rows import instructions
 from ray_distil.run import checks_apart, preflight
 

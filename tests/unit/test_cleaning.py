@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.run import cleaning
 from ray_distil.run.lease import run_lock
 from ray_distil.store.listing import stored_files

@@ -8,7 +8,7 @@ import yaml
 
 from ray_distil.config import RECIPES, DistillConfig, load
 from ray_distil.config.models import resolve_model
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)

@@ -9,7 +9,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from ray_distil.config import RECIPES, load
-from ray_distil.config.section import ConfigError, apply_overrides, read_mapping
+from ray_distil.config.section import apply_overrides, read_mapping
+from ray_distil.errors import ConfigError
 from ray_distil.run import config_reference
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))

@@ -1,5 +1,6 @@
 """What people are told when a worker, a stage or another thread fails: the cause, its exit code, and nothing behind it."""
 
+import ast
 import subprocess
 import sys
 import time
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
+from ray_distil import errors
+from ray_distil.errors import DistilError, UserError
 from ray_distil.runtime.session import last_line, user_error_in
+from tests.unit.test_layout import ROOT
 
 RAY = """ray::MapWorker(MapBatches(Requests)).submit() (pid=1, ip=192.0.2.2)
   File "endpoint.py", line 130, in at_once
@@ -44,8 +47,11 @@ def test_a_mistake_stays_one_wherever_it_was_raised() -> None:
     chained = RuntimeError("outer")
     chained.__cause__ = UserError("no chat template")
     assert user_error_in(chained) == "no chat template"
-    assert user_error_in(RuntimeError(RAY.format(cause="ray_distil.UserError: no chat template"))) == "no chat template"
-    in_two = RAY.format(cause=f"ray_distil.config.section.ConfigError: {TWO_LINES}")
+    assert (
+        user_error_in(RuntimeError(RAY.format(cause="ray_distil.errors.UserError: no chat template")))
+        == "no chat template"
+    )
+    in_two = RAY.format(cause=f"ray_distil.errors.ConfigError: {TWO_LINES}")
     assert user_error_in(RuntimeError(in_two)) == TWO_LINES
     assert user_error_in(RuntimeError(RAY.format(cause="ValueError: UserError is no word for this"))) is None
 
@@ -71,3 +77,27 @@ raise SystemExit(cli.guarded(job, lambda: Path({str(tmp_path)!r})))
     assert ended.stderr.splitlines()[0] == said
     assert len(ended.stderr.splitlines()) == (2 if code == 1 else 1)
     assert time.monotonic() - started < 40
+
+
+def test_all_errors_of_the_package_are_below_one_class() -> None:
+    """A class of errors elsewhere in the package is below DistilError too, or is private to its module."""
+    trees = {path: ast.parse(path.read_text()) for path in (ROOT / "ray_distil").rglob("*.py")}
+    elsewhere = {
+        f"{path.stem}.{node.name}"
+        for path, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        and path.stem != "errors"
+        and not node.name.startswith("_")
+        and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    }
+    assert elsewhere == set()
+    classes = [item for item in vars(errors).values() if isinstance(item, type)]
+    assert len(classes) > 5
+    assert all(issubclass(item, DistilError) for item in classes)
+
+
+@pytest.mark.parametrize("error", [*UserError.__subclasses__(), UserError])
+def test_the_cause_is_found_in_the_text_of_every_error_of_users(error: type[UserError]) -> None:
+    text = RAY.format(cause=f"{error.__module__}.{error.__qualname__}: the value and the remedy")
+    assert user_error_in(RuntimeError(text)) == "the value and the remedy"

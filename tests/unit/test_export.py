@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.run.export import SCHEMAS, export, write_records
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.texts.chat_templates import ChatSettings, encode_prompt, load_tokenizer
 from ray_distil.texts.export_template import (
     PROBES,

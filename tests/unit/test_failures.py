@@ -4,8 +4,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ray_distil import UserError
-from ray_distil.store.shards import StageError
+from ray_distil.errors import StageError, UserError
 from ray_distil.train.failures import final
 
 LOST = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())

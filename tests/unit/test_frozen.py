@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import TINY_MODELS, resolve_model, resolve_models
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.run import frozen, made_of
 from ray_distil.run.runs import Run
 from ray_distil.store import hub, manifest

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
+from ray_distil.errors import UserError
 from ray_distil.rows import instructions, teacher
 from ray_distil.rows.question import Question
 from ray_distil.run import importing, stages

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_distil import UserError
 from ray_distil.config import InstructionsConfig
+from ray_distil.errors import BadRecord, UserError
 from ray_distil.rows.instructions import collect, reference_of, unchecked
 from ray_distil.rows.problems import Problems
 from ray_distil.store.ids import count_ids
-from ray_distil.texts.conversations import BadRecord
 
 
 def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.errors import StageError
 from ray_distil.store import artifact as artifacts
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.merging import merge_shards
-from ray_distil.store.shards import REJECTS_FOLDER, StageError, reject, table_of
+from ray_distil.store.shards import REJECTS_FOLDER, reject, table_of
 from ray_distil.store.storage import Folder
 
 SCHEMA = pa.schema([pa.field("response_id", pa.string()), pa.field("text", pa.string())])

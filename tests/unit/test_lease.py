@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.run import lease
 from ray_distil.run.lease import LEASE, read_lease, run_lock
 from ray_distil.store.storage import Folder

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
-from ray_distil.config.section import ConfigError, validate
+from ray_distil.config.section import validate
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.run.preflight import _wrong_targets
 from ray_distil.train import lora
 from ray_distil.train.loss import prepare

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_distil.config.models import COPY_OF, TINY_MODELS, resolve_model, share_tiny_models
-from ray_distil.config.section import ConfigError
+from ray_distil.errors import ConfigError
 from ray_distil.store.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
 from ray_distil.store.model_files import local_copy
 from ray_distil.store.storage import Folder

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import load
+from ray_distil.errors import UserError
 from ray_distil.rows import instructions, teacher
 from ray_distil.run import plan
 

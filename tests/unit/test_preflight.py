@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
+from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.rows import instructions
 from ray_distil.run import asking, leaks, preflight

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ray_distil import UserError
 from ray_distil.config import load
+from ray_distil.errors import UserError
 from ray_distil.rows import problems
 from ray_distil.rows.instructions import instruction_row
 from ray_distil.rows.problems import EVAL, TRAIN, Limit, Problems, StoredProblems

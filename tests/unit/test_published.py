@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import RECIPES
 from ray_distil.config.models import resolve_model
-from ray_distil.config.section import ConfigError, read_mapping, validate
+from ray_distil.config.section import read_mapping, validate
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.rows.curation import imported_row as imported_example
 from ray_distil.rows.teacher import imported_row as imported_response
 from ray_distil.run import published

@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.errors import BadReply
 from ray_distil.generate import rate_limits
 from ray_distil.generate.generation import ADDED
-from ray_distil.generate.replies import BadReply, Reply, token_counts, words_of
+from ray_distil.generate.replies import Reply, token_counts, words_of
 from tests.unit.endpoint_server import EndpointServer
 from tests.unit.test_endpoint import ask
 

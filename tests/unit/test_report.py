@@ -12,7 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.report import excerpts, report
 from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES

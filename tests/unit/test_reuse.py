@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
+from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
 from ray_distil.rows import evaluation, long2short, teacher, timing
 from ray_distil.rows.instructions import instruction_row

@@ -9,12 +9,13 @@ import pytest
 
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import resolve_model
+from ray_distil.errors import UserError
 from ray_distil.generate import engine, generation
 from ray_distil.rows import curation, long2short, teacher
 from ray_distil.rows.question import Question
 from ray_distil.store.shards import REASON
 from ray_distil.texts import tokenization
-from ray_distil.texts.gates import GATES
+from ray_distil.texts.gates import GATES, first_reason
 from ray_distil.texts.prompts import LONG2SHORT
 
 ALL = list(GATES)
@@ -271,3 +272,8 @@ def test_finish_reason_is_told_by_the_stop_token() -> None:
     assert engine.finish_reason([5, end], stop) == "stop"
     assert engine.finish_reason([end, 5], stop) == "length"
     assert engine.finish_reason([], stop) == "length"
+
+
+def test_a_gate_that_this_process_lacks_passes_no_row() -> None:
+    with pytest.raises(UserError, match=r"gates.no_pens: no such gate"):
+        first_reason({}, ["no_pens"])

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from ray_distil.config import load
+from ray_distil.errors import StageError
 from ray_distil.rows import instructions, teacher
 from ray_distil.run.lease import run_lock
 from ray_distil.run.runs import Run, beside
@@ -25,7 +26,7 @@ from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
-from ray_distil.store.shards import StageError, Written, table_of
+from ray_distil.store.shards import Written, table_of
 from ray_distil.store.storage import Folder
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ray_distil.errors import StageError
 from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import PACKED
-from ray_distil.store.shards import StageError
 from ray_distil.store.storage import Folder
 from ray_distil.train import sequence_file
 from ray_distil.train.sequence_file import (

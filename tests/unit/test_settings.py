@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_distil import UserError
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
+from ray_distil.errors import UserError
 from ray_distil.report import report, settings
 from ray_distil.rows import scores
 from ray_distil.run import expected, pipeline

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import StageError, UserError
 from ray_distil.runtime import metrics
 from ray_distil.store import artifact as shards
 from ray_distil.store import artifact_reader, merging
@@ -18,7 +18,7 @@ from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest, why_none
 from ray_distil.store.merging import small_groups
 from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES, stable_id
-from ray_distil.store.shards import StageError, reject, table_of
+from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
 
 

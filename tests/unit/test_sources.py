@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import reject, table_of

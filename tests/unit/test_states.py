@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import UserError
 from ray_distil.store.storage import Folder
 from ray_distil.train.states import State, check_batch, check_sharing, find, last_state, prune
 from ray_distil.train.step_log import METRICS, StepLog, read_log

@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil import UserError
+from ray_distil.errors import DamagedFile, UserError
 from ray_distil.store import patience, storage
-from ray_distil.store.parquet_files import DamagedFile
 from ray_distil.store.storage import Folder
 from tests.object_store import CREDENTIALS, ObjectStore
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ray_distil.generate.suspects import Deaths, KillsEngine, Room, Suspects, kills, most_at_once
+from ray_distil.errors import KillsEngine
+from ray_distil.generate.suspects import Deaths, Room, Suspects, kills, most_at_once
 
 IDS = [f"row-{n}" for n in range(64)]
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from ray_distil.config.models import TINY_MODELS
+from ray_distil.texts.answers import extract_answer
 from ray_distil.texts.prompts import instruction_messages
-from ray_distil.texts.reasoning import extract_answer, split_reasoning
+from ray_distil.texts.reasoning_marks import split_reasoning
 from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, load_tokenizer
 from ray_distil.tiny import world
 from tools.tiny import texts

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ray_distil import UserError
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.section import validate
+from ray_distil.errors import UserError
 from ray_distil.run import training_stage
 from ray_distil.run.runs import Run
 from ray_distil.store.artifact import Artifact

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ray_distil.errors import StoppedError
 from ray_distil.run import watchdog
-from ray_distil.run.watchdog import FailureLimit, StoppedError, steady
+from ray_distil.run.watchdog import FailureLimit, steady
 from ray_distil.store.shards import Written
 
 

@@ -12,23 +12,6 @@ import re
 from bisect import bisect_left
 from typing import NamedTuple
 
-from ray_distil.texts.agreement import answers_agree
-from ray_distil.texts.answers import extract_answer, last_boxed
-from ray_distil.texts.results import final_result
-
-__all__ = [
-    "answers_agree",
-    "extract_answer",
-    "final_result",
-    "joined",
-    "last_boxed",
-    "split_reasoning",
-    "thinking_is_open",
-    "thinking_of",
-    "with_our_marks",
-    "with_think_begin",
-]
-
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 # Marks of other models and datasets: begin and end of the reasoning; begin and end of the conclusion, if it has marks.
 OTHER_MARKS = [

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ray_distil.texts.gates import GATES, REASONS, against_source, first_reason
-from ray_distil.texts.reasoning import joined, split_reasoning, thinking_is_open, thinking_of
+from ray_distil.texts.reasoning_marks import joined, split_reasoning, thinking_is_open, thinking_of
 
 
 @pytest.mark.parametrize(

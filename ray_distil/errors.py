@@ -1,0 +1,53 @@
+"""The errors of this package. All have one base class, so that a program can catch them with one line.
+
+A new error is a class here, below UserError if a user can mend its cause, else below StageError or DistilError. Its
+message names the value and the remedy. The command line prints a UserError alone, with exit code 2; every other error is
+a failure with exit code 1 and a log.
+"""
+
+
+class DistilError(Exception):
+    """An error that this package raises."""
+
+
+class UserError(DistilError):
+    """A mistake in the configuration or the input: the message (one or two lines) says what is wrong and what to do.
+
+    Entry points print the message alone and exit with code 2.
+    """
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
+
+
+class DamagedFile(UserError):
+    """A file that is not what was written; the message names it and the remedy."""
+
+
+class StageError(DistilError, RuntimeError):
+    """A stage could not finish; the message says what happened and what to do."""
+
+
+class StoppedError(StageError):
+    """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
+
+
+class BadRecord(DistilError, ValueError):
+    """A record that cannot be used; `reason` is a short code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class BadReply(DistilError, ValueError):
+    """A reply that gives no text for its row. `tries`: how often the request may be sent in all; None: no own limit."""
+
+    def __init__(self, message: str, tries: int | None = 3, code: str = "bad_reply") -> None:
+        super().__init__(message)
+        self.tries, self.code = tries, code
+
+
+class KillsEngine(DistilError):
+    """The engine died each time this row was in it."""
