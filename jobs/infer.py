@@ -2,21 +2,16 @@
 
 ENDPOINT=https://api.deepseek.com/v1 TOKEN=... python jobs/infer.py --config=distilqwen2.5-0324_stage1.json
 
-Keys of this project can be added to the command, e.g. long2short.endpoint.max_concurrency=8.
+`--help` has more; the same as `ray-distil infer`.
 """
 
 import sys
 from pathlib import Path
 
+# Python puts jobs/ first on sys.path. The repository's root takes its place, so that ray_distil is found.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray_distil.run import cli, published
-
-
-def main() -> int:
-    arguments = cli.parser(__doc__, required=True).parse_args()
-    return cli.guarded(lambda: published.simplify(arguments.config, arguments.overrides), Path.cwd)
-
+from ray_distil.commands import infer
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(infer.main())

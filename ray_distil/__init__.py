@@ -8,11 +8,11 @@ from ray_distil.errors import DistilError, StageError, UserError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ray_distil.api import DistillConfig, Plan, Report, load_config, make_plan, read_report, run_pipeline
+    from ray_distil.api import DistillConfig, Plan, Report, load_config, make_plan, read_report, read_rows, run_pipeline
 
 __all__ = [
     "DistilError", "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan",
-    "read_report", "run_pipeline",
+    "read_report", "read_rows", "run_pipeline",
 ]  # fmt: skip
 
 

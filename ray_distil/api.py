@@ -4,22 +4,26 @@ docs/api.md has an example. Mistakes of configuration or input raise UserError, 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config import keys as config
 from ray_distil.errors import DistilError, StageError, UserError
 from ray_distil.report import report
 from ray_distil.report.report import Report
-from ray_distil.run import pipeline, plan, preflight
+from ray_distil.run import pipeline, plan
 from ray_distil.run.plan import Plan
 from ray_distil.runtime.progress import Display
+from ray_distil.store.frames import frame
 from ray_distil.store.storage import Folder
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "DistilError", "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan",
-    "read_report", "run_pipeline",
+    "read_report", "read_rows", "run_pipeline",
 ]  # fmt: skip
 
 
@@ -37,8 +41,7 @@ def make_plan(config: StagesConfig) -> Plan:
     Raises UserError for settings that cannot be right, e.g. a model without a chat template, or `max_tokens` that
     exceed the context.
     """
-    planned = plan.make(config)
-    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
+    return plan.checked(config)
 
 
 def run_pipeline(config: DistillConfig, display: Display | None = None) -> Report:
@@ -46,9 +49,9 @@ def run_pipeline(config: DistillConfig, display: Display | None = None) -> Repor
 
     Joins the cluster that RAY_ADDRESS names, or on which the submitted job runs; without one, starts its own Ray.
     `display`: where progress is shown; None: on stdout. Raises UserError before anything is spent, and StageError
-    where a stage cannot finish.
+    where a stage cannot finish. What libraries print goes to this process's stdout and stderr, as ever.
     """
-    return pipeline.run(config, display)
+    return pipeline.run(config, display, quiet=False)
 
 
 def read_report(run: str | Path) -> Report:
@@ -57,3 +60,14 @@ def read_report(run: str | Path) -> Report:
     Raises UserError where there is no run.
     """
     return report.read(Folder.at(str(run)))
+
+
+def read_rows(
+    run: str | Path, artifact: str, columns: Sequence[str] | None = None, rejects: bool = False
+) -> "pandas.DataFrame":
+    """The rows of a finished artifact ("responses", "sft_examples", "eval/fast/tiny", ...), as its manifest lists them.
+
+    All are in memory at once; `columns`: only these. `rejects`: the rejected rows instead, with the columns `id`,
+    `stage`, `reason`, `detail` and `row`, the row's JSON. Raises UserError for an artifact that is not finished.
+    """
+    return frame(Folder.at(str(run)), artifact, columns, rejects)

@@ -2,7 +2,6 @@
 
 from ray_distil.config.evaluation_config import EvaluatedModel
 from ray_distil.config.keys import (
-    RECIPES,
     TINY,
     TRAINED,
     DistillConfig,
@@ -12,6 +11,7 @@ from ray_distil.config.keys import (
     TeacherConfig,
     load,
 )
+from ray_distil.config.section import RECIPES
 from ray_distil.config.training_config import TrainingConfig
 
 __all__ = [

@@ -16,13 +16,12 @@ from pydantic import Field, create_model, field_validator, model_validator
 from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.config.plan_config import PlanConfig
-from ray_distil.config.section import Section, apply_overrides, read_mapping, validate, without_secrets
+from ray_distil.config.section import RECIPES, Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
 from ray_distil.texts.gates import DESCRIPTIONS
 
-RECIPES = Path(__file__).resolve().parents[2] / "jobs" / "recipes"
 TINY = "tiny"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 
@@ -334,8 +333,8 @@ class DistillConfig(StagesConfig):
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
-    """Read a YAML file (None: the tiny recipe) and apply overrides `key.path=value`, with values in YAML spelling.
+    """Read a YAML file, or a shipped recipe by its name; None: the tiny one. Then apply overrides `key.path=value`.
 
-    Raises ConfigError with one line a mistake.
+    Values have YAML's spelling. Raises ConfigError with one line a mistake.
     """
     return validate(DistillConfig, apply_overrides(read_mapping(path or RECIPES / "tiny.yaml"), overrides))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray_distil.errors import ConfigError
 from ray_distil.store.storage import redacted
 
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # Names of secrets: environment variables such as HF_TOKEN_2, and keys such as hf_token; not stop_token_ids or api_key_env.
 SECRET = re.compile(
     r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)"
@@ -26,14 +27,21 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
+def config_file(path: str | Path) -> Path:
+    """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`)."""
+    shipped = [RECIPES / f"{path}.yaml", RECIPES / path]
+    return next((file for file in (Path(path), *shipped) if file.is_file()), Path(path))
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """A YAML file, or a JSON file, which is YAML as well. Raises ConfigError where it holds no mapping."""
-    file = Path(path)
+    file = config_file(path)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file"
+            f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file, or the name of a "
+            f"shipped recipe: {', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))}"
         ) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: YAML takes 2026-13-45 for a date, which does not exist
         raise ConfigError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error

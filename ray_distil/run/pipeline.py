@@ -4,7 +4,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ray_distil.config import DistillConfig, StagesConfig
@@ -22,14 +22,14 @@ from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
 
 
-def run(config: DistillConfig, display: Display | None = None) -> Report:
-    """Make what the run does not have yet, and its report.
+def run(config: DistillConfig, display: Display | None = None, quiet: bool = True) -> Report:
+    """Make what the run does not have yet, and its report. `quiet`: see `opened`.
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
     records = stages.read_problems(config)
     display = display or Display()
-    with opened(config, display, records) as this:
+    with opened(config, display, records, quiet) as this:
         problems = stages.make_instructions(this, records)
         asks = comparing.make_benchmarks(this, problems)
         comparing.ask_about_evaluations(this, asks)
@@ -46,15 +46,19 @@ def run(config: DistillConfig, display: Display | None = None) -> Report:
 
 
 @contextmanager
-def opened(config: StagesConfig, display: Display, records: Figures | None = None) -> Iterator[Run]:
-    """A run that only this process makes. The checks come before the first stage; then the configuration is saved."""
+def opened(config: StagesConfig, display: Display, records: Figures | None = None, quiet: bool = True) -> Iterator[Run]:
+    """A run that only this process makes. The checks come before the first stage; then the configuration is saved.
+
+    `quiet`: what libraries print on this process's stdout and stderr goes to the log. A command has this process for
+    itself; a program that calls the package may print while the run works, and keeps its stdout.
+    """
     models, commits = frozen.resolved(config)
     at_hand = models
     log = log_folder(config) / "driver.log"
     with (
         run_lock(config.run_folder, config.run.take_over, display.say),
-        messages_to(log),
-        shipped(log, config.run_folder),
+        messages_to(log) if quiet else nullcontext(),
+        shipped(log, config.run_folder) if quiet else nullcontext(),
         display.live(),
         gpu_hours.counted(config.run.name, config.plan.usd_per_gpu_hour),
     ):
@@ -62,7 +66,8 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
             models = share_tiny_models(models, config.run_folder)
         run = Run(config, models, display)
         run.before_making = lambda: check(config, at_hand, records, commits)
-        display.say(f"messages of the libraries: {log}")
+        if quiet:
+            display.say(f"messages of the libraries: {log}")
 
         def save_settings() -> None:
             frozen.save(run.folder, commits)

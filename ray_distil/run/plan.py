@@ -18,6 +18,7 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.report.cost import expected_key, gpus_of
 from ray_distil.rows import benchmarks, instructions, teacher
 from ray_distil.rows.problems import EVAL, TRAIN, Problems
+from ray_distil.run import preflight
 from ray_distil.run.made_of import ids_by_source
 from ray_distil.store.shards import REASON
 from ray_distil.texts import sources
@@ -60,6 +61,12 @@ class Plan:
     steps: list[Step]
     remarks: list[str]
     problems: Problems | None = None  # None where their files are not there
+
+
+def checked(config: StagesConfig) -> Plan:
+    """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
+    planned = make(config)
+    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
 
 
 def make(config: StagesConfig) -> Plan:

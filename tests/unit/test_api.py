@@ -1,13 +1,23 @@
 """What a program calls, and the example of docs/api.md."""
 
+import io
+import os
 import re
+import threading
 from pathlib import Path
 
+import pandas
 import pytest
+from rich.console import Console
 
 import ray_distil
-from ray_distil import UserError, api, load_config, make_plan, read_report
+from ray_distil import UserError, api, load_config, make_plan, read_report, read_rows
+from ray_distil.run import pipeline
+from ray_distil.runtime.progress import Display
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.storage import Folder
 from tests.unit.test_layout import ROOT
+from tests.unit.test_status import begun
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
@@ -42,5 +52,45 @@ def test_the_example_runs_but_for_its_engines(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     monkeypatch.setattr(api, "run_pipeline", pretend)
+    monkeypatch.setattr(api, "read_rows", lambda *_, **__: pandas.DataFrame({"reason": []}))
     exec(PAGE.split("```python\n")[1].split("```")[0], {})
     assert [(config.run.name, config.training.num_train_epochs) for config in asked] == [("first", 1)]
+
+
+def test_rows_and_rejects_of_a_finished_artifact_as_frames(tmp_path: Path) -> None:
+    """What the manifest lists, and no shard that a stopped run has left behind."""
+    run = tmp_path / "mine"
+    artifact = begun(Folder.at(run))
+    with pytest.raises(UserError, match=r"'responses' of .* is not finished, or is none; finished are none"):
+        read_rows(run, "responses")
+    artifact.finish("teacher", "rows", 9, 1.0)
+    late = run / "responses" / "part-late.parquet"
+    late.write_bytes(next(file for file in (run / "responses").glob("part-*")).read_bytes())
+    rows = read_rows(str(run), "responses")
+    assert sorted(rows["instruction_id"]) == sorted(stable_id(k) for k in range(7))
+    assert list(read_rows(run, "responses", ["split"]).columns) == ["split"]
+    rejects = read_rows(run, "responses", rejects=True)
+    assert rejects["reason"].tolist() == ["no_answer", "no_answer"]
+    with pytest.raises(UserError, match="finished are responses"):
+        read_rows(run, "rewrites")
+
+
+def test_a_run_of_a_program_leaves_its_stdout_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A command puts what libraries print into the log; a program keeps its own lines, also of other threads."""
+    config = load_config(None, [f"run.storage_path={tmp_path}"])
+    for quiet, shown in ((False, "line"), (True, "")):
+        with pipeline.opened(config, Display(Console(file=io.StringIO())), quiet=quiet):
+            thread = threading.Thread(target=lambda: print("line"))
+            thread.start()
+            thread.join()
+            os.write(2, b"fault")
+        captured = capfd.readouterr()
+        assert (captured.out.strip(), captured.err.strip()) == (shown, shown and "fault")
+    assert "line\n" in (tmp_path / "tiny" / "logs" / "driver.log").read_text()
+
+
+def test_a_program_calls_the_run_that_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(pipeline, "run", lambda config, display=None, quiet=True: calls.append(quiet))
+    api.run_pipeline(load_config())
+    assert calls == [False]

@@ -274,7 +274,9 @@ def test_a_wrong_declaration_is_told(given: str, told: str) -> None:
         load(None, [f"evaluation.benchmarks={given}"])
 
 
-@pytest.mark.parametrize("text", ["docs/benchmarks.md", "jobs/eval.py", "ray_distil/config/evaluation_config.py"])
+@pytest.mark.parametrize(
+    "text", ["docs/benchmarks.md", "ray_distil/commands/evaluate.py", "ray_distil/config/evaluation_config.py"]
+)
 def test_users_read_of_each_that_is_built_in(text: str) -> None:
     said = (Path(__file__).resolve().parents[2] / text).read_text()
     told = next(line for line in said.splitlines() if "aime24" in line and "gsm8k" in line)

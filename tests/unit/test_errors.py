@@ -63,7 +63,7 @@ def test_a_failure_beside_other_work_ends_at_once_and_cleanly(
     program = f"""
 import time
 from pathlib import Path
-from ray_distil import UserError; from ray_distil.run import cli; from ray_distil.runtime import session
+from ray_distil import UserError; from ray_distil.commands import cli; from ray_distil.runtime import session
 
 def job():
     session.in_background(lambda: time.sleep(60))

@@ -1,4 +1,4 @@
-"""What the entry points in jobs/ share: arguments, and errors as exit codes.
+"""What the commands share: arguments, and errors as exit codes.
 
 0    done
 1    failed while running; the last line has the path of the log
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+from rich.console import Console
 
-from ray_distil.config import DistillConfig, load
 from ray_distil.errors import StoppedError
 from ray_distil.runtime.session import at_work, family, kill, last_line, user_error_in
 
@@ -41,31 +41,53 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: it ends a job as Ctrl-C does."""
 
 
-class JobParser(argparse.ArgumentParser):
-    """Its `overrides` include those that the options of OPTIONS stand for."""
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose help shows the command as it was started: `ray-distil eval`, or `python jobs/eval.py`."""
 
-    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
-        told, unknown = super().parse_known_args(*arguments, **named)
-        told.overrides = [*told.overrides, *told.options]
-        return told, unknown
-
-
-def parser(description: str, required: bool = False) -> argparse.ArgumentParser:
-    """The arguments that every job takes."""
-    made = JobParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
-        "--config",
-        metavar="FILE",
-        required=required,
-        help=f"configuration{'' if required else '; without it, the tiny recipe'}",
-    )
-    for option, (override, text) in OPTIONS.items():
-        made.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)
-    made.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
-    return made
+    def __init__(self, command: str, description: str | None) -> None:
+        """`description`: the help, in which `ray-distil COMMAND` stands for the command."""
+        started = program(command)
+        super().__init__(
+            prog=started,
+            description=(description or "").replace(f"ray-distil {command}", started),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
 
-def guarded(job: Callable[[], None], log_folder: Callable[[], Path | None]) -> int:
+class ConfigParser(CommandParser):
+    """With the arguments that name a configuration. `overrides` include those that the options of OPTIONS stand for."""
+
+    def __init__(self, command: str, description: str | None, required: bool = False) -> None:
+        super().__init__(command, description)
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            required=required,
+            help=f"configuration, or a shipped recipe's name{'' if required else '; without it, the tiny recipe'}",
+        )
+        for option, (override, text) in OPTIONS.items():
+            self.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)
+        self.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
+
+    def parse_known_args(self, *args: Any, **named: Any) -> Any:
+        arguments, unknown = super().parse_known_args(*args, **named)
+        arguments.overrides = [*arguments.overrides, *arguments.options]
+        return arguments, unknown
+
+
+def program(command: str) -> str:
+    """How a user starts the command: as this process was started."""
+    script = Path(sys.argv[0])
+    is_job = script.suffix == ".py" and script.parent.name == "jobs"
+    return f"python jobs/{command}.py" if is_job else f"ray-distil {command}"
+
+
+def stdout_console(width: int = 120) -> Console:
+    """The console of a command; `width`: of lines that go to no terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else width, highlight=False)
+
+
+def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = lambda: None) -> int:
     """Run a job and return its exit code, or end the process at a signal; the last line on stderr says what to do."""
     _end_by_signals()
     code = 0
@@ -149,8 +171,3 @@ def _leave(
     os.write(console, said.encode())
     kill([*others, *family()])
     os._exit(code)
-
-
-def load_config(arguments: argparse.Namespace) -> DistillConfig:
-    """The configuration that the arguments name."""
-    return load(arguments.config, arguments.overrides)

@@ -1,0 +1,49 @@
+"""Distil a slow-thinking teacher into a fast-thinking student: from instructions to a student and a report.
+
+ray-distil distill                                       the tiny recipe, on this machine
+ray-distil distill --config FILE run.name=first          a configuration, with overrides
+ray-distil distill instructions.path=problems.jsonl      your own instructions
+ray-distil distill --plan --config FILE                  rows, tokens, GPU-hours and disk, before anything starts
+ray-distil distill --status runs/tiny                    what a run holds, finished or not
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_distil.commands import cli
+from ray_distil.config import load
+from ray_distil.report import report
+from ray_distil.run import pipeline, plan, status
+from ray_distil.runtime.progress import Display
+from ray_distil.store.storage import Folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.ConfigParser("distill", __doc__)
+    parser.add_argument(
+        "--status", metavar="RUN_FOLDER", help="print the stages of a run, finished or in the middle, and leave"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what the run will need and leave")
+    arguments = parser.parse_args(argv)
+    logs: list[Path] = []
+
+    def job() -> None:
+        console = cli.stdout_console()
+        if arguments.status:
+            console.print(*status.tables(Folder.at(arguments.status)), sep="\n")
+            return
+
+        config = load(arguments.config, arguments.overrides)
+        if arguments.plan:
+            planned = plan.checked(config)
+            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+            return
+
+        logs.append(pipeline.log_folder(config))
+        finished = pipeline.run(config, Display(console))
+        console.print(report.stages_table(finished), "", *report.models_tables(finished), "")
+        console.print(
+            f"{report.headline(finished)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True
+        )
+
+    return cli.guarded(job, lambda: logs[0] if logs else None)
