@@ -21,9 +21,11 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.engine_config import SamplingParams
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
+from ray_distil.generate import generators
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
-from ray_distil.run import made_of
+from ray_distil.run import comparing, made_of
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import MadeOf
 
 CHAIN = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "remakes.md"
@@ -182,10 +184,10 @@ def made(config: DistillConfig) -> dict[str, Any]:
     """What each artifact is made of, and what each part's texts are asked with."""
     run = Run(config, resolve_models(config))
     student, training = run.models["training.student"], config.training
-    responses = made_of.of_responses(run)
-    long2short = config.long2short
-    assert long2short.engine is not None
-    rewrites = made_of.of_rewrites(run, long2short, run.models["long2short"])
+    responses = of_responses(run)
+    rewriter = generators.possible_rewriter(config, run.models, run.date)
+    assert rewriter is not None
+    rewrites = made_of.of_rewrites(config, rewriter)
     of = {
         "instructions": made_of.of_instructions(config),
         "responses": responses,
@@ -200,12 +202,15 @@ def made(config: DistillConfig) -> dict[str, Any]:
             of[f"benchmarks/{folder}"] = made_of.of_benchmark(benchmark)
         for name, mark in (("slow", "its weights"), ("fast", "its training")):
             model = next(model for model in config.evaluation.models if model.name == name)
-            of[f"eval/{name}/{folder}"] = made_of.of_evaluation(
-                run, model, benchmark, run.models["teachers.slow"], mark
-            )
+            generator = comparing.generator_of(run, model, benchmark, run.models["teachers.slow"])
+            of[f"eval/{name}/{folder}"] = made_of.of_evaluation(config.evaluation, name, benchmark, generator, mark)
     texts = {f"texts of {teacher}": marks[0] for teacher, marks in responses.asked.items()}
     texts |= {f"texts of {name}": of[name].asked[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
     return {name: json.dumps(dataclasses.asdict(one)["settings"], sort_keys=True) for name, one in of.items()} | texts
+
+
+def of_responses(run: Run) -> MadeOf:
+    return made_of.of_responses(run.config, generators.teachers(run.config, run.models, run.date))
 
 
 def configuration(folder: Path) -> DistillConfig:

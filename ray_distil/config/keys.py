@@ -267,22 +267,6 @@ class StagesConfig(Section):
         """The kinds of texts that may be learnt."""
         return [*(self.curation.candidates or ("direct", "rewrite" if self.long2short.enabled else "slow"))]
 
-    def asked_with(self, model: EvaluatedModel) -> tuple[str | None, dict[str, Any]]:
-        """`(system_prompt, chat_template_kwargs)` of an evaluated model; the student is asked as it was trained."""
-        settings = self.evaluation.engine
-        variables = dict(settings.chat_template_kwargs) if settings is not None else {}
-        if model.model_source != TRAINED or self.training is None:
-            return model.system_prompt, variables
-        own = self.training.system_prompt if model.system_prompt is None else model.system_prompt
-        return own, variables | self.training.chat_template_kwargs
-
-    def asked_by(self, model: EvaluatedModel) -> Asked:
-        """How an evaluated model is asked: by the engine of the evaluation, or by its own endpoint."""
-        settings = self.evaluation.engine
-        if model.endpoint is not None or settings is None:
-            return Asked(endpoint=model.endpoint)
-        return Asked(engine=settings.model_copy(update={"chat_template_kwargs": self.asked_with(model)[1]}))
-
     @property
     def engines(self) -> dict[str, EngineConfig]:
         """All vLLM engines of the configuration, by key."""

@@ -43,6 +43,15 @@ def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict
     return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
 
 
+def named_models(config: StagesConfig) -> dict[str, str]:
+    """Section -> its model as the configuration names it, with the keys of `resolve_models`. Looks nothing up."""
+    named = {key.removesuffix(".engine.model_source"): source for key, source in model_sources(config).items()}
+    for key, endpoint in config.endpoints.items():
+        section = key.removesuffix(".endpoint")
+        named[f"{section}.model_source" if section.startswith("evaluation.models.") else section] = endpoint.model
+    return named
+
+
 def responses_of(teacher: TeacherConfig, key: str) -> Source:
     """The source of a teacher's given responses; `key`: the teacher's section."""
     assert teacher.responses is not None

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.config.findings import Finding
 from ray_distil.errors import BadReply, UserError
 from ray_distil.generate import connections
 from ray_distil.generate.generation import ADDED, TIMES, Generate, check_messages
@@ -107,11 +108,11 @@ def build(config: EndpointConfig, num_rows: int) -> Generate:
     return generate
 
 
-def what_cannot_open(endpoints: dict[str, EndpointConfig]) -> Iterator[str]:
-    """A line for each endpoint whose actors this machine does not allow enough open files. `endpoints`: by key."""
+def what_cannot_open(endpoints: dict[str, EndpointConfig]) -> Iterator[Finding]:
+    """A finding for each endpoint whose actors this machine does not allow enough open files. `endpoints`: by key."""
     for key, config in endpoints.items():
         if shortage := connections.missing_files(clients_of(config, config.max_concurrency).places):
-            yield f"{key}.max_concurrency: {shortage}"
+            yield Finding(f"{key}.max_concurrency", shortage)
 
 
 class Requests:

@@ -8,7 +8,7 @@ import ast
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.config.engine_config import EngineConfig
+from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
-from ray_distil.errors import ConfigError, KillsEngine, UserError
+from ray_distil.errors import KillsEngine, UserError
 from ray_distil.generate.engine_arguments import DUMMY
 from ray_distil.generate.generation import TIMES, Generate, check_messages
 from ray_distil.generate.suspects import deaths_actor, watched
@@ -40,19 +41,13 @@ INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such a
 THINKS = "prompt_begins_thinking"
 
 
-def check(engines: dict[str, EngineConfig]) -> None:
-    """Raises ConfigError with one line for each engine argument that vLLM does not know. `engines`: key -> engine."""
-    if not engines:
-        return
-    known = known_arguments()
-    wrong = []
-    for key, engine in engines.items():
-        for name in engine.engine_kwargs.keys() - known:
-            near = get_close_matches(name, known, n=1)
-            told = f"; did you mean {near[0]!r}?" if near else "; see vLLM's engine arguments"
-            wrong.append(f"{key}.engine_kwargs.{name}: vLLM has no such argument{told}")
-    if wrong:
-        raise ConfigError("\n".join(sorted(wrong)))
+def unknown_arguments(engines: dict[str, EngineConfig]) -> Iterator[Finding]:
+    """A finding for each engine argument that vLLM does not know. `engines`: key -> engine."""
+    for key, engine in sorted(engines.items()):
+        for name in sorted(engine.engine_kwargs.keys() - known_arguments()):
+            near = get_close_matches(name, known_arguments(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see vLLM's engine arguments"
+            yield Finding(f"{key}.engine_kwargs.{name}", f"vLLM has no such argument; {hint}")
 
 
 @lru_cache(maxsize=1)

@@ -8,17 +8,18 @@ stage are not in them.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from ray_distil.config import StagesConfig
-from ray_distil.config.engine_config import Asked, EngineConfig
-from ray_distil.config.evaluation_config import folder_of
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.config.models import named_models
 from ray_distil.config.plan_config import Expected
 from ray_distil.config.section import validate
 from ray_distil.errors import DamagedFile, UserError
+from ray_distil.generate import generators
+from ray_distil.generate.generator import Generator
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.store.ahead import ahead
 from ray_distil.store.shards import TOKEN_COLUMNS
@@ -32,7 +33,14 @@ NOTE = (
 COSTLY = ("responses", "rewrites", "checkpoint", "eval", "timing")  # artifacts for which models generate or learn
 UNCOUNTED = "uncounted"
 Tokens = Counter[tuple[str, str]]  # (teacher or "", column of tokens or UNCOUNTED) -> tokens or rows
-Generator = tuple[str, Asked, Expected]  # teacher or "", how its model is asked, what the plan assumes of it
+
+
+class _Source(NamedTuple):
+    """A model that generates texts of a stage."""
+
+    teacher: str  # its name in the rows; "" where all rows are of one model
+    generator: Generator
+    expected: Expected  # what the plan assumes of it
 
 
 @dataclass(frozen=True)
@@ -105,10 +113,10 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
     if config is None:
         return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, None, None, False)
 
-    generators = list(_generators(stage.artifact, config))
-    pools = [gpus_of(asked.engine) for _, asked, _ in generators]
+    sources = list(_sources(stage.artifact, config))
+    pools = [source.generator.num_gpus for source in sources]
     gpus = (sum if config.run.parallel_engines else max)(pools or [0])
-    bills = [_bill(name, tokens, expected) for name, asked, expected in generators if asked.endpoint is not None]
+    bills = [_bill(source, tokens) for source in sources if source.generator.endpoint is not None]
     return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, gpus, *_dollars(stage, gpus, config, bills))
 
 
@@ -145,51 +153,43 @@ def _dollars(
     return sum(dollars) if dollars else None, len(dollars) == len(bills)
 
 
-def _bill(teacher: str, tokens: Tokens, expected: Expected) -> float | None:
+def _bill(source: _Source, tokens: Tokens) -> float | None:
     """The dollars of an endpoint; None without its price, or where it did not count all tokens."""
-    price = expected.usd_per_million_tokens
-    if price is None or tokens[teacher, UNCOUNTED]:
+    prices = source.expected.usd_per_million_tokens
+    if prices is None or tokens[source.teacher, UNCOUNTED]:
         return None
-    return sum(tokens[teacher, column] * each for column, each in zip(TOKEN_COLUMNS, price, strict=True)) / 1e6
+    per_column = zip(TOKEN_COLUMNS, prices, strict=True)
+    return sum(tokens[source.teacher, column] * price for column, price in per_column) / 1e6
 
 
-def _generators(artifact: str, config: StagesConfig) -> Iterator[Generator]:
+def _sources(artifact: str, config: StagesConfig) -> Iterator[_Source]:
     """The models that generate the texts of an artifact."""
     kind, *names = artifact.split("/")
-    teachers = config.teachers.given if config.teachers is not None else {}
+    models = named_models(config)
     if kind == "responses":
-        for name, teacher in teachers.items():
-            if teacher.responses is None:
-                yield name, teacher, getattr(config.plan, name)
+        for name, generator in generators.teachers(config, models).items():
+            yield _Source(name, generator, getattr(config.plan, name))
     elif kind == "rewrites":
-        own = config.long2short
-        if own.engine or own.endpoint or "slow" in teachers:
-            yield "", own if own.engine or own.endpoint else teachers["slow"], config.plan.long2short
+        if (rewriter := generators.possible_rewriter(config, models)) is not None:
+            yield _Source("", rewriter, config.plan.long2short)
     else:
-        model, benchmark = names
-        labels = {folder_of(label): label for label in map(config.evaluation.label, config.evaluation.benchmarks)}
-        for evaluated in config.evaluation.models:
-            if evaluated.name == model:
-                asked = config.asked_by(evaluated)
-                if kind == "timing" and asked.engine is not None:  # one engine, which works on one request at a time
-                    asked = Asked(engine=asked.engine.model_copy(update={"concurrency": (1, 1)}))
-                key = expected_key(config, model, labels.get(benchmark, benchmark))
-                yield "", asked, config.plan.evaluation.get(key, Expected())
+        model, folder = names
+        compared = [evaluated for evaluated in config.evaluation.models if evaluated.name == model]
+        benchmarks = {folder_of(config.evaluation.label(each)): each for each in config.evaluation.benchmarks}
+        for evaluated in compared:
+            benchmark = benchmarks.get(folder, BenchmarkConfig(name=HELD_OUT))
+            label = config.evaluation.label(benchmark) if folder in benchmarks else folder
+            expected = config.plan.evaluation.get(expected_key(config, model, label))
+            source = models.get(generators.source_key(config, evaluated), "")
+            generator = generators.evaluated(config, evaluated, benchmark, source)
+            generator = generator.one_at_a_time() if kind == "timing" else generator
+            yield _Source("", generator, expected or Expected())
 
 
 def expected_key(config: StagesConfig, model: str, label: str) -> str:
     """The key of `plan.evaluation` that holds for a model on a benchmark; the model's name where there is none."""
     names = (f"{model}/{label}", model, f"*/{label}", "*")
     return next((name for name in names if name in config.plan.evaluation), model)
-
-
-def gpus_of(engine: EngineConfig | None) -> int:
-    """GPUs that a pool of engines may hold."""
-    if engine is None or not engine.num_gpus:
-        return 0
-    kwargs = engine.engine_kwargs
-    workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-    return ceil(engine.num_gpus * workers) * engine.concurrency[1]
 
 
 def rows_of(costs: list[Cost]) -> list[list[str]]:

@@ -5,11 +5,12 @@ All records are read and checked before Ray starts, so that a mistake shows at o
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
 from ray_distil.config import TINY, InstructionsConfig
+from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import BadRecord, UserError
 from ray_distil.rows.problems import EVAL, TRAIN, Facts, Limit, Problems
 from ray_distil.store.schemas import instruction_id, stable_id
@@ -153,28 +154,24 @@ def _most_rejected(facts: Facts) -> str:
     return f": {number:,} of {facts.num_rows:,} records are {reason} ({facts.details[reason]})"
 
 
-def unchecked(config: InstructionsConfig, facts: Facts) -> str:
-    """A remark if no record has a reference answer; "" if one has."""
+def unchecked(config: InstructionsConfig, facts: Facts) -> Iterator[Finding]:
+    """A remark if no record has a reference answer."""
     source = sources_of(config)[0]
     if source is None or facts.num_answered:
-        return ""
+        return
     first = next(iter(sources.records(source)))
     names = ", ".join(map(str, first)) if isinstance(first, dict) else "no columns"
-    return (
-        f"none of {facts.num_usable:,} instructions has `answer`, so nothing is checked for correctness; there are: "
-        f"{names}; see instructions.columns"
-    )
+    text = f"none of {facts.num_usable:,} instructions has `answer`, so nothing is checked for correctness"
+    yield remark("", f"{text}; there are: {names}; see instructions.columns")
 
 
-def left_out(config: InstructionsConfig) -> list[str]:
+def left_out(config: InstructionsConfig) -> Iterator[Finding]:
     """A remark for each source that is a folder with files that are not read, e.g. those of another split."""
-    remarks = []
     for source in sources_of(config):
         names = sources.left_out(source) if source is not None else []
         if source is not None and names:
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            remarks.append(f"{source.key}: of {source.path!r} the split {source.split!r} is read, without {shown}")
-    return remarks
+            yield remark(source.key, f"of {source.path!r} the split {source.split!r} is read, without {shown}")
 
 
 def source_fingerprint(config: InstructionsConfig) -> list[str]:

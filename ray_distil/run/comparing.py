@@ -14,21 +14,22 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.config import TRAINED, EvaluatedModel
-from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.errors import UserError
+from ray_distil.generate import generators
 from ray_distil.generate.generation import TIMES
+from ray_distil.generate.generator import Generator
 from ray_distil.rows import benchmarks, evaluation, scorers, timing
 from ray_distil.rows.problems import EVAL
 from ray_distil.rows.question import Question
 from ray_distil.rows.scores import COLUMNS
-from ray_distil.run import asking, made_of
+from ray_distil.run import made_of
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, of_split, renewed
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import STUDENT, model_fingerprint, versions
+from ray_distil.store.manifest import STUDENT, model_fingerprint
 from ray_distil.store.reuse import Known, Renew, Reuse
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import table_of
@@ -87,21 +88,20 @@ class Evaluation(GeneratingStage):
         model: str,
         model_mark: str,
     ) -> None:
-        self.run, self.problems, self.model = run, problems, model
+        self.run, self.problems = run, problems
         self.name, self.kind, self.label = evaluated.name, benchmark.answer, run.config.evaluation.label(benchmark)
         self.artifact = f"eval/{self.name}/{folder_of(self.label)}"
-        self.asked = run.config.asked_by(evaluated)
-        self.imports = asking.imports(self.asked)
-        self.sampling = run.config.evaluation.sampling_of(benchmark)
+        self.generator = generator = generator_of(run, evaluated, benchmark, model)
+        self.imports = generator.imports
         self.question = Question(
-            asking.params(self.sampling, self.asked, model),
+            generator.sampling_params,
             num_samples=run.config.evaluation.samples_of(benchmark),
-            seed=run.config.run.seed,
-            suffix=run.config.instructions.suffix if benchmark.name == HELD_OUT else "",
-            system_prompt=run.config.asked_with(evaluated)[0],
+            seed=generator.seed,
+            suffix=generator.suffix,
+            system_prompt=generator.system_prompt,
         )
         self.is_of_student = evaluated.model_source == TRAINED
-        self.made = made = made_of.of_evaluation(run, evaluated, benchmark, model, model_mark)
+        self.made = made = made_of.of_evaluation(run.config.evaluation, self.name, benchmark, generator, model_mark)
         self.settings, self.inputs = made.settings, [problems.content(), model_mark]
         self.reuse = Reuse(made.asked, None, self._renewer, made.earlier_marks, self._refused)
 
@@ -122,12 +122,13 @@ class Evaluation(GeneratingStage):
         answers = artifact.read_table(["eval_id", *TIMES, *COLUMNS])
         made = evaluation.summarise(answers, artifact.rejected(), self.name, self.label)
         made["tokens_per_s"] = timing.tokens_per_s(answers)
-        return made | {"scored_by": scorers.scored_by(self.kind), "engine": _engine(self.asked)}
+        return made | {"scored_by": scorers.scored_by(self.kind), "engine": self.generator.label}
 
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
-        generate = asking.generate(self.run, self.asked, self.model, num_missing)
-        asked = (self.name, self.label, self.question, done)
-        return [evaluation.evaluate(self.problems.read(), generate, self.kind, *asked)]
+        generate = self.generator.generate(num_missing)
+        return [
+            evaluation.evaluate(self.problems.read(), generate, self.kind, self.name, self.label, self.question, done)
+        ]
 
     @cached_property
     def _known(self) -> Known:
@@ -147,7 +148,7 @@ class Evaluation(GeneratingStage):
     def _renew(self, row: Row, alike: bool, problem: Row | None) -> Row | None:
         if problem is None or row["sample_index"] >= self.question.num_samples:
             return None
-        return evaluation.renewed(row, problem, self.kind, self.sampling.max_tokens, alike)
+        return evaluation.renewed(row, problem, self.kind, self.generator.sampling.max_tokens, alike)
 
 
 class Timing(GeneratingStage):
@@ -191,10 +192,9 @@ class Timing(GeneratingStage):
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         import ray.data
 
-        alone = asking.one_at_a_time(self.evaluation.asked)
-        generate = asking.generate(self.run, alone, self.evaluation.model, num_missing)
-        asked = (self.evaluation.name, self.evaluation.label, self.evaluation.question, done)
-        return [timing.timed(ray.data.from_items(self._chosen), generate, *asked)]
+        timed, problems = self.evaluation, ray.data.from_items(self._chosen)
+        generate = timed.generator.one_at_a_time().generate(num_missing)
+        return [timing.timed(problems, generate, timed.name, timed.label, timed.question, done)]
 
 
 def make_evaluation(
@@ -203,11 +203,14 @@ def make_evaluation(
     return run.make(Evaluation(run, problems, benchmark, evaluated, model, model_mark))
 
 
-def _engine(who: Asked) -> str:
-    """The engine and its version, or the endpoint's model, as the report names them."""
-    if who.endpoint is not None:
-        return f"endpoint {who.endpoint.model}"
-    return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
+def generator_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str) -> Generator:
+    """How a run asks a compared model. `model`: its folder, hub name, or the endpoint's name for it.
+
+    Training changes neither the chat template nor the generation config: the marks have those of the untrained student.
+    """
+    generator = generators.evaluated(run.config, evaluated, benchmark, model, run.date)
+    is_of_student = evaluated.model_source == TRAINED
+    return replace(generator, untrained=run.models["training.student"]) if is_of_student else generator
 
 
 def ask_about_evaluations(run: Run, asks: Asks) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.errors import UserError
+from ray_distil.generate import generators
 from ray_distil.report.settings import EXPECTED
-from ray_distil.run import asking, comparing, made_of
+from ray_distil.run import comparing, made_of
 from ray_distil.run.runs import Run
 
 
@@ -43,9 +44,12 @@ def _makers(run: Run) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     config, training = run.config, run.config.training
     if config.teachers is not None:
         yield "instructions", lambda: made_of.of_instructions(config).readable
-        yield "responses", lambda: made_of.of_responses(run).readable
-        if (rewriter := asking.rewriter(run)) is not None:
-            yield "rewrites", lambda: made_of.of_rewrites(run, *rewriter).readable
+        yield (
+            "responses",
+            lambda: made_of.of_responses(config, generators.teachers(config, run.models, run.date)).readable,
+        )
+        if (rewriter := generators.rewriter(config, run.models, run.date)) is not None:
+            yield "rewrites", lambda: made_of.of_rewrites(config, rewriter).readable
         yield "sft_examples", lambda: made_of.of_examples(config).readable
         if training is not None:
             student = run.models["training.student"]
@@ -69,7 +73,8 @@ def _artifact_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig
 def _evaluation(
     run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str
 ) -> dict[str, Any]:
-    return made_of.of_evaluation(run, evaluated, benchmark, model, mark).readable
+    generator = comparing.generator_of(run, evaluated, benchmark, model)
+    return made_of.of_evaluation(run.config.evaluation, evaluated.name, benchmark, generator, mark).readable
 
 
 def _of_the_student(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> dict[str, Any]:

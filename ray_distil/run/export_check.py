@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from ray_distil.config import StagesConfig, TrainingConfig
-from ray_distil.errors import ConfigError, StageError, UserError
+from ray_distil.config.findings import Finding, remark
+from ray_distil.errors import StageError, UserError
 from ray_distil.store.artifact_reader import ArtifactReader
 from ray_distil.store.manifest import STUDENT, read_manifest
 from ray_distil.store.model_files import local_copy
@@ -19,8 +20,8 @@ NUM_SHARDS = 4  # of the examples that are read for their prompts, at most
 ROWS = 64
 
 
-def before_training(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[str]:
-    """A remark where the export's generation settings are mended. Raises ConfigError where it could not be asked as trained."""
+def before_training(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[Finding]:
+    """The export could not be asked as it was trained; and a remark where its generation settings are mended."""
     chat = ChatSettings.of(training.chat_template_kwargs)
     template = config.packing.template
     try:
@@ -29,9 +30,10 @@ def before_training(config: StagesConfig, training: TrainingConfig, student: str
         other = str(error)
     if other:
         key = "packing.template" if template is not None else "training.system_prompt, training.chat_template_kwargs"
-        raise ConfigError(f"{key}: the exported student would be asked otherwise than it was trained: {other}")
-    if changed := mended(student):
-        yield f"training.student: Transformers would not save its generation_config.json; in the export, {', '.join(changed)}"
+        yield Finding(key, f"the exported student would be asked otherwise than it was trained: {other}")
+    elif changed := mended(student):
+        text = f"Transformers would not save its generation_config.json; in the export, {', '.join(changed)}"
+        yield remark("training.student", text)
 
 
 def check(examples: Folder, packed: ArtifactReader, checkpoint: Folder) -> int:

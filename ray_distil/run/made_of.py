@@ -12,14 +12,14 @@ how often a loss is logged.
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import prod
+from types import ModuleType
 from typing import Any
 
-from ray_distil.config import TINY, TRAINED, EvaluatedModel, StagesConfig, TrainingConfig
-from ray_distil.config.engine_config import Asked, SamplingParams
-from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
+from ray_distil.config import TINY, StagesConfig, TrainingConfig
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, EvaluationConfig
 from ray_distil.config.models import responses_of
+from ray_distil.generate.generator import Generator
 from ray_distil.rows import evaluation, instructions, long2short, scorers, teacher
-from ray_distil.run import asking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import MadeOf
 from ray_distil.store.artifact_reader import FINGERPRINT
@@ -27,6 +27,7 @@ from ray_distil.store.manifest import fingerprint, model_fingerprint
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import saved_made_of
 from ray_distil.texts import sources
+from ray_distil.texts.chat_templates import chat_settings
 from ray_distil.texts.prompts import long2short_messages
 
 ASKED_WITH = ("system_prompt", "chat_template_kwargs")  # keys of `training` that packing and evaluation read
@@ -75,41 +76,40 @@ def keep_ids_by_source(run: Folder, artifact: str) -> None:
         )
 
 
-def of_responses(run: Run) -> MadeOf:
-    return _with_earlier(lambda before: _responses(run, before))
+def of_responses(config: StagesConfig, generators: dict[str, Generator]) -> MadeOf:
+    """`generators`: the teachers that generate, by name; the others' responses are imported."""
+    return _with_earlier(lambda by_earlier_rules: _responses(config, generators, by_earlier_rules))
 
 
-def _responses(run: Run, before: bool) -> MadeOf:
+def _responses(config: StagesConfig, generators: dict[str, Generator], by_earlier_rules: bool) -> MadeOf:
     settings: dict[str, Any] = {}
-    asked, all_texts, max_tokens = {}, {}, {}
-    assert run.config.teachers is not None
-    for name, one in run.config.teachers.given.items():
-        settings[name] = one.model_dump(mode="json", include={"fraction", "num_samples"})
-        if one.responses is not None:
-            source = responses_of(one, f"teachers.{name}")
-            settings[name] |= {"responses": sources.fingerprint(source), "columns": one.columns}
-            settings[name] |= {"drop_system": one.drop_system}
+    marks = {}
+    assert config.teachers is not None
+    for name, section in config.teachers.given.items():
+        settings[name] = section.model_dump(mode="json", include={"fraction", "num_samples"})
+        if section.responses is not None:
+            source = responses_of(section, f"teachers.{name}")
+            settings[name] |= {"responses": sources.fingerprint(source), "columns": section.columns}
+            settings[name] |= {"drop_system": section.drop_system}
             continue
-        model = run.models[f"teachers.{name}"]
-        texts = _texts(run, one, model, one.sampling_params, one.system_prompt, before)
-        asked[name] = _marks(teacher, texts, one, one.sampling_params)
-        all_texts[name], max_tokens[name] = texts, one.sampling_params.max_tokens
-        settings[name] |= {"asked": list(asked[name])}
-    return MadeOf(settings, asked, all_texts, max_tokens=max_tokens)
+        marks[name] = _marks(teacher, generators[name].texts(by_earlier_rules), generators[name].limits)
+        settings[name] |= {"asked": list(marks[name])}
+    texts = {name: generator.texts(by_earlier_rules) for name, generator in generators.items()}
+    max_tokens = {name: generator.sampling.max_tokens for name, generator in generators.items()}
+    return MadeOf(settings, marks, texts, max_tokens=max_tokens)
 
 
-def of_rewrites(run: Run, asked: Asked, model: str) -> MadeOf:
-    return _with_earlier(lambda before: _rewrites(run, asked, model, before))
+def of_rewrites(config: StagesConfig, rewriter: Generator) -> MadeOf:
+    return _with_earlier(lambda by_earlier_rules: _rewrites(config, rewriter, by_earlier_rules))
 
 
-def _rewrites(run: Run, asked: Asked, model: str, before: bool) -> MadeOf:
-    config = run.config.long2short
-    prompt = long2short_messages("PROBLEM", "ANSWER", "REASONING", config.system_prompt)
-    texts = _texts(run, asked, model, config.sampling_params, None, before) | {"prompt": prompt}
+def _rewrites(config: StagesConfig, rewriter: Generator, by_earlier_rules: bool) -> MadeOf:
+    # The whole prompt is in the mark, in place of its parts.
+    texts = rewriter.texts(by_earlier_rules) | {"system_prompt": None}
     del texts["suffix"]
-    marks = _marks(long2short, texts, asked, config.sampling_params)
-    settings = {"asked": list(marks), "gates": enabled_gates(run.config)}
-    return MadeOf(settings, {"": marks}, {"": texts}, max_tokens={"": config.sampling_params.max_tokens})
+    texts["prompt"] = long2short_messages("PROBLEM", "ANSWER", "REASONING", rewriter.system_prompt)
+    settings = {"gates": enabled_gates(config)}
+    return _of_one_generator(long2short, rewriter, texts, settings)
 
 
 def of_examples(config: StagesConfig) -> MadeOf:
@@ -122,7 +122,7 @@ def of_examples(config: StagesConfig) -> MadeOf:
 
 
 def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
-    chat = asking.chat_settings(run, student, training.chat_template_kwargs)
+    chat = chat_settings(student, training.chat_template_kwargs, run.date)
     read = {"tokenizer": model_fingerprint(student), "system_prompt": training.system_prompt, "chat": asdict(chat)}
     return MadeOf(run.config.packing.model_dump() | read)
 
@@ -155,56 +155,47 @@ def of_benchmark(config: BenchmarkConfig) -> MadeOf:
 
 
 def of_evaluation(
-    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str
+    config: EvaluationConfig, name: str, benchmark: BenchmarkConfig, generator: Generator, model_mark: str
 ) -> MadeOf:
-    """`model_mark` identifies the model: its own fingerprint, or for the trained student that of its training.
+    """`name`: of the compared model. `model_mark` identifies it: its own fingerprint, or for the student its training's.
 
     The scorer is in `settings`, but not in `asked`: another scorer judges the stored texts, and asks no model.
     """
-    return _with_earlier(lambda before: _evaluation(run, evaluated, benchmark, model, model_mark, before))
+    return _with_earlier(
+        lambda by_earlier_rules: _evaluation(config, name, benchmark, generator, model_mark, by_earlier_rules)
+    )
 
 
 def _evaluation(
-    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, model_mark: str, before: bool
+    config: EvaluationConfig,
+    name: str,
+    benchmark: BenchmarkConfig,
+    generator: Generator,
+    model_mark: str,
+    by_earlier_rules: bool,
 ) -> MadeOf:
-    config = run.config.evaluation
-    sampling = config.sampling_of(benchmark)
-    system_prompt, _ = run.config.asked_with(evaluated)
-    # Training does not change the chat template: the untrained student's is read.
-    known = run.models["training.student"] if evaluated.model_source == TRAINED else model
-    asked = run.config.asked_by(evaluated)
-    texts = _texts(run, asked, known, sampling, system_prompt, before)
-    texts |= {"model": model_mark, "name": evaluated.name, "benchmark": config.label(benchmark)}
+    texts = generator.texts(by_earlier_rules)
+    texts |= {"model": model_mark, "name": name, "benchmark": config.label(benchmark)}
     if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
-    marks = _marks(evaluation, texts, asked, sampling)
-    settings = {"asked": list(marks), "num_samples": config.samples_of(benchmark)}
-    settings["scored_by"] = scorers.scored_by(benchmark.answer)
-    return MadeOf(settings, {"": marks}, {"": texts}, max_tokens={"": sampling.max_tokens})
+    settings = {"num_samples": config.samples_of(benchmark), "scored_by": scorers.scored_by(benchmark.answer)}
+    return _of_one_generator(evaluation, generator, texts, settings)
 
 
-def _marks(stage: Any, texts: dict[str, Any], asked: Asked, sampling: SamplingParams) -> tuple[str, str]:
+def _of_one_generator(
+    stage: ModuleType, generator: Generator, texts: dict[str, Any], settings: dict[str, Any]
+) -> MadeOf:
+    marks = _marks(stage, texts, generator.limits)
+    limit = generator.sampling.max_tokens
+    return MadeOf({"asked": list(marks)} | settings, {"": marks}, {"": texts}, max_tokens={"": limit})
+
+
+def _marks(stage: Any, texts: dict[str, Any], limits: dict[str, int | None]) -> tuple[str, str]:
     """Two marks: one of all that changes the texts, one of the limits to their length."""
-    context = asked.engine.engine_kwargs.get("max_model_len") if asked.engine is not None else None
-    limits = {"max_tokens": sampling.max_tokens, "max_model_len": context}
-    mark = fingerprint(stage.STAGE, stage.ASKING_VERSION, texts, [])
-    return mark, fingerprint(stage.STAGE, stage.ASKING_VERSION, limits, [])
-
-
-def _texts(
-    run: Run, asked: Asked, model: str, sampling: SamplingParams, system_prompt: str | None, before: bool
-) -> dict[str, Any]:
-    """What changes a model's texts. max_tokens does not: a text that ends in time is the same under a larger limit.
-
-    At temperature 0 nothing is drawn: neither the seed nor top_p counts. `before`: by the rule of earlier versions, with
-    both.
-    """
-    drawn = {k: v for k, v in asking.params(sampling, asked, model).items() if k != "max_tokens"}
-    seed = run.config.run.seed
-    if not before and drawn.get("temperature") == 0:
-        seed, drawn = 0, drawn | {"top_p": 1.0}
-    known = {"seed": seed, "suffix": run.config.instructions.suffix, "system_prompt": system_prompt}
-    return known | {"sampling_params": drawn} | asking.texts_of(run, asked, model, before)
+    return (
+        fingerprint(stage.STAGE, stage.ASKING_VERSION, texts, []),
+        fingerprint(stage.STAGE, stage.ASKING_VERSION, limits, []),
+    )
 
 
 def _with_earlier(make: Callable[[bool], MadeOf]) -> MadeOf:

@@ -93,4 +93,4 @@ def log_folder(config: StagesConfig) -> Path:
     """The folder of the logs: RUN/logs; for a run in an object store, a temporary folder of the driver's machine, from which
     they are copied into the run.
     """
-    return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray_distil" / config.run.name) / "logs"
+    return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray-distil" / config.run.name) / "logs"

@@ -11,11 +11,12 @@ from math import ceil
 from rich.table import Table
 
 from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
-from ray_distil.config.engine_config import Asked
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
-from ray_distil.config.models import responses_of
+from ray_distil.config.models import named_models, responses_of
 from ray_distil.config.plan_config import Expected
-from ray_distil.report.cost import expected_key, gpus_of
+from ray_distil.generate import generators
+from ray_distil.generate.generator import Generator
+from ray_distil.report.cost import expected_key
 from ray_distil.rows import benchmarks, instructions, teacher
 from ray_distil.rows.problems import EVAL, TRAIN, Problems
 from ray_distil.run import preflight
@@ -81,37 +82,38 @@ def make(config: StagesConfig) -> Plan:
         steps.append(Step("instructions", total, size=total * prompt * assumed.bytes_per_token))
     num_examples = tokens_learnt = 0.0
 
-    for name in ("direct", "slow") if config.teachers is not None else ():
-        asked, expected = getattr(config.teachers, name), getattr(assumed, name)
-        if asked is None:
-            continue
+    models = named_models(config)
+    teachers, rewriter = generators.teachers(config, models), generators.rewriter(config, models)
+    for name, section in config.teachers.given.items() if config.teachers is not None else ():
+        # Responses.
+        expected = getattr(assumed, name)
         if problems is None:
-            rows = round(num_train * asked.fraction) * asked.num_samples
+            rows = round(num_train * section.fraction) * section.num_samples
         else:
             parts = problems.ids(TRAIN)
-            rows = sum(teacher.num_requests(ids, name, asked.fraction, asked.num_samples) for ids in parts)
-        step = _generation(f"teacher/{name}", rows, problems is not None, prompt, expected, asked, config)
-        if asked.responses is not None:
-            step = replace(step, prompt_tokens=0, tokens=0, seconds=None, dollars=None, is_paid=False)
-            source = responses_of(asked, f"teachers.{name}")
-            if not source.is_on_hub and not sources.is_here(source):
-                remarks.append(f"teachers.{name}.responses: {asked.responses!r} not there yet")
+            rows = sum(teacher.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
+        is_exact = problems is not None
+        if name in teachers:
+            steps.append(_generation(f"teacher/{name}", rows, is_exact, prompt, expected, teachers[name], config))
+            remarks += _too_long(f"plan.{name}", expected, teachers[name])
         else:
-            remarks += _too_long(f"plan.{name}", expected, f"teachers.{name}", asked.sampling_params.max_tokens)
-        steps.append(step)
+            size = rows * (prompt + expected.num_generated_tokens) * assumed.bytes_per_token
+            steps.append(Step(f"teacher/{name}", rows, is_exact, is_paid=False, size=size))
+            source = responses_of(section, f"teachers.{name}")
+            if not source.is_on_hub and not sources.is_here(source):
+                remarks.append(f"teachers.{name}.responses: {section.responses!r} not there yet")
+
+        # What of them is learnt.
         kept, completion = rows * assumed.kept, expected.num_generated_tokens
         if name in config.candidates:
             num_examples += kept
             tokens_learnt += kept * (prompt + completion)
             remarks += _does_not_pack(name, prompt + completion, config.packing)
-        if name == "slow" and config.long2short.enabled and "rewrite" in config.candidates:
-            rewriter = config.long2short if config.long2short.engine or config.long2short.endpoint else asked
+        if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
             expected = assumed.long2short
             steps.append(_generation("long2short", round(kept), False, longer, expected, rewriter, config))
-            remarks += _too_long(
-                "plan.long2short", expected, "long2short", config.long2short.sampling_params.max_tokens
-            )
+            remarks += _too_long("plan.long2short", expected, rewriter)
             kept, completion = kept * assumed.kept, expected.num_generated_tokens
             num_examples += kept
             tokens_learnt += kept * (prompt + completion)
@@ -142,15 +144,12 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
 
 
 def _generation(
-    name: str, rows: int, exact: bool, prompt: float, expected: Expected, asked: Asked, config: StagesConfig
+    name: str, rows: int, exact: bool, prompt: float, expected: Expected, generator: Generator, config: StagesConfig
 ) -> Step:
-    generated, prompts = rows * expected.num_generated_tokens, rows * prompt
-    engines = asked.engine.concurrency[1] if asked.engine is not None else 1
-    price = expected.usd_per_million_tokens if asked.endpoint is not None else None
-    seconds, gpus = (
-        generated / (expected.tokens_per_s * engines) if expected.tokens_per_s else None,
-        gpus_of(asked.engine),
-    )
+    generated, prompts, gpus = rows * expected.num_generated_tokens, rows * prompt, generator.num_gpus
+    num_engines = generator.engine.concurrency[1] if generator.engine is not None else 1
+    seconds = generated / (expected.tokens_per_s * num_engines) if expected.tokens_per_s else None
+    price = expected.usd_per_million_tokens if generator.endpoint is not None else None
     return Step(
         name,
         rows,
@@ -160,7 +159,7 @@ def _generation(
         seconds=seconds,
         gpus=gpus,
         dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else _rent(seconds, gpus, config),
-        is_paid=asked.endpoint is not None or gpus > 0,
+        is_paid=generator.endpoint is not None or gpus > 0,
         size=(prompts + generated) * config.plan.bytes_per_token,
     )
 
@@ -220,14 +219,13 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
             key = expected_key(config, model.name, label)
             expected = assumed.get(key, Expected())
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
+            generator = generators.evaluated(config, model, benchmark, "")
             name = f"evaluation/{model.name}/{folder_of(label)}"
-            steps.append(_generation(name, rows, exact, prompt, expected, config.asked_by(model), config))
-            most = evaluation.sampling_of(benchmark).max_tokens
-            section = "evaluation" if benchmark.sampling_params is None else f"evaluation.benchmarks.{label}"
-            remarks += _too_long(f"plan.evaluation.{key}", expected, section, most)
+            steps.append(_generation(name, rows, exact, prompt, expected, generator, config))
+            remarks += _too_long(f"plan.evaluation.{key}", expected, generator)
             if timed := min(evaluation.num_timed, problems):
                 name = name.replace("evaluation/", "timing/", 1)
-                steps.append(_generation(name, timed, exact, prompt, expected, config.asked_by(model), config))
+                steps.append(_generation(name, timed, exact, prompt, expected, generator, config))
     return steps
 
 
@@ -244,11 +242,14 @@ def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> 
     return min(number or 0, benchmark.limit or number or 0), False
 
 
-def _too_long(key: str, expected: Expected, section: str, max_tokens: int) -> list[str]:
+def _too_long(key: str, expected: Expected, generator: Generator) -> list[str]:
+    max_tokens = generator.sampling.max_tokens
     if expected.num_generated_tokens < max_tokens:
         return []
     mean = f"{key}.num_generated_tokens={expected.num_generated_tokens:,.0f}"
-    return [f"{mean} reaches {section}.sampling_params.max_tokens={max_tokens:,}: most would be rejected as cut"]
+    return [
+        f"{mean} reaches {generator.section}.sampling_params.max_tokens={max_tokens:,}: most would be rejected as cut"
+    ]
 
 
 def _does_not_pack(name: str, tokens: float, packing: PackingConfig) -> list[str]:

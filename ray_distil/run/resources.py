@@ -6,42 +6,52 @@ from functools import lru_cache
 from math import prod
 
 from ray_distil.config import StagesConfig
+from ray_distil.config.findings import Finding
 
 
-def what_cannot_come(config: StagesConfig) -> Iterator[str]:
-    """A line for each setting that asks for more resources than the Ray of this machine will ever have."""
-    cpus = config.ray.num_cpus or os.cpu_count() or 1
-    for key, asked in config.engines.items():
-        workers = prod(int(asked.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
-        needed = asked.num_gpus * workers, asked.num_cpus * workers
-        yield from _missing(key, *needed, asked.resources, cpus, "an engine")
-        if asked.accelerator_type is not None and not _num_gpus():
-            yield f"{key}.accelerator_type: {asked.accelerator_type!r} is on no node; this machine has no GPU"
-    trained = config.training
-    if trained is not None:
-        many = trained.num_workers
-        if many * trained.cpus_per_worker > cpus:
-            yield (
-                f"training.num_workers: {many} workers of {trained.cpus_per_worker:g} CPU, and this Ray has {cpus}"
-                f"; lower it, or raise ray.num_cpus"
-            )
-        needed = many if trained.use_gpu else 0
-        yield from _missing("training", needed, 0, trained.resources_per_worker, cpus, f"{many} workers")
+def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
+    """A finding for each setting that asks for more resources than the Ray of this machine will ever have."""
+    num_cpus = config.ray.num_cpus or os.cpu_count() or 1
+    for key, engine in config.engines.items():
+        workers = prod(int(engine.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
+        yield from _engine_cpus(key, engine.num_cpus * workers, num_cpus)
+        yield from _gpus(f"{key}.num_gpus", engine.num_gpus * workers, "an engine")
+        yield from _custom(key, engine.resources)
+        if engine.accelerator_type is not None and not _num_gpus():
+            text = f"{engine.accelerator_type!r} is on no node; this machine has no GPU"
+            yield Finding(f"{key}.accelerator_type", text)
 
-
-def _missing(key: str, gpus: float, cpus: float, resources: dict[str, float], has: int, who: str) -> Iterator[str]:
-    if has - 1 < cpus <= has and who == "an engine":
-        yield (
-            f"{key}.num_cpus: {who} reserves {cpus:g} of {has} CPUs of this Ray, and the tasks of its rows need a whole one; "
-            "raise ray.num_cpus"
+    training = config.training
+    if training is None:
+        return
+    workers = training.num_workers
+    if workers * training.cpus_per_worker > num_cpus:
+        text = (
+            f"{workers} workers of {training.cpus_per_worker:g} CPU, and this Ray has {num_cpus}; lower it, or raise "
+            "ray.num_cpus"
         )
-    if cpus > has:
-        yield f"{key}.num_cpus: {who} reserves {cpus:g} CPUs, and this Ray has {has}; lower it, or raise ray.num_cpus"
-    if gpus > 0 and gpus > _num_gpus():
-        name = "use_gpu" if key == "training" else "num_gpus"
-        yield f"{key}.{name}: {who} would need {gpus:g} GPUs, and this machine has {_num_gpus() or 'none'}"
+        yield Finding("training.num_workers", text)
+    yield from _gpus("training.use_gpu", workers if training.use_gpu else 0, f"{workers} workers")
+    yield from _custom("training", training.resources_per_worker)
+
+
+def _engine_cpus(key: str, reserved: float, num_cpus: int) -> Iterator[Finding]:
+    if num_cpus - 1 < reserved <= num_cpus:
+        text = f"an engine reserves {reserved:g} of {num_cpus} CPUs of this Ray, and the tasks of its rows need a whole one"
+        yield Finding(f"{key}.num_cpus", f"{text}; raise ray.num_cpus")
+    if reserved > num_cpus:
+        text = f"an engine reserves {reserved:g} CPUs, and this Ray has {num_cpus}; lower it, or raise ray.num_cpus"
+        yield Finding(f"{key}.num_cpus", text)
+
+
+def _gpus(key: str, needed: float, holder: str) -> Iterator[Finding]:
+    if needed > 0 and needed > _num_gpus():
+        yield Finding(key, f"{holder} would need {needed:g} GPUs, and this machine has {_num_gpus() or 'none'}")
+
+
+def _custom(key: str, resources: dict[str, float]) -> Iterator[Finding]:
     for name in resources:
-        yield f"{key}.resources: {name!r} is on no node; the Ray that a run starts has CPUs and GPUs only"
+        yield Finding(f"{key}.resources", f"{name!r} is on no node; the Ray that a run starts has CPUs and GPUs only")
 
 
 @lru_cache(maxsize=1)

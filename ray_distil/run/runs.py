@@ -52,9 +52,12 @@ class Run:
         self.save_settings: Callable[[], None] = lambda: None  # called when the first stage begins
         self._checking = threading.Lock()
 
-    @cached_property
     def date(self) -> str:
         """The day that chat templates write: `run.date` of the configuration, else the day on which the run began."""
+        return self._date
+
+    @cached_property
+    def _date(self) -> str:
         if self.config.run.date is not None:
             return self.config.run.date
         if not self.folder.exists(BEGAN):

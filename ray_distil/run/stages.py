@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from ray_distil.config import StagesConfig
-from ray_distil.config.engine_config import Asked
 from ray_distil.config.models import responses_of
 from ray_distil.errors import StageError
-from ray_distil.generate import engine
+from ray_distil.generate import engine, generators
+from ray_distil.generate.generator import Generator
 from ray_distil.rows import curation, instructions, long2short, packing, same_texts, teacher
 from ray_distil.rows.problems import Problems, StoredProblems
 from ray_distil.rows.question import Question
-from ray_distil.run import asking, importing, made_of, remaking
+from ray_distil.run import importing, made_of, remaking
 from ray_distil.run.made_of import enabled_gates
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import GeneratingStage, Made, Row, Stage, given, of_split, renewed, where
@@ -28,6 +28,7 @@ from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest, fingerprint, most_common, why_none
 from ray_distil.store.rejecting import reject_rows
 from ray_distil.store.reuse import Known, Renew, Reuse
+from ray_distil.texts.chat_templates import chat_settings
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -68,23 +69,24 @@ class Responses(GeneratingStage):
             for name, one in self.teachers.items()
             if one.responses is not None
         }
-        self.models = {name: run.models[f"teachers.{name}"] for name in self.teachers if name not in self.imported}
-        self.questions = {name: self._question(name) for name in self.models}
-        self.parallel, self.imports = run.config.run.parallel_engines, asking.imports(*self.teachers.values())
+        self.generators = generators.teachers(run.config, run.models, run.date)
+        self.questions = {name: self._question(name, generator) for name, generator in self.generators.items()}
+        self.parallel = run.config.run.parallel_engines
+        self.imports = tuple({module for generator in self.generators.values() for module in generator.imports})
         self.num_requests = Counter[str]()  # of each teacher
-        self.made = made = made_of.of_responses(run)
+        self.made = made = made_of.of_responses(run.config, self.generators)
         self.settings, self.inputs = made.settings, [problems.content()]
         self.reuse = Reuse(made.asked, "teacher", self._renewer, made.earlier_marks)
 
-    def _question(self, name: str) -> Question:
-        asked = self.teachers[name]
+    def _question(self, name: str, generator: Generator) -> Question:
+        teacher_config = self.teachers[name]
         return Question(
-            asking.params(asked.sampling_params, asked, self.models[name]),
-            num_samples=asked.num_samples,
-            seed=self.run.config.run.seed,
-            fraction=asked.fraction,
-            suffix=self.run.config.instructions.suffix,
-            system_prompt=asked.system_prompt,
+            generator.sampling_params,
+            num_samples=teacher_config.num_samples,
+            seed=generator.seed,
+            fraction=teacher_config.fraction,
+            suffix=generator.suffix,
+            system_prompt=generator.system_prompt,
         )
 
     def make(self, artifact: Artifact) -> Made:
@@ -107,13 +109,13 @@ class Responses(GeneratingStage):
         return [
             teacher.responses(
                 self.problems.read(),
-                asking.generate(self.run, self.teachers[name], model, min(num_missing, self.num_requests[name])),
+                generator.generate(min(num_missing, self.num_requests[name])),
                 name,
-                model,
+                generator.model,
                 self.questions[name],
                 done,
             )
-            for name, model in self.models.items()
+            for name, generator in self.generators.items()
         ]
 
     def _renewer(self) -> Renew:
@@ -134,17 +136,12 @@ class Rewrites(GeneratingStage):
     rows, artifact, schema, unit = long2short, "rewrites", schemas.REWRITES, "slow responses"
     tokens = "original_tokens"
 
-    def __init__(self, run: Run, responses: Artifact, asked: Asked, model: str) -> None:
-        self.run, self.responses, self.asked, self.model = run, responses, asked, model
-        config = run.config.long2short
+    def __init__(self, run: Run, responses: Artifact, rewriter: Generator) -> None:
+        self.run, self.responses, self.rewriter = run, responses, rewriter
         self.gates = enabled_gates(run.config)
-        self.question = Question(
-            asking.params(config.sampling_params, asked, model),
-            seed=run.config.run.seed,
-            system_prompt=config.system_prompt,
-        )
-        self.imports = asking.imports(asked)
-        self.made = made = made_of.of_rewrites(run, asked, model)
+        self.question = Question(rewriter.sampling_params, seed=rewriter.seed, system_prompt=rewriter.system_prompt)
+        self.imports = rewriter.imports
+        self.made = made = made_of.of_rewrites(run.config, rewriter)
         self.settings, self.inputs = made.settings, [responses.content()]
         self.reuse = Reuse(made.asked, None, self._renewer, made.earlier_marks)
 
@@ -158,16 +155,16 @@ class Rewrites(GeneratingStage):
 
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         sources = self.responses.read().filter(lambda row: row["teacher"] == "slow")
-        generate = asking.generate(self.run, self.asked, self.model, num_missing)
-        return long2short.rewrites(sources, generate, self.model, self.gates, self.question, done)
+        generate = self.rewriter.generate(num_missing)
+        return long2short.rewrites(sources, generate, self.rewriter.model, self.gates, self.question, done)
 
     def _renewer(self) -> Renew:
         rows = long2short.sources(self.responses.tables(schemas.RESPONSES.names), self.gates)
         return renewed(Known(rows, "rewrite_id"), "rewrite_id", self._renew)
 
     def _renew(self, row: Row, alike: bool, source: Row | None) -> Row | None:
-        most = self.run.config.long2short.sampling_params.max_tokens
-        return None if source is None else long2short.renewed(row, source, most, alike)
+        limit = self.rewriter.sampling.max_tokens
+        return None if source is None else long2short.renewed(row, source, limit, alike)
 
 
 class Examples(Stage):
@@ -225,7 +222,7 @@ class Packed(Stage):
             enabled=config.enabled,
             template=config.template,
             system_prompt=trained.system_prompt,
-            chat=asking.chat_settings(self.run, self.student, trained.chat_template_kwargs),
+            chat=chat_settings(self.student, trained.chat_template_kwargs, self.run.date),
         )
         for window in windows:
             artifact.write([window], packing.STAGE)
@@ -266,9 +263,9 @@ def make_responses(run: Run, problems: Artifact) -> Artifact:
 
 
 def make_rewrites(run: Run, responses: Artifact) -> Artifact | None:
-    """None where long2short is off, or where there is no slow teacher and no other rewriter."""
-    rewriter = asking.rewriter(run)
-    return run.make(Rewrites(run, responses, *rewriter)) if rewriter is not None else None
+    """None where nobody rewrites (`generators.rewriter`)."""
+    rewriter = generators.rewriter(run.config, run.models, run.date)
+    return None if rewriter is None else run.make(Rewrites(run, responses, rewriter))
 
 
 def make_examples(run: Run, responses: Artifact, rewrites: Artifact | None) -> Artifact:

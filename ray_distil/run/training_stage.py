@@ -1,12 +1,13 @@
 """Training as a stage: its inputs, its checks, the training states that it continues from, and the student."""
 
 from ray_distil.errors import StageError
-from ray_distil.run import asking, export_check, made_of, remaking
+from ray_distil.run import export_check, made_of, remaking
 from ray_distil.run.runs import Run
 from ray_distil.run.stage import Made, Stage, given
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, read_manifest
 from ray_distil.store.superseded import superseded
+from ray_distil.texts.chat_templates import chat_settings
 from ray_distil.texts.export_template import export_template
 from ray_distil.texts.tokenization import encode_example
 from ray_distil.train import sft, states
@@ -57,7 +58,7 @@ class Checkpoint(Stage):
                 f"{sft.STAGE}: the training states up to step {old.step} are of other data, other settings or another "
                 f"student; they are in {artifact.replaced} until this training, which begins anew, is complete"
             )
-        chat = asking.chat_settings(run, student, config.chat_template_kwargs)
+        chat = chat_settings(student, config.chat_template_kwargs, run.date)
         template = run.config.packing.template
         learnt, _ = encode_example("question", "answer", student, template, config.system_prompt, chat)
         result = sft.train(

@@ -29,7 +29,7 @@ def local_copy(model: str, weights: bool = False, cache: str | None = None, ever
         return hub.snapshot(model, weights, cache, every_format) if hub.is_at_commit(model) else model
     source = Folder(model)
     key = stable_id(model, str(weights), *(str(part) for part in source.state()))
-    target = Path(tempfile.gettempdir()) / "ray_distil" / "models" / key
+    target = Path(tempfile.gettempdir()) / "ray-distil" / "models" / key
     if not target.is_dir():
         with _alone(target):
             if not target.is_dir():

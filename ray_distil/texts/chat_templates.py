@@ -8,6 +8,7 @@ Llama-3.1   ...Today Date: 27 Nov 2026...                   we write the run's d
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -147,6 +148,11 @@ def writes_date(model: str) -> bool:
         return JINJA_CLOCK in str(load_tokenizer(model).chat_template)
     files = (folder / name for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"))
     return any(JINJA_CLOCK in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+def chat_settings(model: str, template_kwargs: dict[str, Any], date: Callable[[], str] | None) -> ChatSettings:
+    """What the model's chat template gets. The date is computed, and given, only for a template that writes one."""
+    return ChatSettings.of(template_kwargs, date() if date is not None and writes_date(model) else None)
 
 
 def writes_today(model: str) -> bool:

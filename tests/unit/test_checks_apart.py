@@ -26,7 +26,7 @@ def test_remarks_and_mistakes_are_those_of_the_checks() -> None:
 
 def test_an_error_of_the_checks_has_its_traceback(tmp_path: Path) -> None:
     config = load(None, [])
-    with pytest.raises(RuntimeError, match="AttributeError") as raised:
+    with pytest.raises(RuntimeError, match="TypeError") as raised:
         checks_apart.check(config, None)  # type: ignore[arg-type]
     assert "in check" in str(raised.value)
 

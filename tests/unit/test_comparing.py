@@ -11,6 +11,7 @@ import pytest
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.section import validate
+from ray_distil.generate.generator import Generator
 from ray_distil.report import report
 from ray_distil.rows import scorers
 from ray_distil.run import comparing
@@ -35,7 +36,7 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.asked = folder, list[Row]()
         self.answer: Callable[[Row], Row] = lambda row: said(f"\\boxed{{{row['reference_answer']}}}")
-        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model, num_rows: self.generate)
+        monkeypatch.setattr(Generator, "generate", lambda generator, num_rows: self.generate)
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)

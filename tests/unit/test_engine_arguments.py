@@ -12,6 +12,7 @@ from ray_distil.config.models import resolve_models
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
 from ray_distil.run import made_of
 from ray_distil.run.runs import Run
+from tests.remakes import of_responses
 
 # Arguments of silent groups that are not silent: what a custom class does nobody knows; the others change numbers.
 NOT_SILENT = {
@@ -70,7 +71,7 @@ def test_what_is_left_changes_texts(kwargs: dict[str, Any], kept: dict[str, Any]
 def made(tmp_path: Path) -> Callable[..., made_of.MadeOf]:
     def of(*overrides: str) -> made_of.MadeOf:
         config = load(None, [f"run.storage_path={tmp_path}", *overrides])
-        return made_of.of_responses(Run(config, resolve_models(config)))
+        return of_responses(Run(config, resolve_models(config)))
 
     return of
 

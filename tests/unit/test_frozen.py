@@ -10,11 +10,12 @@ import pytest
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import TINY_MODELS, resolve_model, resolve_models
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.run import frozen, made_of
+from ray_distil.run import frozen
 from ray_distil.run.runs import Run
 from ray_distil.store import hub, manifest
 from ray_distil.store.model_files import local_copy
 from tests.fake_hub import FakeHub
+from tests.remakes import of_responses
 
 NAME = "org/teacher"
 TEACHER = {file.name: file.read_bytes() for file in (TINY_MODELS / "teacher-r1").iterdir()}
@@ -53,7 +54,7 @@ def begun(config: DistillConfig) -> Run:
 
 
 def marks(run: Run) -> Any:
-    return made_of.of_responses(run).asked
+    return of_responses(run).asked
 
 
 def test_a_commit_at_the_hub_changes_nothing_of_a_run_that_has_begun(web: FakeHub, tmp_path: Path) -> None:

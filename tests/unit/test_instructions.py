@@ -213,12 +213,12 @@ def test_the_reason_of_most_rejects_is_told_where_nothing_is_left(tmp_path: Path
 def test_it_is_said_when_no_record_has_an_answer(tmp_path: Path) -> None:
     without = write(tmp_path / "a.jsonl", [{"instruction": f"{k} + 1?", "Answer": k + 1} for k in range(20)])
     config = InstructionsConfig(path=str(without))
-    told = unchecked(config, collect(config, 0).facts)
+    (told,) = map(str, unchecked(config, collect(config, 0).facts))
     assert told.startswith("none of 20 instructions has `answer`")
     assert "there are: instruction, Answer" in told
     columns = InstructionsConfig(path=str(without), columns={"answer": "Answer"})
-    assert unchecked(columns, collect(columns, 0).facts) == ""
-    assert unchecked(InstructionsConfig(), collect(InstructionsConfig(), 0).facts) == ""
+    assert list(unchecked(columns, collect(columns, 0).facts)) == []
+    assert list(unchecked(InstructionsConfig(), collect(InstructionsConfig(), 0).facts)) == []
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"instruction": "d?", "answer": ' + "9" * 5000 + "}"])

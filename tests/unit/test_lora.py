@@ -9,7 +9,7 @@ from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import validate
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.run.preflight import _wrong_targets
+from ray_distil.run.preflight import wrong_targets
 from ray_distil.train import lora
 from ray_distil.train.loss import prepare
 from tests.unit.test_loss import built
@@ -41,7 +41,7 @@ def test_others_are_refused_with_what_there_is(targets: list[str], told: str) ->
     assert lora.wrong_targets(model, targets).startswith(told)
     with pytest.raises(UserError, match="^training.lora.target_modules: '"):
         lora.add(model, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
-    assert _wrong_targets(resolve_model("tiny:student-base", "k"), targets).startswith(told)
+    assert wrong_targets(resolve_model("tiny:student-base", "k"), targets).startswith(told)
 
 
 def test_a_merged_weight_is_rounded_once() -> None:

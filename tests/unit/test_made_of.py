@@ -16,7 +16,7 @@ from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.run import made_of
 from ray_distil.run.runs import Run
-from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, outcomes, page
+from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, of_responses, outcomes, page
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
         config = load(
             None, [f"run.storage_path={tmp_path}", "teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
         )
-        return made_of.of_responses(Run(config, resolve_models(config))).asked
+        return of_responses(Run(config, resolve_models(config))).asked
 
     assert marks("{}") == marks("{}", "['http://x/v1', 'http://y/v1']")
     assert marks("{}") == marks("{}", "http://y/v1") == marks("{stream_options: null}")
@@ -92,7 +92,7 @@ def test_what_each_key_of_an_endpoint_buys_again(tmp_path: Path, monkeypatch: py
         endpoint = json.dumps({"base_url": "http://x/v1", "model": "m", "api_key_env": None} | changes)
         given = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}", f"run.storage_path={tmp_path}"]
         config = load(None, given)
-        return made_of.of_responses(Run(config, resolve_models(config))).asked["slow"]
+        return of_responses(Run(config, resolve_models(config))).asked["slow"]
 
     assert OF_AN_ENDPOINT.keys() == EndpointConfig.model_fields.keys()
     before = mark()

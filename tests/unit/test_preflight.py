@@ -12,7 +12,7 @@ from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.rows import instructions
-from ray_distil.run import asking, leaks, preflight
+from ray_distil.run import leaks, preflight
 from tests.chat_families import TEMPLATES, TINY, model_with
 
 
@@ -25,7 +25,7 @@ def check(*overrides: str) -> list[str]:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ray of our own, and vLLM not loaded: test_wrong_engines has its arguments."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(engine, "check", lambda engines: None)
+    monkeypatch.setattr(engine, "unknown_arguments", lambda engines: [])
 
 
 def student(folder: Path, **changes: str) -> str:
@@ -303,7 +303,7 @@ def test_a_date_is_taken_as_yaml_reads_it() -> None:
 
 def test_a_teacher_that_is_asked_for_nothing_is_told(tmp_path: Path) -> None:
     def told(candidates: str) -> list[str]:
-        return list(asking.never_learnt(load(None, [f"curation.candidates={candidates}"])))
+        return [str(each) for each in preflight._never_learnt(load(None, [f"curation.candidates={candidates}"]))]
 
     assert told("null") == told("[direct, slow]") == told("[rewrite, direct]") == []
     (slow,) = told("[direct]")

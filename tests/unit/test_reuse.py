@@ -11,6 +11,7 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
+from ray_distil.generate.generator import Generator
 from ray_distil.rows import evaluation, long2short, teacher, timing
 from ray_distil.rows.instructions import instruction_row
 from ray_distil.run.comparing import make_evaluation
@@ -67,7 +68,7 @@ class Asked:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.ids = folder, list[str]()
         self.fails: Callable[[dict[str, Any]], str] = lambda row: ""
-        monkeypatch.setattr("ray_distil.run.asking.generate", lambda run, asked, model, num_rows: self.generate)
+        monkeypatch.setattr(Generator, "generate", lambda generator, num_rows: self.generate)
         monkeypatch.setattr(Artifact, "read", lambda artifact, columns=None: Rows(artifact.read_table().to_pylist()))
         monkeypatch.setattr(Artifact, "written", written)
         monkeypatch.setattr(Run, "start_ray", lambda run, imports=(): None)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from ray_distil.config import load
-from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig, SamplingParams
-from ray_distil.run import asking
+from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
+from ray_distil.generate.generator import Generator
 
 OWN = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.05}
-ENGINE = Asked(engine=EngineConfig(model_source="m"))
-ENDPOINT = Asked(endpoint=EndpointConfig(base_url="http://h/v1", model="m"))
+ENGINE = EngineConfig(model_source="m")
+ENDPOINT = EndpointConfig(base_url="http://h/v1", model="m")
 # vLLM's parameters that are no keys of a configuration, each for its reason.
 SET_BY_THE_RUN = {
     "n", "seed",  # num_samples; run.seed and the row's id
@@ -25,6 +25,10 @@ SET_BY_THE_RUN = {
     "skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache", "routed_experts_prompt_start",  # no sampling
     "trace_decode_token_ids",
 }  # fmt: skip
+
+
+def params(sampling: SamplingParams, backend: EngineConfig | EndpointConfig, model: str) -> dict[str, Any]:
+    return Generator("teachers.slow", "teachers.slow", model, backend, sampling).sampling_params
 
 
 @pytest.fixture
@@ -46,14 +50,14 @@ def model(tmp_path: Path) -> str:
 )  # fmt: skip
 def test_what_is_left_to_the_model_is_its_own(model: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
     sampling = SamplingParams(**given)
-    assert asking.params(sampling, ENGINE, model) == expected | {"max_tokens": 4096}
+    assert params(sampling, ENGINE, model) == expected | {"max_tokens": 4096}
     again = SamplingParams(**sampling.model_dump())  # as config.yaml has it
-    assert asking.params(again, ENGINE, model) == expected | {"max_tokens": 4096}
+    assert params(again, ENGINE, model) == expected | {"max_tokens": 4096}
 
 
 def test_an_endpoint_sets_its_own_values_itself(model: str) -> None:
     sampling = SamplingParams(temperature=None, top_k=5)
-    assert asking.params(sampling, ENDPOINT, model) == {"top_k": 5, "max_tokens": 4096}
+    assert params(sampling, ENDPOINT, model) == {"top_k": 5, "max_tokens": 4096}
 
 
 def test_every_parameter_of_vllm_is_a_key_or_is_set_by_the_run() -> None:

@@ -1,12 +1,14 @@
 """Seconds a problem, and tokens a second in which something was being answered."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
-from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig
+from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.generate import endpoint
+from ray_distil.generate.generator import Generator
 from ray_distil.rows import timing
-from ray_distil.run import asking
 from ray_distil.store.shards import REASON
 
 
@@ -60,10 +62,12 @@ def test_the_median_is_not_that_of_the_first_slow_request() -> None:
 
 
 def test_one_request_at_a_time() -> None:
-    engine = Asked(engine=EngineConfig(model_source="m", concurrency=4))
-    alone = asking.one_at_a_time(engine).engine
+    engines = Generator(
+        "evaluation", "evaluation", "m", EngineConfig(model_source="m", concurrency=4), SamplingParams()
+    )
+    alone = engines.one_at_a_time().engine
     assert alone is not None
     assert (alone.concurrency, alone.batch_size, alone.max_concurrent_batches) == ((1, 1), 1, 1)
-    served = asking.one_at_a_time(Asked(endpoint=EndpointConfig(base_url="http://h/v1", model="m"))).endpoint
+    served = replace(engines, backend=EndpointConfig(base_url="http://h/v1", model="m")).one_at_a_time().endpoint
     assert served is not None
     assert served.max_concurrency == 1
