@@ -17,6 +17,9 @@ from ray_distil.generate import generators
 from ray_distil.report.settings import EXPECTED
 from ray_distil.run import comparing, made_of
 from ray_distil.run.runs import Run
+from ray_distil.run.stage import MadeOf
+from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import saved_made_of
 
 
 def save(run: Run) -> None:
@@ -33,50 +36,52 @@ def settings_of(run: Run) -> dict[str, dict[str, Any]]:
     So are those that cannot be known yet, because a model is not there: where its stage begins, that is an error.
     """
     found = {}
+    students = {model.name for model in run.config.evaluation.models if model.model_source == TRAINED}
     for name, make in _makers(run):
         with suppress(UserError, OSError):
-            found[name] = make()
+            # An evaluation of the student has the mark of its training, which is not known before.
+            is_of_student = name.startswith("eval/") and name.split("/")[1] in students
+            unknown = {"model"} if is_of_student else set()
+            found[name] = _by_the_rules_of(run.folder / name, make(), unknown)
     return found
 
 
-def _makers(run: Run) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(artifact, function that returns its settings)."""
+def _by_the_rules_of(artifact: Folder, made: MadeOf, unknown: set[str]) -> dict[str, Any]:
+    """The settings by the present rules; by those of an earlier version where the artifact has just these settings."""
+    saved = saved_made_of(artifact).get("settings", {})
+    by_each = [{k: v for k, v in rules.readable.items() if k not in unknown} for rules in made.all_rules()]
+    equal = (settings for settings in by_each if all(saved.get(key) == value for key, value in settings.items()))
+    return next(equal, by_each[0])
+
+
+def _makers(run: Run) -> Iterator[tuple[str, Callable[[], MadeOf]]]:
+    """(artifact, function that returns what it is made of)."""
     config, training = run.config, run.config.training
     if config.teachers is not None:
-        yield "instructions", lambda: made_of.of_instructions(config).readable
-        yield (
-            "responses",
-            lambda: made_of.of_responses(config, generators.teachers(config, run.models, run.date)).readable,
-        )
+        yield "instructions", lambda: made_of.of_instructions(config)
+        teachers = generators.teachers(config, run.models, run.date)
+        yield "responses", lambda: made_of.of_responses(config, teachers)
         if (rewriter := generators.rewriter(config, run.models, run.date)) is not None:
-            yield "rewrites", lambda: made_of.of_rewrites(config, rewriter).readable
-        yield "sft_examples", lambda: made_of.of_examples(config).readable
+            yield "rewrites", lambda: made_of.of_rewrites(config, rewriter)
+        yield "sft_examples", lambda: made_of.of_examples(config)
         if training is not None:
             student = run.models["training.student"]
-            yield "packed", lambda: made_of.of_packed(run, student, training).readable
-            yield "checkpoint", lambda: made_of.of_checkpoint(run, student, training).readable
+            yield "packed", lambda: made_of.of_packed(run, student, training)
+            yield "checkpoint", lambda: made_of.of_checkpoint(run, student, training)
 
     for evaluated, source, mark in comparing.models_before_training(run):
         for benchmark in config.evaluation.benchmarks:
             if benchmark.name != HELD_OUT or config.teachers is not None:
-                asked = (run, evaluated, benchmark, source, mark)
-                yield _artifact_of(run, evaluated, benchmark), partial(_evaluation, *asked)
+                yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, source, mark)
     for evaluated in config.evaluation.models:
         for benchmark in config.evaluation.benchmarks if evaluated.model_source == TRAINED else ():
-            yield _artifact_of(run, evaluated, benchmark), partial(_of_the_student, run, evaluated, benchmark)
+            yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, "", "")
 
 
 def _artifact_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> str:
     return f"eval/{evaluated.name}/{folder_of(run.config.evaluation.label(benchmark))}"
 
 
-def _evaluation(
-    run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str
-) -> dict[str, Any]:
+def _eval(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str) -> MadeOf:
     generator = comparing.generator_of(run, evaluated, benchmark, model)
-    return made_of.of_evaluation(run.config.evaluation, evaluated.name, benchmark, generator, mark).readable
-
-
-def _of_the_student(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> dict[str, Any]:
-    """Without the mark of the model, which its training makes."""
-    return {key: value for key, value in _evaluation(run, evaluated, benchmark, "", "").items() if key != "model"}
+    return made_of.of_evaluation(run.config.evaluation, evaluated.name, benchmark, generator, mark)

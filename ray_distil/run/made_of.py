@@ -129,11 +129,17 @@ def of_packed(run: Run, student: str, training: TrainingConfig) -> MadeOf:
 
 def of_checkpoint(run: Run, student: str, training: TrainingConfig) -> MadeOf:
     """Only the product of workers, micro-batch and micro-steps counts: a step is the same step, however it is split."""
-    return _with_earlier(lambda before: _checkpoint(run, student, training, before))
+    now, with_generation_config, with_how = (
+        _checkpoint(run, student, training, *rules) for rules in ((False, False), (True, False), (True, True))
+    )
+    return replace(now, by_earlier_rules=replace(with_generation_config, by_earlier_rules=with_how))
 
 
-def _checkpoint(run: Run, student: str, training: TrainingConfig, before: bool) -> MadeOf:
-    left_out = {"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT} | (set() if before else HOW_TRAINED)
+def _checkpoint(
+    run: Run, student: str, training: TrainingConfig, counts_generation_config: bool, counts_how: bool
+) -> MadeOf:
+    """`counts_...`: the rules of two earlier versions."""
+    left_out = {"student", "seed", *SILENT_TRAINING, *ASKED_WITH, *SPLIT} | (set() if counts_how else HOW_TRAINED)
     trained = training.model_dump(mode="json", exclude=left_out)
     # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
     trained = {
@@ -144,7 +150,9 @@ def _checkpoint(run: Run, student: str, training: TrainingConfig, before: bool) 
     if training.max_steps is not None:
         del trained["num_train_epochs"]  # it counts no more
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)
-    return MadeOf(trained | {"seed": run.config.training_seed, "student": model_fingerprint(student)})
+    # Nothing is generated in training: the generation config changes no weight.
+    without = () if counts_generation_config else ("generation_config.json",)
+    return MadeOf(trained | {"seed": run.config.training_seed, "student": model_fingerprint(student, without)})
 
 
 def of_benchmark(config: BenchmarkConfig) -> MadeOf:

@@ -151,12 +151,12 @@ class Run:
     def _target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
         target = self._artifact_of(stage, stage.settings)
-        before = stage.made.by_earlier_rules if stage.made is not None else None
-        if before is None or target.is_begun():
+        if stage.made is None or target.is_begun():
             return target
-        earlier = self._artifact_of(stage, before.settings)
-        if earlier.is_begun() or (earlier.earlier_making() is not None and target.earlier_making() is None):
-            return earlier
+        others = [self._artifact_of(stage, made.settings) for made in stage.made.all_rules()][1:]
+        for earlier in others:
+            if earlier.is_begun() or (earlier.earlier_making() is not None and target.earlier_making() is None):
+                return earlier
         return target
 
     def _artifact_of(self, stage: Stage, settings: dict[str, Any]) -> Artifact:

@@ -35,6 +35,12 @@ class MadeOf:
     by_earlier_rules: "MadeOf | None" = None  # the same by the rules of earlier versions, whose artifacts stay valid
     max_tokens: dict[str, int | None] = field(default_factory=dict)  # part -> the limit to a text
 
+    def all_rules(self) -> Iterator["MadeOf"]:
+        """This, and the same by the rules of each earlier version, from the newest on."""
+        yield self
+        if self.by_earlier_rules is not None:
+            yield from self.by_earlier_rules.all_rules()
+
     @property
     def earlier_marks(self) -> dict[str, str]:
         """Part -> the first of its marks by the rules of earlier versions."""

@@ -75,16 +75,18 @@ def digest(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def model_fingerprint(model: str) -> str:
+def model_fingerprint(model: str, without: tuple[str, ...] = ()) -> str:
     """A mark of a model, for `fingerprint`: of a folder (here or in an object store) by its files, of a hub name by its
     revision.
 
     A local file of 64 MiB or more counts by its size and 1,024 samples, in which other weights would differ. In an
-    object store, size and time of change count, not the content. The model card does not count.
+    object store, size and time of change count, not the content. The model card does not count, nor do the files
+    `without`; a hub's revision is of all files.
     """
     if "://" not in model and not Path(model).is_dir():
         return _with_revision(model)
-    state = [file for file in Folder(model).state() if not file[0].endswith(f"/{CARD}")]
+    left_out = tuple(f"/{name}" for name in (CARD, *without))
+    state = [file for file in Folder(model).state() if not file[0].endswith(left_out)]
     return stable_id(*map(str, state)) if "://" in model else _of_files(tuple(state))
 
 

@@ -1,15 +1,17 @@
 """What stays of training states, and which are refused before anything starts."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_distil.config import StagesConfig
-from ray_distil.config.models import resolve_models
+from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.config.section import validate
 from ray_distil.errors import UserError
-from ray_distil.run import training_stage
+from ray_distil.run import made_of, training_stage
 from ray_distil.run.runs import Run
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import PACKED
@@ -98,3 +100,34 @@ def test_a_failed_training_names_the_state_that_is_kept(tmp_path: Path) -> None:
         '{"name": "step-4-a", "step": 4, "num_workers": 1, "zero_stage": 2, "files": {}, "made_of": "ours"}',
     )
     assert sft.kept(folder, "ours") == "the training state of step 4 is kept"
+
+
+def test_another_generation_config_trains_no_student_again(training: Training, tmp_path: Path) -> None:
+    """It changes no weight. A student whose fingerprint counts it, as in earlier versions, stays too."""
+    student = tmp_path / "model"
+    shutil.copytree(resolve_model("tiny:student-base", "k"), student)
+    config = student / "generation_config.json"
+    config.write_text('{"temperature": 0.6}')
+    training.make(ends=True, student=str(student))
+    manifest = Path(training.place / "r" / "checkpoint" / "_manifest.json").read_text()
+    config.write_text('{"temperature": 0.7}')
+    training.make(ends=True, student=str(student))
+    assert (training.place / "r" / "checkpoint" / "_manifest.json").read_text() == manifest
+    (student / "config.json").write_text((student / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="a student of 8 steps would be trained again"):
+        training.make(ends=True, student=str(student))
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+def test_a_student_of_earlier_rules_stays(training: Training, monkeypatch: pytest.MonkeyPatch, rules: int) -> None:
+    earlier = made_of.of_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            made_of,
+            "of_checkpoint",
+            lambda *given: replace([*earlier(*given).all_rules()][rules], by_earlier_rules=None),
+        )
+        training.make(ends=True)
+    manifest = (training.place / "r" / "checkpoint" / "_manifest.json").read_text()
+    training.make(ends=True)
+    assert (training.place / "r" / "checkpoint" / "_manifest.json").read_text() == manifest
