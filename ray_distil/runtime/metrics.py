@@ -2,6 +2,7 @@
 
     distil_rows_written       rows in finished shards                      run, stage
     distil_rows_rejected      rows in finished reject shards               run, stage, reason
+                              (a row that is rejected as same_text counts in both: it was written before)
     distil_prompt_tokens      tokens read by models                        run, stage
     distil_generated_tokens   tokens written by models                     run, stage
     distil_rows_expected      rows that a generating stage makes in all    run, stage

@@ -16,9 +16,8 @@ from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import REASON, check_attempt, write_block
 from ray_distil.store.storage import Folder
 
-Mark = Callable[
-    [pa.Table], pa.Table
-]  # accepted rows -> the same rows, with a reason and a detail where one is rejected
+# Accepted rows -> the same rows, with a reason and a detail where one is rejected.
+Mark = Callable[[pa.Table], pa.Table]
 
 
 def reject_rows(artifact: Artifact, stage: str, mark: Mark) -> Counter[str]:
