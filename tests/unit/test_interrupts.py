@@ -10,7 +10,7 @@ import pytest
 
 JOB = """
 import ctypes, subprocess, sys, time
-from ray_distil.run import cli
+from ray_distil.commands import cli
 
 cli.GRACE_SECONDS = 1.0
 library, mutex = ctypes.CDLL(None), (ctypes.c_char * 64)()

@@ -131,7 +131,7 @@ def test_no_half_file_is_left_on_a_full_disk_and_the_error_is_told(tmp_path: Pat
     """A limit to the size of files stands for the disk."""
     code = f"""
 import pathlib, resource, signal
-from ray_distil.run import cli
+from ray_distil.commands import cli
 from ray_distil.store.storage import Folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
