@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_distil.commands import pipeline, plan
+from ray_distil.commands.plan import Plan
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config import keys as config
 from ray_distil.errors import DistilError, StageError, UserError
 from ray_distil.report import report
 from ray_distil.report.report import Report
-from ray_distil.run import pipeline, plan
-from ray_distil.run.plan import Plan
 from ray_distil.runtime.progress import Display
 from ray_distil.store.frames import frame
 from ray_distil.store.storage import Folder

@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 from ray_distil.config.models import resolve_model
-from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
 TINY = resolve_model("tiny:student-base", "k")
 END, START = "<|im_end|>", "<|im_start|>"

@@ -23,9 +23,9 @@ from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
 from ray_distil.generate import generators
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
-from ray_distil.run import comparing, made_of
-from ray_distil.run.runs import Run
-from ray_distil.run.stage import MadeOf
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import MadeOf
+from ray_distil.stages import comparing, made_of
 
 CHAIN = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "remakes.md"

@@ -6,14 +6,23 @@ ray-distil ablate --config FILE                                   each gate that
 The teachers are asked once. Each variant has its own run folder beside the full run, whose report has the table.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ray_distil.commands import cli
-from ray_distil.config import load
-from ray_distil.report import report
-from ray_distil.run import ablation, pipeline
+from ray_distil.commands import cli, pipeline
+from ray_distil.config import TRAINED, DistillConfig, load
+from ray_distil.errors import UserError
+from ray_distil.report import ablation, report
+from ray_distil.report.report import Report
+from ray_distil.runner import frozen
+from ray_distil.runner.runs import BEGAN
 from ray_distil.runtime.progress import Display
+from ray_distil.stages import made_of
+from ray_distil.stages.made_of import enabled_gates
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import saved_made_of, supersede
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +43,134 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(arguments.config, overrides)
         logs.append(pipeline.log_folder(config))
         console = cli.stdout_console(width=160)
-        finished = ablation.run(config, without or ablation.choices(config), arguments.seeds, Display(console))
+        finished = run(config, without or choices(config), arguments.seeds, Display(console))
         console.print("", *report.ablation_tables(finished), sep="\n")
         console.print(f"report: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 
     return cli.guarded(job, lambda: logs[0] if logs else None)
+
+
+REWRITING, REWRITES = "long2short", "rewrites"
+TOGETHER = "+"
+COPIED = "copied.json"  # in a run's folder: artifact -> fingerprint of what was copied
+BEFORE_GATES = ("instructions", "responses", "rewrites")
+BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
+
+
+def choices(config: DistillConfig) -> list[str]:
+    """The parts that can be left out: the gates that are on, the rewriting, and the rewrites where other texts are left."""
+    names = enabled_gates(config)
+    if "rewrite" in config.candidates and config.teachers.slow is not None:
+        others = {"slow"} | ({"direct"} if config.teachers.direct is not None else set())
+        names += [REWRITING] + ([REWRITES] if others & set(config.candidates) else [])
+    return names
+
+
+def run(config: DistillConfig, without: list[str], seeds: int, display: Display) -> Report:
+    """Make the run and the runs of its ablation, if they are missing; then the run's report with a table of them.
+
+    without: names of `choices`; "complete+correct" leaves out two at once. seeds: trainings of each variant. Raises
+    UserError for an unknown name, and where the configuration compares no student.
+    """
+    known = choices(config)
+    if unknown := [part for name in without for part in name.split(TOGETHER) if part not in known]:
+        raise UserError(f"--without: {unknown[0]!r} is not on in this configuration; known: {', '.join(known)}")
+    if seeds < 1:
+        raise UserError(f"--seeds: {seeds} is no number of trainings; give 1 or more")
+    student = next((model for model in config.evaluation.models if model.model_source == TRAINED), None)
+    if student is None:
+        raise UserError("evaluation.models: none is the student; give {name: fast, model_source: student}")
+    planned = {name: [variant(config, name, k) for k in range(seeds)] for name in ("", *without)}
+    total = sum(map(len, planned.values()))
+    for number, (name, seed, one) in enumerate(_in_order(planned), start=1):
+        what = f"without {name}" if name else "as it is"
+        display.say(f"\n{number} of {total}: {what}, seed {seed}: {one.run_folder}")
+        source = config if seed == 0 else planned[name][0]
+        if one is not planned[""][0]:
+            _copy(source.run_folder, one.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
+        pipeline.run(_as_long(one, config.run_folder) if name else one, display)
+    labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
+    folders = {name: [one.run_folder for one in runs] for name, runs in planned.items()}
+    told = ablation.read(folders, student.name, labels)
+    (config.run_folder / "report").write_text(ablation.FILE, json.dumps(told, indent=1) + "\n")
+    return report.build(config.run_folder)
+
+
+def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
+    """The configuration of one run of the ablation. The training seed is the configuration's own plus `seed`.
+
+    without: the gates or the rewriting that are left out; "": nothing. With "" and seed 0 it is the given configuration
+    itself. All other runs evaluate only the student.
+    """
+    if not without and seed == 0:
+        return config
+    student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
+    left_out = without.split(TOGETHER) if without else []
+    name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)])
+    first = config.run.seed if config.training.seed is None else config.training.seed
+    changes = {
+        "run": config.run.model_copy(update={"name": name}),
+        "training": config.training.model_copy(update={"seed": first + seed}),
+        "evaluation": config.evaluation.model_copy(
+            update={"models": [student], "baseline": student.name, "num_timed": 0}
+        ),
+    }
+    if REWRITING in left_out:
+        changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
+        candidates = [kind if kind != "rewrite" else "slow" for kind in config.candidates]
+        if config.curation.candidates is not None:
+            changes["curation"] = config.curation.model_copy(update={"candidates": list(dict.fromkeys(candidates))})
+    if REWRITES in left_out:
+        candidates = [kind for kind in config.candidates if kind != "rewrite"]
+        changes["curation"] = config.curation.model_copy(update={"candidates": candidates})
+    gates = [name for name in left_out if name not in (REWRITING, REWRITES)]
+    changes["gates"] = config.gates.model_copy(update=dict.fromkeys(gates, False))
+    return config.model_copy(update=changes)
+
+
+def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
+    """The configuration with a training of as many steps as that of the full run.
+
+    A student that an earlier version has trained, for as many epochs, stays as it is; the table shows its steps.
+    """
+    trained, before = read_manifest(full_run / "checkpoint"), saved_made_of(config.run_folder / "checkpoint")
+    is_by_epochs = bool(before) and "max_steps" not in before.get("settings", {})
+    if trained is None or "num_steps" not in trained.summary or is_by_epochs:
+        return config
+    training = config.training.model_copy(update={"max_steps": trained.summary["num_steps"]})
+    return config.model_copy(update={"training": training})
+
+
+def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, int, DistillConfig]]:
+    for name, runs in planned.items():
+        for seed, one in enumerate(runs):
+            yield name, seed, one
+
+
+def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
+    """Copy finished artifacts of a run into another run: those that are missing there, or that have changed since."""
+    copied = json.loads(target.read_text(COPIED)) if target.exists(COPIED) else {}
+    for file in (BEGAN, frozen.FILE, made_of.IDS_BY_SOURCE):  # what the full run has settled for all its commands
+        if source.exists(file) and not target.exists(file):
+            target.write_text(file, source.read_text(file))
+    benchmarks = [f"benchmarks/{name}" for name in _folders(source / "benchmarks")]
+    for name in (*artifacts, *benchmarks):
+        manifest = read_manifest(source / name)
+        if manifest is None:
+            continue
+        mark = f"{manifest.fingerprint} {manifest.content or manifest.rows_out}"
+        if copied.get(name) != mark:
+            if (target / name).exists():  # it may hold texts that only this variant has asked for
+                supersede(target, name, _mark_of(target / name))
+            (target / name).copy_from(source / name)
+            copied[name] = mark
+            target.write_text(COPIED, json.dumps(copied, indent=1) + "\n")
+
+
+def _folders(place: Folder) -> list[str]:
+    return sorted({file.partition("/")[0] for file in place.files(recursive=True)})
+
+
+def _mark_of(folder: Folder) -> str | None:
+    manifest = read_manifest(folder)
+    return manifest.fingerprint if manifest is not None else None

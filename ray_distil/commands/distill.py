@@ -10,10 +10,9 @@ ray-distil distill --status runs/tiny                    what a run holds, finis
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_distil.commands import cli
+from ray_distil.commands import cli, pipeline, plan, status
 from ray_distil.config import load
 from ray_distil.report import report
-from ray_distil.run import pipeline, plan, status
 from ray_distil.runtime.progress import Display
 from ray_distil.store.storage import Folder
 

@@ -8,13 +8,24 @@ ray-distil eval --status runs/eval
 Built in: aime24, aime25, math500, gpqa_diamond, mmlu_pro, gsm8k, tiny. The same command continues a stopped evaluation.
 """
 
+import os
+import re
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ray_distil.commands import cli
+from ray_distil.commands import cli, pipeline, plan, status
+from ray_distil.commands.pipeline import opened
+from ray_distil.config import RECIPES, TRAINED, StagesConfig
+from ray_distil.config.evaluation_config import HELD_OUT, built_in
+from ray_distil.config.section import apply_overrides, read_mapping, validate
+from ray_distil.errors import UserError
 from ray_distil.report import report
-from ray_distil.run import pipeline, plan, standalone, status
+from ray_distil.report.report import Report
 from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import SUBMITTED
+from ray_distil.stages import comparing
 from ray_distil.store.storage import Folder
 
 
@@ -28,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(*status.tables(Folder.at(arguments.status)), sep="\n")
             return
 
-        config = standalone.configuration(arguments)
+        config = configuration(arguments)
         if arguments.plan:
             planned = plan.checked(config)
             console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
             return
 
         logs.append(pipeline.log_folder(config))
-        finished = standalone.run(config, Display(console))
+        finished = run(config, Display(console))
         console.print("", *report.models_tables(finished), sep="\n")
         console.print(f"report: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 
@@ -59,3 +70,91 @@ def _parser() -> cli.ConfigParser:
     )
     parser.add_argument("--plan", action="store_true", help="print tokens, hours and money, and leave")
     return parser
+
+
+SECTIONS = ("run", "ray", "evaluation", "plan")
+OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_tokens"}
+
+
+def configuration(told: Namespace) -> StagesConfig:
+    """The configuration that the arguments describe. Raises UserError for arguments that make no sense together."""
+    given = read_mapping(told.config or default_recipe())
+    data = {name: given[name] for name in SECTIONS if name in given}
+    if "training" in given:  # a recipe of a distillation: this run gets another name
+        data["run"] = data.get("run", {}) | {"name": f"{data.get('run', {}).get('name', 'run')}-eval"}
+    evaluation = data["evaluation"] = dict(data.get("evaluation") or {})
+    overrides = list(told.overrides)
+    named = []
+    for one in told.models or []:
+        (overrides if _is_override(one) else named).append(one)
+    if named:
+        evaluation["models"] = [_model(one, told.api_key_env) for one in named]
+    if told.benchmarks:
+        evaluation["benchmarks"] = [_benchmark(one) for one in told.benchmarks.split(",") if one]
+    models = evaluation.get("models") or []
+    if not models:
+        raise UserError("--models: none is given; name one or more, as --models fast=PATH slow=ORG/NAME")
+    if told.baseline or evaluation.get("baseline") not in [one["name"] for one in models]:
+        evaluation["baseline"] = told.baseline or models[0]["name"]
+    if told.timed is not None:
+        evaluation["num_timed"] = told.timed
+    evaluation = apply_overrides(data, overrides)["evaluation"]  # apply_overrides may return a copy
+    evaluation["benchmarks"] = [_with(one, told) for one in evaluation.get("benchmarks") or ["tiny"]]
+    config = validate(StagesConfig, data)
+    if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):
+        raise UserError(f"--benchmarks: {HELD_OUT} is of a distillation run; known: {', '.join(built_in())}, NAME=FILE")
+    if trained := [model.name for model in config.evaluation.models if model.model_source == TRAINED]:
+        raise UserError(f"--models: {trained[0]} is a student that a run trains; give its folder, {trained[0]}=PATH")
+    return config
+
+
+def default_recipe() -> Path:
+    """The shipped recipe for this machine, gpu.yaml or cpu.yaml. A submitted job gets gpu.yaml, for its cluster."""
+    has_gpu = SUBMITTED in os.environ or any(Path("/dev").glob("nvidia[0-9]*"))
+    return RECIPES / "eval" / ("gpu.yaml" if has_gpu else "cpu.yaml")
+
+
+def run(config: StagesConfig, display: Display) -> Report:
+    """Make what the run does not have yet, and its report, by the same evaluation stages as a distillation run."""
+    with opened(config, display) as this:
+        asks = comparing.make_benchmarks(this)
+        comparing.make_given_evaluations(this, asks)
+        comparing.make_timings(this, asks)
+        this.save_settings()
+        return report.build(this.folder)
+
+
+def _is_override(text: str) -> bool:
+    """Whether an argument behind --models is an override, key.path=value, and not a model."""
+    key = text.partition("=")[0]
+    return "." in key and key.partition(".")[0] in StagesConfig.model_fields
+
+
+def _model(text: str, api_key_env: str | None) -> dict[str, Any]:
+    """An entry of `evaluation.models` from NAME=PATH, PATH, or NAME=URL#MODEL for an endpoint."""
+    name, mark, source = text.partition("=")
+    if not mark:
+        name, source = re.sub(r"[^\w.+-]", "-", text.rstrip("/").rpartition("/")[2].rpartition(":")[2]), text
+    if not source.startswith(("http://", "https://")):
+        return {"name": name, "model_source": source}
+    url, mark, served = source.partition("#")
+    if not mark:
+        raise UserError(f"--models: {text!r} names no model of the endpoint; give NAME=URL#MODEL")
+    return {"name": name, "endpoint": {"base_url": url, "model": served, "api_key_env": api_key_env}}
+
+
+def _benchmark(text: str) -> str | dict[str, Any]:
+    """A benchmark from NAME (built in) or NAME=PATH (a local copy of a built-in one, or the user's own problems)."""
+    name, mark, path = text.strip().partition("=")
+    return {"name": name, "path": path} if mark else name
+
+
+def _with(benchmark: Any, told: Namespace) -> Any:
+    """A benchmark with the arguments that hold for all benchmarks: --samples, --limit, --max-tokens."""
+    given = {OVER_ALL[name]: getattr(told, name) for name in OVER_ALL if getattr(told, name) is not None}
+    if not given or (isinstance(benchmark, str) and benchmark not in built_in()):
+        return benchmark
+    made = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
+    if (most := given.pop("max_tokens", None)) is not None:
+        made["sampling_params"] = (made.get("sampling_params") or {}) | {"max_tokens": most}
+    return made | given

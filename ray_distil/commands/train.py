@@ -8,8 +8,7 @@ Keys of this project can be added to the command, e.g. training.num_workers=8.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_distil.commands import cli
-from ray_distil.run import published
+from ray_distil.commands import cli, published
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,9 +18,9 @@ from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import RECIPES, Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.config.training_config import TrainingConfig
+from ray_distil.judge.gates import DESCRIPTIONS
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
-from ray_distil.texts.gates import DESCRIPTIONS
 
 TINY = "tiny"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings
+from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
+from ray_distil.chat.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
@@ -28,14 +31,11 @@ from ray_distil.generate.generation import TIMES, Generate, check_messages
 from ray_distil.generate.suspects import deaths_actor, watched
 from ray_distil.runtime.session import is_local
 from ray_distil.store.model_files import local_copy
-from ray_distil.texts.chat_templates import PLAIN, ChatSettings
-from ray_distil.texts.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
-from ray_distil.texts.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-IMPORTS = ("ray_distil.texts.auto_classes", "ray_distil.generate.ray_llm")  # `build` loads them, which takes seconds
+IMPORTS = ("ray_distil.chat.auto_classes", "ray_distil.generate.ray_llm")  # `build` loads them, which takes seconds
 PICKLES = ("pt", "npcache")  # of `load_format`: weights that are not safetensors
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 THINKS = "prompt_begins_thinking"
@@ -187,7 +187,7 @@ def context_of(config: EngineConfig) -> int | None:
 @lru_cache(maxsize=4)
 def model_length(model: str) -> int:
     """The longest sequence that the model's own configuration allows, in tokens. Raises UserError where it names none."""
-    from ray_distil.texts.auto_classes import AutoConfig
+    from ray_distil.chat.auto_classes import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()

@@ -10,6 +10,7 @@ from functools import cached_property
 from math import ceil
 from typing import Any
 
+from ray_distil.chat.chat_templates import ChatSettings, chat_settings
 from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.generate import endpoint, engine
 from ray_distil.generate.engine_arguments import of_texts
@@ -17,7 +18,6 @@ from ray_distil.generate.generation import Generate
 from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint, versions
 from ray_distil.store.model_files import local_copy
-from ray_distil.texts.chat_templates import ChatSettings, chat_settings
 
 # The sampling parameters that `vllm serve` takes from a model's generation_config.json. max_new_tokens is not among them
 # here: `max_tokens` is always set.
@@ -166,7 +166,7 @@ def num_gpus(config: EngineConfig | None) -> int:
 
 def generation_config(model: str) -> dict[str, Any]:
     """The values that the model's generation_config.json sets; {} without one."""
-    from ray_distil.texts.auto_classes import GenerationConfig
+    from ray_distil.chat.auto_classes import GenerationConfig
 
     try:
         return dict(GenerationConfig.from_pretrained(local_copy(model)).to_diff_dict())

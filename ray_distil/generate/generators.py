@@ -7,10 +7,10 @@ A generator whose model is not in `models` is left out.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ray_distil.chat import prompts
 from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.generate.generator import Generator
-from ray_distil.texts import prompts
 
 Date = Callable[[], str] | None
 

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray_distil.texts import auto_classes  # noqa: F401  before ray.data.llm loads Transformers in its own order
-
 
 @contextmanager
 def absent(module: str) -> Iterator[None]:

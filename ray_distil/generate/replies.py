@@ -14,9 +14,9 @@ import json
 import re
 from typing import Any
 
+from ray_distil.chat.reasoning_marks import joined, thinking_of
 from ray_distil.errors import BadReply
-from ray_distil.texts.conversations import finish_reason_of
-from ray_distil.texts.reasoning_marks import joined, thinking_of
+from ray_distil.records.conversations import finish_reason_of
 
 # Fields of a message or delta with the reasoning; the first with text counts. Sources: DeepSeek and vLLM; vLLM and
 # OpenRouter; Ollama.

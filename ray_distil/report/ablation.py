@@ -2,7 +2,7 @@
 
     {"seeds": 3, "checkpoint": FINGERPRINT, "variants": [{"without": "", ...}, ...]}   report/ablation.json
 
-Reads the answers in the runs of an ablation; `run/ablation.py` makes these runs.
+Reads the answers in the runs of an ablation; `commands/ablate.py` makes these runs.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil.config.evaluation_config import folder_of
+from ray_distil.judge import scores
 from ray_distil.report import excerpts
 from ray_distil.report.benchmark_tables import DASH, interval, shown
-from ray_distil.rows import scores
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 

@@ -6,7 +6,7 @@
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT
-from ray_distil.rows.scores import clustered_wilson
+from ray_distil.judge.scores import clustered_wilson
 
 Model = dict[str, Any]
 DASH = "–"

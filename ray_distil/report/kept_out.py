@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from ray_distil.judge.gates import REASONS
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.store.manifest import Manifest
 from ray_distil.store.shards import SOURCE
-from ray_distil.texts.gates import REASONS
 
 HEADER = ("Gate", "Slow responses", "Their tokens", "Candidates", "Tokens of candidates")
 

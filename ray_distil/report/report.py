@@ -14,12 +14,11 @@ from rich.table import Table
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
+from ray_distil.judge import scores
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page, settings
 from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles
-from ray_distil.rows import scores
-from ray_distil.rows.evaluation import summarise
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
 
@@ -136,7 +135,7 @@ def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:
         pa.ArrowInvalid,
     ):  # shards that are gone, or without columns of this version
         return kept
-    return summarise(*answers, kept["name"], kept["benchmark"]) | kept
+    return scores.summarise(*answers, kept["name"], kept["benchmark"]) | kept
 
 
 def _of_settings(changed: str | None) -> dict[str, str]:

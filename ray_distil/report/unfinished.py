@@ -7,26 +7,25 @@ under way, its rows can be counted twice. In the rows of the last minutes a merg
 from dataclasses import dataclass, field
 
 from ray_distil.report import report
-from ray_distil.rows import benchmarks, curation, evaluation, instructions, long2short, packing, teacher, timing
 from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact_reader import FINGERPRINT
 from ray_distil.store.listing import is_shard, newest, rows_by_file, stored_files
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.shards import ATTEMPT, REJECTS_FOLDER
 from ray_distil.store.storage import Folder
-from ray_distil.train import sft
 from ray_distil.train.step_log import read_log
 
+# Artifact -> the name of its stage on the console.
 STAGES = {
-    "instructions": instructions.STAGE,
-    "benchmarks": benchmarks.STAGE,
-    "responses": teacher.STAGE,
-    "rewrites": long2short.STAGE,
-    "sft_examples": curation.STAGE,
-    "packed": packing.STAGE,
-    "checkpoint": sft.STAGE,
-    "eval": evaluation.STAGE,
-    "timing": timing.STAGE,
+    "instructions": "instructions",
+    "benchmarks": "benchmark",
+    "responses": "teacher",
+    "rewrites": "long2short",
+    "sft_examples": "curation",
+    "packed": "packing",
+    "checkpoint": "sft",
+    "eval": "evaluation",
+    "timing": "timing",
 }
 RECENT_SECONDS = 600.0
 

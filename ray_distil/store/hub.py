@@ -4,7 +4,7 @@
     Qwen/Qwen3-8B@v1.0           a branch, a tag or a commit
     Qwen/Qwen3-8B@b968826d...    a commit, of 40 digits: what a run's stages are given
 
-`run/frozen.py` keeps the commits of a run.
+`runner/frozen.py` keeps the commits of a run.
 """
 
 import re

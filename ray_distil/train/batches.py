@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
-from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.sequence_file import COLUMNS, Sequences
 

@@ -39,7 +39,7 @@ def mend(config: Any) -> list[str]:
 
 def mended(model: str) -> list[str]:
     """What the export of a model would change in its generation_config.json; [] without such a file."""
-    from ray_distil.texts.auto_classes import GenerationConfig
+    from ray_distil.chat.auto_classes import GenerationConfig
 
     try:
         config = GenerationConfig.from_pretrained(local_copy(model))

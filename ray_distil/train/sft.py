@@ -49,7 +49,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from ray_distil.texts.tokenization import load_tokenizer
+    from ray_distil.chat.tokenization import load_tokenizer
 
     context = ray.train.get_context()
     rank = context.get_world_rank()

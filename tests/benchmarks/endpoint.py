@@ -30,8 +30,8 @@ import psutil
 
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.generate import endpoint
-from ray_distil.rows import instructions, teacher
-from ray_distil.rows.question import Question
+from ray_distil.stages import instructions, teacher
+from ray_distil.stages.question import Question
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of

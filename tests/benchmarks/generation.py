@@ -30,14 +30,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ray_distil.chat.prompts import instruction_messages
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
-from ray_distil.rows import instructions, teacher
-from ray_distil.run import stages
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import chain as stages
+from ray_distil.stages import instructions, teacher
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
-from ray_distil.texts.prompts import instruction_messages
 
 SCRIPT_BATCH = 32
 ENGINE = "teachers.slow.engine"

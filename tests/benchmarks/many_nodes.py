@@ -99,9 +99,9 @@ def main() -> None:
 
     from ray_distil.config import load
     from ray_distil.config.models import resolve_models
-    from ray_distil.run import stages
-    from ray_distil.run.runs import Run
+    from ray_distil.runner.runs import Run
     from ray_distil.runtime.session import in_background
+    from ray_distil.stages import chain as stages
 
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "answered"

@@ -17,8 +17,8 @@ import torch
 from torch.multiprocessing import start_processes
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
 from ray_distil.config.models import resolve_model
-from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.student_engine import build_engine

@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
 from ray_distil.store.storage import Folder
-from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train import checkpoint, lora
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
+from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic

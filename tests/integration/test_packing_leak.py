@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ray_distil.chat.tokenization import encode_example, padding_token
 from ray_distil.config.models import resolve_model
-from ray_distil.rows.packing import pack_group
-from ray_distil.texts.tokenization import encode_example, padding_token
+from ray_distil.stages.packing import pack_group
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import tensors_of

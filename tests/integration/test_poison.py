@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ray_distil.chat.tokenization import token_ids
 from ray_distil.config.models import resolve_model
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
-from ray_distil.texts.tokenization import token_ids
 from ray_distil.tiny.world import SEED_TEST, held_out
 from tests.integration.cluster import PATIENCE
 from tests.integration.conftest import ROOT

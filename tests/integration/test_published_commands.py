@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ray_distil.config import RECIPES
 from ray_distil.config.models import resolve_model
-from ray_distil.texts.results import final_result
+from ray_distil.judge.results import final_result
 from tests.integration.cluster import PATIENCE, free_port, wait_until
 from tests.integration.conftest import ROOT, SmallRun
 

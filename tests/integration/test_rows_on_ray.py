@@ -11,10 +11,10 @@ import pytest
 
 from ray_distil.config import load
 from ray_distil.config.models import resolve_model, resolve_models
-from ray_distil.rows import packing
-from ray_distil.run.runs import Run
-from ray_distil.run.stages import make_examples
+from ray_distil.runner.runs import Run
 from ray_distil.runtime.session import start_ray
+from ray_distil.stages import packing
+from ray_distil.stages.chain import make_examples
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of

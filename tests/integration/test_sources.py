@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
+from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.results import final_result
 from ray_distil.report import report
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.storage import Folder
-from ray_distil.texts.agreement import answers_agree
-from ray_distil.texts.results import final_result
 from ray_distil.tiny import world
 from tests.integration.cluster import PATIENCE
 from tests.integration.conftest import ROOT

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
 from ray_distil.errors import UserError
 from ray_distil.store.storage import Folder
-from ray_distil.texts.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ray_distil.chat.prompts import instruction_messages, long2short_messages
+from ray_distil.chat.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from ray_distil.config import load
 from ray_distil.config.models import resolve_model
 from ray_distil.generate.engine import known_arguments, whole_responses
-from ray_distil.texts.prompts import instruction_messages, long2short_messages
-from ray_distil.texts.tokenization import encode_example, encode_prompt, load_tokenizer, stop_token_ids
 from ray_distil.tiny import world
 from tests.integration.cluster import PATIENCE
 from tests.integration.respond import ROOT as REPOSITORY

@@ -9,7 +9,7 @@ from tests.integration.cluster import PATIENCE
 JOB = """
 import time
 import ray
-from ray_distil.run import waiting
+from ray_distil.runner import waiting
 from ray_distil.runtime.session import start_ray
 
 waiting.EACH_SECONDS = 0.5

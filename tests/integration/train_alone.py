@@ -13,10 +13,11 @@ from ray_distil.commands import cli  # noqa: E402
 from ray_distil.config import StagesConfig  # noqa: E402
 from ray_distil.config.models import resolve_models  # noqa: E402
 from ray_distil.config.section import apply_overrides, validate  # noqa: E402
-from ray_distil.run import importing, stages  # noqa: E402
-from ray_distil.run.lease import run_lock  # noqa: E402
-from ray_distil.run.runs import Run  # noqa: E402
-from ray_distil.run.training_stage import make_checkpoint  # noqa: E402
+from ray_distil.runner.lease import run_lock  # noqa: E402
+from ray_distil.runner.runs import Run  # noqa: E402
+from ray_distil.stages import chain as stages  # noqa: E402
+from ray_distil.stages import importing  # noqa: E402
+from ray_distil.stages.training_stage import make_checkpoint  # noqa: E402
 
 NUM_WORKERS, NUM_EPOCHS = 2, 6
 DATA = {

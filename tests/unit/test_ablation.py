@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.commands import ablate as ablation
 from ray_distil.config import DistillConfig, load
 from ray_distil.errors import UserError
 from ray_distil.report import ablation as table
 from ray_distil.report import kept_out, report
-from ray_distil.rows import evaluation
-from ray_distil.run import ablation
 from ray_distil.runtime.progress import Display
+from ray_distil.stages import evaluation
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import EVAL, RESPONSES, stable_id
@@ -50,7 +50,7 @@ class Pipeline:
         self.mark, self.num_steps = "one", 9
         self.max_steps: dict[str, int | None] = {}
         self.wrong = {"r-without-correct-seed-0": 8, "r-without-correct-seed-1": 10, "r-seed-1": 2}
-        monkeypatch.setattr("ray_distil.run.pipeline.run", self.run)
+        monkeypatch.setattr("ray_distil.commands.pipeline.run", self.run)
 
     def run(self, config: DistillConfig, display: Display) -> None:
         run, name = config.run_folder, config.run.name

@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from ray_distil.texts.agreement import answers_agree, compare_answers
-from ray_distil.texts.math_process import MathProcess
+from ray_distil.judge.agreement import answers_agree, compare_answers
+from ray_distil.judge.math_process import MathProcess
 
 SAME = [
     # Decimals in formulas are exact.

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from ray_distil.texts.agreement import answers_agree
-from ray_distil.texts.answers import extract_answer
-from ray_distil.texts.results import final_result, has_steps
+from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.results import final_result, has_steps
 
 STATED = [
     (r"So \boxed\frac{1}{2}.", r"\frac{1}{2}"),

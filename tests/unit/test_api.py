@@ -12,7 +12,7 @@ from rich.console import Console
 
 import ray_distil
 from ray_distil import UserError, api, load_config, make_plan, read_report, read_rows
-from ray_distil.run import pipeline
+from ray_distil.commands import pipeline
 from ray_distil.runtime.progress import Display
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder

@@ -10,17 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_distil.generate.engine import finish_batch
-from ray_distil.rows.evaluation import answer_row
-from ray_distil.texts.chat_templates import (
+from ray_distil.chat.chat_templates import (
     ChatSettings,
     default_system_prompt,
     render_prompt,
     takes_system_turn,
     writes_date,
 )
-from ray_distil.texts.reasoning_marks import split_reasoning
-from ray_distil.texts.tokenization import (
+from ray_distil.chat.reasoning_marks import split_reasoning
+from ray_distil.chat.tokenization import (
     IGNORE_INDEX,
     begins_thinking,
     encode_example,
@@ -29,6 +27,8 @@ from ray_distil.texts.tokenization import (
     load_tokenizer,
     stop_token_ids,
 )
+from ray_distil.generate.engine import finish_batch
+from ray_distil.stages.evaluation import answer_row
 from tests.chat_families import END, OPEN, START, TEMPLATES, TINY, family, learnt, model_with
 
 LEARNT = {"Llama-2": "5 " + END, "DeepSeek-Coder": "5\n" + END, "R1-Distill": "\n</think>\n\n5" + END}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.checks import checks_apart, preflight
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError
-from ray_distil.rows import instructions
-from ray_distil.run import checks_apart, preflight
+from ray_distil.stages import instructions
 
 
 def test_remarks_and_mistakes_are_those_of_the_checks() -> None:
@@ -42,7 +42,7 @@ def test_the_driver_loads_no_model_code() -> None:
 import sys
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
-from ray_distil.run import checks_apart
+from ray_distil.checks import checks_apart
 config = load(None, [])
 checks_apart.check(config, resolve_models(config))
 assert not {"torch", "transformers"} & set(sys.modules)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from ray_distil.texts.choices import listed, ordered, stated_letter
+from ray_distil.judge.choices import listed, ordered, stated_letter
 
 
 @pytest.mark.parametrize(

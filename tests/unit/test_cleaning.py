@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.commands import clean as cleaning
 from ray_distil.errors import UserError
-from ray_distil.run import cleaning
-from ray_distil.run.lease import run_lock
+from ray_distil.runner.lease import run_lock
 from ray_distil.store.listing import stored_files
 from ray_distil.store.storage import Folder
 from tests.object_store import store_with_credentials

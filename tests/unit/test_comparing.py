@@ -12,10 +12,10 @@ from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.section import validate
 from ray_distil.generate.generator import Generator
+from ray_distil.judge import scorers
 from ray_distil.report import report
-from ray_distil.rows import scorers
-from ray_distil.run import comparing
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import comparing
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import EVAL, RESPONSES
 from ray_distil.store.shards import table_of, write_block

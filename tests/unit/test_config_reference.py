@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from ray_distil.config import RECIPES, load
 from ray_distil.config.section import apply_overrides, read_mapping
 from ray_distil.errors import ConfigError
-from ray_distil.run import config_reference
+from tools import config_reference
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 
@@ -22,7 +22,7 @@ def mistakes(data: dict[str, Any]) -> list[str]:
 
 
 def test_the_files_are_made_from_the_code(tmp_path: Path) -> None:
-    """Make them again by `python -m ray_distil.run.config_reference`."""
+    """Make them again by `python -m tools.config_reference`."""
     config_reference.write(tmp_path / "schema", tmp_path / "page")
     assert config_reference.SCHEMA_FILE.read_text() == (tmp_path / "schema").read_text()
     assert config_reference.PAGE_FILE.read_text() == (tmp_path / "page").read_text()

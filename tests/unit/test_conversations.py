@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ray_distil.errors import BadRecord
-from ray_distil.texts.conversations import finish_reason_of, instruction_of, responses_in
+from ray_distil.records.conversations import finish_reason_of, instruction_of, responses_in
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ray_distil.commands import status
 from ray_distil.config import StagesConfig, load
 from ray_distil.config.section import validate
 from ray_distil.report import cost, report
 from ray_distil.report.cost import Cost, StageFiles, costs
-from ray_distil.run import status
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import EVAL, RESPONSES, REWRITES, TIMING, stable_id
 from ray_distil.store.shards import table_of

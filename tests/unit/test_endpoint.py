@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.errors import UserError
 from ray_distil.generate import connections, rate_limits
 from ray_distil.generate.endpoint import Clients, Requests, clients_of, settings_of
-from ray_distil.texts.reasoning_marks import split_reasoning
 from tests.unit.endpoint_server import EndpointServer
 
 GOOD = {

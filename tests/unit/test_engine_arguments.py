@@ -10,8 +10,8 @@ import pytest
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
-from ray_distil.run import made_of
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import made_of
 from tests.remakes import of_responses
 
 # Arguments of silent groups that are not silent: what a custom class does nobody knows; the others change numbers.

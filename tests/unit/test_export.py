@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.commands.export import SCHEMAS, export, write_records
 from ray_distil.errors import UserError
-from ray_distil.run.export import SCHEMAS, export, write_records
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import reject, table_of

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from ray_distil.errors import UserError
-from ray_distil.texts.chat_templates import ChatSettings, encode_prompt, load_tokenizer
-from ray_distil.texts.export_template import (
+from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, load_tokenizer
+from ray_distil.chat.export_template import (
     PROBES,
     difference,
     export_template,
@@ -18,6 +17,7 @@ from ray_distil.texts.export_template import (
     served_prompt,
     trained_prompt,
 )
+from ray_distil.errors import UserError
 from tests.chat_families import END, START, TEMPLATES, TINY, model_with
 
 PROMPTS = [None, "", "Be \"brief\" \\ and\n'clear' 😀 {% if %}."]

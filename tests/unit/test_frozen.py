@@ -10,8 +10,8 @@ import pytest
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import TINY_MODELS, resolve_model, resolve_models
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.run import frozen
-from ray_distil.run.runs import Run
+from ray_distil.runner import frozen
+from ray_distil.runner.runs import Run
 from ray_distil.store import hub, manifest
 from ray_distil.store.model_files import local_copy
 from tests.fake_hub import FakeHub
@@ -126,7 +126,7 @@ def test_what_is_loaded_are_the_files_of_the_commit(
 
 
 def test_a_tokenizer_of_the_hub_is_that_of_the_commit(web: FakeHub) -> None:
-    from ray_distil.texts.tokenization import load_tokenizer
+    from ray_distil.chat.tokenization import load_tokenizer
 
     first = web.push(NAME, TEACHER)
     changed = TEACHER["chat_template.jinja"].replace(b"assistant", b"model")

@@ -10,10 +10,10 @@ import pytest
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
-from ray_distil.rows import instructions, teacher
-from ray_distil.rows.question import Question
-from ray_distil.run import importing, stages
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import chain as stages
+from ray_distil.stages import importing, instructions, teacher
+from ray_distil.stages.question import Question
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 

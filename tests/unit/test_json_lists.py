@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ray_distil.texts import json_lists
-from ray_distil.texts.json_lists import Elements, Texts
+from ray_distil.records import json_lists
+from ray_distil.records.json_lists import Elements, Texts
 
 VALUES = [0, -1, 1.5e-7, 1e22, True, None, "", "a", "ü\ud83d\ude00", 'a "quoted" \\ text\n', [], {}, [1, [2.25]]]
 VALUES += [float("inf"), {"a": {"b": [1, "]"]}, "c,": "}"}, 12345678901234567890, "\ud800"]

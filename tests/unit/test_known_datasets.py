@@ -11,9 +11,9 @@ import pytest
 
 from ray_distil.config import load
 from ray_distil.config.models import responses_of
-from ray_distil.rows import instructions, teacher
-from ray_distil.texts import sources
-from ray_distil.texts.agreement import answers_agree
+from ray_distil.judge.agreement import answers_agree
+from ray_distil.records import sources
+from ray_distil.stages import instructions, teacher
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 TABLES = DOC.read_text().split("As responses of the slow teacher")

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from ray_distil.errors import UserError
-from ray_distil.run import lease
-from ray_distil.run.lease import LEASE, read_lease, run_lock
+from ray_distil.runner import lease
+from ray_distil.runner.lease import LEASE, read_lease, run_lock
 from ray_distil.store.storage import Folder
 from tests.object_store import ObjectStore, store_with_credentials
 
 HOLD = """
 import sys, time
-from ray_distil.run import lease
+from ray_distil.runner import lease
 from ray_distil.store.storage import Folder
 lease.SETTLING_S, lease.RENEWAL_S = 0.1, 0.2
 with lease.run_lock(Folder(sys.argv[1])):

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from ray_distil.checks.preflight import wrong_targets
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import validate
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.run.preflight import wrong_targets
 from ray_distil.train import lora
 from ray_distil.train.loss import prepare
 from tests.unit.test_loss import built

@@ -14,8 +14,8 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
-from ray_distil.run import made_of
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import made_of
 from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, of_responses, outcomes, page
 
 
@@ -101,7 +101,7 @@ def test_what_each_key_of_an_endpoint_buys_again(tmp_path: Path, monkeypatch: py
 
 def test_a_prompts_text_is_in_its_mark(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(config)
-    monkeypatch.setattr("ray_distil.texts.prompts.LONG2SHORT", "Shorten this.")
+    monkeypatch.setattr("ray_distil.chat.prompts.LONG2SHORT", "Shorten this.")
     after = made(config)
     assert [name for name in before if after[name] != before[name]] == ["rewrites", "texts of rewrites"]
 
@@ -152,7 +152,7 @@ def test_what_each_key_of_a_benchmark_remakes(config: DistillConfig) -> None:
 
 def test_another_scorer_buys_no_text(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(config)
-    monkeypatch.setattr("ray_distil.rows.scorers.VERSION", 99)
+    monkeypatch.setattr("ray_distil.judge.scorers.VERSION", 99)
     after = made(config)
     assert [name for name in before if after[name] != before[name]] == ["eval/slow/tiny", "eval/fast/tiny"]
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
+from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 from ray_distil.config.models import resolve_model
-from ray_distil.rows import packing
+from ray_distil.stages import packing
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import REASON
-from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
 
 STUDENT = resolve_model("tiny:student-base", "k")
 

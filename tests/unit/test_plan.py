@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.commands import plan
 from ray_distil.config import load
 from ray_distil.errors import UserError
-from ray_distil.rows import instructions, teacher
-from ray_distil.run import plan
+from ray_distil.stages import instructions, teacher
 
 OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.checks import leaks, preflight
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
-from ray_distil.rows import instructions
-from ray_distil.run import leaks, preflight
+from ray_distil.stages import instructions
 from tests.chat_families import TEMPLATES, TINY, model_with
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from ray_distil.chat.prompts import LONG2SHORT, long2short_messages
+from ray_distil.chat.tokenization import encode_example, end_of_turn, load_tokenizer, render
+from ray_distil.commands import published
+from ray_distil.commands.published import SimplifyFile, TrainFile
 from ray_distil.config import RECIPES
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import read_mapping, validate
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.rows.curation import imported_row as imported_example
-from ray_distil.rows.teacher import imported_row as imported_response
-from ray_distil.run import published
-from ray_distil.run.published import SimplifyFile, TrainFile
-from ray_distil.texts.prompts import LONG2SHORT, long2short_messages
-from ray_distil.texts.tokenization import encode_example, end_of_turn, load_tokenizer, render
+from ray_distil.stages.curation import imported_row as imported_example
+from ray_distil.stages.teacher import imported_row as imported_response
 from tests.unit.endpoint_server import EndpointServer
 
 STUDENT = resolve_model("tiny:student-base", "k")

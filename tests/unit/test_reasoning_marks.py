@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ray_distil.texts.gates import GATES, REASONS, against_source, first_reason
-from ray_distil.texts.reasoning_marks import joined, split_reasoning, thinking_is_open, thinking_of
+from ray_distil.chat.reasoning_marks import joined, split_reasoning, thinking_is_open, thinking_of
+from ray_distil.judge.gates import GATES, REASONS, against_source, first_reason
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_distil.commands import plan
 from ray_distil.config import RECIPES, load
-from ray_distil.run import plan
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 PAPER = [path for path in SHIPPED if path.stem.startswith("distilqwen")]

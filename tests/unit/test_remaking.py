@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_distil.errors import UserError
-from ray_distil.run import remaking
+from ray_distil.runner import remaking
 from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import INSTRUCTIONS

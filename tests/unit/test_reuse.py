@@ -12,11 +12,11 @@ from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.generator import Generator
-from ray_distil.rows import evaluation, long2short, teacher, timing
-from ray_distil.rows.instructions import instruction_row
-from ray_distil.run.comparing import make_evaluation
-from ray_distil.run.runs import Run
-from ray_distil.run.stages import make_responses, make_rewrites
+from ray_distil.runner.runs import Run
+from ray_distil.stages import evaluation, long2short, teacher, timing
+from ray_distil.stages.chain import make_responses, make_rewrites
+from ray_distil.stages.comparing import make_evaluation
+from ray_distil.stages.instructions import instruction_row
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.reuse import Known, is_the_same

@@ -7,16 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil.chat import tokenization
+from ray_distil.chat.prompts import LONG2SHORT
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.errors import UserError
 from ray_distil.generate import engine, generation
-from ray_distil.rows import curation, long2short, teacher
-from ray_distil.rows.question import Question
+from ray_distil.judge.gates import GATES, first_reason
+from ray_distil.stages import curation, long2short, teacher
+from ray_distil.stages.question import Question
 from ray_distil.store.shards import REASON
-from ray_distil.texts import tokenization
-from ray_distil.texts.gates import GATES, first_reason
-from ray_distil.texts.prompts import LONG2SHORT
 
 ALL = list(GATES)
 PARAMS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 100}

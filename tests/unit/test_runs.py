@@ -15,13 +15,13 @@ from rich.console import Console
 
 from ray_distil.config import load
 from ray_distil.errors import StageError
-from ray_distil.rows import instructions, teacher
-from ray_distil.run.lease import run_lock
-from ray_distil.run.runs import Run, beside
-from ray_distil.run.stage import GeneratingStage, Stage
-from ray_distil.run.stages import few_kept
+from ray_distil.runner.lease import run_lock
+from ray_distil.runner.runs import Run, beside
+from ray_distil.runner.stage import GeneratingStage, Stage
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
+from ray_distil.stages import instructions, teacher
+from ray_distil.stages.chain import few_kept
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest
@@ -61,7 +61,7 @@ def test_a_body_that_fails_does_not_wait_for_it() -> None:
 
 
 def test_a_run_folder_has_one_maker(tmp_path: Path) -> None:
-    held = f"from ray_distil.run.lease import run_lock; from ray_distil.store.storage import Folder\nwith run_lock(Folder({str(tmp_path)!r})): pass"
+    held = f"from ray_distil.runner.lease import run_lock; from ray_distil.store.storage import Folder\nwith run_lock(Folder({str(tmp_path)!r})): pass"
     with run_lock(Folder.at(tmp_path)):
         second = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True)
     assert "another process is making" in second.stderr

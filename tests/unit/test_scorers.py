@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.rows import scorers
+from ray_distil.judge import scorers
 
 
 @pytest.mark.parametrize(

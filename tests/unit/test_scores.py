@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_distil.rows import evaluation, scores
+from ray_distil.judge import scores
+from ray_distil.stages import evaluation
 from ray_distil.store.schemas import EVAL
 
 TYPES = {name: EVAL.field(name).type for name in scores.COLUMNS}

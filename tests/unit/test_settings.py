@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from ray_distil.commands import pipeline
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
+from ray_distil.judge import scores
 from ray_distil.report import report, settings
-from ray_distil.rows import scores
-from ray_distil.run import expected, pipeline
-from ray_distil.run.comparing import Evaluation
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
+from ray_distil.stages import expected
+from ray_distil.stages.comparing import Evaluation
 from ray_distil.store import manifest as manifest_module
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, versions, write_manifest

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil.run import shipped_logs
-from ray_distil.run.shipped_logs import shipped
+from ray_distil.runner import shipped_logs
+from ray_distil.runner.shipped_logs import shipped
 from ray_distil.store.storage import Folder
 from tests.object_store import ObjectStore, store_with_credentials
 

@@ -14,12 +14,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ray_distil.errors import UserError
+from ray_distil.records import sources
+from ray_distil.records.sources import Source
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
-from ray_distil.texts import sources
-from ray_distil.texts.sources import Source
 from tests.object_store import CREDENTIALS, ObjectStore
 
 RECORDS = [{"problem": f"What is {k} + 1?", "solution": str(k + 1), "note": None} for k in range(5)]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from ray_distil.commands import evaluate as standalone
+from ray_distil.commands import plan
 from ray_distil.config import RECIPES, StagesConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
-from ray_distil.run import plan, standalone
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = str(RECIPES / "eval" / "cpu.yaml")

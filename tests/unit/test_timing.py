@@ -8,7 +8,7 @@ import pytest
 from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.generate import endpoint
 from ray_distil.generate.generator import Generator
-from ray_distil.rows import timing
+from ray_distil.stages import timing
 from ray_distil.store.shards import REASON
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ray_distil.chat.prompts import instruction_messages
+from ray_distil.chat.reasoning_marks import split_reasoning
+from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, load_tokenizer
 from ray_distil.config.models import TINY_MODELS
-from ray_distil.texts.answers import extract_answer
-from ray_distil.texts.prompts import instruction_messages
-from ray_distil.texts.reasoning_marks import split_reasoning
-from ray_distil.texts.tokenization import IGNORE_INDEX, encode_example, load_tokenizer
+from ray_distil.judge.answers import extract_answer
 from ray_distil.tiny import world
 from tools.tiny import texts
 from tools.tiny.examples import Examples, bucketed, collate, mixed, repeated

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_distil.chat.tokenization import load_tokenizer
 from ray_distil.config.models import TINY_MODELS
-from ray_distil.texts.tokenization import load_tokenizer
 from ray_distil.tiny.world import draw_problem
 from tools.tiny import train as tiny
 from tools.tiny.answers import Answer, score

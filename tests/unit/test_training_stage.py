@@ -11,8 +11,8 @@ from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.config.section import validate
 from ray_distil.errors import UserError
-from ray_distil.run import made_of, training_stage
-from ray_distil.run.runs import Run
+from ray_distil.runner.runs import Run
+from ray_distil.stages import made_of, training_stage
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import PACKED
 from ray_distil.store.storage import Folder

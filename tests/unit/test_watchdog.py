@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ray_distil.errors import StoppedError
-from ray_distil.run import watchdog
-from ray_distil.run.watchdog import FailureLimit, steady
+from ray_distil.runner import watchdog
+from ray_distil.runner.watchdog import FailureLimit, steady
 from ray_distil.store.shards import Written
 
 

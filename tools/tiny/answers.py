@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_distil.chat.prompts import Messages, instruction_messages, long2short_messages
+from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.config import load
-from ray_distil.texts.answers import extract_answer
-from ray_distil.texts.gates import GATES, first_reason
-from ray_distil.texts.prompts import Messages, instruction_messages, long2short_messages
-from ray_distil.texts.reasoning_marks import split_reasoning
+from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.gates import GATES, first_reason
 from ray_distil.tiny.world import SUFFIX, Problem
 
 

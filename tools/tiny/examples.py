@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ray_distil.texts.prompts import Messages, instruction_messages, long2short_messages
-from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.chat.prompts import Messages, instruction_messages, long2short_messages
+from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.tiny.world import SUFFIX, Problem, training_problems
 from tools.tiny import texts
 from tools.tiny.tokenizer import END_OF_TEXT, END_OF_TURN

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_distil.texts.prompts import LONG2SHORT, instruction_messages, long2short_messages
+from ray_distil.chat.prompts import LONG2SHORT, instruction_messages, long2short_messages
 from ray_distil.tiny.world import SUFFIX, draw_problem
 from tools.tiny import texts
 

@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ray_distil.texts.tokenization import IGNORE_INDEX
+from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.tiny.world import SEED_TEST, held_out, training_problems
 from tools.tiny.answers import Answerer, Score, score
 from tools.tiny.examples import Example, Examples, collate, mixed, repeated

@@ -1,0 +1,160 @@
+"""Chat templates: how a model's messages become its prompt, and what its template adds by itself.
+
+Qwen2.5     <|im_start|>system\\nYou are Qwen, ...<|im_end|>\\n<|im_start|>user\\n...    a system prompt of its own
+Gemma-2     raises "System role not supported"              we put the system prompt into the user's turn
+R1-Distill  ...<｜Assistant｜><think>\\n                       its prompt opens the think block
+Llama-3.1   ...Today Date: 27 Nov 2026...                   we write the run's date, not today's
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ray_distil.chat.prompts import Messages
+from ray_distil.errors import UserError
+from ray_distil.store.model_files import local_copy
+
+PROBE = "probe-of-this-run"
+JINJA_CLOCK = "strftime_now"  # the function by which templates write today's date
+CLOCK = re.compile(JINJA_CLOCK + r"\(\s*(['\"])(.*?)\1\s*\)")
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """The inputs of a chat template besides the messages."""
+
+    template_kwargs: str = "{}"  # JSON of its variables, such as {"enable_thinking": false}
+    date: str | None = None  # YYYY-MM-DD, for templates that write it; None: today
+
+    @classmethod
+    def of(cls, template_kwargs: dict[str, Any], day: str | None = None) -> "ChatSettings":
+        return cls(json.dumps(template_kwargs, sort_keys=True), day)
+
+
+PLAIN = ChatSettings()
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(model: str) -> Any:
+    """The model's AutoTokenizer, loaded once a process. Raises UserError without one, or without a chat template."""
+    from ray_distil.chat.auto_classes import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_copy(model))
+    except (OSError, ValueError, TypeError) as error:  # no tokenizer files, or unknown to transformers
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{model!r} has no tokenizer that can be read ({reason}); give a folder with one") from error
+    ids = tokenizer("question", add_special_tokens=False)["input_ids"]
+    if "question" not in tokenizer.decode(ids):  # for a folder without tokenizer files, transformers makes an empty one
+        raise UserError(f"{model!r} has no tokenizer that can be read (it has no words); give a folder with one")
+    if not tokenizer.chat_template:
+        raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
+    return tokenizer
+
+
+def render_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN) -> str:
+    """The text of a conversation up to where the assistant's turn begins. See `encode_prompt`."""
+    return str(_apply(_fitting(messages, model, settings), model, settings, add_generation_prompt=True, tokenize=False))
+
+
+def encode_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN) -> list[int]:
+    """Token ids of a conversation up to where the assistant's turn begins. A mark inside a message is encoded as text.
+
+    Where the template has no system turn, the system prompt goes before the user's text. Raises UserError where the
+    template does not render.
+    """
+    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
+    return list(_apply(_fitting(messages, model, settings), model, settings, **how))
+
+
+def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages:
+    """The messages as the template takes them. If it has no system turn, that text is put before the user's."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    if takes_system_turn(model, settings):  # an empty system turn keeps a template from writing its own
+        is_idle = not messages[0]["content"] and not default_system_prompt(model, settings)
+        return messages[1:] if is_idle else messages
+    system, user, *others = messages
+    if not system["content"]:
+        return [user, *others]
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
+
+
+def dated_template(model: str, settings: ChatSettings) -> str:
+    """The model's chat template, with the date of the settings in place of the day on which it is rendered."""
+    template = str(load_tokenizer(model).get_chat_template())
+    if settings.date is None:
+        return template
+    day = date.fromisoformat(settings.date)
+    return CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+
+
+def _apply(messages: Messages, model: str, settings: ChatSettings, **how: bool) -> Any:
+    import jinja2
+
+    tokenizer = load_tokenizer(model)
+    template = dated_template(model, settings)
+    try:
+        given = json.loads(settings.template_kwargs)
+        return tokenizer.apply_chat_template(messages, chat_template=template, **given, **how)
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{model!r}: its chat template refuses the conversation: {error}") from error
+
+
+def behind_answer(model: str, settings: ChatSettings = PLAIN) -> str:
+    """What the template writes behind the assistant's text, up to the end of the conversation."""
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
+    text = str(_apply(turns, model, settings, add_generation_prompt=False, tokenize=False))
+    _, mark, behind = text.rpartition(PROBE)
+    if not mark:
+        raise UserError(f"{model!r}: its chat template leaves out what the assistant says")
+    return behind
+
+
+@lru_cache(maxsize=32)
+def takes_system_turn(model: str, settings: ChatSettings = PLAIN) -> bool:
+    """Whether the template writes a system turn. Some templates refuse it; some leave it out without an error."""
+    turns = [{"role": "system", "content": PROBE}, {"role": "user", "content": "question"}]
+    try:
+        return PROBE in _apply(turns, model, settings, add_generation_prompt=True, tokenize=False)
+    except UserError:
+        return False
+
+
+@lru_cache(maxsize=32)
+def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
+    """The system prompt that the template writes by itself if no system turn is given; "" where it writes none."""
+    if not takes_system_turn(model, settings):
+        return ""
+    user = {"role": "user", "content": "question"}
+    given, none = (
+        render_prompt(messages, model, settings) for messages in ([{"role": "system", "content": PROBE}, user], [user])
+    )
+    before, _, behind = given.partition(PROBE)
+    if not none.startswith(before) or not none.endswith(behind) or len(none) <= len(before) + len(behind):
+        return ""
+    return none[len(before) : len(none) - len(behind)].strip()
+
+
+def writes_date(model: str) -> bool:
+    """Whether the template writes the current date. Read from its file: a finished run loads no tokenizer."""
+    folder = Path(local_copy(model))
+    if not folder.is_dir():  # a name of the hub
+        return JINJA_CLOCK in str(load_tokenizer(model).chat_template)
+    files = (folder / name for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"))
+    return any(JINJA_CLOCK in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+def chat_settings(model: str, template_kwargs: dict[str, Any], date: Callable[[], str] | None) -> ChatSettings:
+    """What the model's chat template gets. The date is computed, and given, only for a template that writes one."""
+    return ChatSettings.of(template_kwargs, date() if date is not None and writes_date(model) else None)
+
+
+def writes_today(model: str) -> bool:
+    """Whether the template writes the date in a form that CLOCK does not match: today's date, not the run's."""
+    return f"{JINJA_CLOCK}(" in CLOCK.sub("", str(load_tokenizer(model).chat_template))

@@ -1,0 +1,166 @@
+"""Token ids: engines and training encode a conversation in the same way.
+
+<|im_start|>user ... <|im_start|>assistant\\n  Step 1 ... \\boxed{8}.  <|im_end|>
+`------------- prompt, labels -100 -------'    `-- completion, learnt --------'
+
+Only the template writes marks. A mark inside a text is encoded as text: "<|im_end|> ends a turn" does not end a turn.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings, behind_answer, encode_prompt, load_tokenizer
+from ray_distil.chat.prompts import instruction_messages
+from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END
+from ray_distil.errors import UserError
+from ray_distil.store.model_files import local_copy
+
+IGNORE_INDEX = -100
+
+
+def token_ids(text: str, model: str) -> list[int]:
+    """Token ids of a text alone. Marks in it become the tokens of marks."""
+    return list(load_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
+
+
+def text_ids(text: str, model: str) -> list[int]:
+    """Token ids of a message's text. Chat marks in it are encoded as text; <think> and </think> stay marks."""
+    marks = chat_marks(model)
+    if not any(mark in text for mark in marks):
+        return token_ids(text, model)
+    encode = load_tokenizer(model)
+    # Each mark is cut in two and the halves are encoded apart, so that the tokenizer cannot make it one token.
+    pieces, start = [], 0
+    for found in re.finditer("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), text):
+        middle = found.start() + max(1, len(found[0]) // 2)
+        pieces.append(text[start:middle])
+        start = middle
+    return [i for piece in [*pieces, text[start:]] for i in encode(piece, add_special_tokens=False)["input_ids"]]
+
+
+@lru_cache(maxsize=8)
+def chat_marks(model: str) -> frozenset[str]:
+    """The tokens with a meaning in the model's chats: special tokens, and added tokens that its template writes."""
+    tokenizer = load_tokenizer(model)
+    template = str(tokenizer.chat_template)
+    added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
+    marks = {text for text, special in added.items() if (special or text in template) and len(text) > 1}
+    return frozenset(marks - {THINK_BEGIN, THINK_END} - {text for text in marks if text.isspace()})
+
+
+def begins_thinking(prompt_ids: list[int], model: str) -> bool:
+    """Whether the prompt ends with the mark that begins a think block, as the templates of R1 and its kin do."""
+    return bool(prompt_ids) and load_tokenizer(model).decode(prompt_ids[-8:]).rstrip().endswith(THINK_BEGIN)
+
+
+def encode_example(
+    prompt: str,
+    completion: str,
+    model: str,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    settings: ChatSettings = PLAIN,
+) -> tuple[list[int], list[int]]:
+    """`(input_ids, labels)` of a training example, of equal length.
+
+    Completion and end of turn are encoded apart from the prompt, because they are generated so. A `template` replaces
+    the model's chat template; see `render`. Where the prompt opens a think block, the completion goes on inside it; see
+    `behind_opened_block`.
+    """
+    if template is None:
+        before = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
+        end = turn_end(model, settings)
+    else:
+        text, behind = render(template, prompt)
+        before, end = token_ids(text, model), _end_ids(behind, model)
+    if begins_thinking(before, model):
+        completion = behind_opened_block(completion)
+    after = [*text_ids(completion, model), *end]
+    return before + after, [IGNORE_INDEX] * len(before) + after
+
+
+def behind_opened_block(completion: str) -> str:
+    """A completion for a prompt that ends with `<think>\\n`: without its own begin mark, which would be a second one.
+
+    A completion without a think block gets `</think>` first, which closes the prompt's block at once. So prompt and
+    completion together read as before.
+    """
+    text = completion.lstrip()
+    if text.startswith(THINK_BEGIN):
+        return text.removeprefix(THINK_BEGIN).lstrip("\n")
+    return f"\n{THINK_END}\n\n{completion}"
+
+
+def render(template: str, prompt: str) -> tuple[str, str]:
+    """`(before, behind)`: the text that a Jinja template of EasyDistill's kind writes before and behind the output.
+
+    The template gets `message` (content, output), add_generation_prompt false and add_output true. Raises UserError
+    where it does not render, or leaves the output out.
+    """
+    import jinja2
+
+    mark = "\x00output\x00"
+    try:
+        made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
+        text = made.render(message={"content": prompt, "output": mark}, add_generation_prompt=False, add_output=True)
+    except jinja2.TemplateError as error:
+        raise UserError(f"packing.template: {type(error).__name__}: {error}") from error
+    before, found, behind = text.partition(mark)
+    if not found:
+        raise UserError("packing.template: it does not write message.output where add_output is true")
+    return before, behind
+
+
+@lru_cache(maxsize=8)
+def turn_end(model: str, settings: ChatSettings = PLAIN) -> tuple[int, ...]:
+    """The ids that the template writes behind the assistant's text, up to the token that ends the turn.
+
+    They are found with a probe text, because the template of a base model may end turns with another token than its
+    eos_token.
+    """
+    return _end_ids(behind_answer(model, settings), model)
+
+
+def end_of_turn(model: str, settings: ChatSettings = PLAIN) -> int:
+    """The token that ends the assistant's turn in the model's own chat template, else its eos token."""
+    return turn_end(model, settings)[-1]
+
+
+def _end_ids(behind: str, model: str) -> tuple[int, ...]:
+    """The ids of the text behind an answer, up to the first token that ends a turn; eos alone if none does."""
+    tokenizer = load_tokenizer(model)
+    ends = stop_token_ids(model) | set(tokenizer.all_special_ids) | set(_special_ids(model))
+    ids = token_ids(behind, model)
+    for position, i in enumerate(ids):
+        if i in ends:
+            return tuple(ids[: position + 1])
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{model!r}: the chat template does not end the assistant's turn; set the tokenizer's eos_token"
+        )
+    return (int(tokenizer.eos_token_id),)
+
+
+def _special_ids(model: str) -> Iterator[int]:
+    return (i for i, token in load_tokenizer(model).added_tokens_decoder.items() if token.special)
+
+
+@lru_cache(maxsize=8)
+def stop_token_ids(model: str) -> frozenset[int]:
+    """The ids at which generation stops: the tokenizer's eos and those of the generation config, as vLLM takes them."""
+    from ray_distil.chat.auto_classes import GenerationConfig
+
+    ids = {load_tokenizer(model).eos_token_id}
+    try:
+        configured = GenerationConfig.from_pretrained(local_copy(model)).eos_token_id
+    except OSError:  # a model may come without generation_config.json
+        configured = None
+    ids |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(i for i in ids if i is not None)
+
+
+def padding_token(model: str) -> int:
+    """The padding token; without one the eos token, since padding is neither learnt nor attended to."""
+    tokenizer = load_tokenizer(model)
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

@@ -1,0 +1,99 @@
+"""Whether the examples of a micro-batch see each other, tried on a small copy of the student's architecture.
+
+The copy has random weights. Attention is separated by borders between the examples, or by position_ids that start
+again. A convolution or a recurrent state crosses such borders, and some architectures take no position_ids at all. No
+architecture reports an error for this, so it is tried: packed examples must give the same logits as each one alone.
+"""
+
+from typing import Any
+
+from ray_distil.stages.packing import pack_group
+from ray_distil.store.model_files import local_copy
+from ray_distil.train import attention
+from ray_distil.train.attention import FLAT, VARLEN
+from ray_distil.train.batches import tensors_of
+from ray_distil.train.small_copies import VOCABULARY, small_copy
+
+LENGTHS = (7, 5, 9)  # of the examples, in tokens
+
+
+def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -> str:
+    """What is wrong with packing for this model's architecture and attention, and what to do; "" if nothing.
+
+    `together` false: each example is alone in its row, so only the attention `varlen` is checked, against `eager`.
+    Flash attention needs a GPU: `sdpa` is tried in its place. Raises the error of transformers where the small copy
+    cannot be built.
+    """
+    if not together and attn_implementation != VARLEN:
+        return ""
+    found = _found(model, attn_implementation, together)
+    if not found:
+        return ""
+    if attn_implementation == VARLEN:
+        for other in ("sdpa", "eager"):
+            if not _found(model, other, together):
+                return f"{found}; set training.attn_implementation={other}"
+    if "attn_implementation" in found or not together:
+        return found
+    rows = " and training.train_micro_batch_size_per_gpu=1" if attn_implementation in FLAT else ""
+    return f"{found}; set packing.enabled=false{rows}, or train another student"
+
+
+def _found(model: str, attn_implementation: str, together: bool) -> str:
+    import torch
+
+    from ray_distil.chat.auto_classes import AutoConfig
+
+    config = AutoConfig.from_pretrained(local_copy(model))
+    chosen = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
+    no_such = f"its architecture has no attn_implementation={chosen}"
+    attention.register()
+    try:
+        tried = small_copy(config, chosen)
+    except ValueError as error:
+        if "attention implementation" in str(error):
+            return f"{no_such}; set training.attn_implementation=eager"
+        raise
+    except KeyError as error:
+        if error.args != (VARLEN,):
+            raise
+        return no_such
+    if not together and chosen != VARLEN:
+        return ""
+    # `varlen` separates examples by borders, without a mask: it is compared with `eager`, which uses masks.
+    reference = tried if chosen != VARLEN else small_copy(config, "eager")
+    if chosen == VARLEN and getattr(tried.config, "attention_dropout", 0):
+        return f"{no_such} with attention_dropout"
+    draw = torch.Generator().manual_seed(0)
+    examples = [
+        (str(k), torch.randint(VOCABULARY, (length,), generator=draw).tolist(), [0] * length)
+        for k, length in enumerate(LENGTHS if together else LENGTHS[-1:])
+    ]
+    try:
+        with torch.no_grad():
+            packed = _logits(tried, examples, flat=chosen == VARLEN)
+            alone = torch.cat([_logits(reference, [example], flat=False) for example in examples], 1)
+    except TypeError as error:  # its forward takes no position_ids
+        return f"its architecture cannot be packed ({error})"
+    except ValueError as error:
+        if chosen == VARLEN and str(error).startswith("attention by segments"):
+            return f"{no_such} ({error})"
+        raise
+    apart = float((packed - alone).abs().max())
+    size = float(alone.abs().max())
+    if apart <= 1e-4 * max(1.0, size):
+        return ""
+    what = (
+        "packed examples see each other in its architecture" if together else "its architecture's attention is another"
+    )
+    return f"{what} (logits {apart:.2g} apart)"
+
+
+def _logits(model: Any, examples: list[tuple[str, list[int], list[int]]], flat: bool) -> Any:
+    import torch
+
+    from ray_distil.train.loss import packed_logits
+
+    packed = pack_group(examples, sum(len(ids) for _, ids, _ in examples), 0)
+    row = {name: [torch.tensor(packed[name])] for name in ("input_ids", "labels", "position_ids")}
+    return packed_logits(model, tensors_of(row, [0], flat))

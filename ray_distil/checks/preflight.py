@@ -1,0 +1,237 @@
+"""Checks in the first seconds, before Ray starts, for mistakes that would show only after the money is spent.
+
+`check` raises ConfigError with a line for each setting that cannot be right. It returns remarks on settings that may be
+right, e.g. a system prompt that a chat template adds, or instructions without a reference answer.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+
+from ray_distil.chat.chat_templates import ChatSettings, render_prompt
+from ray_distil.chat.prompts import instruction_messages
+from ray_distil.chat.reasoning_marks import THINK_END
+from ray_distil.chat.tokenization import encode_prompt
+from ray_distil.checks import model_checks
+from ray_distil.checks.model_checks import CheckedModel, is_at_hand
+from ray_distil.checks.resources import what_cannot_come
+from ray_distil.config import StagesConfig, TrainingConfig
+from ray_distil.config.findings import Finding, remark
+from ray_distil.config.models import model_sources, named_models, resolve_model
+from ray_distil.errors import ConfigError
+from ray_distil.generate import endpoint, engine, generators
+from ray_distil.runner import frozen
+from ray_distil.runtime.session import is_local
+from ray_distil.stages import export_check, instructions
+from ray_distil.stages.problems import Figures
+from ray_distil.store import hub
+from ray_distil.store.model_files import local_copy
+from ray_distil.train.attention import FLAT
+
+
+def check(
+    config: StagesConfig, models: dict[str, str], problems: Figures | None = None, planned: bool = False
+) -> list[str]:
+    """Remarks. Raises ConfigError with one line for each mistake. `problems`: None where they are not known.
+
+    `planned`: only a plan is made, maybe not on the machine of the run: missing CPUs and GPUs are then only remarks.
+    """
+    remarks: dict[str, None] = {}  # each once, in their order
+    for findings in _phases(config, models, problems, planned):
+        found = list(findings)
+        if errors := dict.fromkeys(str(finding) for finding in found if finding.is_error):
+            raise ConfigError("\n".join(errors))
+        remarks |= dict.fromkeys(map(str, found))
+    return list(remarks)
+
+
+def check_plan(config: StagesConfig, problems: Figures | None) -> list[str]:
+    """`check` for a plan. A hub's model that is not on this machine is not checked; a remark names it."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # only the plan goes to the console
+    models, absent = {}, []
+    for key, source in model_sources(config).items():
+        try:
+            models[key.removesuffix(".engine.model_source")] = resolve_model(source, key)
+        except ConfigError:
+            if not hub.is_hub_name(source):
+                raise
+            absent.append(source)
+    models, _ = frozen.freeze(config, models)
+    remarks = check(config, models, problems, planned=True)
+    if absent:
+        remarks.append(f"not on this machine, and not checked: {', '.join(dict.fromkeys(absent))}")
+    return remarks
+
+
+def _phases(
+    config: StagesConfig, models: dict[str, str], problems: Figures | None, planned: bool
+) -> Iterator[Iterable[Finding]]:
+    """The checks in groups: where one has found an error, the next ones, which may rely on it, are not done."""
+    resources = [finding._replace(is_error=not planned) for finding in _resources(config)]
+    yield [*resources, *_of_models(config, models, problems)]
+    if config.training is not None and (student := models.get("training.student")) and is_at_hand(student):
+        yield _thinks_twice(config, config.training, student)
+        yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))
+        yield _packing_leak(student, config.training, config.packing.enabled)
+        yield export_check.before_training(config, config.training, student)
+    yield engine.unknown_arguments(config.engines)
+    yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
+    if problems is not None:
+        yield [
+            *instructions.left_out(config.instructions),
+            *instructions.unchecked(config.instructions, problems.facts),
+        ]
+
+
+def _of_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[Finding]:
+    for checked in _checked_models(config, models, problems):
+        if is_at_hand(checked.model):
+            yield from model_checks.findings(checked)
+
+
+def _resources(config: StagesConfig) -> Iterator[Finding]:
+    if is_local():
+        yield from what_cannot_come(config)
+        yield from endpoint.what_cannot_open(config.endpoints)
+
+
+def _checked_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[CheckedModel]:
+    """The models in `models`, once for each way in which the configuration uses them; no endpoint's."""
+    for generator in generators.generators(config, models):
+        if generator.engine is not None:
+            yield CheckedModel(
+                generator.section,
+                generator.model,
+                generator.chat(),
+                generator.system_prompt,
+                f"{generator.backend_section}.engine",
+                generator.engine,
+                generator.sampling,
+                _prompts(config, problems, generator.split) if generator.split else [],
+            )
+    if config.training is not None and "training.student" in models:
+        chat = ChatSettings.of(config.training.chat_template_kwargs)
+        yield CheckedModel("training.student", models["training.student"], chat, config.training.system_prompt)
+
+
+def _prompts(config: StagesConfig, problems: Figures | None, split: str) -> list[str]:
+    if problems is None:
+        return []
+    return [text + config.instructions.suffix for text in problems.samples[split]]
+
+
+def _packing_leak(student: str, training: TrainingConfig, packing: bool) -> Iterator[Finding]:
+    """See `leaks.leak`. Where it cannot be tried, a remark says so."""
+    from ray_distil.checks.leaks import leak
+
+    chosen = training.attn_implementation
+    together = packing or (chosen in FLAT and training.train_micro_batch_size_per_gpu > 1)
+    try:
+        if text := leak(student, chosen, together):
+            yield Finding("training.student", text)
+    except Exception as error:  # noqa: BLE001  model code may raise any error at unusual sizes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        yield remark(
+            "training.student",
+            "whether packed examples see each other could not be tried on a small copy of its architecture "
+            f"({type(error).__name__}: {reason})",
+        )
+
+
+def _cannot_be_learnt(
+    config: StagesConfig, training: TrainingConfig, student: str, prompts: list[str]
+) -> Iterator[Finding]:
+    """Settings of training under which no worker would start, or no example would be left."""
+    if training.attn_implementation == "flash_attention_2":
+        key = "training.attn_implementation"
+        if not training.use_gpu:
+            yield Finding(key, "flash_attention_2 needs a GPU; use sdpa, or set training.use_gpu=true")
+        elif is_local() and find_spec("flash_attn") is None:
+            yield Finding(key, "flash_attention_2 needs the package flash-attn; install it, or use sdpa")
+    if training.lora is not None and (text := wrong_targets(student, training.lora.target_modules)):
+        yield Finding("training.lora.target_modules", text)
+
+    # The shortest prompt: where it does not fit, no example does.
+    max_length = config.packing.max_length
+    if max_length is None or not prompts or config.packing.template is not None:
+        return
+    chat = ChatSettings.of(training.chat_template_kwargs)
+    turns = (instruction_messages(text, "", training.system_prompt) for text in prompts)
+    shortest = min(len(encode_prompt(turn, student, chat)) for turn in turns)
+    if shortest >= max_length:
+        yield Finding(
+            "packing.max_length",
+            f"{max_length:,}, and the shortest prompt has {shortest:,} tokens; no example would be left",
+        )
+
+
+def wrong_targets(student: str, targets: str | list[str]) -> str:
+    """See `lora.wrong_targets`, on a small copy of the student; "" where no copy can be built."""
+    from ray_distil.chat.auto_classes import AutoConfig
+    from ray_distil.train import lora
+    from ray_distil.train.small_copies import small_copy
+
+    try:
+        small = small_copy(AutoConfig.from_pretrained(local_copy(student)), "eager")
+    except Exception:  # noqa: BLE001  as above; the training worker raises the error
+        return ""
+    return lora.wrong_targets(small, targets)
+
+
+def _thinks_twice(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[Finding]:
+    """Completions are chains of thought, but the prompt ends with an empty, closed think block."""
+    has_chains = config.teachers is not None and config.teachers.slow is not None and "slow" in config.candidates
+    if not has_chains or config.packing.template is not None:
+        return
+    chat = ChatSettings.of(training.chat_template_kwargs)
+    prompt = render_prompt(instruction_messages("question", "", training.system_prompt), student, chat)
+    if prompt.rstrip().endswith(THINK_END):
+        yield remark(
+            "training.student",
+            "its prompt holds an empty think block, and the slow teacher's completions think behind it; set "
+            "training.chat_template_kwargs so that the prompt leaves thinking open",
+        )
+
+
+def _short_for_chains(config: StagesConfig) -> Iterator[Finding]:
+    """The rewriter's engine cannot read the longest chain that the slow teacher may write."""
+    models = named_models(config)
+    slow, rewriter = generators.teachers(config, models).get("slow"), generators.rewriter(config, models)
+    if slow is None or rewriter is None or rewriter.engine is None:
+        return
+    length = engine.context_of(rewriter.engine)
+    chain, rewrite = slow.sampling.max_tokens, rewriter.sampling.max_tokens
+    if length is not None and chain + rewrite > length:
+        yield remark(
+            "long2short",
+            f"a chain of {chain:,} tokens and a rewrite of {rewrite:,} are more than its engine reads ({length:,}); "
+            "longer ones are rejected as prompt_too_long",
+        )
+
+
+def _never_learnt(config: StagesConfig) -> Iterator[Finding]:
+    """A teacher generates, and none of its texts may be learnt."""
+    kinds = {"direct": {"direct"}, "slow": {"slow", "rewrite"}}
+    for name in config.teachers.given if config.teachers is not None else ():
+        if not kinds[name] & set(config.candidates):
+            candidates = ", ".join(config.candidates)
+            text = f"it is asked, and none of its texts is learnt; curation.candidates is {candidates}"
+            yield remark(f"teachers.{name}", text)
+
+
+def _same_samples(config: StagesConfig) -> Iterator[Finding]:
+    """Several samples at temperature 0: they would all be the same text."""
+    teachers = config.teachers.given if config.teachers is not None else {}
+    sampled = [
+        (f"teachers.{name}", teacher.num_samples, teacher.sampling_params)
+        for name, teacher in teachers.items()
+        if teacher.responses is None
+    ]
+    evaluation = config.evaluation
+    for benchmark in evaluation.benchmarks if evaluation.models else ():
+        sampling = evaluation.sampling_of(benchmark)
+        sampled.append((f"evaluation/{benchmark.name}", evaluation.samples_of(benchmark), sampling))
+    for key, number, sampling in sampled:
+        if number > 1 and sampling.temperature == 0:
+            text = f"{number} samples at temperature 0 are one text {number} times; set a temperature, or one sample"
+            yield remark(key, text)

@@ -1,0 +1,99 @@
+"""The ordered stages of a run; those already complete are skipped."""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from ray_distil.checks import checks_apart
+from ray_distil.config import DistillConfig, StagesConfig
+from ray_distil.config.models import share_tiny_models
+from ray_distil.report import report
+from ray_distil.report.report import Report
+from ray_distil.runner import frozen
+from ray_distil.runner.lease import run_lock
+from ray_distil.runner.runs import Run, beside
+from ray_distil.runner.shipped_logs import shipped
+from ray_distil.runtime import gpu_hours
+from ray_distil.runtime.progress import Display
+from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
+from ray_distil.stages import chain as stages
+from ray_distil.stages import comparing, expected
+from ray_distil.stages.problems import Figures
+from ray_distil.stages.training_stage import make_checkpoint
+
+
+def run(config: DistillConfig, display: Display | None = None, quiet: bool = True) -> Report:
+    """Make what the run does not have yet, and its report. `quiet`: see `opened`.
+
+    Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
+    """
+    records = stages.read_problems(config)
+    display = display or Display()
+    with opened(config, display, records, quiet) as this:
+        problems = stages.make_instructions(this, records)
+        asks = comparing.make_benchmarks(this, problems)
+        comparing.ask_about_evaluations(this, asks)
+        responses = stages.make_responses(this, problems)
+        with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
+            rewrites = stages.make_rewrites(this, responses)
+            examples = stages.make_examples(this, responses, rewrites)
+            packed = stages.make_packed(this, examples)
+            checkpoint = make_checkpoint(this, packed)
+        comparing.make_student_evaluations(this, asks, checkpoint)
+        comparing.make_timings(this, asks, checkpoint)
+        this.save_settings()  # also those that have begun no stage, such as the prices of the plan
+        return report.build(this.folder)
+
+
+@contextmanager
+def opened(config: StagesConfig, display: Display, records: Figures | None = None, quiet: bool = True) -> Iterator[Run]:
+    """A run that only this process makes. The checks come before the first stage; then the configuration is saved.
+
+    `quiet`: what libraries print on this process's stdout and stderr goes to the log. A command has this process for
+    itself; a program that calls the package may print while the run works, and keeps its stdout.
+    """
+    models, commits = frozen.resolved(config)
+    at_hand = models
+    log = log_folder(config) / "driver.log"
+    with (
+        run_lock(config.run_folder, config.run.take_over, display.say),
+        messages_to(log) if quiet else nullcontext(),
+        shipped(log, config.run_folder) if quiet else nullcontext(),
+        display.live(),
+        gpu_hours.counted(config.run.name, config.plan.usd_per_gpu_hour),
+    ):
+        if SUBMITTED in os.environ:
+            models = share_tiny_models(models, config.run_folder)
+        run = Run(config, models, display)
+        run.before_making = lambda: check(config, at_hand, records, commits)
+        if quiet:
+            display.say(f"messages of the libraries: {log}")
+
+        def save_settings() -> None:
+            frozen.save(run.folder, commits)
+            expected.save(run)
+
+        run.save_settings = save_settings
+        yield run
+
+
+def check(config: StagesConfig, models: dict[str, str], records: Figures | None, commits: dict[str, str]) -> list[str]:
+    """The remarks of the checks, and on models of which the hub has another commit than the run.
+
+    While another process does the checks, this one imports what its stages need of Transformers.
+    """
+    moved = in_background(lambda: frozen.moved(commits))
+    loading = in_background(lambda: importlib.import_module("ray_distil.chat.auto_classes") if models else None)
+    remarks = checks_apart.check(config, models, records)
+    loading.result()
+    return remarks + moved.result()
+
+
+def log_folder(config: StagesConfig) -> Path:
+    """The folder of the logs: RUN/logs; for a run in an object store, a temporary folder of the driver's machine, from which
+    they are copied into the run.
+    """
+    return (config.run_folder.local or Path(tempfile.gettempdir()) / "ray-distil" / config.run.name) / "logs"

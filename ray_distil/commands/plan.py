@@ -1,0 +1,327 @@
+"""What a run will need, told before anything is spent: rows, tokens, hours of engines and GPUs, money, disk.
+
+The numbers of instructions and responses are exact. Later stages depend on texts that do not exist yet; their numbers
+are estimated from `plan` in the configuration. Starts nothing. Asks a hub only for instructions that lie there, and
+only if `plan.num_instructions` does not give their number.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from rich.table import Table
+
+from ray_distil.chat.prompts import LONG2SHORT
+from ray_distil.checks import preflight
+from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.config.models import named_models, responses_of
+from ray_distil.config.plan_config import Expected
+from ray_distil.generate import generators
+from ray_distil.generate.generator import Generator
+from ray_distil.records import sources
+from ray_distil.report.cost import expected_key
+from ray_distil.stages import benchmarks, instructions, teacher
+from ray_distil.stages.made_of import ids_by_source
+from ray_distil.stages.problems import EVAL, TRAIN, Problems
+from ray_distil.store.shards import REASON
+from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.states import KEPT
+from ray_distil.train.student_engine import OPTIMIZER_BYTES
+
+SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
+FILL = 0.9  # of a packed sequence
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage, or one model's part of it; tokens, seconds, dollars and bytes are estimates, null where not known."""
+
+    name: str
+    rows: int
+    exact: bool = True
+    prompt_tokens: float = 0
+    tokens: float = 0  # generated; for training: tokens trained on, over all epochs
+    seconds: float | None = None
+    gpus: int = 0  # in use at once
+    dollars: float | None = None
+    is_paid: bool = False  # whether it takes GPUs or an endpoint: then dollars that are not known are missing in a sum
+    size: float | None = None  # bytes in the run's folder
+
+    @property
+    def gpu_hours(self) -> float | None:
+        if not self.gpus:
+            return 0.0
+        return None if self.seconds is None else self.seconds * self.gpus / 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps in their order, and remarks for the user."""
+
+    steps: list[Step]
+    remarks: list[str]
+    problems: Problems | None = None  # None where their files are not there
+
+
+def checked(config: StagesConfig) -> Plan:
+    """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
+    planned = make(config)
+    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
+
+
+def make(config: StagesConfig) -> Plan:
+    """The plan of a run. Raises UserError for instructions that cannot be used."""
+    assumed = config.plan
+    remarks: list[str] = []
+    prompt = assumed.num_prompt_tokens
+    num_train, num_eval, problems, steps = 0, 0, None, list[Step]()
+    if config.teachers is not None or config.training is not None:  # neither: jobs/eval.py
+        num_train, num_eval, problems = _instructions(config, remarks)
+        total = num_train + num_eval
+        steps.append(Step("instructions", total, size=total * prompt * assumed.bytes_per_token))
+    num_examples = tokens_learnt = 0.0
+
+    models = named_models(config)
+    teachers, rewriter = generators.teachers(config, models), generators.rewriter(config, models)
+    for name, section in config.teachers.given.items() if config.teachers is not None else ():
+        # Responses.
+        expected = getattr(assumed, name)
+        if problems is None:
+            rows = round(num_train * section.fraction) * section.num_samples
+        else:
+            parts = problems.ids(TRAIN)
+            rows = sum(teacher.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
+        is_exact = problems is not None
+        if name in teachers:
+            steps.append(_generation(f"teacher/{name}", rows, is_exact, prompt, expected, teachers[name], config))
+            remarks += _too_long(f"plan.{name}", expected, teachers[name])
+        else:
+            size = rows * (prompt + expected.num_generated_tokens) * assumed.bytes_per_token
+            steps.append(Step(f"teacher/{name}", rows, is_exact, is_paid=False, size=size))
+            source = responses_of(section, f"teachers.{name}")
+            if not source.is_on_hub and not sources.is_here(source):
+                remarks.append(f"teachers.{name}.responses: {section.responses!r} not there yet")
+
+        # What of them is learnt.
+        kept, completion = rows * assumed.kept, expected.num_generated_tokens
+        if name in config.candidates:
+            num_examples += kept
+            tokens_learnt += kept * (prompt + completion)
+            remarks += _does_not_pack(name, prompt + completion, config.packing)
+        if name == "slow" and rewriter is not None:
+            longer = prompt + SYSTEM_TOKENS + completion
+            expected = assumed.long2short
+            steps.append(_generation("long2short", round(kept), False, longer, expected, rewriter, config))
+            remarks += _too_long("plan.long2short", expected, rewriter)
+            kept, completion = kept * assumed.kept, expected.num_generated_tokens
+            num_examples += kept
+            tokens_learnt += kept * (prompt + completion)
+            remarks += _does_not_pack(name, prompt + completion, config.packing)
+
+    if config.training is not None and num_examples:
+        steps += _training(round(num_examples), tokens_learnt, config, config.training)
+    steps += _evaluations(num_eval, config, remarks)
+    if any(step.seconds is None for step in steps if step.tokens):
+        remarks.append("hours are told where the plan section gives tokens_per_s; take them from a first small run")
+    return Plan(steps, remarks, problems)
+
+
+def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
+    """(number to train on, number held out, the rows). Rows are None where the numbers are assumed: no file yet."""
+    given = config.instructions
+    named = [source for source in instructions.sources_of(given) if source is not None]
+    absent = [source.path for source in named if not sources.is_here(source)]
+    if absent and config.plan.num_instructions is not None:
+        assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
+        remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
+        return assumed, given.num_eval, None
+    problems = instructions.collect(given, config.run.seed, ids_by_source(config.run_folder, "instructions"))
+    facts = problems.facts
+    if facts.rejects:
+        remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")
+    return facts.usable[TRAIN], facts.usable[EVAL], problems
+
+
+def _generation(
+    name: str, rows: int, exact: bool, prompt: float, expected: Expected, generator: Generator, config: StagesConfig
+) -> Step:
+    generated, prompts, gpus = rows * expected.num_generated_tokens, rows * prompt, generator.num_gpus
+    num_engines = generator.engine.concurrency[1] if generator.engine is not None else 1
+    seconds = generated / (expected.tokens_per_s * num_engines) if expected.tokens_per_s else None
+    price = expected.usd_per_million_tokens if generator.endpoint is not None else None
+    return Step(
+        name,
+        rows,
+        exact,
+        prompts,
+        generated,
+        seconds=seconds,
+        gpus=gpus,
+        dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else _rent(seconds, gpus, config),
+        is_paid=generator.endpoint is not None or gpus > 0,
+        size=(prompts + generated) * config.plan.bytes_per_token,
+    )
+
+
+def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
+    """The dollars for `gpus` over `seconds`; None without GPUs, or where the time or the price is not known."""
+    price = config.plan.usd_per_gpu_hour
+    return None if seconds is None or price is None or not gpus else seconds * gpus / 3600 * price
+
+
+def _training(num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig) -> list[Step]:
+    assumed, packing = config.plan, config.packing
+    stored = 2 * tokens * assumed.bytes_per_token  # the texts, and their packed ids
+    num_sequences = (
+        ceil(tokens / (packing.max_length * FILL)) if packing.enabled and packing.max_length else num_examples
+    )
+    batch = BatchArithmetic(
+        num_sequences=max(1, ceil(num_sequences * (1 - training.eval_fraction))),
+        num_workers=training.num_workers,
+        train_micro_batch_size_per_gpu=training.train_micro_batch_size_per_gpu,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps,
+    )
+    num_epochs, rate = batch.num_steps / batch.steps_per_epoch, assumed.training_tokens_per_s
+    seen = tokens * num_epochs
+    seconds = seen / (rate * training.num_workers) if rate else None
+    num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
+    num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
+    num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
+    weight = 2 if training.bf16 else 4
+    checkpoint = None
+    if assumed.student_parameters is not None:  # the export; a state has weights and what the optimiser keeps
+        checkpoint = assumed.student_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
+    return [
+        Step("curation, packing", num_examples, False, size=stored),
+        Step(
+            "sft",
+            num_sequences,
+            False,
+            tokens=seen,
+            seconds=seconds,
+            gpus=training.num_workers if training.use_gpu else 0,
+            dollars=_rent(seconds, training.num_workers if training.use_gpu else 0, config),
+            is_paid=training.use_gpu,
+            size=checkpoint,
+        ),
+    ]
+
+
+def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> list[Step]:
+    evaluation = config.evaluation
+    steps, assumed = [], config.plan.evaluation
+    for benchmark in evaluation.benchmarks:
+        label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
+        for model in evaluation.models:
+            key = expected_key(config, model.name, label)
+            expected = assumed.get(key, Expected())
+            rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
+            generator = generators.evaluated(config, model, benchmark, "")
+            name = f"evaluation/{model.name}/{folder_of(label)}"
+            steps.append(_generation(name, rows, exact, prompt, expected, generator, config))
+            remarks += _too_long(f"plan.evaluation.{key}", expected, generator)
+            if timed := min(evaluation.num_timed, problems):
+                name = name.replace("evaluation/", "timing/", 1)
+                steps.append(_generation(name, timed, exact, prompt, expected, generator, config))
+    return steps
+
+
+def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> tuple[int, bool]:
+    """(number of problems, whether they were counted). The declared number is taken where no file is here to count."""
+    if benchmark.name == HELD_OUT:
+        return num_eval, True
+    source = benchmarks.source_of(benchmark)
+    if source is None or sources.is_here(source):
+        return sum(REASON not in row for row in benchmarks.problems(benchmark)), True
+    number = benchmark.num_problems
+    if number is None:
+        remarks.append(f"{benchmark.name}: {benchmark.path!r} not there yet: counted as no problem; set num_problems")
+    return min(number or 0, benchmark.limit or number or 0), False
+
+
+def _too_long(key: str, expected: Expected, generator: Generator) -> list[str]:
+    max_tokens = generator.sampling.max_tokens
+    if expected.num_generated_tokens < max_tokens:
+        return []
+    mean = f"{key}.num_generated_tokens={expected.num_generated_tokens:,.0f}"
+    return [
+        f"{mean} reaches {generator.section}.sampling_params.max_tokens={max_tokens:,}: most would be rejected as cut"
+    ]
+
+
+def _does_not_pack(name: str, tokens: float, packing: PackingConfig) -> list[str]:
+    if packing.max_length is None or tokens <= packing.max_length:
+        return []
+    return [
+        f"{name} examples of {tokens:,.0f} tokens exceed packing.max_length={packing.max_length:,}: most are rejected"
+    ]
+
+
+def table(plan: Plan) -> Table:
+    """The plan for the console; ~ marks an estimate."""
+    made = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
+        made.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
+    for step in plan.steps:
+        made.add_row(
+            step.name,
+            f"{'' if step.exact else '~'}{step.rows:,}",
+            _count(step.prompt_tokens),
+            _count(step.tokens),
+            _hours(step.seconds / 3600 if step.seconds is not None else None) if step.tokens else DASH,
+            str(step.gpus) if step.gpus else DASH,
+            _hours(step.gpu_hours) if step.gpus else DASH,
+            f"~{step.dollars:,.0f}" if step.dollars is not None else DASH,
+            _bytes(step.size),
+        )
+    made.add_section()
+    steps = plan.steps
+    made.add_row(
+        "in all",
+        "",
+        _count(sum(step.prompt_tokens for step in steps)),
+        _count(sum(step.tokens for step in steps)),
+        _hours(_sum([step.seconds for step in steps if step.tokens], 3600)),
+        str(max((step.gpus for step in steps), default=0) or DASH),
+        _hours(_sum([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
+        _dollars_in_all(steps),
+        _bytes(_sum([step.size for step in steps])),
+    )
+    return made
+
+
+def _dollars_in_all(steps: list[Step]) -> str:
+    """The sum; "at least" where a step that costs something has no price or no rate."""
+    known = [step.dollars for step in steps if step.dollars is not None]
+    if not known:
+        return DASH
+    least = "at least " if any(step.is_paid and step.dollars is None for step in steps) else ""
+    return f"{least}~{sum(known):,.0f}"
+
+
+def _sum(values: list[float | None], divisor: float = 1) -> float | None:
+    """The sum; None where one value is not known, because a sum of the others would look like the whole."""
+    known = [value for value in values if value is not None]
+    return sum(known) / divisor if len(known) == len(values) else None
+
+
+def _count(number: float) -> str:
+    return _scaled(number, 1000, ("", " k", " M", " G", " T")) if number else DASH
+
+
+def _bytes(number: float | None) -> str:
+    return DASH if number is None else _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _hours(hours: float | None) -> str:
+    return DASH if hours is None else f"~{hours:,.2f}" if hours < 10 else f"~{hours:,.0f}"
+
+
+def _scaled(number: float, base: float, units: tuple[str, ...]) -> str:
+    power = 0
+    while number >= base and power < len(units) - 1:
+        number, power = number / base, power + 1
+    return f"~{number:.3g}{units[power]}" if number < 999.5 else f"~{number:,.0f}{units[power]}"

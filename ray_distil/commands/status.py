@@ -1,0 +1,80 @@
+"""What a run holds at any time: its finished stages, those in the middle, and whether somebody works on it.
+
+Nothing is written, and Ray is not needed: the run may be made by another machine.
+"""
+
+import fcntl
+import time
+
+from rich.table import Table
+
+from ray_distil.report import cost, report, settings
+from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.cost import StageFiles
+from ray_distil.report.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
+from ray_distil.runner.lease import EXPIRY_S, LEASE, LOCK
+from ray_distil.store.listing import stored_files
+from ray_distil.store.storage import Folder
+
+HEADER = ("Stage", "Out", "Rejected", f"Last {RECENT_SECONDS / 60:.0f} min", "Newest", "State")
+
+
+def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
+    """The finished stages, those in the middle, and what they have cost. Raises UserError where there is no run.
+
+    `now`: seconds since 1970; None: the time of this machine.
+    """
+    now = time.time() if now is None else now
+    whole = report.read(run_folder)
+    unfinished = unfinished_stages(run_folder, now)
+    names = {stage.stage for stage in unfinished}
+    stages_and_cost = [report.stages_table(whole, without=names)]
+    if unfinished:
+        at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
+        rows = [_row(stage, at_work, now) for stage in unfinished]
+        stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
+
+    files = [stage for stage in whole.files if stage.stage not in names]
+    files += [StageFiles(stage.artifact, stage.stage, stage.seconds, stage.files) for stage in unfinished]
+    if costs := cost.costs(run_folder, settings.saved_config(run_folder), files):
+        stages_and_cost.append(report.cost_table(costs))
+    return stages_and_cost
+
+
+def is_at_work(run_folder: Folder, changed: float, now: float) -> bool:
+    """Whether some process makes the run: it holds the run's lock or, in an object store, a lease that has not expired.
+
+    `changed`: when the newest file was written. On a disk without locks, a run is at work if that was within
+    RECENT_SECONDS.
+    """
+    if run_folder.local is None:
+        leases = [file for file in stored_files(run_folder, recursive=False) if file.name == LEASE]
+        return any(lease.changed > now - EXPIRY_S for lease in leases)
+    try:
+        with open(run_folder.local / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return changed > now - RECENT_SECONDS
+
+
+def _row(stage: Unfinished, at_work: bool, now: float) -> list[str]:
+    age = duration(now - stage.changed)
+    state = "at work" if at_work else f"stopped for {age}"
+    if stage.num_unreadable:
+        state += f"; {stage.num_unreadable:,} shards are no whole files"
+    if stage.total is not None:
+        steps = f"step {stage.num_rows:,}" + (f" of {stage.total:,}" if stage.total else "")
+        return [stage.stage, steps, DASH, DASH, f"{age} ago", state]
+    counts = [f"{number:,}" for number in (stage.num_rows, stage.num_rejected, stage.num_recent)]
+    return [stage.stage, *counts, f"{age} ago", state]
+
+
+def duration(seconds: float) -> str:
+    """The largest whole unit: "12 s", "5 min", "3 h", "2 d"; 0 where clocks disagree."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

@@ -1,0 +1,1 @@
+"""Answers found and compared with references, gates, and scores."""

@@ -1,0 +1,95 @@
+"""Gates: pure functions `row -> reason or None` that keep bad rows out of training.
+
+A gate reads the text, finish_reason, answer and reference_answer of a row, and the lengths of a rewrite and its source.
+The functions below are applied in their order in this file. `@gate` gives each a switch in the configuration, `gates.NAME`.
+
+Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `stages/curation.py` and
+`stages/long2short.py`, or a finished run with the same switches stays as it is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ray_distil.chat.reasoning_marks import thinking_is_open
+from ray_distil.errors import UserError
+from ray_distil.judge.agreement import compare_answers
+from ray_distil.judge.results import has_steps
+
+Row = Mapping[str, Any]
+Gate = Callable[[Row], str | None]
+
+GATES: dict[str, Gate] = {}  # in the order in which they are applied
+DESCRIPTIONS: dict[str, str] = {}  # of the gates, in the configuration
+REASONS: dict[str, str] = {}  # reason -> the gate that gives it
+
+
+def gate(description: str, *reasons: str) -> Callable[[Gate], Gate]:
+    """Makes a function a gate under its own name; `reasons` are all that it returns beside None."""
+
+    def listed(function: Gate) -> Gate:
+        GATES[function.__name__] = function
+        DESCRIPTIONS[function.__name__] = description
+        REASONS.update(dict.fromkeys(reasons, function.__name__))
+        return function
+
+    return listed
+
+
+@gate("the text ended by itself", "incomplete")
+def complete(row: Row) -> str | None:
+    """The text ended by itself, and so did its thinking. A text that was cut is never trimmed into an example."""
+    text = row.get("response") or row.get("reasoning") or ""
+    return None if row["finish_reason"] == "stop" and not thinking_is_open(text) else "incomplete"
+
+
+@gate("the text states an answer", "no_answer")
+def answered(row: Row) -> str | None:
+    """The text states an answer."""
+    return None if row["answer"] else "no_answer"
+
+
+@gate("the answer equals the reference, where there is one (math-verify)", "wrong_answer", "answer_timeout")
+def correct(row: Row) -> str | None:
+    """The answer equals the reference; a row without a reference passes. A row whose comparison times out fails."""
+    if row["reference_answer"] is None:
+        return None
+    verdict = compare_answers(row["answer"], row["reference_answer"])
+    return {"equal": None, "timeout": "answer_timeout"}.get(verdict, "wrong_answer")
+
+
+@gate("a rewrite holds a step beside its answer", "no_steps")
+def reasoned(row: Row) -> str | None:
+    """A rewrite has a step, and not only the answer, which its prompt has told it. A row that is no rewrite passes."""
+    return None if "rewritten_tokens" not in row or has_steps(row["reasoning"]) else "no_steps"
+
+
+@gate("a rewrite has fewer characters than its source, and fewer tokens where both are counted", "not_shorter")
+def shorter(row: Row) -> str | None:
+    """A rewrite has fewer characters than its source, and fewer tokens where both are counted.
+
+    Tokens alone would not do: two tokenizers may have counted them. A row that is no rewrite passes.
+    """
+    before, after = row.get("original_tokens"), row.get("rewritten_tokens")
+    longest = row.get("original_characters")
+    if longest is not None and len(row["reasoning"]) >= longest:
+        return "not_shorter"
+    return None if before is None or after is None or after < before else "not_shorter"
+
+
+def first_reason(row: Row, names: Iterable[str]) -> str | None:
+    """The reason of the first gate among `names` that the row fails; None where it passes all.
+
+    Raises UserError for a name that is no gate: a row must not pass because its gate is missing.
+    """
+    chosen = set(names)
+    if unknown := chosen - GATES.keys():
+        raise UserError(
+            f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
+            "ray_distil/judge/gates.py anew: a gate that only the driver's program has registered is not there"
+        )
+    return next((reason for name, passes in GATES.items() if name in chosen and (reason := passes(row))), None)
+
+
+def against_source(rewrite: Row) -> Row:
+    """A rewrite as the gates read it: where it has no reference answer, it is compared with its source's answer."""
+    return {**rewrite, "reference_answer": rewrite["reference_answer"] or rewrite["source_answer"]}

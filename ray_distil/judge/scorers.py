@@ -1,0 +1,66 @@
+r"""Scores a response: the answer that it states, and whether this answer equals the reference, by the kind of answer.
+
+    integer   025, 25 and 25^\circ are the same answer
+    math      compared by `agreement.py`
+    choice    a letter of the problem's options, or no answer
+    text      words; case and spaces do not count
+
+With a new VERSION the stored responses are judged again, and no model is asked.
+"""
+
+import re
+import unicodedata
+from typing import Any
+
+from ray_distil.chat.reasoning_marks import split_reasoning
+from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.choices import stated_letter
+
+VERSION = 1
+_INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
+_AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf)\s*\{|[{}$*]|\\[ ()\[\]]|\.$")
+
+
+def scored_by(kind: str) -> str:
+    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"."""
+    return f"{kind} {VERSION}"
+
+
+def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """An EVAL row with `answer`, `correct` and `scored_by`. A response that was cut is never correct."""
+    conclusion, reference = split_reasoning(row["response"])[1], row["reference_answer"]
+    answer = stated(conclusion, kind, row.get("num_choices"))
+    right = None if reference is None else row["complete"] and is_right(answer, reference, kind)
+    return row | {"answer": answer, "correct": right, "scored_by": scored_by(kind)}
+
+
+def stated(conclusion: str, kind: str, num_choices: int | None = None) -> str | None:
+    """The answer that a conclusion states; None where it states none. num_choices: options of a multiple choice."""
+    if kind == "choice":
+        return stated_letter(conclusion, num_choices or 0)
+    return extract_answer(conclusion)
+
+
+def is_right(answer: str | None, reference: str, kind: str) -> bool:
+    if answer is None:
+        return False
+    if kind == "choice":
+        return answer == reference
+    if kind == "text":
+        return _words(answer) == _words(reference)
+    if kind == "integer":
+        numbers = whole_number(answer.rpartition("=")[2]), whole_number(reference)  # m + n = 25
+        if None not in numbers:
+            return numbers[0] == numbers[1]
+    return answers_agree(answer, reference)
+
+
+def whole_number(text: str) -> int | None:
+    r"""The whole number in a text: 25 for 025, 25., 25^\circ and $25$; 1200 for 1,200; None for any other text."""
+    bare = _AROUND.sub("", unicodedata.normalize("NFKC", text).replace("−", "-").strip()).strip()
+    return int(re.sub(r"\.0*$|[^\d.+-]", "", bare)) if len(bare) < 100 and _INTEGER.fullmatch(bare) else None
+
+
+def _words(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!\"'*$")

@@ -1,0 +1,99 @@
+r"""Writes an answer in one spelling, so that different spellings of the same answer become the same text.
+
+$\dfrac12$, \tfrac{1}{2}       \frac{1}{2}
+1,200 and 1\,300              1200 and 1300
+−3², 90°                     -3^{2}, 90 degrees
+"""
+
+import re
+import unicodedata
+
+from ray_distil.judge.quantities import SUPERSCRIPTS
+
+_SIGNS = {
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "±": r"\pm ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "°": r"^\circ ", "√": r"\sqrt", "，": ",",
+    "（": "(", "）": ")", "。": ".", "’": "'", "‑": "-", "‐": "-", "、": ",", "≈": r"\approx ",
+}  # fmt: skip
+_TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # 2**10; other pairs of stars are bold
+        (r"\*\*|__|`", ""),
+        (r"\\(?:displaystyle|left|right|bigl?|bigr?|limits|,(?!\d{3})|;|:|quad|qquad)(?![A-Za-z])", " "),
+        (r"\\!", ""),
+        (r"(?<=\d)(?:\{,\}|\\,|[\u2009\u202f\u00a0],?|,\\ )(?=\d{3}(?!\d))", ","),
+        (r"(?<!\\)\\[, ]|~|\u00a0|\u2009|\u202f", " "),
+        (r"(?<![\d.,(\[])\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d*,)|(?<=[(\[])\d{1,3}(?:,\d{3})+(?=,\s|;)", lambda m: m[0].replace(",", "")),
+        (r"(?<![\d.,])(\d{1,3})([ .])(\d{3})\2(\d{3})(?![\d.])", r"\1\3\4"),  # 1.000.000
+        (r"\s*(\\\\|&)\s*", r"\1"),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\frac ?(\d)(\d)", r"\\frac{\1}{\2}"),
+        (r"\\(?:text|textbf|textit|textrm|texttt|mbox|mathbf|mathrm|mathit|operatorname|rm|bf)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:mathrm|mathbf|mathit|rm|bf)(?![A-Za-z]) ?", " "),
+        (r"\\([%$#&_])", r"\1"),
+        (rf"\\?({_TRIGONOMETRIC})\s*\(?\s*(\d+(?:\.\d+)?)\s*\^\{{? ?\\circ ?\}}?\)?", r"\\\1(\\frac{\2\\pi}{180})"),
+        (r"(?:\^\{? ?\\circ(?![A-Za-z]) ?\}?|degrees?) ?C(?:elsius)?(?![A-Za-z])", " celsius"),
+        (r"(?:\^\{? ?\\circ(?![A-Za-z]) ?\}?|degrees?) ?F(?:ahrenheit)?(?![A-Za-z])", " fahrenheit"),
+        (r"\^\{? ?\\(?:circ|degree)(?![A-Za-z]) ?\}?|\\degree(?![A-Za-z])", " degrees "),
+        (r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1"),
+        (r"\^ ?(-\d+|-[A-Za-z]|\d{2,})(?![\d}])", r"^{\1}"),
+        (r"\\(?:bar|dot)(?=\{\d)", r"\\overline"),
+        (r"\\?sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt ?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])exp ?\(([^()]*)\)", r"e^{\1}"),
+        (r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": r"\pi ", "infinity": r"\infty "}[m[1]]),
+        (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
+        (r"(\\(?:begin|end))\{[bB]?matrix\}", r"\1{pmatrix}"),
+        (r"^(\d+) to (\d+)$", r"\1:\2"),
+        (r"\\approx(?:eq)?(?![A-Za-z])", "="),
+        (r"^\s*=", ""),
+        (r"\bper ?cent(?:age points?)?\b|\bpercentage points?\b", "percent"),
+        (r"^—(?=\d)", "-"),
+        (r"(?<=\d)'(?=\d{3}(?!\d))", ""),
+        (r"\\(leq|leqslant)(?![A-Za-z])", r"\\le"),
+        (r"\\(geq|geqslant)(?![A-Za-z])", r"\\ge"),
+        (r"(?<![A-Za-z\\])(?:>=)", r"\\ge "),
+        (r"(?<![A-Za-z\\])(?:<=)", r"\\le "),
+        (r"\\[()\[\]]", " "),
+        (r"(?<=\d) ?\([a-z -]+\)\s*$", ""),  # 12 (twelve)
+    ]
+]  # fmt: skip
+
+
+def cleaned(text: str) -> str:
+    r"""An answer in one spelling: no mathematics marks, no bold, \frac for \dfrac, ^ for **, ASCII for other digits."""
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # 1½ is not 11/2
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^{" + found[0].translate(SUPERSCRIPTS) + "}", text)
+    text = unicodedata.normalize("NFKC", text)
+    for sign, spelling in _SIGNS.items():
+        text = text.replace(sign, spelling)
+    text = re.sub(r"\\begin\{(?:equation|align|gather)\*?\}|\\end\{(?:equation|align|gather)\*?\}", " ", text)
+    text = _without_dollars(text.strip())
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    text = re.sub(r" ?([-+*/=^_(){}\[\],;:<>|%!]) ?", _keep_blank, text)
+    return text.strip().rstrip(".,;: ").strip()
+
+
+def _without_dollars(text: str) -> str:
+    """The text without LaTeX's $ signs. A single $ before a number is a currency, and stays."""
+    text = text.removeprefix("$$").removesuffix("$$")
+    if text.count("$") < 2 and re.match(r"\s*-?\s*\$\s*[\d.]", text):
+        return text
+    return re.sub(r"(?<!\\)\$", " ", text)
+
+
+def _keep_blank(found: "re.Match[str]") -> str:
+    """A sign without the blanks around it. A blank stays before an opening and behind a closing bracket (| counts as
+    both), where it may separate two words or numbers.
+    """
+    before, sign, behind = found[0].startswith(" "), found[1], found[0].endswith(" ")
+    if sign in "([{|" and before:
+        return f" {sign}"
+    if sign in ")]}%!|" and behind:
+        return f"{sign} "
+    return sign

@@ -1,0 +1,1 @@
+"""Records of others: files, sources, and the shapes of conversations."""

@@ -1,0 +1,206 @@
+"""Files of records as people publish them. Upper or lower case in a name does not matter; compression and Parquet are
+recognised by their first bytes.
+
+a.jsonl  a.ndjson  a.json  a.csv  a.tsv  a.parquet    formats; .gz, .zst, .bz2 or .lz4 may follow
+data/train-00000-of-00001.parquet, test.jsonl         the name tells the split, as in Hugging Face's datasets
+year=2024/part-0.parquet                              the folder's name gives a column (Hive)
+"""
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from ray_distil.errors import UserError
+from ray_distil.records.json_lists import Elements, Texts
+from ray_distil.store.storage import Folder
+
+# Users read their names in sources.KINDS and in config/keys.py.
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
+NO_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json", "config.json"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+BATCH_ROWS = 1000
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+CSV_BLOCK_BYTES = 2**26  # the longest row
+SAMPLE_BYTES = 2**20  # bytes from which the dialect of a CSV file is guessed
+_SPLIT = re.compile(rf"(?:^|[ ._\-/\d])({'|'.join(SPLITS)})(?=[ ._\-/\d]|$)", re.IGNORECASE)
+_HIVE = re.compile(r"([^/=]+)=([^/]*)/")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The files of a folder that are read, and those that are not."""
+
+    files: list[str]
+    left_out: list[str]
+    splits: list[str]  # the splits in the files' names; [] if no name has one
+
+
+def is_data(name: str) -> bool:
+    """Whether a file holds records, by its name; it may be compressed."""
+    return bool(_format(name)) and name.rpartition("/")[2].lower() not in NO_DATA
+
+
+def choose(folder: Folder, split: str) -> Chosen:
+    """The files in a folder, and in the folders below, that hold records of a split.
+
+    If no file's name tells a split, all files count. A file whose name tells none, beside others that do, counts as
+    train. Files and folders whose names begin with _ or a dot are no data.
+    """
+    found = [
+        name
+        for name in folder.files(recursive=True)
+        if not any(part.startswith(("_", ".")) for part in name.split("/"))
+    ]
+    data = [name for name in found if is_data(name)]
+    told = {name: SPLITS[parts[-1].lower()] for name in data if (parts := _SPLIT.findall(name))}
+    of_split = {name: told.get(name, "train") for name in data} if told else dict.fromkeys(data, split)
+    files = [name for name in data if of_split[name] == SPLITS.get(split, split)]
+    return Chosen(files, [name for name in found if name not in files], sorted(set(of_split.values())) if told else [])
+
+
+def records_of(place: Folder, file: str, key: str, shown: str) -> Iterator[Any]:
+    """The records of a file in folder `place`; if `file` is "", `place` is the file. Raises UserError, naming `key`."""
+    filesystem, path = place.filesystem_and_path(file)
+    hive = {name: unquote(value) for name, value in _HIVE.findall(file)}
+    with filesystem.open_input_file(path) as stream:
+        start = stream.read(4)
+        stream.seek(0)
+        packed = next((codec for magic, codec in MAGIC.items() if start.startswith(magic)), None)
+        kind = "parquet" if start == b"PAR1" else _format(path)
+        data = _unpacked(stream, packed)
+        if kind == "csv":
+            sample = data.read(SAMPLE_BYTES)
+            # Arrow reads the file itself: its threads could still hold a file of Python when Python ends, and abort.
+            again = _unpacked(filesystem.open_input_file(path), packed)
+            records = _csv(again, sample, key, shown, ".tsv" in path.lower())
+        else:
+            records = _read(data, kind, key, shown)
+        for record in records:
+            yield {**hive, **record} if hive and isinstance(record, dict) else record
+
+
+def _unpacked(stream: pa.NativeFile, packed: str | None) -> pa.NativeFile:
+    return pa.CompressedInputStream(stream, packed) if packed else stream
+
+
+def _format(name: str) -> str:
+    lower = name.lower()
+    for ending in COMPRESSED:
+        lower = lower.removesuffix(ending)
+    return next((kind for ending, kind in FORMATS.items() if lower.endswith(ending)), "")
+
+
+def _read(stream: Any, kind: str, key: str, shown: str) -> Iterator[Any]:
+    if kind == "parquet":
+        whole = stream if stream.seekable() else pa.BufferReader(stream.read_buffer())
+        for batch in pq.ParquetFile(whole).iter_batches(BATCH_ROWS):
+            yield from map(plain, batch.to_pylist())
+    else:
+        yield from _json(io.BufferedReader(stream), key, shown)
+
+
+def _csv(stream: pa.NativeFile, sample: bytes, key: str, shown: str, tabs: bool) -> Iterator[dict[str, Any]]:
+    """Records of a CSV file that begins with `sample`. Every value is text, an empty one is null. Names of columns are
+    stripped of blanks.
+    """
+    header = sample.partition(b"\n")[0]
+    delimiter = "\t" if tabs else next((sign for sign in ",;\t|" if sign.encode() in header), ",")
+    # Spark writes \" for a quote within quotes, where others write "".
+    escaped = b'\\"' in sample and not re.search(rb'[^,;\t|\n\r]""[^,;\t|\n\r]', sample)
+    reader = csv.open_csv(
+        stream,
+        csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+        csv.ParseOptions(
+            delimiter=delimiter,
+            newlines_in_values=True,
+            escape_char="\\" if escaped else False,
+            double_quote=not escaped,
+        ),
+        csv.ConvertOptions(default_column_type=pa.string(), null_values=[""], strings_can_be_null=True),
+    )
+    names = [name.strip() for name in reader.schema.names]
+    if len(set(names)) < len(names):
+        raise UserError(f"{key}: {shown}: two columns have one name in {names}; give each its own")
+    for batch in reader:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            rows = batch.slice(start, BATCH_ROWS).to_pylist()
+            yield from (dict(zip(names, row.values(), strict=True)) for row in rows)
+
+
+def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
+    """The records of a JSON list, or of JSON lines; one is in memory at a time."""
+    begun = []
+    for line in stream:
+        begun.append(line)
+        if line.removeprefix(BYTE_ORDER_MARK).strip():
+            break
+    if begun and begun[-1].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        try:
+            yield from Elements(iter(Texts(stream, b"".join(begun))))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{key}: {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{key}: {path}, line {error.lineno}: {error.msg} (the file starts as a JSON list)"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{key}: {path}: {reason(error)}") from error
+        return
+    start = 0
+    for number, line in enumerate(itertools.chain(begun, stream), 1):
+        text = _text(line, start, key, path)
+        start += len(line)
+        if text.strip():
+            try:
+                record = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{key}: {path}, line {number}: {error.msg} at column {error.colno}; expected one JSON object a line"
+                ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise UserError(f"{key}: {path}, line {number}: {reason(error)}") from error
+            yield record
+
+
+def _text(data: bytes, start: int, key: str, path: str) -> str:
+    """The text of `data`, which begins at byte `start` of a file. Raises UserError where it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig" if start == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: {path!r} is not UTF-8 at byte {start + error.start}; save it as UTF-8") from error
+
+
+def plain(value: Any) -> Any:
+    """A value of Arrow as one of JSON."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if value == value else None  # what is missing in a column of numbers is often NaN
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def reason(error: Exception) -> str:
+    """An error of a library in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,1 @@
+"""What making a stage of a run means."""

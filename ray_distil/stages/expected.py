@@ -1,0 +1,87 @@
+"""The settings of each artifact of a run by its configuration, whether the artifact is there or not.
+
+They are saved with the configuration when the first stage of a command begins. The report compares them with the
+settings of the artifacts that are there.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from ray_distil.config import TRAINED, EvaluatedModel
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.errors import UserError
+from ray_distil.generate import generators
+from ray_distil.report.settings import EXPECTED
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import MadeOf
+from ray_distil.stages import comparing, made_of
+from ray_distil.store.storage import Folder
+from ray_distil.store.superseded import saved_made_of
+
+
+def save(run: Run) -> None:
+    """Save the run's configuration, and the settings of its artifacts."""
+    settings = json.dumps(settings_of(run), indent=1, ensure_ascii=False) + "\n"
+    for file, text in (("config.yaml", run.config.to_yaml()), (EXPECTED, settings)):
+        if not run.folder.exists(file) or run.folder.read_text(file) != text:
+            run.folder.write_text(file, text)
+
+
+def settings_of(run: Run) -> dict[str, dict[str, Any]]:
+    """Artifact -> its settings, as a manifest has them. Those of a run whose rows are imported are left out.
+
+    So are those that cannot be known yet, because a model is not there: where its stage begins, that is an error.
+    """
+    found = {}
+    students = {model.name for model in run.config.evaluation.models if model.model_source == TRAINED}
+    for name, make in _makers(run):
+        with suppress(UserError, OSError):
+            # An evaluation of the student has the mark of its training, which is not known before.
+            is_of_student = name.startswith("eval/") and name.split("/")[1] in students
+            unknown = {"model"} if is_of_student else set()
+            found[name] = _by_the_rules_of(run.folder / name, make(), unknown)
+    return found
+
+
+def _by_the_rules_of(artifact: Folder, made: MadeOf, unknown: set[str]) -> dict[str, Any]:
+    """The settings by the present rules; by those of an earlier version where the artifact has just these settings."""
+    saved = saved_made_of(artifact).get("settings", {})
+    by_each = [{k: v for k, v in rules.readable.items() if k not in unknown} for rules in made.all_rules()]
+    equal = (settings for settings in by_each if all(saved.get(key) == value for key, value in settings.items()))
+    return next(equal, by_each[0])
+
+
+def _makers(run: Run) -> Iterator[tuple[str, Callable[[], MadeOf]]]:
+    """(artifact, function that returns what it is made of)."""
+    config, training = run.config, run.config.training
+    if config.teachers is not None:
+        yield "instructions", lambda: made_of.of_instructions(config)
+        teachers = generators.teachers(config, run.models, run.date)
+        yield "responses", lambda: made_of.of_responses(config, teachers)
+        if (rewriter := generators.rewriter(config, run.models, run.date)) is not None:
+            yield "rewrites", lambda: made_of.of_rewrites(config, rewriter)
+        yield "sft_examples", lambda: made_of.of_examples(config)
+        if training is not None:
+            student = run.models["training.student"]
+            yield "packed", lambda: made_of.of_packed(run, student, training)
+            yield "checkpoint", lambda: made_of.of_checkpoint(run, student, training)
+
+    for evaluated, source, mark in comparing.models_before_training(run):
+        for benchmark in config.evaluation.benchmarks:
+            if benchmark.name != HELD_OUT or config.teachers is not None:
+                yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, source, mark)
+    for evaluated in config.evaluation.models:
+        for benchmark in config.evaluation.benchmarks if evaluated.model_source == TRAINED else ():
+            yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, "", "")
+
+
+def _artifact_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> str:
+    return f"eval/{evaluated.name}/{folder_of(run.config.evaluation.label(benchmark))}"
+
+
+def _eval(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str) -> MadeOf:
+    generator = comparing.generator_of(run, evaluated, benchmark, model)
+    return made_of.of_evaluation(run.config.evaluation, evaluated.name, benchmark, generator, mark)

@@ -1,0 +1,179 @@
+"""Stage 1: instructions, from the tiny world or from the user's own source.
+
+All records are read and checked before Ray starts, so that a mistake shows at once.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from ray_distil.config import TINY, InstructionsConfig
+from ray_distil.config.findings import Finding, remark
+from ray_distil.errors import BadRecord, UserError
+from ray_distil.records import sources
+from ray_distil.records.conversations import instruction_of
+from ray_distil.records.sources import Source
+from ray_distil.stages.problems import EVAL, TRAIN, Facts, Limit, Problems
+from ray_distil.store.schemas import instruction_id, stable_id
+from ray_distil.store.shards import reject
+
+VERSION = 2
+STAGE = "instructions"
+NUM_TINY = 2000
+TINY_SEED = 50_000
+
+
+def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None]:
+    """(source of training problems, source of held-out problems).
+
+    The first is None for the tiny world. The second is None where no `eval_path` is set: the held-out problems then
+    come from the tiny world, or are a part of the first source.
+    """
+    given, columns = config.dataset_name, dict(config.columns)
+    train = eval_ = None
+    if config.path != TINY:
+        split = config.dataset_split
+        train = Source(config.path, "instructions.path", split, "dataset_split", given, columns, config.drop_system)
+    if config.eval_path is not None:
+        split = config.eval_split or config.dataset_split
+        eval_ = Source(
+            config.eval_path, "instructions.eval_path", split, "eval_split", given, columns, config.drop_system
+        )
+    return train, eval_
+
+
+def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list[Any]]:
+    """Training and held-out problems of the tiny world. The seed changes only the training problems."""
+    from ray_distil.tiny import world
+
+    def record(problem: world.Problem) -> dict[str, str]:
+        return {"instruction": problem.question, "answer": str(problem.answer)}
+
+    train = itertools.islice(world.training_problems(TINY_SEED + seed), config.num_train or NUM_TINY)
+    if config.num_eval > world.NUM_HELD_OUT:
+        raise UserError(
+            f"instructions.num_eval: the tiny world holds out {world.NUM_HELD_OUT} problems, not {config.num_eval}"
+        )
+    return [record(p) for p in train], [record(p) for p in world.held_out(world.SEED_TEST, config.num_eval)]
+
+
+def instruction_row(record: Any, source: str, split: str, position: int, ids_by_source: bool = False) -> dict[str, Any]:
+    """One record as an INSTRUCTIONS row, or as a reject, which tells the record's position in the file."""
+    row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
+    if not isinstance(record, dict):
+        return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
+    try:
+        text = instruction_of(record)
+    except BadRecord as error:
+        return reject(row, error.reason, f"record {position}: {error}")
+    if not isinstance(text, str) or not text.strip():
+        return reject(row, "no_instruction", f"record {position}: `instruction` is missing, empty or not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return reject(row, "not_unicode", f"record {position}: `instruction` holds a lone surrogate")
+    try:
+        reference = reference_of(record.get("answer"))
+    except BadRecord as error:
+        return reject(row, error.reason, f"record {position}: {error}")
+    return row | {
+        "instruction_id": instruction_id(text, source if ids_by_source else ""),
+        "instruction": text,
+        "reference_answer": reference,
+    }
+
+
+def reference_of(answer: Any) -> str | None:
+    """The reference answer from a record's `answer`; None without one. Raises BadRecord for a value that is no answer.
+
+    From a list of one value this value is taken. NaN and infinite numbers count as no answer. 1e22 and 1e-05 are
+    written with all their digits.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
+    if isinstance(answer, dict | list | bool):
+        raise BadRecord("bad_answer", f"`answer` is a {type(answer).__name__}; expected text or a number")
+    if isinstance(answer, float):
+        if not math.isfinite(answer):
+            return None
+        digits = format(Decimal(repr(answer)), "f")
+        answer = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    try:
+        text = "" if answer is None else str(answer).strip()
+    except ValueError:  # Python's limit
+        raise BadRecord("bad_answer", "`answer` is a number of thousands of digits") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord("not_unicode", "`answer` holds a lone surrogate") from None
+    return text or None
+
+
+def collect(config: InstructionsConfig, seed: int, ids_by_source: bool = False) -> Problems:
+    """All records as rows, accepted or rejected; training and held-out problems share no instruction.
+
+    ids_by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises
+    UserError where a file cannot be used or leaves nothing to train or to evaluate on.
+    """
+    train_source, eval_source = sources_of(config)
+    train: Iterable[Any]
+    held_out: Iterable[Any] = []
+    if train_source is None:
+        train, held_out = tiny_records(config, seed)
+    else:
+        train = sources.records(train_source)
+    if eval_source is not None:
+        held_out = sources.records(eval_source)
+    # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
+    name, eval_name = (TINY if s is None else s.label for s in (train_source, eval_source or train_source))
+    rows = itertools.chain(
+        (instruction_row(record, eval_name, EVAL, k, ids_by_source) for k, record in enumerate(held_out, 1)),
+        (instruction_row(record, name, TRAIN, k, ids_by_source) for k, record in enumerate(train, 1)),
+    )
+    limits = {
+        TRAIN: Limit(config.num_train, "instructions.num_train"),
+        EVAL: Limit(config.num_eval, "instructions.num_eval"),
+    }
+    problems = Problems(rows, [eval_name, name] if ids_by_source else [""], config.num_eval, limits)
+    for split, what in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
+        if not problems.facts.usable[split]:
+            raise UserError(
+                f"instructions.path: {config.path!r} leaves no instruction {what}{_most_rejected(problems.facts)}; it "
+                "needs at least two different ones with a text in `instruction`; see instructions.columns"
+            )
+    return problems
+
+
+def _most_rejected(facts: Facts) -> str:
+    """The most frequent reason of rejects, with the detail of its first record; "" without a reject."""
+    if not facts.rejects:
+        return ""
+    (reason, number), *_ = facts.rejects.most_common(1)
+    return f": {number:,} of {facts.num_rows:,} records are {reason} ({facts.details[reason]})"
+
+
+def unchecked(config: InstructionsConfig, facts: Facts) -> Iterator[Finding]:
+    """A remark if no record has a reference answer."""
+    source = sources_of(config)[0]
+    if source is None or facts.num_answered:
+        return
+    first = next(iter(sources.records(source)))
+    names = ", ".join(map(str, first)) if isinstance(first, dict) else "no columns"
+    text = f"none of {facts.num_usable:,} instructions has `answer`, so nothing is checked for correctness"
+    yield remark("", f"{text}; there are: {names}; see instructions.columns")
+
+
+def left_out(config: InstructionsConfig) -> Iterator[Finding]:
+    """A remark for each source that is a folder with files that are not read, e.g. those of another split."""
+    for source in sources_of(config):
+        names = sources.left_out(source) if source is not None else []
+        if source is not None and names:
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            yield remark(source.key, f"of {source.path!r} the split {source.split!r} is read, without {shown}")
+
+
+def source_fingerprint(config: InstructionsConfig) -> list[str]:
+    """The fingerprints of the sources' content."""
+    return [sources.fingerprint(source) for source in sources_of(config) if source is not None]

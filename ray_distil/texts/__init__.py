@@ -1,1 +1,0 @@
-"""Reading and judging texts: records, prompts, reasoning, answers, tokens, gates."""
