@@ -10,10 +10,10 @@ import pytest
 from ray_distil.commands import ablate as ablation
 from ray_distil.config import DistillConfig, load
 from ray_distil.errors import UserError
+from ray_distil.judge import scores
 from ray_distil.report import ablation as table
 from ray_distil.report import kept_out, report
 from ray_distil.runtime.progress import Display
-from ray_distil.stages import evaluation
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import EVAL, RESPONSES, stable_id
@@ -38,7 +38,7 @@ def finished(run: Folder, name: str, schema: pa.Schema, mark: str, rows: list[di
 
 
 def summary(answers: Artifact) -> dict[str, Any]:
-    return evaluation.summarise(answers.read_table(), answers.rejected(), "fast", "tiny")
+    return scores.summarise(answers.read_table(), answers.rejected(), "fast", "tiny")
 
 
 class Pipeline:

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from ray_distil.commands import main
+from ray_distil.commands import distill, main
 from tests.unit.test_layout import ROOT
 
 SCRIPTS = {name for name in main.COMMANDS if name not in ("plan", "status")}
@@ -24,7 +25,7 @@ def command(
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1"} | (environment or {})
     line = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, check=False, env=environment)
 
 
 def test_each_command_has_a_script_that_calls_the_same_function() -> None:
@@ -36,18 +37,30 @@ def test_each_command_has_a_script_that_calls_the_same_function() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_help_shows_the_command_as_it_was_started(name: str) -> None:
-    script = subprocess.run([sys.executable, f"jobs/{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
-    console = command(name, "--help")
-    assert script.returncode == console.returncode == 0, script.stderr + console.stderr
-    assert f"usage: python jobs/{name}.py" in script.stdout
-    assert f"usage: ray-distil {name}" in console.stdout
-    assert "ray-distil" not in script.stdout
-    assert "jobs/" not in console.stdout
-    words = [
-        re.sub(r"python jobs/\w+\.py|ray-distil \w+|\s+", " ", out).split() for out in (script.stdout, console.stdout)
-    ]
+def test_help_shows_the_command_as_it_was_started(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    module = import_module(f"ray_distil.commands.{main.COMMANDS[name].module}")
+    for started, program in ((f"python jobs/{name}.py", f"jobs/{name}.py"), (f"ray-distil {name}", "bin/ray-distil")):
+        monkeypatch.setattr(sys, "argv", [program])
+        with pytest.raises(SystemExit) as ended:
+            module.main(["--help"])
+        assert ended.value.code == 0
+        shown[started] = capsys.readouterr().out
+        assert f"usage: {started}" in shown[started]
+    script, console = shown.values()
+    assert "ray-distil" not in script
+    assert "jobs/" not in console
+    words = [re.sub(r"python jobs/\w+\.py|ray-distil \w+|\s+", " ", text).split() for text in (script, console)]
     assert words[0] == words[1]
+
+
+def test_a_script_runs_from_any_folder(tmp_path: Path) -> None:
+    line = [sys.executable, str(ROOT / "jobs" / "export.py"), "runs/none", "x.json"]
+    result = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 2
+    assert "there is no run folder" in result.stderr
 
 
 def test_the_usage_lists_the_commands_and_a_wrong_name_is_told() -> None:
@@ -58,12 +71,22 @@ def test_the_usage_lists_the_commands_and_a_wrong_name_is_told() -> None:
     assert command("--version").stdout.startswith("ray-distil 0.")
 
 
-@pytest.mark.parametrize("arguments", [["plan"], ["--plan"], ["distill", "--plan"], ["plan", "--config", "tiny"]])
-def test_a_plan_from_any_folder(arguments: list[str], tmp_path: Path) -> None:
-    result = command(*arguments, "instructions.num_eval=7", folder=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "long2short" in result.stdout
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        (["plan", "--config", "x"], ["--plan", "--config", "x"]),
+        (["--plan", "run.name=x"], ["--plan", "run.name=x"]),
+        (["run.name=x", "--plan"], ["run.name=x", "--plan"]),
+        (["status", "runs/x"], ["--status", "runs/x"]),
+        (["distill"], []),
+    ],
+)
+def test_words_reach_the_command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], passed: list[str]) -> None:
+    calls = []
+    monkeypatch.setattr(distill, "main", lambda argv: calls.append(argv) or 0)
+    monkeypatch.setattr(sys, "argv", ["ray-distil", *arguments])
+    assert main.main() == 0
+    assert calls == [passed]
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
@@ -122,5 +145,4 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     line = [sys.executable, "-c", program]
     loaded = subprocess.run(line, cwd=elsewhere, capture_output=True, text=True, env=os.environ | path, check=False)
     assert loaded.stdout == "tiny one-gpu\n", loaded.stderr
-    evaluation = command("eval", "--plan", "--models", "tiny:student-base", folder=elsewhere, environment=path)
-    assert evaluation.returncode == 0, evaluation.stderr
+    assert (installed / "ray_distil" / "recipes" / "eval" / "cpu.yaml").is_file()

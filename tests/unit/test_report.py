@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ray_distil.errors import UserError
+from ray_distil.judge import scores
 from ray_distil.report import excerpts, report
 from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
@@ -30,7 +31,7 @@ def model(name: str, accuracy: float | None, tokens: float) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def only_the_figures_of_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures here are not those of the rows. `test_settings.py` has figures that are computed from rows."""
-    monkeypatch.setattr(report, "summarise", lambda *_: {})
+    monkeypatch.setattr(scores, "summarise", lambda *_: {})
 
 
 MODELS = [model("base", 0.0, 10.0), model("slow", 0.96, 200.0), model("fast", 0.95, 50.0)]

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from ray_distil.judge import scores
-from ray_distil.stages import evaluation
 from ray_distil.store.schemas import EVAL
 
 TYPES = {name: EVAL.field(name).type for name in scores.COLUMNS}
@@ -67,7 +66,7 @@ def test_the_interval_of_a_difference_holds_the_truth(first: float, second: floa
 def test_a_rejected_problem_counts_as_wrong() -> None:
     answers = table({"correct": True}, {"instruction_id": "b", "correct": False})
     rejected = [{"instruction_id": "c", "reference_answer": "5"}, {"instruction_id": "d", "reference_answer": None}]
-    made = evaluation.summarise(answers, rejected, "fast", "sums")
+    made = scores.summarise(answers, rejected, "fast", "sums")
     assert (made["num_problems"], made["num_rejected"], made["mean_tokens"]) == (4, 2, 10)
     assert made["accuracy"] == pytest.approx(1 / 3)
     assert made["completion_rate"] == 0.5
