@@ -1,4 +1,5 @@
-"""The errors of this package. All have one base class, so that a program can catch them with one line.
+"""The errors of this package by their classes, below one base class. What is none of them is a fault of the package or of
+a library.
 
 A new error is a class here, below UserError if a user can mend its cause, else below StageError or DistilError. Its
 message names the value and the remedy. The command line prints a UserError alone, with exit code 2; every other error is
@@ -37,16 +38,22 @@ class BadRecord(DistilError, ValueError):
     """A record that cannot be used; `reason` is a short code."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class BadReply(DistilError, ValueError):
     """A reply that gives no text for its row. `tries`: how often the request may be sent in all; None: no own limit."""
 
     def __init__(self, message: str, tries: int | None = 3, code: str = "bad_reply") -> None:
-        super().__init__(message)
-        self.tries, self.code = tries, code
+        super().__init__(message, tries, code)
+        self.message, self.tries, self.code = message, tries, code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class KillsEngine(DistilError):

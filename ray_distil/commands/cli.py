@@ -77,7 +77,7 @@ class ConfigParser(CommandParser):
 
 def program(command: str) -> str:
     """How a user starts the command: as this process was started."""
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).absolute()
     is_job = script.suffix == ".py" and script.parent.name == "jobs"
     return f"python jobs/{command}.py" if is_job else f"ray-distil {command}"
 

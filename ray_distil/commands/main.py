@@ -53,5 +53,7 @@ def main() -> int:
         return 2
 
     command = COMMANDS[name]
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        command = command._replace(options=())  # the help is that of the whole command
     module = import_module(f"ray_distil.commands.{command.module}")
     return int(module.main([*command.options, *arguments]))

@@ -61,7 +61,7 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
     with (
         run_lock(config.run_folder, config.run.take_over, display.say),
         messages_to(log) if quiet else nullcontext(),
-        shipped(log, config.run_folder) if quiet else nullcontext(),
+        shipped(log, config.run_folder),
         display.live(),
         gpu_hours.counted(config.run.name, config.plan.usd_per_gpu_hour),
     ):

@@ -1,6 +1,7 @@
 """A section of a configuration: checked fields, read from YAML with overrides, and a message for each mistake."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,8 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def config_file(path: str | Path) -> Path:
     """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`)."""
-    shipped = [RECIPES / f"{path}.yaml", RECIPES / path]
-    return next((file for file in (Path(path), *shipped) if file.is_file()), Path(path))
+    shipped = RECIPES / f"{path}.yaml"
+    return shipped if os.path.isfile(shipped) and not os.path.isfile(path) else Path(path)
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -104,9 +104,14 @@ class Generator:
         """The sampling parameters of a request, without those that nobody sets.
 
         Where temperature or top_p is null, the model's own values take the place of what is not set. An endpoint sets
-        them itself; for an engine they are read from the model's generation_config.json.
+        them itself; for an engine they are read from the model's generation_config.json; of a student that this run
+        trains, from that of the untrained one.
         """
-        return self._sampling_of(self.model)
+        values = self.sampling.model_dump()
+        if self.engine is not None and None in (self.sampling.temperature, self.sampling.top_p):
+            defaults = generation_config(self._marked)
+            values |= {name: defaults.get(name) for name in OF_THE_MODEL if values[name] is None}
+        return {name: value for name, value in values.items() if value is not None}
 
     def texts(self, by_earlier_rules: bool = False) -> dict[str, Any]:
         """All that changes its texts; a hash of it marks them.
@@ -115,7 +120,7 @@ class Generator:
         text that ends in time is the same under a larger limit. At temperature 0 nothing is drawn, and neither the seed
         nor top_p counts.
         """
-        sampling = {name: value for name, value in self._sampling_of(self._marked).items() if name != "max_tokens"}
+        sampling = {name: value for name, value in self.sampling_params.items() if name != "max_tokens"}
         seed = self.seed
         if not by_earlier_rules and sampling.get("temperature") == 0:
             seed, sampling = 0, sampling | {"top_p": 1.0}
@@ -131,13 +136,6 @@ class Generator:
     @property
     def _marked(self) -> str:
         return self.untrained or self.model
-
-    def _sampling_of(self, model: str) -> dict[str, Any]:
-        values = self.sampling.model_dump()
-        if self.engine is not None and None in (self.sampling.temperature, self.sampling.top_p):
-            defaults = generation_config(model)
-            values |= {name: defaults.get(name) for name in OF_THE_MODEL if values[name] is None}
-        return {name: value for name, value in values.items() if value is not None}
 
     def _identity(self, by_earlier_rules: bool) -> dict[str, Any]:
         """The model and those of its arguments that change texts."""

@@ -26,9 +26,12 @@ from ray_distil.train import states
 HOW_TO = "; to keep what is there, return to the old settings or give another run.name; to go on, add --remake"
 
 
-def question(stage: str, loss: str, artifact: Artifact) -> str:
-    """E.g. "teacher: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ..."."""
-    changed = changes(saved_made_of(artifact.folder), artifact.made_of)
+def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any]) -> str:
+    """E.g. "teacher: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ...".
+
+    made_with: the present settings, by the rules by which the artifact was made.
+    """
+    changed = changes(saved_made_of(artifact.folder), artifact.made_of | {"settings": made_with})
     what = settings.first_of(list(changed)) or "its settings or inputs have changed"
     return f"{stage}: {what}: {loss}{_cost(artifact)}{HOW_TO}"
 

@@ -144,25 +144,27 @@ class Run:
         Who tries failed rows again agrees to what follows from new rows, and not to other settings.
         """
         limits = self.config.run
-        follows = limits.retry_failed and saved_made_of(target.folder).get("settings") == stage.readable
+        saved = saved_made_of(target.folder).get("settings", {})
+        settings = stage.readable_like(saved)
+        follows = limits.retry_failed and saved == settings
         if not limits.remake and not follows and (loss := stage.loss(target)):
-            raise UserError(remaking.question(_name_of(stage), loss, target))
+            raise UserError(remaking.question(_name_of(stage), loss, target, settings))
 
     def _target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
-        target = self._artifact_of(stage, stage.settings)
-        if stage.made is None or target.is_begun():
-            return target
-        others = [self._artifact_of(stage, made.settings) for made in stage.made.all_rules()][1:]
-        for earlier in others:
-            if earlier.is_begun() or (earlier.earlier_making() is not None and target.earlier_making() is None):
-                return earlier
-        return target
+        if stage.made is None:
+            return self._artifact_of(stage, stage.settings, stage.readable)
+        targets = [self._artifact_of(stage, made.settings, made.readable) for made in stage.made.all_rules()]
+        if len(targets) == 1:
+            return targets[0]
+        there = (target for target in targets if target.is_begun())
+        set_aside = (target for target in targets if target.earlier_making() is not None)
+        return next(there, None) or next(set_aside, targets[0])
 
-    def _artifact_of(self, stage: Stage, settings: dict[str, Any]) -> Artifact:
+    def _artifact_of(self, stage: Stage, settings: dict[str, Any], readable: dict[str, Any]) -> Artifact:
         mark = fingerprint(stage.rows.STAGE, stage.rows.VERSION, settings, stage.inputs)
         target = Artifact(self.folder, stage.artifact, stage.schema, mark, stage.counted)
-        target.made_of = {"settings": stage.readable, "inputs": stage.inputs, "config": self.config.saved()}
+        target.made_of = {"settings": readable, "inputs": stage.inputs, "config": self.config.saved()}
         return target
 
     def has_later_stages(self, artifact: str) -> bool:

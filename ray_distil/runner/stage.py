@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ from ray_distil.runner import remaking
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.reuse import Known, Renew, Reuse
+from ray_distil.store.superseded import differences
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -40,6 +41,15 @@ class MadeOf:
         yield self
         if self.by_earlier_rules is not None:
             yield from self.by_earlier_rules.all_rules()
+
+    def readable_like(self, saved: dict[str, Any], unknown: Container[str] = ()) -> dict[str, Any]:
+        """`readable` by those rules, of this or an earlier version, by which it differs least from the saved settings.
+
+        unknown: keys that are left out.
+        """
+        by_rules = [{k: v for k, v in made.readable.items() if k not in unknown} for made in self.all_rules()]
+        known = {key: value for key, value in saved.items() if key not in unknown}
+        return min(by_rules, key=lambda settings: len(list(differences(known, settings))))
 
     @property
     def earlier_marks(self) -> dict[str, str]:
@@ -94,6 +104,10 @@ class Stage(ABC):
     def readable(self) -> dict[str, Any]:
         """The settings, for readers of the manifest."""
         return self.settings if self.made is None else self.made.readable
+
+    def readable_like(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """See `MadeOf.readable_like`."""
+        return self.readable if self.made is None else self.made.readable_like(saved)
 
     def loss(self, artifact: Artifact) -> str:
         """What would be thrown away or bought again that was paid for, if the stage began now; "" for nothing."""

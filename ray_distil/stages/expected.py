@@ -18,7 +18,6 @@ from ray_distil.report.settings import EXPECTED
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import MadeOf
 from ray_distil.stages import comparing, made_of
-from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import saved_made_of
 
 
@@ -42,16 +41,8 @@ def settings_of(run: Run) -> dict[str, dict[str, Any]]:
             # An evaluation of the student has the mark of its training, which is not known before.
             is_of_student = name.startswith("eval/") and name.split("/")[1] in students
             unknown = {"model"} if is_of_student else set()
-            found[name] = _by_the_rules_of(run.folder / name, make(), unknown)
+            found[name] = make().readable_like(saved_made_of(run.folder / name).get("settings", {}), unknown)
     return found
-
-
-def _by_the_rules_of(artifact: Folder, made: MadeOf, unknown: set[str]) -> dict[str, Any]:
-    """The settings by the present rules; by those of an earlier version where the artifact has just these settings."""
-    saved = saved_made_of(artifact).get("settings", {})
-    by_each = [{k: v for k, v in rules.readable.items() if k not in unknown} for rules in made.all_rules()]
-    equal = (settings for settings in by_each if all(saved.get(key) == value for key, value in settings.items()))
-    return next(equal, by_each[0])
 
 
 def _makers(run: Run) -> Iterator[tuple[str, Callable[[], MadeOf]]]:

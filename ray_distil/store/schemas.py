@@ -131,6 +131,18 @@ REJECTS = _schema(
     ("row", pa.string()),  # JSON of the row's columns that are not null
 )
 
+# The first part of an artifact's folder -> the schema of its accepted rows.
+OF_ARTIFACTS = {
+    "instructions": INSTRUCTIONS,
+    "benchmarks": BENCHMARK,
+    "responses": RESPONSES,
+    "rewrites": REWRITES,
+    "sft_examples": SFT_EXAMPLES,
+    "packed": PACKED,
+    "eval": EVAL,
+    "timing": TIMING,
+}
+
 
 def stable_id(*parts: str | int) -> str:
     """16 hexadecimal digits (64 bits of SHA-256) that depend on the parts alone."""

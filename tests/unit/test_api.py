@@ -14,7 +14,8 @@ import ray_distil
 from ray_distil import UserError, api, load_config, make_plan, read_report, read_rows
 from ray_distil.commands import pipeline
 from ray_distil.runtime.progress import Display
-from ray_distil.store.schemas import stable_id
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import REWRITES, stable_id
 from ray_distil.store.storage import Folder
 from tests.unit.test_layout import ROOT
 from tests.unit.test_status import begun
@@ -60,19 +61,30 @@ def test_the_example_runs_but_for_its_engines(tmp_path: Path, monkeypatch: pytes
 def test_rows_and_rejects_of_a_finished_artifact_as_frames(tmp_path: Path) -> None:
     """What the manifest lists, and no shard that a stopped run has left behind."""
     run = tmp_path / "mine"
-    artifact = begun(Folder.at(run))
-    with pytest.raises(UserError, match=r"'responses' of .* is not finished, or is none; finished are none"):
-        read_rows(run, "responses")
+    artifact = begun(Folder.at(run), name="instructions")
+    with pytest.raises(UserError, match=r"'instructions' of .* is not finished, or is none; finished are none"):
+        read_rows(run, "instructions")
     artifact.finish("teacher", "rows", 9, 1.0)
-    late = run / "responses" / "part-late.parquet"
-    late.write_bytes(next(file for file in (run / "responses").glob("part-*")).read_bytes())
-    rows = read_rows(str(run), "responses")
+    late = run / "instructions" / "part-late.parquet"
+    late.write_bytes(next(file for file in (run / "instructions").glob("part-*")).read_bytes())
+    rows = read_rows(str(run), "instructions")
     assert sorted(rows["instruction_id"]) == sorted(stable_id(k) for k in range(7))
-    assert list(read_rows(run, "responses", ["split"]).columns) == ["split"]
-    rejects = read_rows(run, "responses", rejects=True)
+    assert list(read_rows(run, "instructions", ["split"]).columns) == ["split"]
+    rejects = read_rows(run, "instructions", rejects=True)
     assert rejects["reason"].tolist() == ["no_answer", "no_answer"]
-    with pytest.raises(UserError, match="finished are responses"):
+    with pytest.raises(UserError, match="finished are instructions"):
         read_rows(run, "rewrites")
+    with pytest.raises(UserError, match=r"no column 'nope'; its columns are .*instruction_id"):
+        read_rows(run, "instructions", ["split", "nope"])
+
+
+def test_an_artifact_without_rows_has_its_columns(tmp_path: Path) -> None:
+    artifact = Artifact(Folder.at(tmp_path / "mine"), "rewrites", REWRITES, "f")
+    artifact.start()
+    artifact.finish("long2short", "rows", 0, 1.0)
+    assert list(read_rows(tmp_path / "mine", "rewrites").columns) == REWRITES.names
+    assert list(read_rows(tmp_path / "mine", "rewrites", "reasoning").columns) == ["reasoning"]
+    assert list(read_rows(tmp_path / "mine", "rewrites", ["reason"], rejects=True).columns) == ["reason"]
 
 
 def test_a_run_of_a_program_leaves_its_stdout_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

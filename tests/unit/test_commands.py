@@ -79,6 +79,7 @@ def test_the_usage_lists_the_commands_and_a_wrong_name_is_told() -> None:
         (["run.name=x", "--plan"], ["run.name=x", "--plan"]),
         (["status", "runs/x"], ["--status", "runs/x"]),
         (["distill"], []),
+        (["status", "--help"], ["--help"]),
     ],
 )
 def test_words_reach_the_command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], passed: list[str]) -> None:

@@ -174,3 +174,14 @@ def test_a_held_out_loss_needs_something_held_out() -> None:
     with pytest.raises(ConfigError, match=r"training.eval_steps: nothing is held out; set training.eval_fraction"):
         load(None, ["training.eval_steps=5"])
     assert load(None, ["training.eval_steps=5", "training.eval_fraction=0.1"]).training.eval_steps == 5
+
+
+def test_a_recipe_is_named_without_its_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("one-gpu").run.name == "one-gpu"
+    for missing in ("one-gpu.yaml", "x" * 300):  # a file that is not there is not replaced by a recipe
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(missing)
+    (tmp_path / "one-gpu").write_text("run: {name: mine}\n")
+    with pytest.raises(ConfigError, match="teachers"):
+        load("one-gpu")

@@ -1,6 +1,7 @@
 """What people are told when a worker, a stage or another thread fails: the cause, its exit code, and nothing behind it."""
 
 import ast
+import pickle
 import subprocess
 import sys
 import time
@@ -101,3 +102,11 @@ def test_all_errors_of_the_package_are_below_one_class() -> None:
 def test_the_cause_is_found_in_the_text_of_every_error_of_users(error: type[UserError]) -> None:
     text = RAY.format(cause=f"{error.__module__}.{error.__qualname__}: the value and the remedy")
     assert user_error_in(RuntimeError(text)) == "the value and the remedy"
+
+
+@pytest.mark.parametrize(
+    "error", [errors.BadRecord("code", "words"), errors.BadReply("words", None, "code"), UserError("words")]
+)
+def test_an_error_stays_itself_in_another_process(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), "words", vars(error))

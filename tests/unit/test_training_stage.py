@@ -35,8 +35,10 @@ class Training:
         patch.setattr(Artifact, "count", lambda *_: 9)
         patch.setattr(Artifact, "tables", lambda *_: iter(()))
 
-    def make(self, ends: bool, remake: bool = False, **settings: Any) -> None:
-        run_keys = {"name": "r", "storage_path": str(self.place), "remake": remake}
+    def make(
+        self, ends: bool, remake: bool = False, retry_failed: bool = False, packed: str = "f", **settings: Any
+    ) -> None:
+        run_keys = {"name": "r", "storage_path": str(self.place), "remake": remake, "retry_failed": retry_failed}
         data = {"run": run_keys, "training": {"student": "tiny:student-base"}}
         data["training"] |= {"bf16": False, **settings}
         config = validate(StagesConfig, data)
@@ -55,7 +57,7 @@ class Training:
             return SftResult(given[2], 8, 2.0, 1.0)
 
         self.patch.setattr(sft, "train", train)
-        training_stage.make_checkpoint(run, Artifact(run.folder, "packed", PACKED, "f"))
+        training_stage.make_checkpoint(run, Artifact(run.folder, "packed", PACKED, packed))
 
     def states(self) -> list[str]:
         """Folders that have states."""
@@ -131,3 +133,40 @@ def test_a_student_of_earlier_rules_stays(training: Training, monkeypatch: pytes
     manifest = (training.place / "r" / "checkpoint" / "_manifest.json").read_text()
     training.make(ends=True)
     assert (training.place / "r" / "checkpoint" / "_manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize("rules", [0, 1, 2])
+def test_only_what_has_changed_is_named(
+    training: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rules: int
+) -> None:
+    """A student by earlier rules has another mark of its model; the question names the changed setting alone."""
+    model = tmp_path / "model"
+    shutil.copytree(resolve_model("tiny:student-base", "k"), model)
+    (model / "generation_config.json").write_text('{"temperature": 0.6}')
+    present = made_of.of_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            made_of,
+            "of_checkpoint",
+            lambda *given: replace([*present(*given).all_rules()][rules], by_earlier_rules=None),
+        )
+        training.make(ends=True, student=str(model))
+    with pytest.raises(UserError, match=r"^sft: learning_rate 2e-05 -> 0.001: a student of 8 steps"):
+        training.make(ends=True, student=str(model), learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("rules", [0, 1, 2])
+def test_who_tries_failed_rows_again_is_not_asked_about_the_student(
+    training: Training, monkeypatch: pytest.MonkeyPatch, rules: int
+) -> None:
+    present = made_of.of_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            made_of,
+            "of_checkpoint",
+            lambda *given: replace([*present(*given).all_rules()][rules], by_earlier_rules=None),
+        )
+        training.make(ends=True)
+    with pytest.raises(UserError, match="the rows that it is made of have changed"):
+        training.make(ends=True, packed="with recovered rows")
+    training.make(ends=True, packed="with recovered rows", retry_failed=True)
