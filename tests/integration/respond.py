@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
+from ray_distil import stages  # noqa: E402
 from ray_distil.commands import cli  # noqa: E402
 from ray_distil.config import load  # noqa: E402
 from ray_distil.config.models import resolve_models  # noqa: E402
 from ray_distil.runner.lease import run_lock  # noqa: E402
 from ray_distil.runner.runs import Run  # noqa: E402
-from ray_distil.stages import chain as stages  # noqa: E402
 from ray_distil.stages import instructions  # noqa: E402
 from tests import null_engine  # noqa: E402
 

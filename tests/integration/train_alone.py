@@ -9,13 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
+from ray_distil import stages  # noqa: E402
 from ray_distil.commands import cli  # noqa: E402
 from ray_distil.config import StagesConfig  # noqa: E402
 from ray_distil.config.models import resolve_models  # noqa: E402
 from ray_distil.config.section import apply_overrides, validate  # noqa: E402
 from ray_distil.runner.lease import run_lock  # noqa: E402
 from ray_distil.runner.runs import Run  # noqa: E402
-from ray_distil.stages import chain as stages  # noqa: E402
 from ray_distil.stages import importing  # noqa: E402
 from ray_distil.stages.training_stage import make_checkpoint  # noqa: E402
 
