@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         config = load(arguments.config, arguments.overrides)
         if arguments.plan:
-            planned = plan.checked(config)
-            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+            plan.show(config, console)
             return
 
         logs.append(pipeline.log_folder(config))

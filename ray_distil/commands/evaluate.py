@@ -41,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         config = configuration(arguments)
         if arguments.plan:
-            planned = plan.checked(config)
-            console.print(plan.table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+            plan.show(config, console)
             return
 
         logs.append(pipeline.log_folder(config))

@@ -8,6 +8,7 @@ only if `plan.num_instructions` does not give their number.
 from dataclasses import dataclass, replace
 from math import ceil
 
+from rich.console import Console
 from rich.table import Table
 
 from ray_distil.chat.prompts import LONG2SHORT
@@ -68,6 +69,12 @@ def checked(config: StagesConfig) -> Plan:
     """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
     planned = make(config)
     return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
+
+
+def show(config: StagesConfig, console: Console) -> None:
+    """Print the checked plan and its remarks."""
+    planned = checked(config)
+    console.print(table(planned), *planned.remarks, sep="\n", soft_wrap=True)
 
 
 def make(config: StagesConfig) -> Plan:

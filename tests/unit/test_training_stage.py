@@ -1,6 +1,8 @@
 """What stays of training states, and which are refused before anything starts."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,15 @@ class Training:
 
         self.patch.setattr(sft, "train", train)
         training_stage.make_checkpoint(run, Artifact(run.folder, "packed", PACKED, packed))
+
+    @contextmanager
+    def by_rules(self, rules: int) -> Iterator[None]:
+        """Within the block, students are of the rules of an earlier version; 0: of the present ones."""
+        present = made_of.of_checkpoint
+        with self.patch.context() as patch:
+            by_all = lambda *run: [*present(*run).all_rules()]  # noqa: E731
+            patch.setattr(made_of, "of_checkpoint", lambda *run: replace(by_all(*run)[rules], by_earlier_rules=None))
+            yield
 
     def states(self) -> list[str]:
         """Folders that have states."""
@@ -121,14 +132,8 @@ def test_another_generation_config_trains_no_student_again(training: Training, t
 
 
 @pytest.mark.parametrize("rules", [1, 2])
-def test_a_student_of_earlier_rules_stays(training: Training, monkeypatch: pytest.MonkeyPatch, rules: int) -> None:
-    earlier = made_of.of_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            made_of,
-            "of_checkpoint",
-            lambda *given: replace([*earlier(*given).all_rules()][rules], by_earlier_rules=None),
-        )
+def test_a_student_of_earlier_rules_stays(training: Training, rules: int) -> None:
+    with training.by_rules(rules):
         training.make(ends=True)
     manifest = (training.place / "r" / "checkpoint" / "_manifest.json").read_text()
     training.make(ends=True)
@@ -136,36 +141,20 @@ def test_a_student_of_earlier_rules_stays(training: Training, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("rules", [0, 1, 2])
-def test_only_what_has_changed_is_named(
-    training: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rules: int
-) -> None:
+def test_only_what_has_changed_is_named(training: Training, tmp_path: Path, rules: int) -> None:
     """A student by earlier rules has another mark of its model; the question names the changed setting alone."""
     model = tmp_path / "model"
     shutil.copytree(resolve_model("tiny:student-base", "k"), model)
     (model / "generation_config.json").write_text('{"temperature": 0.6}')
-    present = made_of.of_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            made_of,
-            "of_checkpoint",
-            lambda *given: replace([*present(*given).all_rules()][rules], by_earlier_rules=None),
-        )
+    with training.by_rules(rules):
         training.make(ends=True, student=str(model))
     with pytest.raises(UserError, match=r"^sft: learning_rate 2e-05 -> 0.001: a student of 8 steps"):
         training.make(ends=True, student=str(model), learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("rules", [0, 1, 2])
-def test_who_tries_failed_rows_again_is_not_asked_about_the_student(
-    training: Training, monkeypatch: pytest.MonkeyPatch, rules: int
-) -> None:
-    present = made_of.of_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            made_of,
-            "of_checkpoint",
-            lambda *given: replace([*present(*given).all_rules()][rules], by_earlier_rules=None),
-        )
+def test_who_tries_failed_rows_again_is_not_asked_about_the_student(training: Training, rules: int) -> None:
+    with training.by_rules(rules):
         training.make(ends=True)
     with pytest.raises(UserError, match="the rows that it is made of have changed"):
         training.make(ends=True, packed="with recovered rows")
