@@ -3,7 +3,7 @@
     python -m tests.remakes      writes docs/remakes.md
 
 Each key is changed once, and what each artifact is made of is compared. The table REMAKES says what is wanted;
-`tests/unit/test_made_of.py` compares the two.
+`tests/unit/test_remakes.py` compares the two.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from ray_distil.config.training_config import LoraConfig
 from ray_distil.generate import generators
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import MadeOf
-from ray_distil.stages import comparing, made_of
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.stages import benchmarks, checkpoint, eval, instructions, packed, responses, rewrites, sft_examples
 
 CHAIN = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "remakes.md"
@@ -184,33 +184,32 @@ def made(config: DistillConfig) -> dict[str, Any]:
     """What each artifact is made of, and what each part's texts are asked with."""
     run = Run(config, resolve_models(config))
     student, training = run.models["training.student"], config.training
-    responses = of_responses(run)
+    of_teachers = of_responses(run)
     rewriter = generators.possible_rewriter(config, run.models, run.date)
     assert rewriter is not None
-    rewrites = made_of.of_rewrites(config, rewriter)
     of = {
-        "instructions": made_of.of_instructions(config),
-        "responses": responses,
-        "rewrites": rewrites,
-        "sft_examples": made_of.of_examples(config),
-        "packed": made_of.of_packed(run, student, training),
-        "checkpoint": made_of.of_checkpoint(run, student, training),
+        "instructions": instructions.settings_of(config),
+        "responses": of_teachers,
+        "rewrites": rewrites.settings_of(config, rewriter),
+        "sft_examples": sft_examples.settings_of(config),
+        "packed": packed.settings_of(run, student, training),
+        "checkpoint": checkpoint.settings_of(run, student, training),
     }
     for benchmark in config.evaluation.benchmarks:
         folder = "tiny" if benchmark.name == "held-out" else benchmark.name
         if benchmark.name != "held-out":
-            of[f"benchmarks/{folder}"] = made_of.of_benchmark(benchmark)
+            of[f"benchmarks/{folder}"] = benchmarks.settings_of(benchmark)
         for name, mark in (("slow", "its weights"), ("fast", "its training")):
             model = next(model for model in config.evaluation.models if model.name == name)
-            generator = comparing.generator_of(run, model, benchmark, run.models["teachers.slow"])
-            of[f"eval/{name}/{folder}"] = made_of.of_evaluation(config.evaluation, name, benchmark, generator, mark)
-    texts = {f"texts of {teacher}": marks[0] for teacher, marks in responses.asked.items()}
-    texts |= {f"texts of {name}": of[name].asked[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
-    return {name: json.dumps(dataclasses.asdict(one)["settings"], sort_keys=True) for name, one in of.items()} | texts
+            generator = eval.generator_of(run, model, benchmark, run.models["teachers.slow"])
+            of[f"eval/{name}/{folder}"] = eval.settings_of(config.evaluation, name, benchmark, generator, mark)
+    texts = {f"texts of {teacher}": marks[0] for teacher, marks in of_teachers.marks.items()}
+    texts |= {f"texts of {name}": of[name].marks[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
+    return {name: json.dumps(one.values, sort_keys=True) for name, one in of.items()} | texts
 
 
-def of_responses(run: Run) -> MadeOf:
-    return made_of.of_responses(run.config, generators.teachers(run.config, run.models, run.date))
+def of_responses(run: Run) -> StageSettings:
+    return responses.settings_of(run.config, generators.teachers(run.config, run.models, run.date))
 
 
 def configuration(folder: Path) -> DistillConfig:

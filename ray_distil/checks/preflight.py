@@ -20,10 +20,10 @@ from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import model_sources, named_models, resolve_model
 from ray_distil.errors import ConfigError
 from ray_distil.generate import endpoint, engine, generators
+from ray_distil.records.problems import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import export_check, instructions
-from ray_distil.stages.problems import Figures
 from ray_distil.store import hub
 from ray_distil.store.model_files import local_copy
 from ray_distil.train.attention import FLAT

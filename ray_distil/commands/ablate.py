@@ -11,15 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ray_distil.commands import cli, pipeline
-from ray_distil.config import TRAINED, DistillConfig, load
+from ray_distil.config import TRAINED, DistillConfig, enabled_gates, load
 from ray_distil.errors import UserError
 from ray_distil.report import ablation, report
 from ray_distil.report.report import Report
 from ray_distil.runner import frozen
+from ray_distil.runner.id_rule import IDS_BY_SOURCE
 from ray_distil.runner.runs import BEGAN
 from ray_distil.runtime.progress import Display
-from ray_distil.stages import made_of
-from ray_distil.stages.made_of import enabled_gates
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import saved_made_of, supersede
@@ -150,7 +149,7 @@ def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, in
 def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:
     """Copy finished artifacts of a run into another run: those that are missing there, or that have changed since."""
     copied = json.loads(target.read_text(COPIED)) if target.exists(COPIED) else {}
-    for file in (BEGAN, frozen.FILE, made_of.IDS_BY_SOURCE):  # what the full run has settled for all its commands
+    for file in (BEGAN, frozen.FILE, IDS_BY_SOURCE):  # what the full run has settled for all its commands
         if source.exists(file) and not target.exists(file):
             target.write_text(file, source.read_text(file))
     benchmarks = [f"benchmarks/{name}" for name in _folders(source / "benchmarks")]

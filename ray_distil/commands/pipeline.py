@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from ray_distil import stages
 from ray_distil.checks import checks_apart
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
+from ray_distil.records.problems import Figures
 from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.runner import frozen
@@ -19,10 +21,7 @@ from ray_distil.runner.shipped_logs import shipped
 from ray_distil.runtime import gpu_hours
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
-from ray_distil.stages import chain as stages
-from ray_distil.stages import comparing, expected
-from ray_distil.stages.problems import Figures
-from ray_distil.stages.training_stage import make_checkpoint
+from ray_distil.stages import expected
 
 
 def run(config: DistillConfig, display: Display | None = None, quiet: bool = True) -> Report:
@@ -34,16 +33,16 @@ def run(config: DistillConfig, display: Display | None = None, quiet: bool = Tru
     display = display or Display()
     with opened(config, display, records, quiet) as this:
         problems = stages.make_instructions(this, records)
-        asks = comparing.make_benchmarks(this, problems)
-        comparing.ask_about_evaluations(this, asks)
+        benchmarks = stages.make_benchmarks(this, problems)
+        stages.refuse_lost_answers(this, benchmarks)
         responses = stages.make_responses(this, problems)
-        with beside(lambda: comparing.make_given_evaluations(this, asks), config.run.parallel_engines, display.say):
+        with beside(lambda: stages.make_given_evaluations(this, benchmarks), config.run.parallel_engines, display.say):
             rewrites = stages.make_rewrites(this, responses)
             examples = stages.make_examples(this, responses, rewrites)
             packed = stages.make_packed(this, examples)
-            checkpoint = make_checkpoint(this, packed)
-        comparing.make_student_evaluations(this, asks, checkpoint)
-        comparing.make_timings(this, asks, checkpoint)
+            checkpoint = stages.make_checkpoint(this, packed)
+        stages.make_student_evaluations(this, benchmarks, checkpoint)
+        stages.make_timings(this, benchmarks, checkpoint)
         this.save_settings()  # also those that have begun no stage, such as the prices of the plan
         return report.build(this.folder)
 

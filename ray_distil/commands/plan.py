@@ -20,10 +20,9 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
+from ray_distil.records.problems import EVAL, TRAIN, Problems
 from ray_distil.report.cost import expected_key
-from ray_distil.stages import benchmarks, instructions, teacher
-from ray_distil.stages.made_of import ids_by_source
-from ray_distil.stages.problems import EVAL, TRAIN, Problems
+from ray_distil.stages import benchmarks, instructions, responses
 from ray_distil.store.shards import REASON
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
@@ -98,7 +97,7 @@ def make(config: StagesConfig) -> Plan:
             rows = round(num_train * section.fraction) * section.num_samples
         else:
             parts = problems.ids(TRAIN)
-            rows = sum(teacher.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
+            rows = sum(responses.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
         is_exact = problems is not None
         if name in teachers:
             steps.append(_generation(f"teacher/{name}", rows, is_exact, prompt, expected, teachers[name], config))
@@ -143,7 +142,7 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
         assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
         return assumed, given.num_eval, None
-    problems = instructions.collect(given, config.run.seed, ids_by_source(config.run_folder, "instructions"))
+    problems = instructions.collected(config)
     facts = problems.facts
     if facts.rejects:
         remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")

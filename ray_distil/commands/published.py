@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ray_distil import stages
 from ray_distil.commands.export import write_records
 from ray_distil.commands.pipeline import opened
-from ray_distil.config import StagesConfig
+from ray_distil.config import StagesConfig, enabled_gates
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import Section, apply_overrides, read_mapping, validate
 from ray_distil.errors import ConfigError, StageError, UserError
@@ -27,9 +28,8 @@ from ray_distil.records import sources
 from ray_distil.records.sources import Source
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import start_ray
-from ray_distil.stages import chain as stages
-from ray_distil.stages import curation, importing
-from ray_distil.stages.training_stage import make_checkpoint
+from ray_distil.stages.responses import ImportedResponses
+from ray_distil.stages.sft_examples import ImportedExamples, rewrite_example
 from ray_distil.store.manifest import STUDENT
 
 DIFFERENCES = {
@@ -130,10 +130,11 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     }
     config = validate(StagesConfig, apply_overrides(data, overrides))
     with opened(config, display) as run:
-        responses, ids = importing.import_responses(run, records, file.dataset.input_path)
+        imported = ImportedResponses(run, records, file.dataset.input_path)
+        responses, ids = run.make(imported), [row["response_id"] for row in imported.imported]
         rewrites = stages.make_rewrites(run, responses)
         assert rewrites is not None  # long2short is on, with an endpoint of its own
-        gates = stages.enabled_gates(run.config)
+        gates = enabled_gates(run.config)
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     made = []
@@ -141,7 +142,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         row = written.get(response_id)
         if row is None:
             continue  # rejected: counted in the manifests
-        example = curation.rewrite_example(row, gates, "")
+        example = rewrite_example(row, gates, "")
         if example.get("reject_reason"):
             rejected[example["reject_reason"]] += 1
         else:
@@ -174,8 +175,8 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     }
     config = validate(StagesConfig, apply_overrides(data, overrides))
     with opened(config, display) as run:
-        examples = importing.import_examples(run, records, file.dataset.labeled_path)
-        checkpoint = make_checkpoint(run, stages.make_packed(run, examples))
+        examples = run.make(ImportedExamples(run, records, file.dataset.labeled_path))
+        checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
     display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
     return output

@@ -9,6 +9,7 @@ from ray_distil.config.keys import (
     PackingConfig,
     StagesConfig,
     TeacherConfig,
+    enabled_gates,
     load,
 )
 from ray_distil.config.section import RECIPES
@@ -25,5 +26,6 @@ __all__ = [
     "StagesConfig",
     "TeacherConfig",
     "TrainingConfig",
+    "enabled_gates",
     "load",
 ]

@@ -309,6 +309,11 @@ class StagesConfig(Section):
         return kept
 
 
+def enabled_gates(config: StagesConfig) -> list[str]:
+    """The names of the gates that are on, in their order."""
+    return [name for name, is_on in config.gates.model_dump().items() if is_on]
+
+
 class DistillConfig(StagesConfig):
     """One run, from instructions to the report."""
 

@@ -15,6 +15,7 @@ from ray_distil.config.engine_config import EndpointConfig, EngineConfig, Sampli
 from ray_distil.generate import endpoint, engine
 from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
+from ray_distil.generate.question import Question
 from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint, versions
 from ray_distil.store.model_files import local_copy
@@ -85,6 +86,10 @@ class Generator:
         """What the chat template of `model`, by default its own, gets beside the messages."""
         variables = self.engine.chat_template_kwargs if self.engine is not None else {}
         return chat_settings(model or self.model, variables, self.date)
+
+    def question(self, num_samples: int = 1, fraction: float = 1.0) -> Question:
+        """How it is asked about each problem; see `Question`."""
+        return Question(self.sampling_params, num_samples, self.seed, fraction, self.suffix, self.system_prompt)
 
     def generate(self, num_rows: int) -> Generate:
         """Generation of at most `num_rows` rows."""

@@ -3,8 +3,8 @@
 A gate reads the text, finish_reason, answer and reference_answer of a row, and the lengths of a rewrite and its source.
 The functions below are applied in their order in this file. `@gate` gives each a switch in the configuration, `gates.NAME`.
 
-Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `stages/curation.py` and
-`stages/long2short.py`, or a finished run with the same switches stays as it is.
+Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `stages/sft_examples.py` and
+`stages/rewrites.py`, or a finished run with the same switches stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Mapping

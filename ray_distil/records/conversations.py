@@ -7,6 +7,8 @@ A conversation is `messages` (role and content), or ShareGPT's `conversations` (
 and at most one of the assistant. Students are trained without a system prompt, so a system turn must be empty.
 """
 
+import math
+from decimal import Decimal
 from typing import Any
 
 from ray_distil.chat.reasoning_marks import joined
@@ -148,3 +150,29 @@ def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
             "bad_messages", f"the turns are {', '.join(roles) or 'none'}; expected user, or user, assistant"
         )
     return turns
+
+
+def reference_of(answer: Any) -> str | None:
+    """The reference answer from a record's `answer`; None without one. Raises BadRecord for a value that is no answer.
+
+    From a list of one value this value is taken. NaN and infinite numbers count as no answer. 1e22 and 1e-05 are
+    written with all their digits.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
+    if isinstance(answer, dict | list | bool):
+        raise BadRecord("bad_answer", f"`answer` is a {type(answer).__name__}; expected text or a number")
+    if isinstance(answer, float):
+        if not math.isfinite(answer):
+            return None
+        digits = format(Decimal(repr(answer)), "f")
+        answer = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    try:
+        text = "" if answer is None else str(answer).strip()
+    except ValueError:  # Python's limit
+        raise BadRecord("bad_answer", "`answer` is a number of thousands of digits") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord("not_unicode", "`answer` holds a lone surrogate") from None
+    return text or None

@@ -53,7 +53,7 @@ def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | Non
     if not artifact.is_of_other_settings():
         return ""
     old, lost = marks_of(artifact.folder), Counter[str]()
-    for part, (_, limits) in reuse.asked.items():
+    for part, (_, limits) in reuse.marks.items():
         before = old.get(part, ["", ""])
         if not before[0]:
             continue  # the part is new

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -21,6 +20,7 @@ from ray_distil.generate.generation import is_transient
 from ray_distil.report.settings import successors
 from ray_distil.runner import remaking, waiting
 from ray_distil.runner.stage import GeneratingStage, Stage
+from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.runner.watchdog import FailureLimit, steady
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Display
@@ -94,7 +94,12 @@ class Run:
 
         Raises UserError where texts or a training that were paid for would be lost, unless `run.remake` agrees to it.
         """
-        target, name = self._target(stage), _name_of(stage)
+        target = self._make(stage)
+        stage.on_complete(target)
+        return target
+
+    def _make(self, stage: Stage) -> Artifact:
+        target, name = self._target(stage), stage.console_name
         if (old := target.earlier_making()) is not None:
             self._check()
             target.bring_back(old)
@@ -102,17 +107,17 @@ class Run:
         manifest = target.manifest()
         if manifest is not None and not self._is_tried_again(target, stage, manifest, name):
             return target
-        self._ask(stage, target)
+        self._refuse_loss(stage, target)
         self._check()
         if manifest is not None and not manifest.content:
             target.content_before = target.digest()
         started = time.monotonic()
-        target.start(stage.resume, stage.reuse.asked if stage.reuse is not None else None)
+        target.start(stage.resume, stage.reuse.marks if stage.reuse is not None else None)
         with (
             self.display.stage(name, stage.unit) as target.tell,
             waiting.told(name, target.tell.idle_seconds, self.display.say),
         ):
-            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, stage.rows.STAGE)):
+            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, stage.fingerprint_name)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = stage.make(target)
         gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
@@ -132,39 +137,37 @@ class Run:
             self.display.say(f"{name}: {_told(left)}: {how} tries them again")
         return target
 
-    def ask(self, stage: Stage) -> None:
+    def refuse_loss(self, stage: Stage) -> None:
         """Raise the UserError that `make` would raise, before anything is made."""
         target = self._target(stage)
         if target.manifest() is None and target.earlier_making() is None:
-            self._ask(stage, target)
+            self._refuse_loss(stage, target)
 
-    def _ask(self, stage: Stage, target: Artifact) -> None:
+    def _refuse_loss(self, stage: Stage, target: Artifact) -> None:
         """Raises UserError where something paid for would be lost, and the user has not agreed to it.
 
         Who tries failed rows again agrees to what follows from new rows, and not to other settings.
         """
         limits = self.config.run
         saved = saved_made_of(target.folder).get("settings", {})
-        settings = stage.readable_like(saved)
+        settings = stage.settings.readable_like(saved)
         follows = limits.retry_failed and saved == settings
         if not limits.remake and not follows and (loss := stage.loss(target)):
-            raise UserError(remaking.question(_name_of(stage), loss, target, settings))
+            raise UserError(remaking.question(stage.console_name, loss, target, settings))
 
     def _target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
-        if stage.made is None:
-            return self._artifact_of(stage, stage.settings, stage.readable)
-        targets = [self._artifact_of(stage, made.settings, made.readable) for made in stage.made.all_rules()]
+        targets = [self._artifact_of(stage, rules) for rules in stage.settings.all_rules()]
         if len(targets) == 1:
             return targets[0]
         there = (target for target in targets if target.is_begun())
         set_aside = (target for target in targets if target.earlier_making() is not None)
         return next(there, None) or next(set_aside, targets[0])
 
-    def _artifact_of(self, stage: Stage, settings: dict[str, Any], readable: dict[str, Any]) -> Artifact:
-        mark = fingerprint(stage.rows.STAGE, stage.rows.VERSION, settings, stage.inputs)
+    def _artifact_of(self, stage: Stage, settings: StageSettings) -> Artifact:
+        mark = fingerprint(stage.fingerprint_name, stage.version, settings.values, stage.inputs)
         target = Artifact(self.folder, stage.artifact, stage.schema, mark, stage.counted)
-        target.made_of = {"settings": readable, "inputs": stage.inputs, "config": self.config.saved()}
+        target.made_of = {"settings": settings.readable, "inputs": stage.inputs, "config": self.config.saved()}
         return target
 
     def has_later_stages(self, artifact: str) -> bool:
@@ -218,12 +221,12 @@ class Run:
         self._generate_missing(stage, artifact, rows_in, num_failed)
         if failed := artifact.forget_rejects(is_transient):
             told = f"{_told(failed)}, with transient errors: they are tried once more"
-            self.display.say(f"{stage.rows.STAGE}: {told}")
+            self.display.say(f"{stage.fingerprint_name}: {told}")
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
     def _generate_missing(self, stage: GeneratingStage, artifact: Artifact, rows_in: int, num_failed: int) -> None:
         """`num_failed`: how many of the missing rows have failed before, and may fail again."""
-        name = stage.rows.STAGE
+        name = stage.fingerprint_name
         failed_at = -1
         limits = self.config.run
         while True:
@@ -292,11 +295,6 @@ def beside(work: Callable[[], None], parallel: bool, say: Callable[[str], None] 
     working.add_done_callback(tell)
     yield
     working.result()
-
-
-def _name_of(stage: Stage) -> str:
-    """The stage on the console, e.g. "evaluation/fast/tiny"."""
-    return "/".join([stage.rows.STAGE, *stage.artifact.split("/")[1:]])
 
 
 def _counts(manifest: Manifest) -> str:

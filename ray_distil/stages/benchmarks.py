@@ -18,18 +18,46 @@ from ray_distil.errors import BadRecord
 from ray_distil.judge.choices import MOST, listed, ordered
 from ray_distil.judge.scorers import whole_number
 from ray_distil.records import sources
-from ray_distil.records.conversations import instruction_of
+from ray_distil.records.conversations import instruction_of, reference_of
+from ray_distil.records.problems import EVAL
 from ray_distil.records.sources import Source
-from ray_distil.stages.instructions import reference_of
-from ray_distil.stages.problems import EVAL
-from ray_distil.store.schemas import normalised, stable_id
-from ray_distil.store.shards import REASON, reject
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Made, Stage
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.schemas import BENCHMARK, normalised, stable_id
+from ray_distil.store.shards import REASON, reject, table_of
 
+NAME = "benchmark"  # in fingerprints
 VERSION = 1
-STAGE = "benchmark"
 _PLACE = re.compile(r"\{(instruction|choices)\}")
 _COMMIT = re.compile(r"@[0-9a-f]{40}$")
 Row = dict[str, Any]
+
+
+class Benchmarks(Stage):
+    """The problems of one benchmark, in benchmarks/NAME."""
+
+    fingerprint_name, version = NAME, VERSION
+    schema, unit = BENCHMARK, "problems"
+
+    def __init__(self, run: Run, benchmark: BenchmarkConfig) -> None:
+        self.run, self.benchmark, self.artifact = run, benchmark, f"benchmarks/{benchmark.name}"
+        self.settings, self.inputs = settings_of(benchmark), [content(benchmark)]
+
+    def make(self, artifact: Artifact) -> Made:
+        rows = problems(self.benchmark)
+        if not rows:
+            self.run.display.say(f"{self.benchmark.name}: {self.benchmark.path!r} holds no problem")
+        artifact.write_table(table_of(rows, BENCHMARK), NAME)
+        return len(rows), {"limit": self.benchmark.limit}
+
+
+def settings_of(config: BenchmarkConfig) -> StageSettings:
+    """What makes the problems: neither how often they are asked, nor the path. The content at the path is an input."""
+    named = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
+    values = config.model_dump(mode="json", include=named) | {"prompt": config.template}
+    return StageSettings(values | ({"num_problems": config.num_problems} if config.path == TINY else {}))
 
 
 def source_of(config: BenchmarkConfig) -> Source | None:

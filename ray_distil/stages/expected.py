@@ -11,13 +11,23 @@ from functools import partial
 from typing import Any
 
 from ray_distil.config import TRAINED, EvaluatedModel
-from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
 from ray_distil.report.settings import EXPECTED
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import MadeOf
-from ray_distil.stages import comparing, made_of
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.stages import (
+    checkpoint,
+    instructions,
+    models_before_training,
+    packed,
+    responses,
+    rewrites,
+    sft_examples,
+)
+from ray_distil.stages.eval import artifact_of, generator_of
+from ray_distil.stages.eval import settings_of as eval_settings
 from ray_distil.store.superseded import saved_made_of
 
 
@@ -45,34 +55,30 @@ def settings_of(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _makers(run: Run) -> Iterator[tuple[str, Callable[[], MadeOf]]]:
-    """(artifact, function that returns what it is made of)."""
+def _makers(run: Run) -> Iterator[tuple[str, Callable[[], StageSettings]]]:
+    """(artifact, function that returns its settings)."""
     config, training = run.config, run.config.training
     if config.teachers is not None:
-        yield "instructions", lambda: made_of.of_instructions(config)
+        yield "instructions", lambda: instructions.settings_of(config)
         teachers = generators.teachers(config, run.models, run.date)
-        yield "responses", lambda: made_of.of_responses(config, teachers)
+        yield "responses", lambda: responses.settings_of(config, teachers)
         if (rewriter := generators.rewriter(config, run.models, run.date)) is not None:
-            yield "rewrites", lambda: made_of.of_rewrites(config, rewriter)
-        yield "sft_examples", lambda: made_of.of_examples(config)
+            yield "rewrites", lambda: rewrites.settings_of(config, rewriter)
+        yield "sft_examples", lambda: sft_examples.settings_of(config)
         if training is not None:
             student = run.models["training.student"]
-            yield "packed", lambda: made_of.of_packed(run, student, training)
-            yield "checkpoint", lambda: made_of.of_checkpoint(run, student, training)
+            yield "packed", lambda: packed.settings_of(run, student, training)
+            yield "checkpoint", lambda: checkpoint.settings_of(run, student, training)
 
-    for evaluated, source, mark in comparing.models_before_training(run):
+    for evaluated, source, mark in models_before_training(run):
         for benchmark in config.evaluation.benchmarks:
             if benchmark.name != HELD_OUT or config.teachers is not None:
-                yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, source, mark)
+                yield artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, source, mark)
     for evaluated in config.evaluation.models:
         for benchmark in config.evaluation.benchmarks if evaluated.model_source == TRAINED else ():
-            yield _artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, "", "")
+            yield artifact_of(run, evaluated, benchmark), partial(_eval, run, evaluated, benchmark, "", "")
 
 
-def _artifact_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> str:
-    return f"eval/{evaluated.name}/{folder_of(run.config.evaluation.label(benchmark))}"
-
-
-def _eval(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str) -> MadeOf:
-    generator = comparing.generator_of(run, evaluated, benchmark, model)
-    return made_of.of_evaluation(run.config.evaluation, evaluated.name, benchmark, generator, mark)
+def _eval(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str) -> StageSettings:
+    generator = generator_of(run, evaluated, benchmark, model)
+    return eval_settings(run.config.evaluation, evaluated.name, benchmark, generator, mark)

@@ -1,28 +1,85 @@
-"""Stage 1: instructions, from the tiny world or from the user's own source.
+"""Instructions, from the tiny world or from the user's own source.
 
 All records are read and checked before Ray starts, so that a mistake shows at once.
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 from typing import Any
 
-from ray_distil.config import TINY, InstructionsConfig
+from ray_distil.config import TINY, InstructionsConfig, StagesConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import BadRecord, UserError
 from ray_distil.records import sources
-from ray_distil.records.conversations import instruction_of
+from ray_distil.records.conversations import instruction_of, reference_of
+from ray_distil.records.problems import EVAL, TRAIN, Facts, Limit, Problems, StoredProblems
 from ray_distil.records.sources import Source
-from ray_distil.stages.problems import EVAL, TRAIN, Facts, Limit, Problems
-from ray_distil.store.schemas import instruction_id, stable_id
+from ray_distil.runner import remaking
+from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Made, Stage
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import fingerprint
+from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
 from ray_distil.store.shards import reject
 
-VERSION = 2
-STAGE = "instructions"
 NUM_TINY = 2000
 TINY_SEED = 50_000
+
+
+class Instructions(Stage):
+    """All records as rows, accepted or rejected."""
+
+    artifact = fingerprint_name = "instructions"
+    version, schema, unit = 2, INSTRUCTIONS, "instructions"
+
+    def __init__(self, run: Run, records: Problems | StoredProblems) -> None:
+        keep_ids_by_source(run.folder, self.artifact)
+        self.run, self.records = run, records
+        self.settings = settings_of(run.config)
+        self.inputs = source_fingerprints(run.config.instructions)
+
+    def loss(self, artifact: Artifact) -> str:
+        return remaking.lost_ids(artifact, self.settings.values)
+
+    def make(self, artifact: Artifact) -> Made:
+        records = self.records
+        if isinstance(records, StoredProblems):  # they are gone meanwhile
+            records = collected(self.run.config)
+        for table in records.tables():
+            artifact.write_table(table, self.artifact)
+        return records.facts.num_rows, {}
+
+
+def settings_of(config: StagesConfig) -> StageSettings:
+    """Without the paths of the sources: another name or place of a file changes nothing.
+
+    What the sources hold is an input of the stage (`source_fingerprints`).
+    """
+    values = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
+    sources_ = sources_of(config.instructions)
+    named: dict[str, Any] = {"ids": "text", "sources": ["tiny" if one is None else "own" for one in sources_]}
+    if ids_by_source(config.run_folder, Instructions.artifact):
+        named = {"sources": [one.label if one is not None else None for one in sources_]}
+    return StageSettings(values | named | {"seed": config.run.seed})
+
+
+def read_problems(config: StagesConfig) -> Problems | StoredProblems:
+    """The problems of a run, from its artifact where this is complete and of the same source, else from the source.
+
+    Raises UserError where the source cannot be used.
+    """
+    values, inputs = settings_of(config).values, source_fingerprints(config.instructions)
+    mark = fingerprint(Instructions.fingerprint_name, Instructions.version, values, inputs)
+    stored = Artifact(config.run_folder, Instructions.artifact, INSTRUCTIONS, mark)
+    return StoredProblems(stored) if stored.is_complete() else collected(config)
+
+
+def collected(config: StagesConfig) -> Problems:
+    """All records of a run's source."""
+    by_source = ids_by_source(config.run_folder, Instructions.artifact)
+    return collect(config.instructions, config.run.seed, by_source)
 
 
 def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None]:
@@ -59,7 +116,7 @@ def tiny_records(config: InstructionsConfig, seed: int) -> tuple[list[Any], list
     return [record(p) for p in train], [record(p) for p in world.held_out(world.SEED_TEST, config.num_eval)]
 
 
-def instruction_row(record: Any, source: str, split: str, position: int, ids_by_source: bool = False) -> dict[str, Any]:
+def instruction_row(record: Any, source: str, split: str, position: int, by_source: bool = False) -> dict[str, Any]:
     """One record as an INSTRUCTIONS row, or as a reject, which tells the record's position in the file."""
     row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
@@ -79,42 +136,16 @@ def instruction_row(record: Any, source: str, split: str, position: int, ids_by_
     except BadRecord as error:
         return reject(row, error.reason, f"record {position}: {error}")
     return row | {
-        "instruction_id": instruction_id(text, source if ids_by_source else ""),
+        "instruction_id": instruction_id(text, source if by_source else ""),
         "instruction": text,
         "reference_answer": reference,
     }
 
 
-def reference_of(answer: Any) -> str | None:
-    """The reference answer from a record's `answer`; None without one. Raises BadRecord for a value that is no answer.
-
-    From a list of one value this value is taken. NaN and infinite numbers count as no answer. 1e22 and 1e-05 are
-    written with all their digits.
-    """
-    if isinstance(answer, list) and len(answer) == 1:
-        (answer,) = answer
-    if isinstance(answer, dict | list | bool):
-        raise BadRecord("bad_answer", f"`answer` is a {type(answer).__name__}; expected text or a number")
-    if isinstance(answer, float):
-        if not math.isfinite(answer):
-            return None
-        digits = format(Decimal(repr(answer)), "f")
-        answer = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    try:
-        text = "" if answer is None else str(answer).strip()
-    except ValueError:  # Python's limit
-        raise BadRecord("bad_answer", "`answer` is a number of thousands of digits") from None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRecord("not_unicode", "`answer` holds a lone surrogate") from None
-    return text or None
-
-
-def collect(config: InstructionsConfig, seed: int, ids_by_source: bool = False) -> Problems:
+def collect(config: InstructionsConfig, seed: int, by_source: bool = False) -> Problems:
     """All records as rows, accepted or rejected; training and held-out problems share no instruction.
 
-    ids_by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises
+    by_source: the id of a problem is a hash of its text and its source, as in runs of earlier versions. Raises
     UserError where a file cannot be used or leaves nothing to train or to evaluate on.
     """
     train_source, eval_source = sources_of(config)
@@ -129,14 +160,14 @@ def collect(config: InstructionsConfig, seed: int, ids_by_source: bool = False) 
     # The held-out rows come first: a problem that is in both is evaluated, and rejected from training.
     name, eval_name = (TINY if s is None else s.label for s in (train_source, eval_source or train_source))
     rows = itertools.chain(
-        (instruction_row(record, eval_name, EVAL, k, ids_by_source) for k, record in enumerate(held_out, 1)),
-        (instruction_row(record, name, TRAIN, k, ids_by_source) for k, record in enumerate(train, 1)),
+        (instruction_row(record, eval_name, EVAL, k, by_source) for k, record in enumerate(held_out, 1)),
+        (instruction_row(record, name, TRAIN, k, by_source) for k, record in enumerate(train, 1)),
     )
     limits = {
         TRAIN: Limit(config.num_train, "instructions.num_train"),
         EVAL: Limit(config.num_eval, "instructions.num_eval"),
     }
-    problems = Problems(rows, [eval_name, name] if ids_by_source else [""], config.num_eval, limits)
+    problems = Problems(rows, [eval_name, name] if by_source else [""], config.num_eval, limits)
     for split, what in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
         if not problems.facts.usable[split]:
             raise UserError(
@@ -174,6 +205,6 @@ def left_out(config: InstructionsConfig) -> Iterator[Finding]:
             yield remark(source.key, f"of {source.path!r} the split {source.split!r} is read, without {shown}")
 
 
-def source_fingerprint(config: InstructionsConfig) -> list[str]:
+def source_fingerprints(config: InstructionsConfig) -> list[str]:
     """The fingerprints of the sources' content."""
     return [sources.fingerprint(source) for source in sources_of(config) if source is not None]

@@ -1,16 +1,26 @@
-"""How long models take: seconds for a problem that is asked alone, and tokens per second of many requests at once.
+"""How long models take for a problem that is asked alone.
 
 Timing is a stage of its own, because a request beside others takes longer than a request alone.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
+from dataclasses import replace
+from functools import cached_property
+from heapq import nsmallest
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.stages import evaluation
-from ray_distil.stages.question import Question
+from ray_distil.generate.question import Question
+from ray_distil.records.problems import EVAL
+from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.stages.eval import Eval
+from ray_distil.stages.eval import requests as eval_requests
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import IdSet
+from ray_distil.store.reuse import Reuse
 from ray_distil.store.schemas import TIMING, stable_id
 from ray_distil.store.shards import reject, table_of
 
@@ -19,8 +29,54 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
+NAME = "timing"  # in fingerprints
 VERSION = 1
-STAGE = "timing"
+
+
+class Timing(GeneratingStage):
+    """The time that one model takes for some problems of a benchmark, which are asked one at a time."""
+
+    fingerprint_name, version = NAME, VERSION
+    schema, unit = TIMING, "problems"
+
+    def __init__(self, evaluation: Eval) -> None:
+        self.run, self.evaluation = evaluation.run, evaluation
+        self.num_timed = self.run.config.evaluation.num_timed
+        self.artifact = evaluation.artifact.replace("eval/", "timing/", 1)
+        self.imports = evaluation.imports
+        self.settings, self.inputs = self._settings(evaluation.settings), evaluation.inputs
+
+    def _settings(self, of_answers: StageSettings) -> StageSettings:
+        values = {"asked": of_answers.values["asked"], "num_timed": self.num_timed}
+        earlier = of_answers.earlier
+        return replace(of_answers, values=values, earlier=None if earlier is None else self._settings(earlier))
+
+    @property
+    def reuse(self) -> Reuse | None:
+        return None  # times are measured anew
+
+    @cached_property
+    def _chosen(self) -> list[Row]:
+        """The `num_timed` problems with the smallest ids."""
+        problems = self.evaluation.problems
+        tables = of_split(problems, EVAL, [name for name in problems.schema.names if name not in ("source", "split")])
+        rows = (row | {"split": EVAL} for table in tables for row in table.to_pylist())
+        return nsmallest(self.num_timed, rows, key=lambda row: row["instruction_id"])
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.generate(self, artifact, len(self._chosen))
+        return len(self._chosen), {}
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        times = artifact.read_table(["timing_id", "seconds"])
+        return summarise(times, self.evaluation.name, self.evaluation.label)
+
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
+        import ray.data
+
+        evaluation, problems = self.evaluation, ray.data.from_items(self._chosen)
+        generate = evaluation.generator.one_at_a_time().generate(num_missing)
+        return [timed(problems, generate, evaluation.name, evaluation.label, evaluation.question, done)]
 
 
 def timing_id(name: str, benchmark: str, instruction_id: str) -> str:
@@ -31,9 +87,9 @@ def requests(
     row: dict[str, Any], name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> list[dict[str, Any]]:
     """The evaluation's request for the first sample of a problem, with the id of a TIMING row."""
-    made = evaluation.requests(row, name, benchmark, question)[:1]
-    asked = [one | {"id": timing_id(name, benchmark, one["instruction_id"])} for one in made]
-    return [one for one in asked if one["id"] not in done]
+    row_id = timing_id(name, benchmark, row["instruction_id"])
+    requests = eval_requests(row, name, benchmark, question)[:1] if row_id not in done else []
+    return [request | {"id": row_id} for request in requests]
 
 
 def timed_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -56,34 +112,13 @@ def timed(
     problems: "Dataset", generate: "Generate", name: str, benchmark: str, question: Question, done: Container[str] = ()
 ) -> "Dataset":
     """The times of the model `name` for problems. `generate` must work on one request at a time."""
-    asked = {"name": name, "benchmark": benchmark, "question": question, "done": done}
-    pending = problems.flat_map(requests, fn_kwargs=asked)
+    request = {"name": name, "benchmark": benchmark, "question": question, "done": done}
+    pending = problems.flat_map(requests, fn_kwargs=request)
     return generate(pending).map_batches(timed_batch, batch_size=None, batch_format="pyarrow")
 
 
 def summarise(times: pa.Table, name: str, benchmark: str) -> dict[str, Any]:
     """`seconds`: the median over the problems, None without one. The first request of an engine is a slow outlier."""
     seconds = times["seconds"].to_pylist()
-    told = {"name": name, "benchmark": benchmark, "num_timed": len(seconds)}
-    return told | {"seconds": median(seconds) if seconds else None}
-
-
-def tokens_per_s(answers: pa.Table) -> float | None:
-    """Generated tokens of EVAL rows with known times, divided by the seconds in which at least one request was at work.
-
-    answers: num_generated_tokens, seconds (that the request took) and finished_at (seconds since 1970). A pause between
-    two makings of an artifact does not count.
-    """
-    counted = answers.select(["num_generated_tokens", "seconds", "finished_at"]).drop_null().to_pylist()
-    spans = sorted((row["finished_at"] - row["seconds"], row["finished_at"]) for row in counted)
-    busy = _length(spans)
-    return sum(row["num_generated_tokens"] for row in counted) / busy if busy else None
-
-
-def _length(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of time spans (start, end), which are sorted by start."""
-    total, until = 0.0, float("-inf")
-    for start, end in spans:
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return total
+    median_seconds = median(seconds) if seconds else None
+    return {"name": name, "benchmark": benchmark, "num_timed": len(seconds), "seconds": median_seconds}

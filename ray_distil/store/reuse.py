@@ -12,8 +12,8 @@ the verdict, are made anew.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,40 +27,43 @@ from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
 from ray_distil.store.superseded import marks_of, superseded
 
 Row = dict[str, Any]
-Renew = Callable[[list[Row], list[bool]], list[Row | None]]
 
 
 @dataclass(frozen=True)
 class Reuse:
     """Which old rows of an artifact may be used again.
 
-    - asked: part -> two marks: of the settings that change its texts, and of the limits to the texts' length.
+    - marks: part -> two marks: of the settings that change its texts, and of the limits to the texts' length.
+    - earlier_marks: part -> mark of the same texts by earlier versions.
     - part_of: the column that names a row's part. None: all rows are one part, "".
-    - renewer: called only if there are old rows to use. It returns the function `renew(rows, has_same_limits)`, which
-      returns each row as it is in the new artifact, or None for a row that cannot be used.
+    - sources: what rows are made of, found by the column `source_key`; read only if there are old rows to use.
+    - reread: (row, its source or None, whether the limits are the same) -> the row as it is in the new artifact, or None
+      for a row that cannot be used.
+    - fails_again: (row, reason, its source or None) -> whether a row that was rejected would be rejected again.
     """
 
-    asked: dict[str, tuple[str, str]]
+    marks: dict[str, tuple[str, str]]
+    earlier_marks: dict[str, str]
     part_of: str | None
-    renewer: Callable[[], Renew]
-    earlier: dict[str, str] = field(default_factory=dict)  # part -> mark of the same texts by earlier versions
-    refused: Callable[[Row, str], bool] | None = None  # (row, reason): whether the row would be rejected again
+    source_key: str
+    sources: Callable[[], Iterable[pa.Table]]
+    reread: Callable[[Row, Row | None, bool], Row | None]
+    fails_again: Callable[[Row, str, Row | None], bool]
 
     def has_same_texts(self, part: str, mark: str) -> bool:
         """Whether a mark of a part stands for the texts of the present settings."""
-        return mark != "" and mark in (self.asked[part][0], self.earlier.get(part))
+        return mark != "" and mark in (self.marks[part][0], self.earlier_marks.get(part))
 
 
-class Known:
+class RowsById:
     """Rows that are found by their id. They need little more memory than their columns."""
 
     def __init__(self, tables: Iterable[pa.Table], key: str) -> None:
-        given = [table for table in tables if table.num_rows]
-        given = given or [pa.table({key: pa.array([], pa.string())})]
-        keys = np.concatenate([keys_of(table[key].to_pylist()) for table in given])
+        filled = [table for table in tables if table.num_rows] or [pa.table({key: pa.array([], pa.string())})]
+        keys = np.concatenate([keys_of(table[key].to_pylist()) for table in filled])
         self.order = np.argsort(keys, kind="stable")
         # combine_chunks: with several chunks, each `take` would copy the whole table.
-        self.keys, self.table = keys[self.order], pa.concat_tables(given).drop_columns([key]).combine_chunks()
+        self.keys, self.table = keys[self.order], pa.concat_tables(filled).drop_columns([key]).combine_chunks()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -99,40 +102,57 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
 
     Old rows that had failed or were cut are counted in `artifact.num_failed_before`: they may fail again.
     """
-    renew: Renew | None = None
+    sources: RowsById | None = None
     num_carried = 0
     for old in superseded(artifact.run, artifact.name):
+        # Parts whose texts are the same, and those among them whose limits are the same too.
         marks = marks_of(old)
-        parts = {part for part in reuse.asked if reuse.has_same_texts(part, marks.get(part, [""])[0])}
-        alike = {part for part in parts if marks[part][1] == reuse.asked[part][1]}
-        done = artifact.done_ids() if parts else ()
-        sizes = old.sizes("part-", ".parquet") if parts else {}
+        parts = {part for part in reuse.marks if reuse.has_same_texts(part, marks.get(part, [""])[0])}
+        same_limits = {part for part in parts if marks[part][1] == reuse.marks[part][1]}
+        if not parts:
+            continue
+        done = artifact.done_ids()
+
+        # Accepted rows: each beside its source, read again.
+        sizes = old.sizes("part-", ".parquet")
         for table in ahead(old.read_table, sizes, sizes.__getitem__):
             if {field.name for field in artifact.schema if not field.nullable} - set(table.column_names):
                 continue  # the shard is of an older schema
             part_of = table[reuse.part_of].to_pylist() if reuse.part_of else [""] * table.num_rows
             ids = table.column(0).to_pylist()
-            keep = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
-            if not any(keep):
+            is_usable = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
+            if not any(is_usable):
                 continue
-            renew = renew or reuse.renewer()
-            has_same_limits = [part in alike for part, kept in zip(part_of, keep, strict=True) if kept]
-            renewed = renew(table.filter(pa.array(keep)).to_pylist(), has_same_limits)
-            rows = [row for row in renewed if row is not None]
+            sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
+            usable = table.filter(pa.array(is_usable)).to_pylist()
+            has_same_limits = [part in same_limits for part, is_in in zip(part_of, is_usable, strict=True) if is_in]
+            found = sources.rows([row[reuse.source_key] for row in usable])
+            reread = list(map(reuse.reread, usable, found, has_same_limits))
+            rows = [row for row in reread if row is not None]
             artifact.write_table(table_of(rows, artifact.schema), stage)
             num_carried += len(rows)
-            artifact.num_failed_before += len(renewed) - len(rows)
+            artifact.num_failed_before += len(reread) - len(rows)
+
+        # Rejected rows: those that would be rejected again.
         rejects = old / REJECTS_FOLDER
-        sizes = rejects.sizes("part-", ".parquet") if parts else {}
+        sizes = rejects.sizes("part-", ".parquet")
         for table in ahead(rejects.read_table, sizes, sizes.__getitem__):
             rows = [row for row in table.to_pylist() if row["id"] not in done]
-            again = [row for row in rows if reuse.part_of is None and alike and _is_refused(row, reuse)]
-            made = [reject(json.loads(row["row"]), row["reason"], row["detail"]) for row in again]
-            artifact.write_table(table_of(made, artifact.schema), stage)
-            num_carried += len(made)
-            artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(made)
+            rejected: list[Row] = []
+            if rows and same_limits and reuse.part_of is None:
+                sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
+                rejected = list(_rejected_again(rows, sources, reuse))
+            artifact.write_table(table_of(rejected, artifact.schema), stage)
+            num_carried += len(rejected)
+            artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(rejected)
     return num_carried
 
 
-def _is_refused(row: Row, reuse: Reuse) -> bool:
-    return reuse.refused is not None and reuse.refused(json.loads(row["row"]), row["reason"])
+def _rejected_again(rejects: list[Row], sources: RowsById, reuse: Reuse) -> Iterator[Row]:
+    """Rows of a reject shard that would be rejected again, in the form of `shards.reject`."""
+    rows = [(json.loads(old["row"]), old) for old in rejects]
+    rows = [(row, old) for row, old in rows if reuse.source_key in row]
+    found = sources.rows([row[reuse.source_key] for row, _ in rows])
+    for (row, old), source in zip(rows, found, strict=True):
+        if reuse.fails_again(row, old["reason"], source):
+            yield reject(row, old["reason"], old["detail"])

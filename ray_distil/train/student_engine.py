@@ -88,7 +88,7 @@ def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) ->
         compile_layers(model)
     if config["gradient_checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in sft.py, else old students and states are used.
+    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in stages/checkpoint.py, else old students and states are used.
     # `repartition.py` divides its moments among another number of workers; an optimiser without moments has none to
     # divide. `adam_betas`, and `offload_optimizer` of AdamW, are keys in config/training_config.py.
     groups = decay_groups(model, config["weight_decay"])

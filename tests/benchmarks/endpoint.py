@@ -30,8 +30,9 @@ import psutil
 
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.generate import endpoint
-from ray_distil.stages import instructions, teacher
-from ray_distil.stages.question import Question
+from ray_distil.generate.question import Question
+from ray_distil.stages import instructions
+from ray_distil.stages.responses import responses as responses_of
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of
@@ -193,9 +194,9 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         problems.finish(instructions.STAGE, "instructions", rows, 0)
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
         responses.start()
-        made = teacher.responses(problems.read(), endpoint.build(config, rows), "direct", "m", question)
-        responses.write([made], teacher.STAGE)
-        manifest = responses.finish(teacher.STAGE, "responses", rows, 0)
+        made = responses_of(problems.read(), endpoint.build(config, rows), "direct", "m", question)
+        responses.write([made], "teacher")
+        manifest = responses.finish("teacher", "responses", rows, 0)
     assert manifest.rows_out == rows
 
 

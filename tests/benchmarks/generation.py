@@ -5,7 +5,7 @@
     python -m tests.benchmarks.generation --sigma 0
 
     at once    vllm.LLM.chat, all prompts in one call: what the engine can do
-    stage      teacher.py on a Ray, its shards written and counted: what ray_distil does
+    stage      responses.py on a Ray, its shards written and counted: what ray_distil does
     batches    vllm.LLM.chat, 32 prompts a call, each call waited for: what a script does
 
 No engine is told how many rows it takes in a step (`max_num_seqs`): each has its own default. Lengths are as uneven as
@@ -30,12 +30,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ray_distil import stages
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.runner.runs import Run
-from ray_distil.stages import chain as stages
-from ray_distil.stages import instructions, teacher
+from ray_distil.stages import instructions
+from ray_distil.stages import responses as responses_stage
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 
@@ -107,13 +108,13 @@ def stage(folder: str, rows: int, knob: str) -> None:
         processor.stages["vLLMEngineStage"] = engine_stage.model_copy(update={"fn": Stamped})
         return processor
 
-    requests = teacher.requests
+    requests = responses_stage.requests
 
     def requests_of_lengths(row: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
         made = requests(row, **options)
         return [one | {"sampling_params": of_this_length(one["sampling_params"], row["instruction"])} for one in made]
 
-    teacher.requests = requests_of_lengths  # type: ignore[assignment]
+    responses_stage.requests = requests_of_lengths  # type: ignore[assignment]
     ray.data.llm.build_processor = build_stamped
     config = load(None, settings(folder, rows, knob))
     run = Run(config, resolve_models(config))

@@ -97,11 +97,11 @@ def main() -> None:
     cluster.wait_for_nodes(timeout=200)
     say(f"{len(nodes)} nodes are there")
 
+    from ray_distil import stages
     from ray_distil.config import load
     from ray_distil.config.models import resolve_models
     from ray_distil.runner.runs import Run
     from ray_distil.runtime.session import in_background
-    from ray_distil.stages import chain as stages
 
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "answered"

@@ -25,11 +25,11 @@ from typing import Any
 
 import psutil
 
+from ray_distil import stages
 from ray_distil.checks import checks_apart
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.runner.runs import Run
-from ray_distil.stages import chain as stages
 from ray_distil.stages import instructions
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import MANIFEST

@@ -27,7 +27,7 @@ from torch.multiprocessing import start_processes
 
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
 from ray_distil.config.models import resolve_model
-from ray_distil.stages.packing import best_fit, pack_group
+from ray_distil.stages.packed import best_fit, pack_group
 from ray_distil.tiny.world import training_problems
 from tests.benchmarks import memory_of_export
 from tests.integration.cluster import free_port

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ray_distil.chat.tokenization import encode_example, padding_token
 from ray_distil.config.models import resolve_model
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.store.storage import Folder
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ray_distil.chat.tokenization import encode_example, padding_token
 from ray_distil.config.models import resolve_model
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import tensors_of

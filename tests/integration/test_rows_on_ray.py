@@ -13,8 +13,7 @@ from ray_distil.config import load
 from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.session import start_ray
-from ray_distil.stages import packing
-from ray_distil.stages.chain import make_examples
+from ray_distil.stages import make_examples, packed
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of
@@ -107,25 +106,25 @@ def response_row(number: int, problem: int, answer: int, way: str) -> dict[str, 
 def test_the_sequences_are_those_of_one_table_in_order(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "CHUNK_EXAMPLES", CHUNK)
-    monkeypatch.setattr(packing, "WINDOW", WINDOW)
+    monkeypatch.setattr(packed, "CHUNK_EXAMPLES", CHUNK)
+    monkeypatch.setattr(packed, "WINDOW", WINDOW)
     given, target = (
         examples(tmp_path, number),
         Artifact(Folder.at(tmp_path), "packed", schemas.PACKED, "", "example_ids"),
     )
     how = {"model": STUDENT, "max_length": 64}
 
-    table = given.read_table(list(packing.COLUMNS))
+    table = given.read_table(list(packed.COLUMNS))
     slices = [table.slice(start, CHUNK) for start in range(0, number, CHUNK)]
     expected = pa.concat_tables(
-        packing.pack_chunk(part.append_column("chunk", pa.array([k] * part.num_rows, pa.int32())), **how)
+        packed.pack_chunk(part.append_column("chunk", pa.array([k] * part.num_rows, pa.int32())), **how)
         for k, part in enumerate(slices)
     )
-    starts = packing.chunk_starts(packing.all_sizes(given.read(list(packing.SIZED))))
+    starts = packed.chunk_starts(packed.all_sizes(given.read(list(packed.SIZED))))
     target.start()
-    for window in packing.pack(lambda: given.read(list(packing.COLUMNS)), starts, **how):
-        target.write([window], packing.STAGE)
-    manifest = target.finish(packing.STAGE, "examples", number, 1.0)
+    for window in packed.pack(lambda: given.read(list(packed.COLUMNS)), starts, **how):
+        target.write([window], "packing")
+    manifest = target.finish("packing", "examples", number, 1.0)
 
     is_rejected = expected["reject_reason"].is_valid()
     kept = expected.filter(pa.compute.invert(is_rejected)).select(schemas.PACKED.names)

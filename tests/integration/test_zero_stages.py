@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from ray_distil.chat.tokenization import encode_example, end_of_turn, load_tokenizer, padding_token
 from ray_distil.config.models import resolve_model
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student

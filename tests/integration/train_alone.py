@@ -16,8 +16,8 @@ from ray_distil.config.models import resolve_models  # noqa: E402
 from ray_distil.config.section import apply_overrides, validate  # noqa: E402
 from ray_distil.runner.lease import run_lock  # noqa: E402
 from ray_distil.runner.runs import Run  # noqa: E402
-from ray_distil.stages import importing  # noqa: E402
-from ray_distil.stages.training_stage import make_checkpoint  # noqa: E402
+from ray_distil.stages import make_checkpoint  # noqa: E402
+from ray_distil.stages.sft_examples import ImportedExamples  # noqa: E402
 
 NUM_WORKERS, NUM_EPOCHS = 2, 6
 DATA = {
@@ -45,7 +45,7 @@ def main() -> None:
     config = validate(StagesConfig, apply_overrides(DATA, sys.argv[1:]))
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
-        examples = importing.import_examples(run, [record(k) for k in range(60)], "records")
+        examples = run.make(ImportedExamples(run, [record(k) for k in range(60)], "records"))
         make_checkpoint(run, stages.make_packed(run, examples))
 
 

@@ -3,8 +3,6 @@
 import io
 import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,10 +11,9 @@ import pytest
 from rich.console import Console
 
 import ray_distil
-from ray_distil import UserError, api, load_config, make_plan, read_report, read_rows, stages
+from ray_distil import UserError, api, load_config, make_plan, read_report, read_rows
 from ray_distil.commands import pipeline
 from ray_distil.runtime.progress import Display
-from ray_distil.stages import chain
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import REWRITES, stable_id
 from ray_distil.store.storage import Folder
@@ -109,10 +106,3 @@ def test_a_program_calls_the_run_that_leaves_it_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(pipeline, "run", lambda config, display=None, quiet=True: calls.append(quiet))
     api.run_pipeline(load_config())
     assert calls == [False]
-
-
-def test_the_room_of_stages_offers_the_functions_that_make_them() -> None:
-    assert {getattr(stages, name) for name in stages.__all__} == {getattr(chain, name) for name in stages.__all__}
-    code = "import sys, ray_distil.stages.teacher; print('ray_distil.stages.chain' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.train import attention
 from ray_distil.train.attention import varlen_attention
 from ray_distil.train.batches import tensors_of

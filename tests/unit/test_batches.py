@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.train.batches import epoch_order, micro_batches, sizes_of, tensors_of
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
 

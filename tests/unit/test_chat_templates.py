@@ -28,7 +28,7 @@ from ray_distil.chat.tokenization import (
     stop_token_ids,
 )
 from ray_distil.generate.engine import finish_batch
-from ray_distil.stages.evaluation import answer_row
+from ray_distil.stages.eval import answer_row
 from tests.chat_families import END, OPEN, START, TEMPLATES, TINY, family, learnt, model_with
 
 LEARNT = {"Llama-2": "5 " + END, "DeepSeek-Coder": "5\n" + END, "R1-Distill": "\n</think>\n\n5" + END}

@@ -11,7 +11,7 @@ from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
 from ray_distil.runner.runs import Run
-from ray_distil.stages import made_of
+from ray_distil.runner.stage_settings import StageSettings
 from tests.remakes import of_responses
 
 # Arguments of silent groups that are not silent: what a custom class does nobody knows; the others change numbers.
@@ -68,29 +68,29 @@ def test_what_is_left_changes_texts(kwargs: dict[str, Any], kept: dict[str, Any]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Callable[..., made_of.MadeOf]:
-    def of(*overrides: str) -> made_of.MadeOf:
+def made(tmp_path: Path) -> Callable[..., StageSettings]:
+    def of(*overrides: str) -> StageSettings:
         config = load(None, [f"run.storage_path={tmp_path}", *overrides])
         return of_responses(Run(config, resolve_models(config)))
 
     return of
 
 
-def test_seed_and_top_p_count_only_where_tokens_are_drawn(made: Callable[..., made_of.MadeOf]) -> None:
-    greedy = made().asked["slow"]
-    assert made("run.seed=5").asked["slow"] == greedy
-    assert made("teachers.slow.sampling_params.top_p=0.5").asked["slow"] == greedy
+def test_seed_and_top_p_count_only_where_tokens_are_drawn(made: Callable[..., StageSettings]) -> None:
+    greedy = made().marks["slow"]
+    assert made("run.seed=5").marks["slow"] == greedy
+    assert made("teachers.slow.sampling_params.top_p=0.5").marks["slow"] == greedy
     drawn = "teachers.slow.sampling_params.temperature=0.6"
-    assert made(drawn).asked["slow"] != greedy
-    assert made(drawn, "run.seed=5").asked["slow"] != made(drawn).asked["slow"]
-    assert made(drawn, "teachers.slow.sampling_params.top_p=0.5").asked["slow"] != made(drawn).asked["slow"]
+    assert made(drawn).marks["slow"] != greedy
+    assert made(drawn, "run.seed=5").marks["slow"] != made(drawn).marks["slow"]
+    assert made(drawn, "teachers.slow.sampling_params.top_p=0.5").marks["slow"] != made(drawn).marks["slow"]
 
 
-def test_artifacts_of_earlier_versions_are_known_by_their_marks(made: Callable[..., made_of.MadeOf]) -> None:
-    assert made().by_earlier_rules is None
+def test_artifacts_of_earlier_versions_are_known_by_their_marks(made: Callable[..., StageSettings]) -> None:
+    assert made().earlier is None
     silent = "teachers.slow.engine.engine_kwargs={attention_backend: TRITON_ATTN}"
-    by_earlier = made(silent).by_earlier_rules
-    assert made(silent).asked == made("teachers.slow.engine.engine_kwargs={}").asked
+    by_earlier = made(silent).earlier
+    assert made(silent).marks == made("teachers.slow.engine.engine_kwargs={}").marks
     assert by_earlier is not None
-    assert by_earlier.asked["slow"][0] == made(silent).earlier_marks["slow"] != made(silent).asked["slow"][0]
+    assert by_earlier.marks["slow"][0] == made(silent).earlier_marks["slow"] != made(silent).marks["slow"][0]
     assert {"attention_backend"} <= NAMES

@@ -54,7 +54,7 @@ def begun(config: DistillConfig) -> Run:
 
 
 def marks(run: Run) -> Any:
-    return of_responses(run).asked
+    return of_responses(run).marks
 
 
 def test_a_commit_at_the_hub_changes_nothing_of_a_run_that_has_begun(web: FakeHub, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from ray_distil import stages
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
+from ray_distil.generate.question import Question
 from ray_distil.runner.runs import Run
-from ray_distil.stages import chain as stages
-from ray_distil.stages import importing, instructions, teacher
-from ray_distil.stages.question import Question
+from ray_distil.stages import imports, instructions, responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 
@@ -25,7 +25,12 @@ PROBLEMS = [
 
 def match(records: list[Any], num_samples: int = 1, fraction: float = 1.0) -> tuple[list[dict[str, Any]], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(teacher.imported(PROBLEMS, records, "slow", fraction, num_samples, counts)), counts
+    asked = [
+        row
+        for row in PROBLEMS
+        if row["split"] == "train" and responses.is_asked(row["instruction_id"], "slow", fraction)
+    ]
+    return list(imports.matched(imports.by_text(asked), records, "slow", num_samples, counts)), counts
 
 
 def answer(k: int, text: str = "\\boxed{1}", **others: Any) -> dict[str, Any]:
@@ -36,8 +41,8 @@ def answer(k: int, text: str = "\\boxed{1}", **others: Any) -> dict[str, Any]:
 def test_each_request_is_answered_or_rejected_and_each_record_counted(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "RECORDS_AT_ONCE", at_once)
-    monkeypatch.setattr(teacher, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(imports, "RECORDS_AT_ONCE", at_once)
+    monkeypatch.setattr(imports, "ROWS_AT_ONCE", at_once)
     records = [answer(1, "first"), answer(0), answer(1, "second"), answer(1, "third"), answer(9), "text", {}]
     records += [{"instruction": "held out?", "output": "1"}, answer(2, teacher="direct"), answer(3, "a\ud800")]
     rows, counts = match(records, num_samples=2)
@@ -52,12 +57,12 @@ def test_each_request_is_answered_or_rejected_and_each_record_counted(
     assert rows[3]["reject_detail"] == "1 of 2 responses to this instruction are there"
     assert counts == {"matched": 3, "unused": 4, "bad_record": 2, "not_unicode": 1}
     assert counts.total() == len(records)
-    ids = teacher.requests(PROBLEMS[1], "slow", Question({}, num_samples=2))
+    ids = responses.requests(PROBLEMS[1], "slow", Question({}, num_samples=2))
     assert [r["response_id"] for r in rows if r["instruction_id"] == "i1"] == [r["id"] for r in ids]
 
 
 def test_only_the_share_that_a_teacher_is_asked_is_imported() -> None:
-    asked = [p["instruction_id"] for p in PROBLEMS[:4] if teacher.is_asked(p["instruction_id"], "slow", 0.5)]
+    asked = [p["instruction_id"] for p in PROBLEMS[:4] if responses.is_asked(p["instruction_id"], "slow", 0.5)]
     rows, counts = match([answer(k) for k in range(4)], fraction=0.5)
     assert 0 < len(asked) < 4
     assert [r["instruction_id"] for r in rows] == asked
@@ -128,7 +133,7 @@ def test_a_stage_of_imported_responses_is_whole_without_ray(files: Path, capsys:
 
 
 def test_a_stopped_import_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "IMPORTED_ROWS", 4)
+    monkeypatch.setattr(responses, "IMPORTED_ROWS", 4)
     write_table, written = Artifact.write_table, []
 
     def stop_at_the_third(self: Artifact, *arguments: Any) -> None:
@@ -161,10 +166,10 @@ def test_a_file_of_other_problems_and_one_that_is_not_there_are_refused(files: P
 
 def test_an_imported_row_has_the_id_of_its_text_wherever_its_file_lies() -> None:
     records = [{"instruction": f"{k}?", "output": str(k)} for k in (1, 2, 3, 2)]
-    first = importing.imported_ids(records, "a.json", by_source=False)
+    first = imports.imported_ids(records, "a.json", by_source=False)
     assert len({row_id for row_id, _ in first}) == 4
     assert [number for _, number in first] == [0, 0, 0, 1]
-    assert importing.imported_ids(records, "b.json", by_source=False) == first
-    assert sorted(importing.imported_ids(records[::-1], "b.json", by_source=False)) == sorted(first)
-    before = importing.imported_ids(records, "a.json", by_source=True)
+    assert imports.imported_ids(records, "b.json", by_source=False) == first
+    assert sorted(imports.imported_ids(records[::-1], "b.json", by_source=False)) == sorted(first)
+    before = imports.imported_ids(records, "a.json", by_source=True)
     assert before == [(stable_id("imported", "a.json", k), k) for k in (1, 2, 3, 4)]

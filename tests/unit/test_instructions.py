@@ -10,8 +10,8 @@ from datasets import Dataset, DatasetDict
 
 from ray_distil.config import InstructionsConfig
 from ray_distil.errors import BadRecord, UserError
+from ray_distil.records.problems import Problems
 from ray_distil.stages.instructions import collect, reference_of, unchecked
-from ray_distil.stages.problems import Problems
 from ray_distil.store.ids import count_ids
 
 

@@ -13,7 +13,7 @@ from ray_distil.config import load
 from ray_distil.config.models import responses_of
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.records import sources
-from ray_distil.stages import instructions, teacher
+from ray_distil.stages import imports, instructions
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 TABLES = DOC.read_text().split("As responses of the slow teacher")
@@ -126,8 +126,8 @@ def test_as_responses(dataset: str, tmp_path: Path) -> None:
     ]
     records = sources.records(responses_of(slow, "teachers.slow"))
     counts: Counter[str] = Counter()
-    made = list(teacher.imported(asked, records, "slow", 1.0, 1, counts))
-    assert counts == {teacher.MATCHED: 5}
+    made = list(imports.matched(imports.by_text(asked), records, "slow", 1, counts))
+    assert counts == {imports.MATCHED: 5}
     assert all(answers_agree(row["answer"], str(k + 3)) for k, row in enumerate(made)), [row["answer"] for row in made]
     thinks = dataset not in ("openai/gsm8k", "tatsu-lab/alpaca", "AI-MO/NuminaMath-CoT")
     assert all(bool(row["reasoning"]) == thinks or not thinks for row in made)

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ray_distil.stages.packing import pack_group
+from ray_distil.stages.packed import pack_group
 from ray_distil.train import attention, loss
 from ray_distil.train.batches import tensors_of
 from ray_distil.train.loss import LossHead, packed_logits, prepare

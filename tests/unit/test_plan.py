@@ -8,7 +8,7 @@ import pytest
 from ray_distil.commands import plan
 from ray_distil.config import load
 from ray_distil.errors import UserError
-from ray_distil.stages import instructions, teacher
+from ray_distil.stages import instructions, responses
 
 OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
 
@@ -22,7 +22,7 @@ def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     steps, _ = planned(["teachers.slow.num_samples=2", "instructions.num_train=400", "instructions.num_eval=50"])
     config = load(None, ["instructions.num_train=400", "instructions.num_eval=50"])
     train = [i for ids in instructions.collect(config.instructions, 0).ids("train") for i in ids]
-    asked = [i for i in train if teacher.is_asked(i, "slow", 0.3)]
+    asked = [i for i in train if responses.is_asked(i, "slow", 0.3)]
     assert 80 < len(asked) < 160
     assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)
     assert steps["teacher/slow"].rows == 2 * len(asked)

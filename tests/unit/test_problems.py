@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ray_distil import stages
 from ray_distil.config import load
 from ray_distil.errors import UserError
+from ray_distil.records import problems
+from ray_distil.records.problems import EVAL, TRAIN, Limit, Problems, StoredProblems
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
-from ray_distil.stages import chain as stages
-from ray_distil.stages import problems
 from ray_distil.stages.instructions import instruction_row
-from ray_distil.stages.problems import EVAL, TRAIN, Limit, Problems, StoredProblems
 from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import reject
 
@@ -182,7 +182,8 @@ def test_a_run_of_an_earlier_version_keeps_the_ids_of_its_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("ray_distil.stages.made_of.ids_by_source", lambda run, artifact: True)
+        for module in ("runner.id_rule", "stages.instructions"):
+            patched.setattr(f"ray_distil.{module}.ids_by_source", lambda run, artifact: True)
         _, first = made_of_file(tmp_path, "a.jsonl", RECORDS)
     assert first["5 + 3?"].split()[0] == stable_id("5 + 3?", "a.jsonl")
     (tmp_path / "tiny" / "ids_by_source").unlink()  # no file of the earlier version

@@ -15,8 +15,7 @@ from ray_distil.config import RECIPES
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import read_mapping, validate
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.stages.curation import imported_row as imported_example
-from ray_distil.stages.teacher import imported_row as imported_response
+from ray_distil.stages.imports import imported_example, imported_response
 from tests.unit.endpoint_server import EndpointServer
 
 STUDENT = resolve_model("tiny:student-base", "k")

@@ -13,8 +13,8 @@ from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import INSTRUCTIONS
 from ray_distil.store.storage import Folder
+from tests.unit.test_checkpoint_stage import Stopped, Training
 from tests.unit.test_reuse import Asked, rows_of
-from tests.unit.test_training_stage import Stopped, Training
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.generator import Generator
 from ray_distil.runner.runs import Run
-from ray_distil.stages import evaluation, long2short, teacher, timing
-from ray_distil.stages.chain import make_responses, make_rewrites
-from ray_distil.stages.comparing import make_evaluation
+from ray_distil.stages import eval, make_responses, make_rewrites, timing
+from ray_distil.stages import responses as responses_stage
+from ray_distil.stages import rewrites as rewrites_stage
+from ray_distil.stages.eval import Eval
 from ray_distil.stages.instructions import instruction_row
+from ray_distil.stages.responses import Responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import model_fingerprint
-from ray_distil.store.reuse import Known, is_the_same
+from ray_distil.store.reuse import RowsById, is_the_same
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import table_of
 from tests.null_engine import answer
@@ -55,11 +57,11 @@ def test_a_text_is_the_same_under_another_limit_if_it_ended_in_time(
 def test_rows_are_known_by_id() -> None:
     ids = [stable_id(k) for k in range(100)]
     tables = [pa.table({"id": ids[k::3], "number": [str(n) for n in range(100)[k::3]]}) for k in range(3)]
-    known = Known(tables, "id")
+    known = RowsById(tables, "id")
     assert known.rows([ids[7], stable_id("none"), ids[99], ids[7]]) == [
         {"number": "7"}, None, {"number": "99"}, {"number": "7"}
     ]  # fmt: skip
-    assert Known([], "id").rows(ids[:2]) == [None, None]
+    assert RowsById([], "id").rows(ids[:2]) == [None, None]
 
 
 class Asked:
@@ -101,7 +103,7 @@ class Asked:
         index, slow = next((k, model) for k, model in enumerate(config.evaluation.models) if model.name == "slow")
         (held_out,) = config.evaluation.benchmarks
         source = run.models[f"evaluation.models.{index}.model_source"]
-        return responses, rewrites, make_evaluation(run, problems, held_out, slow, source, model_fingerprint(source))
+        return responses, rewrites, run.make(Eval(run, problems, held_out, slow, source, model_fingerprint(source)))
 
     texts, references = PROBLEMS, dict.fromkeys(PROBLEMS, "7")
 
@@ -132,16 +134,16 @@ class Rows:
         return Rows([row for row in self.rows if kept(row)])
 
     def map_batches(self, made: Any, fn_kwargs: dict[str, Any] | None = None, **_: Any) -> "Rows":
-        if made is teacher.response_batch:
-            return Rows([teacher.response_row(row, **fn_kwargs or {}) for row in self.rows])
-        if made is long2short.rewrite_batch:
-            return Rows([long2short.rewrite_row(row, **fn_kwargs or {}) for row in self.rows])
-        if made is long2short.unfit_batch:
+        if made is responses_stage.response_batch:
+            return Rows([responses_stage.response_row(row, **fn_kwargs or {}) for row in self.rows])
+        if made is rewrites_stage.rewrite_batch:
+            return Rows([rewrites_stage.rewrite_row(row, **fn_kwargs or {}) for row in self.rows])
+        if made is rewrites_stage.unfit_batch:
             return Rows(made(pa.Table.from_pylist(self.rows)).to_pylist() if self.rows else [])
         if made is timing.timed_batch:
             return Rows([timing.timed_row(row) for row in self.rows])
-        assert made is evaluation.answer_batch
-        return Rows([evaluation.answer_row(row, **fn_kwargs or {}) for row in self.rows])
+        assert made is eval.answer_batch
+        return Rows([eval.answer_row(row, **fn_kwargs or {}) for row in self.rows])
 
 
 def written(artifact: Artifact, parts: list[Rows], stage: str, *options: Any) -> Any:
@@ -245,8 +247,8 @@ def test_another_reference_is_read_into_the_rows_that_stay(asked: Asked) -> None
 def test_what_is_read_from_a_text_is_read_anew(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A better extraction of answers buys no text again."""
     before = rows_of(asked.run()[0])
-    monkeypatch.setattr(teacher, "VERSION", teacher.VERSION + 1)
-    monkeypatch.setattr(teacher, "extract_answer", lambda text: "read anew")
+    monkeypatch.setattr(Responses, "version", Responses.version + 1)
+    monkeypatch.setattr(responses_stage, "extract_answer", lambda text: "read anew")
     after = rows_of(asked.run()[0])
     assert not before.keys() & set(asked.ids)
     assert {row["answer"] for row in after.values()} == {"read anew"}
@@ -276,11 +278,11 @@ def test_a_transient_error_is_tried_once_more_and_when_the_user_asks_for_it(aske
 
 def test_a_carry_that_was_stopped_goes_on(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows_of(asked.run()[0])
-    renew = teacher.renewed
-    monkeypatch.setattr(teacher, "renewed", lambda *a: 1 / 0)
+    reread = Responses.reread
+    monkeypatch.setattr(Responses, "reread", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         asked.run("teachers.slow.fraction=0.1")
-    monkeypatch.setattr(teacher, "renewed", renew)
+    monkeypatch.setattr(Responses, "reread", reread)
     after = rows_of(asked.run("teachers.slow.fraction=0.1")[0])
     assert not before.keys() & set(asked.ids)
     assert after.items() <= before.items()

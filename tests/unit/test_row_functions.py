@@ -13,9 +13,9 @@ from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.errors import UserError
 from ray_distil.generate import engine, generation
+from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, first_reason
-from ray_distil.stages import curation, long2short, teacher
-from ray_distil.stages.question import Question
+from ray_distil.stages import responses, rewrites, sft_examples
 from ray_distil.store.shards import REASON
 
 ALL = list(GATES)
@@ -68,7 +68,7 @@ def test_an_engine_is_on_one_node_where_one_holds_it(
 
 def ask(row: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     question = Question(PARAMS, num_samples=3, suffix="!")
-    return teacher.requests(row, "slow", replace(question, **changes))
+    return responses.requests(row, "slow", replace(question, **changes))
 
 
 def test_samples_are_rows_with_their_own_recorded_seeds() -> None:
@@ -88,7 +88,7 @@ def test_a_fraction_is_asked_and_counted() -> None:
     ids = [f"i{k}" for k in range(2000)]
     asked = [i for i in ids if ask(PROBLEM | {"instruction_id": i}, fraction=0.25)]
     assert 400 < len(asked) < 600
-    assert teacher.num_requests(ids, "slow", 0.25, 3) == 3 * len(asked)
+    assert responses.num_requests(ids, "slow", 0.25, 3) == 3 * len(asked)
 
 
 def generated(**changes: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def generated(**changes: Any) -> dict[str, Any]:
 
 
 def response(**changes: Any) -> dict[str, Any]:
-    return teacher.response_row(generated(**changes), "m", PARAMS)
+    return responses.response_row(generated(**changes), "m", PARAMS)
 
 
 def test_response_is_split_and_keeps_its_seed() -> None:
@@ -124,15 +124,15 @@ def test_tokens_that_an_endpoint_does_not_count_are_null() -> None:
 
 def rewrite(text: str, **changes: Any) -> dict[str, Any]:
     at_length = {"reasoning": "Hmm, 2 and 3. 2 + 3 is 4? No: 2 + 3 = 5. " * 3}
-    request = long2short.request(response() | at_length | changes, ALL, Question(PARAMS))
+    request = rewrites.request(response() | at_length | changes, ALL, Question(PARAMS))
     counts = {"num_prompt_tokens": 3, "num_generated_tokens": 8, "num_thinking_tokens": 0}
     counts |= {name: changes.pop(name) for name in [*counts] if name in changes}
     row = request | {"generated_text": text, "finish_reason": "stop", "error": ""}
-    return long2short.rewrite_row(row | counts, "m", PARAMS)
+    return rewrites.rewrite_row(row | counts, "m", PARAMS)
 
 
 def test_rewrite_request_is_the_recipes() -> None:
-    messages = long2short.request(response(), ALL, Question(PARAMS))["messages"]
+    messages = rewrites.request(response(), ALL, Question(PARAMS))["messages"]
     assert messages[0] == {"role": "system", "content": LONG2SHORT}
     assert messages[1]["content"] == "Problem: 2 + 3?\nAnswer: 5\nReasoning: 2 + 3 = 5"
 
@@ -142,7 +142,7 @@ def test_rewrite_request_is_the_recipes() -> None:
     [({}, ""), ({"finish_reason": "length"}, "source_incomplete"), ({"answer": "6"}, "source_wrong_answer")],
 )
 def test_only_correct_slow_responses_are_rewritten(change: dict[str, Any], reason: str) -> None:
-    assert long2short.request(response() | change, ALL, Question(PARAMS))["source_reason"] == reason
+    assert rewrites.request(response() | change, ALL, Question(PARAMS))["source_reason"] == reason
 
 
 def test_verdicts() -> None:
@@ -159,7 +159,7 @@ def test_what_the_rewriting_made_shorter_is_summed_where_both_are_counted() -> N
         pa.table({"original_tokens": [90, None, 40], "rewritten_tokens": [20, 9, None]}),
         pa.table({"original_tokens": [10], "rewritten_tokens": [5]}),
     ]
-    assert long2short.shortened(tables) == {"tokens_before": 100, "tokens_after": 25}
+    assert rewrites.shortened(tables) == {"tokens_before": 100, "tokens_after": 25}
 
 
 def test_what_the_rewriter_thinks_is_no_part_of_the_rewrite() -> None:
@@ -172,32 +172,32 @@ def test_a_text_whose_thinking_never_ends_is_not_complete() -> None:
     left_open = "<think>\n2 + 3 = 5, so \\boxed{5}"
     assert rewrite(left_open)["verdict"] == "incomplete"
     row = response(generated_text=left_open)
-    assert curation.response_example(row, ["complete"], "")[REASON] == "incomplete"
-    assert long2short.request(row, ALL, Question(PARAMS))["source_reason"] == "source_incomplete"
+    assert sft_examples.response_example(row, ["complete"], "")[REASON] == "incomplete"
+    assert rewrites.request(row, ALL, Question(PARAMS))["source_reason"] == "source_incomplete"
 
 
 def test_rewrite_that_states_no_answer_gets_it_behind() -> None:
-    row = curation.rewrite_example(rewrite("2 + 3 = 5"), ALL, "!")
+    row = sft_examples.rewrite_example(rewrite("2 + 3 = 5"), ALL, "!")
     assert row["completion"] == "2 + 3 = 5\n\nThe final answer is \\boxed{5}."
     assert row["prompt"] == "2 + 3?!"
     assert row["num_tokens"] == rewrite("2 + 3 = 5")["rewritten_tokens"]
-    stated = curation.rewrite_example(rewrite("2 + 3 = 5, so \\boxed{5}."), ALL, "!")
+    stated = sft_examples.rewrite_example(rewrite("2 + 3 = 5, so \\boxed{5}."), ALL, "!")
     assert stated["completion"] == "2 + 3 = 5, so \\boxed{5}."
 
 
 @pytest.mark.parametrize("known", [{"source_answer": None}, {"source_answer": "Scan it once."}, {"source_answer": "6"}])
 def test_no_box_is_put_behind_a_text_whose_result_is_not_known_to_be_right(known: dict[str, Any]) -> None:
     row = rewrite("Scan the list once; the input has up to 10000 rows.") | {"reference_answer": None} | known
-    assert curation.rewrite_example(row, [], "")["completion"] == row["reasoning"]
+    assert sft_examples.rewrite_example(row, [], "")["completion"] == row["reasoning"]
 
 
 def test_curation_rejects_by_the_gates_that_are_on() -> None:
     wrong = response(generated_text="\\boxed{6}")
-    assert curation.response_example(wrong, ALL, "")[REASON] == "wrong_answer"
-    assert REASON not in curation.response_example(wrong, ["complete"], "")
-    assert curation.response_example(wrong, ALL, "")["num_tokens"] == wrong["num_generated_tokens"]
-    assert curation.response_example(response(finish_reason="length"), ALL, "")[REASON] == "incomplete"
-    assert curation.response_example(response(generated_text=" "), [], "")[REASON] == "empty"
+    assert sft_examples.response_example(wrong, ALL, "")[REASON] == "wrong_answer"
+    assert REASON not in sft_examples.response_example(wrong, ["complete"], "")
+    assert sft_examples.response_example(wrong, ALL, "")["num_tokens"] == wrong["num_generated_tokens"]
+    assert sft_examples.response_example(response(finish_reason="length"), ALL, "")[REASON] == "incomplete"
+    assert sft_examples.response_example(response(generated_text=" "), [], "")[REASON] == "empty"
 
 
 def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None:

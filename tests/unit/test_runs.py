@@ -18,10 +18,10 @@ from ray_distil.errors import StageError
 from ray_distil.runner.lease import run_lock
 from ray_distil.runner.runs import Run, beside
 from ray_distil.runner.stage import GeneratingStage, Stage
+from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
-from ray_distil.stages import instructions, teacher
-from ray_distil.stages.chain import few_kept
+from ray_distil.stages.sft_examples import few_kept
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import Manifest
@@ -106,8 +106,8 @@ def test_an_error_beside_the_body_is_told_at_once() -> None:
 class Quick(Stage):
     """A stage of one row, whose checks take as long as another stage needs to begin."""
 
-    rows, schema, unit = instructions, INSTRUCTIONS, "instructions"
-    settings: dict[str, Any] = {}  # noqa: RUF012
+    fingerprint_name, version, schema, unit = "instructions", 1, INSTRUCTIONS, "instructions"
+    settings = StageSettings({})
 
     def __init__(self, name: str) -> None:
         self.artifact, self.inputs = name, [name]
@@ -184,7 +184,7 @@ IDS = [stable_id("row", k) for k in range(10)]
 class Ten(GeneratingStage):
     """Ten rows; a "dataset" is a list of ids."""
 
-    rows = teacher
+    artifact = fingerprint_name = "teacher"
 
     def make(self, artifact: Artifact) -> tuple[int, dict[str, Any]]:
         return len(IDS), {}

@@ -19,7 +19,7 @@ from ray_distil.report import report, settings
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
 from ray_distil.stages import expected
-from ray_distil.stages.comparing import Evaluation
+from ray_distil.stages.eval import Eval
 from ray_distil.store import manifest as manifest_module
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, versions, write_manifest
@@ -201,7 +201,7 @@ def test_answers_of_a_student_of_an_earlier_version_are_asked_about(made: Asked)
     problems = Artifact(run.folder, "instructions", INSTRUCTIONS, "f")
     (held_out,) = config.evaluation.benchmarks
     with pytest.raises(UserError, match="texts would be asked for again"):
-        run.make(Evaluation(run, problems, held_out, fast, run.models["training.student"], "its training"))
+        run.make(Eval(run, problems, held_out, fast, run.models["training.student"], "its training"))
 
 
 def test_a_manifest_has_the_revision_of_the_code(tmp_path: Path) -> None:

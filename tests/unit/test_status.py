@@ -14,14 +14,23 @@ from ray_distil.commands import status
 from ray_distil.report import unfinished
 from ray_distil.report.unfinished import Unfinished, unfinished_stages
 from ray_distil.runner.lease import run_lock
-from ray_distil.stages import benchmarks, curation, evaluation, instructions, long2short, packing, teacher, timing
+from ray_distil.stages import (
+    benchmarks,
+    checkpoint,
+    eval,
+    instructions,
+    packed,
+    responses,
+    rewrites,
+    sft_examples,
+    timing,
+)
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.listing import StoredFile, stored_files
 from ray_distil.store.manifest import Manifest, write_manifest
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
-from ray_distil.train import sft
 from tests.object_store import store_with_credentials
 from tests.unit.test_distill_job import distill
 
@@ -182,7 +191,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_the_names_of_stages_are_those_of_the_stages() -> None:
-    modules = {"responses": teacher, "rewrites": long2short, "sft_examples": curation, "packed": packing}
-    modules |= {"instructions": instructions, "benchmarks": benchmarks, "checkpoint": sft, "eval": evaluation}
-    modules |= {"timing": timing}
-    assert {artifact: module.STAGE for artifact, module in modules.items()} == unfinished.STAGES
+    modules = {"responses": responses, "rewrites": rewrites, "sft_examples": sft_examples, "packed": packed}
+    modules |= {"benchmarks": benchmarks, "checkpoint": checkpoint, "eval": eval, "timing": timing}
+    names = {artifact: module.NAME for artifact, module in modules.items()}
+    assert names | {"instructions": instructions.Instructions.artifact} == unfinished.STAGES

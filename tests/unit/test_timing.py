@@ -8,7 +8,7 @@ import pytest
 from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.generate import endpoint
 from ray_distil.generate.generator import Generator
-from ray_distil.stages import timing
+from ray_distil.stages import eval, timing
 from ray_distil.store.shards import REASON
 
 
@@ -35,7 +35,7 @@ def answers(*rows: tuple[int | None, float | None, float | None]) -> pa.Table:
 def test_tokens_a_second_are_of_the_seconds_in_which_something_was_answered(
     rows: list[tuple[int | None, float | None, float | None]], expected: float | None
 ) -> None:
-    assert timing.tokens_per_s(answers(*rows)) == (None if expected is None else pytest.approx(expected))
+    assert eval.tokens_per_s(answers(*rows)) == (None if expected is None else pytest.approx(expected))
 
 
 def test_a_time_that_nobody_measured_is_rejected_with_a_reason() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ray_distil import stages
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.config.section import validate
@@ -15,7 +16,6 @@ from ray_distil.generate.generator import Generator
 from ray_distil.judge import scorers
 from ray_distil.report import report
 from ray_distil.runner.runs import Run
-from ray_distil.stages import comparing
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import EVAL, RESPONSES
 from ray_distil.store.shards import table_of, write_block
@@ -75,9 +75,9 @@ class World:
         })  # fmt: skip
         run = Run(config, resolve_models(config))
         run.folder.write_text("config.yaml", config.to_yaml())
-        asks = comparing.make_benchmarks(run)
-        comparing.make_given_evaluations(run, asks)
-        comparing.make_timings(run, asks)
+        benchmarks = stages.make_benchmarks(run)
+        stages.make_given_evaluations(run, benchmarks)
+        stages.make_timings(run, benchmarks)
         return report.build(run.folder).models
 
     def rows(self, name: str) -> dict[str, Row]:

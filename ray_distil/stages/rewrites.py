@@ -1,4 +1,7 @@
-"""Stage 3: slow responses rewritten into short reasoning, and a verdict on each rewrite."""
+"""Slow responses rewritten into short reasoning, and a verdict on each rewrite.
+
+Only slow responses that pass the gates are rewritten, by the slow teacher or by long2short's own model.
+"""
 
 import json
 from collections.abc import Container, Iterable, Iterator
@@ -9,11 +12,18 @@ import pyarrow.compute as pc
 
 from ray_distil.chat.prompts import long2short_messages
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_is_open
+from ray_distil.config import StagesConfig, enabled_gates
+from ray_distil.generate.generator import Generator
+from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, against_source, first_reason
 from ray_distil.judge.results import final_result
-from ray_distil.stages.question import Question
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import GeneratingStage, Made, Row
+from ray_distil.runner.stage_settings import StageSettings, of_one_generator, with_earlier
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import IdSet
 from ray_distil.store.reuse import is_the_same
-from ray_distil.store.schemas import REWRITES, stable_id
+from ray_distil.store.schemas import RESPONSES, REWRITES, stable_id
 from ray_distil.store.shards import SOURCE, reject, table_of
 
 if TYPE_CHECKING:
@@ -21,10 +31,62 @@ if TYPE_CHECKING:
 
     from ray_distil.generate.generation import Generate
 
+NAME = "long2short"  # in fingerprints
 VERSION = 5
-ASKING_VERSION = 1  # of the requests: with another version all texts are generated again
-STAGE = "long2short"
+REQUEST_VERSION = 1  # of the requests: with another version all texts are generated again
 ACCEPTED = "accepted"
+
+
+class Rewrites(GeneratingStage):
+    """One row for each slow response: its rewrite, or why there is none."""
+
+    artifact, fingerprint_name, version = "rewrites", NAME, VERSION
+    schema, unit, tokens = REWRITES, "slow responses", "original_tokens"
+    source_key = "rewrite_id"
+
+    def __init__(self, run: Run, responses: Artifact, rewriter: Generator) -> None:
+        self.run, self.responses, self.rewriter = run, responses, rewriter
+        self.gates = enabled_gates(run.config)
+        self.question = rewriter.question()
+        self.imports = rewriter.imports
+        self.settings, self.inputs = settings_of(run.config, rewriter), [responses.content()]
+
+    def make(self, artifact: Artifact) -> Made:
+        rows_in = self.responses.count("teacher", "slow")
+        self.run.generate(self, artifact, rows_in)
+        return rows_in, {}
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        return shortened(artifact.tables(["original_tokens", "rewritten_tokens"]))
+
+    def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
+        slow = self.responses.read().filter(lambda row: row["teacher"] == "slow")
+        generate = self.rewriter.generate(num_missing)
+        return rewrites(slow, generate, self.rewriter.model, self.gates, self.question, done)
+
+    def sources(self) -> Iterable[pa.Table]:
+        return sources_of(self.responses.tables(RESPONSES.names), self.gates)
+
+    def reread(self, row: Row, source: Row | None, has_same_limits: bool) -> Row | None:
+        if source is None or source["source_reason"] or source["source_mark"] != row["source_mark"]:
+            return None
+        has_ended = row["finish_reason"] == "stop"
+        if not is_the_same(row, has_ended, self.rewriter.sampling.max_tokens, has_same_limits):
+            return None
+        of_source = ("reference_answer", "source_answer", "original_characters")
+        return _judged(row | {name: source[name] for name in of_source})
+
+
+def settings_of(config: StagesConfig, rewriter: Generator) -> StageSettings:
+    return with_earlier(lambda by_earlier_rules: _settings(config, rewriter, by_earlier_rules))
+
+
+def _settings(config: StagesConfig, rewriter: Generator, by_earlier_rules: bool) -> StageSettings:
+    # The whole prompt is in the mark, in place of its parts.
+    texts = rewriter.texts(by_earlier_rules) | {"system_prompt": None}
+    del texts["suffix"]
+    texts["prompt"] = long2short_messages("PROBLEM", "ANSWER", "REASONING", rewriter.system_prompt)
+    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": enabled_gates(config)})
 
 
 def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:
@@ -54,8 +116,8 @@ def requests(
     row: dict[str, Any], gates: list[str], question: Question, done: Container[str], fit: bool
 ) -> list[dict[str, Any]]:
     """The request for a slow response in a list; [] where its id is in `done`, or where it is not `fit` (or is, for False)."""
-    made = request(row, gates, question)
-    return [made] if made["id"] not in done and (made["source_reason"] == "") == fit else []
+    candidate = request(row, gates, question)
+    return [candidate] if candidate["id"] not in done and (candidate["source_reason"] == "") == fit else []
 
 
 def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
@@ -81,22 +143,6 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
     return _judged(rewrite)
-
-
-def renewed(
-    row: dict[str, Any], source: dict[str, Any], max_tokens: int, has_same_limits: bool
-) -> dict[str, Any] | None:
-    """A REWRITES row of an earlier making, judged again; None where the rewriter would give another text.
-
-    `source`: the row of `sources` for the same slow response in this making.
-    """
-    if source["source_reason"] or source["source_mark"] != row["source_mark"]:
-        return None
-    if is_the_same(row, row["finish_reason"] == "stop", max_tokens, has_same_limits):
-        return _judged(
-            row | {name: source[name] for name in ("reference_answer", "source_answer", "original_characters")}
-        )
-    return None
 
 
 def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
@@ -133,14 +179,14 @@ def rewrites(
     return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
 
 
-def sources(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
-    """For each slow response the columns that `renewed` needs, with its rewrite_id; one table for each given table."""
+def sources_of(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
+    """For each slow response the columns that `Rewrites.reread` needs, with its rewrite_id; one table for each of responses."""
     columns = ["reference_answer", "source_answer", "source_mark", "source_reason", "original_characters"]
     types = {"original_characters": pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in ("rewrite_id", *columns)])
     for table in responses:
-        asked = [request(row, gates, Question({})) for row in table.to_pylist() if row["teacher"] == "slow"]
-        rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in asked]
+        requests = [request(row, gates, Question({})) for row in table.to_pylist() if row["teacher"] == "slow"]
+        rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in requests]
         yield pa.Table.from_pylist(rows, schema=schema)
 
 

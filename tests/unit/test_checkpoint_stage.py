@@ -14,7 +14,7 @@ from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.config.section import validate
 from ray_distil.errors import UserError
 from ray_distil.runner.runs import Run
-from ray_distil.stages import made_of, training_stage
+from ray_distil.stages import checkpoint, make_checkpoint
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import PACKED
 from ray_distil.store.storage import Folder
@@ -59,15 +59,15 @@ class Training:
             return SftResult(given[2], 8, 2.0, 1.0)
 
         self.patch.setattr(sft, "train", train)
-        training_stage.make_checkpoint(run, Artifact(run.folder, "packed", PACKED, packed))
+        make_checkpoint(run, Artifact(run.folder, "packed", PACKED, packed))
 
     @contextmanager
     def by_rules(self, rules: int) -> Iterator[None]:
         """Within the block, students are of the rules of an earlier version; 0: of the present ones."""
-        present = made_of.of_checkpoint
+        present = checkpoint.settings_of
         with self.patch.context() as patch:
             by_all = lambda *run: [*present(*run).all_rules()]  # noqa: E731
-            patch.setattr(made_of, "of_checkpoint", lambda *run: replace(by_all(*run)[rules], by_earlier_rules=None))
+            patch.setattr(checkpoint, "settings_of", lambda *run: replace(by_all(*run)[rules], earlier=None))
             yield
 
     def states(self) -> list[str]:

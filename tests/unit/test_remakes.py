@@ -15,7 +15,7 @@ from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.runner.runs import Run
-from ray_distil.stages import made_of
+from ray_distil.stages import instructions
 from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, of_responses, outcomes, page
 
 
@@ -60,7 +60,7 @@ def test_the_spelling_of_a_path_remakes_nothing(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "p.jsonl").write_text('{"instruction": "2 + 3?"}\n')
     monkeypatch.chdir(tmp_path)
     spelt = [load(None, [f"instructions.path={path}"]) for path in ("p.jsonl", "./p.jsonl", tmp_path / "p.jsonl")]
-    assert len({json.dumps(made_of.of_instructions(one).settings, sort_keys=True) for one in spelt}) == 1
+    assert len({json.dumps(instructions.settings_of(one).values, sort_keys=True) for one in spelt}) == 1
 
 
 def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
         config = load(
             None, [f"run.storage_path={tmp_path}", "teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
         )
-        return of_responses(Run(config, resolve_models(config))).asked
+        return of_responses(Run(config, resolve_models(config))).marks
 
     assert marks("{}") == marks("{}", "['http://x/v1', 'http://y/v1']")
     assert marks("{}") == marks("{}", "http://y/v1") == marks("{stream_options: null}")
@@ -92,7 +92,7 @@ def test_what_each_key_of_an_endpoint_buys_again(tmp_path: Path, monkeypatch: py
         endpoint = json.dumps({"base_url": "http://x/v1", "model": "m", "api_key_env": None} | changes)
         given = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}", f"run.storage_path={tmp_path}"]
         config = load(None, given)
-        return of_responses(Run(config, resolve_models(config))).asked["slow"]
+        return of_responses(Run(config, resolve_models(config))).marks["slow"]
 
     assert OF_AN_ENDPOINT.keys() == EndpointConfig.model_fields.keys()
     before = mark()

@@ -1,4 +1,4 @@
-"""How a model is asked about each problem: one value that the configuration gives to the row functions."""
+"""How a model is asked about each problem: one value that the row functions of the stages take."""
 
 from dataclasses import dataclass
 from typing import Any

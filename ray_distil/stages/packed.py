@@ -1,4 +1,4 @@
-r"""Stage 5: examples packed into sequences of `max_length` tokens. No example is cut, and none sees another.
+r"""Examples packed into sequences of `max_length` tokens. No example is cut, and none sees another.
 
     input_ids     P P P C C E | P P C C C E | . .      P prompt, C completion, E end of turn, . padding
     labels        _ _ _ C C E | _ _ C C C E | _ _      _ is -100: the token is not learnt
@@ -15,29 +15,92 @@ store grows with the number of examples or with their length. Each window reads 
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.chat.chat_templates import PLAIN, ChatSettings
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings, chat_settings
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
+from ray_distil.config import TrainingConfig
+from ray_distil.errors import StageError
+from ray_distil.generate import engine
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Made, Stage, given
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import Keys, keys_of
+from ray_distil.store.manifest import model_fingerprint, why_none
 from ray_distil.store.schemas import PACKED
 from ray_distil.store.shards import reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+NAME = "packing"  # in fingerprints
 VERSION = 2
-STAGE = "packing"
 CHUNK_TOKENS = 10_000_000  # in a chunk: a good fit even for long examples, and at most 1.5 GiB of a worker's memory
 CHUNK_EXAMPLES = 20_000  # at most in a chunk, however short they are
 BYTES_PER_TOKEN = 3  # of a text in UTF-8 that nobody counted: less than most texts have, so that no chunk is too large
+BEFORE_PACKING = ("sft_examples", "rewrites", "responses")
 WINDOW = 100  # chunks in one sort, which makes a block for each pair of shard and chunk
 COLUMNS = ("example_id", "prompt", "completion")  # the columns that are packed
 SIZED = (*COLUMNS, "num_tokens")  # the columns from which the size of an example is known
+
+
+class Packed(Stage):
+    """Examples in sequences of fixed length."""
+
+    artifact, fingerprint_name, version = "packed", NAME, VERSION
+    schema, unit, counted = PACKED, "examples", "example_ids"
+
+    def __init__(self, run: Run, examples: Artifact) -> None:
+        self.run, self.examples, self.student = run, examples, run.models["training.student"]
+        self.training = given(run.config.training)
+        self.settings = settings_of(run, self.student, self.training)
+        self.inputs = [examples.content()]
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.start_ray()
+        config = self.run.config.packing
+
+        # Which examples are packed together.
+        starts = chunk_starts(all_sizes(self.examples.read(list(SIZED))))
+        if not len(starts):
+            why = why_none(self.run.folder, BEFORE_PACKING)
+            raise StageError(f"{self.console_name}: no example passed the gates: {why}")
+
+        # The sequences, window by window.
+        max_length = config.max_length or engine.model_length(self.student)
+        windows = pack(
+            lambda: self.examples.read(list(COLUMNS)),
+            starts,
+            model=self.student,
+            max_length=max_length,
+            enabled=config.enabled,
+            template=config.template,
+            system_prompt=self.training.system_prompt,
+            chat=chat_settings(self.student, self.training.chat_template_kwargs, self.run.date),
+        )
+        for window in windows:
+            artifact.write([window], NAME)
+
+        # How full they are.
+        num_sequences = num_tokens = 0
+        for table in artifact.tables(["lengths"]):
+            num_sequences += table.num_rows
+            num_tokens += pc.sum(pc.list_flatten(table["lengths"])).as_py() or 0
+        filled = round(fill(num_tokens, num_sequences, max_length), 4) if config.enabled else 1.0
+        summary = {"num_sequences": num_sequences, "max_length": max_length, "fill": filled}
+        return self.examples.count("example_id"), summary
+
+
+def settings_of(run: Run, student: str, training: TrainingConfig) -> StageSettings:
+    chat = chat_settings(student, training.chat_template_kwargs, run.date)
+    prompt = {"tokenizer": model_fingerprint(student), "system_prompt": training.system_prompt, "chat": asdict(chat)}
+    return StageSettings(run.config.packing.model_dump() | prompt)
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:

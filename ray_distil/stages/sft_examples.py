@@ -1,0 +1,188 @@
+"""Responses and rewrites that pass the gates become training examples; the others are rejected.
+
+Where there are rewrites, they take the place of the slow responses.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_distil.chat.reasoning_marks import split_reasoning, thinking_of
+from ray_distil.config import StagesConfig, enabled_gates
+from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.gates import against_source, first_reason
+from ray_distil.runner.id_rule import keep_ids_by_source
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Made, Stage
+from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.stages import imports, same_texts
+from ray_distil.stages.same_texts import Repeats, find, text_keys
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import Manifest, digest, most_common
+from ray_distil.store.rejecting import reject_rows
+from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
+from ray_distil.store.shards import reject, table_of
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+NAME = "curation"  # in fingerprints
+VERSION = 3
+
+
+class SftExamples(Stage):
+    """The texts that pass the gates."""
+
+    artifact, fingerprint_name, version = "sft_examples", NAME, VERSION
+    schema, unit, tokens = SFT_EXAMPLES, "candidates", "num_tokens"
+
+    def __init__(self, run: Run, responses: Artifact, rewrites: Artifact | None) -> None:
+        self.run, self.responses, self.rewrites = run, responses, rewrites
+        self.settings = settings_of(run.config)
+        self.inputs = [responses.content()] + ([rewrites.content()] if rewrites else [])
+
+    def make(self, artifact: Artifact) -> Made:
+        self.run.start_ray()
+        candidates = self.run.config.candidates
+        rows_in = sum(self.responses.count("teacher", kind) for kind in candidates if kind != "rewrite")
+        rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
+        rewrites = self.rewrites.read() if self.rewrites is not None else None
+        artifact.tell.expect(rows_in)
+        how = {name: self.settings.values[name] for name in ("gates", "suffix", "direct_thoughts")}
+        artifact.write(curate(self.responses.read(), rewrites, candidates, **how), NAME)
+
+        # Which texts repeat another one is known when all are there.
+        repeated = repeats(artifact.read(same_texts.COLUMNS))
+        if len(repeated):
+            reject_rows(artifact, NAME, partial(same_texts.marked, repeats=repeated))
+        return rows_in, {}
+
+    def on_complete(self, artifact: Artifact) -> None:
+        """Print a line where fewer than a tenth of the candidates, or of the rewrites, pass the gates."""
+        manifest, rewrites = artifact.manifest(), self.rewrites.manifest() if self.rewrites is not None else None
+        of_rewrites = (artifact.count("origin", "rewrite"), rewrites.rows_out) if rewrites is not None else (0, 0)
+        if manifest is not None and (line := few_kept(manifest, *of_rewrites)):
+            self.run.display.say(f"{self.console_name}: {line}")
+
+
+class ImportedExamples(Stage):
+    """Examples that another system has made: records of `instruction` and `output`, taken without a gate.
+
+    source: the path of the file, as given.
+    """
+
+    artifact, fingerprint_name, version = "sft_examples", NAME, VERSION
+    schema, unit = SFT_EXAMPLES, "examples"
+
+    def __init__(self, run: Run, records: list[Any], source: str) -> None:
+        by_source = keep_ids_by_source(run.folder, self.artifact)
+        ids = [example_id for example_id, _ in imports.imported_ids(records, source, by_source)]
+        self.imported = list(map(imports.imported_example, records, ids))
+        self.settings, self.inputs = imports.import_settings(source, by_source), [digest(self.imported)]
+
+    def make(self, artifact: Artifact) -> Made:
+        artifact.write_table(table_of(self.imported, SFT_EXAMPLES), NAME)
+        return len(self.imported), {}
+
+
+def settings_of(config: StagesConfig) -> StageSettings:
+    thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
+    values = {"gates": enabled_gates(config), "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
+    if config.curation.candidates is not None:
+        values["candidates"] = sorted(config.curation.candidates)
+    # In earlier versions equal texts of a problem were all learnt. What they have made stays valid.
+    return StageSettings(values | {"equal_texts": "once"}, earlier=StageSettings(values))
+
+
+def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> str:
+    """E.g. "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60"; "" where enough are kept."""
+    counts = {"candidates": (examples.rows_out, examples.rows_in), "rewrites": (num_kept_rewrites, num_rewrites)}
+    for what, (num_kept, total) in counts.items():
+        if num_kept < total / 10:
+            why = most_common(examples.rejects)
+            return f"kept {num_kept:,} of {total:,} {what}, less than a tenth; rejected candidates: {why}"
+    return ""
+
+
+def response_example(
+    row: dict[str, Any], gates: list[str], suffix: str, direct_thoughts: str = "drop"
+) -> dict[str, Any]:
+    """A RESPONSES row as an SFT_EXAMPLES row, or rejected.
+
+    If a direct teacher's response has a think block, only its conclusion is learnt; with `direct_thoughts` "reject" the
+    response is rejected.
+    """
+    completion = row["response"].strip()
+    thinks = row["teacher"] == "direct" and thinking_of(completion)
+    example = _example(
+        row, row["teacher"], row["response_id"], split_reasoning(completion)[1] if thinks else completion, gates, suffix
+    )
+    return reject(example, "thinks", "direct") if thinks and direct_thoughts == "reject" else example
+
+
+def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
+    """A REWRITES row as an SFT_EXAMPLES row, or rejected.
+
+    The rewriter is asked for reasoning only. If a rewrite has the right result, but does not state it as the answer,
+    the sentence "The final answer is ..." is added. Right: equal to the reference, or else to the source's answer.
+    """
+    completion, measured = row["reasoning"], against_source(row)
+    is_right = answers_agree(row["answer"], measured["reference_answer"])
+    if is_right and extract_answer(completion) is None:
+        completion += f"\n\nThe final answer is \\boxed{{{row['answer']}}}."
+    return _example(measured, "rewrite", row["rewrite_id"], completion, gates, suffix)
+
+
+def _example(
+    row: Mapping[str, Any], origin: str, origin_id: str, completion: str, gates: list[str], suffix: str
+) -> dict[str, Any]:
+    example = {
+        "example_id": stable_id("example", origin_id),
+        "instruction_id": row["instruction_id"],
+        "prompt": row["instruction"] + suffix,
+        "completion": completion,
+        "origin": origin,
+        "origin_id": origin_id,
+        "num_tokens": row["rewritten_tokens" if origin == "rewrite" else "num_generated_tokens"],
+    }
+    reason = first_reason(row, gates)
+    if reason is None and not completion:
+        reason = "empty"
+    return example if reason is None else reject(example, reason, origin)
+
+
+def curate(
+    responses: "Dataset",
+    rewrites: "Dataset | None",
+    candidates: list[str],
+    gates: list[str],
+    suffix: str,
+    direct_thoughts: str = "drop",
+) -> list["Dataset"]:
+    """The examples, accepted and rejected. candidates: the kinds of texts that may be learnt, e.g. ["direct", "rewrite"].
+
+    `rewrites` is None where no rewrite is a candidate.
+    """
+    options = {"gates": gates, "suffix": suffix}
+    direct = options | {"direct_thoughts": direct_thoughts}
+    responses = responses.filter(lambda row: row["teacher"] in candidates)
+    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
+    if rewrites is not None:
+        made.append(
+            rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
+        )
+    return made
+
+
+def repeats(examples: "Dataset") -> Repeats:
+    """The examples that repeat the text of another one of the same problem. `examples` has `same_texts.COLUMNS`."""
+    keys = examples.map_batches(text_keys, batch_size=None, batch_format="pyarrow")
+    return find(keys.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+
+def example_batch(table: pa.Table, kind: str, **how: Any) -> pa.Table:
+    make = {"response": response_example, "rewrite": rewrite_example}[kind]
+    return table_of([make(row, **how) for row in table.to_pylist()], SFT_EXAMPLES)
