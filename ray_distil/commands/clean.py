@@ -132,7 +132,7 @@ def needed_by(run: Folder, folders: list[SupersededFolder]) -> list[str]:
     """The unfinished stages that may still use rows of these folders again, when the run goes on."""
     artifacts = {folder.name.rpartition("-")[0].rpartition("-")[0] for folder in folders}
     stages = unfinished_stages(run, time.time())
-    return [stage.stage for stage in stages if stage.artifact.replace("/", "-") in artifacts]
+    return [stage.artifact for stage in stages if stage.artifact.replace("/", "-") in artifacts]
 
 
 def total(folders: list[SupersededFolder]) -> str:

@@ -100,11 +100,11 @@ def make(config: StagesConfig) -> Plan:
             rows = sum(responses.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
         is_exact = problems is not None
         if name in teachers:
-            steps.append(_generation(f"teacher/{name}", rows, is_exact, prompt, expected, teachers[name], config))
+            steps.append(_generation(f"responses/{name}", rows, is_exact, prompt, expected, teachers[name], config))
             remarks += _too_long(f"plan.{name}", expected, teachers[name])
         else:
             size = rows * (prompt + expected.num_generated_tokens) * assumed.bytes_per_token
-            steps.append(Step(f"teacher/{name}", rows, is_exact, is_paid=False, size=size))
+            steps.append(Step(f"responses/{name}", rows, is_exact, is_paid=False, size=size))
             source = responses_of(section, f"teachers.{name}")
             if not source.is_on_hub and not sources.is_here(source):
                 remarks.append(f"teachers.{name}.responses: {section.responses!r} not there yet")
@@ -118,7 +118,7 @@ def make(config: StagesConfig) -> Plan:
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
             expected = assumed.long2short
-            steps.append(_generation("long2short", round(kept), False, longer, expected, rewriter, config))
+            steps.append(_generation("rewrites", round(kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
             kept, completion = kept * assumed.kept, expected.num_generated_tokens
             num_examples += kept
@@ -201,9 +201,9 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
     if assumed.student_parameters is not None:  # the export; a state has weights and what the optimiser keeps
         checkpoint = assumed.student_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
     return [
-        Step("curation, packing", num_examples, False, size=stored),
+        Step("sft_examples, packed", num_examples, False, size=stored),
         Step(
-            "sft",
+            "checkpoint",
             num_sequences,
             False,
             tokens=seen,
@@ -226,11 +226,11 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
             expected = assumed.get(key, Expected())
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
             generator = generators.evaluated(config, model, benchmark, "")
-            name = f"evaluation/{model.name}/{folder_of(label)}"
+            name = f"eval/{model.name}/{folder_of(label)}"
             steps.append(_generation(name, rows, exact, prompt, expected, generator, config))
             remarks += _too_long(f"plan.evaluation.{key}", expected, generator)
             if timed := min(evaluation.num_timed, problems):
-                name = name.replace("evaluation/", "timing/", 1)
+                name = name.replace("eval/", "timing/", 1)
                 steps.append(_generation(name, timed, exact, prompt, expected, generator, config))
     return steps
 

@@ -27,15 +27,15 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
     now = time.time() if now is None else now
     whole = report.read(run_folder)
     unfinished = unfinished_stages(run_folder, now)
-    names = {stage.stage for stage in unfinished}
+    names = {stage.artifact for stage in unfinished}
     stages_and_cost = [report.stages_table(whole, without=names)]
     if unfinished:
         at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
         rows = [_row(stage, at_work, now) for stage in unfinished]
         stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
 
-    files = [stage for stage in whole.files if stage.stage not in names]
-    files += [StageFiles(stage.artifact, stage.stage, stage.seconds, stage.files) for stage in unfinished]
+    files = [stage for stage in whole.files if stage.artifact not in names]
+    files += [StageFiles(stage.artifact, stage.seconds, stage.files) for stage in unfinished]
     if costs := cost.costs(run_folder, settings.saved_config(run_folder), files):
         stages_and_cost.append(report.cost_table(costs))
     return stages_and_cost
@@ -67,9 +67,9 @@ def _row(stage: Unfinished, at_work: bool, now: float) -> list[str]:
         state += f"; {stage.num_unreadable:,} shards are no whole files"
     if stage.total is not None:
         steps = f"step {stage.num_rows:,}" + (f" of {stage.total:,}" if stage.total else "")
-        return [stage.stage, steps, DASH, DASH, f"{age} ago", state]
+        return [stage.artifact, steps, DASH, DASH, f"{age} ago", state]
     counts = [f"{number:,}" for number in (stage.num_rows, stage.num_rejected, stage.num_recent)]
-    return [stage.stage, *counts, f"{age} ago", state]
+    return [stage.artifact, *counts, f"{age} ago", state]
 
 
 def duration(seconds: float) -> str:

@@ -48,7 +48,6 @@ class StageFiles:
     """A stage, finished or not: its artifact, the files of it, and the seconds since the stage's last start."""
 
     artifact: str
-    stage: str
     seconds: float
     files: list[str]
     config: dict[str, Any] | None = None  # the configuration with which it was made; None: not known
@@ -94,10 +93,10 @@ def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles
 
 def _training_cost(stage: StageFiles, config: StagesConfig | None) -> Cost:
     if config is None:
-        return Cost(stage.stage, stage.seconds, None, None, 0, None, None, False)
+        return Cost(stage.artifact, stage.seconds, None, None, 0, None, None, False)
     trained = config.training
     gpus = trained.num_workers if trained is not None and trained.use_gpu else 0
-    return Cost(stage.stage, stage.seconds, None, None, 0, gpus, *_dollars(stage, gpus, config, []))
+    return Cost(stage.artifact, stage.seconds, None, None, 0, gpus, *_dollars(stage, gpus, config, []))
 
 
 def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig | None) -> Cost:
@@ -111,13 +110,15 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
         tokens = Counter({key: number for key, number in tokens.items() if key[0] not in imported})  # cost nothing here
     prompt, generated, uncounted = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED))
     if config is None:
-        return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, None, None, False)
+        return Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False)
 
     sources = list(_sources(stage.artifact, config))
     pools = [source.generator.num_gpus for source in sources]
     gpus = (sum if config.run.parallel_engines else max)(pools or [0])
     bills = [_bill(source, tokens) for source in sources if source.generator.endpoint is not None]
-    return Cost(stage.stage, stage.seconds, prompt, generated, uncounted, gpus, *_dollars(stage, gpus, config, bills))
+    return Cost(
+        stage.artifact, stage.seconds, prompt, generated, uncounted, gpus, *_dollars(stage, gpus, config, bills)
+    )
 
 
 def _tokens(folder: Folder, shard: str) -> Tokens:

@@ -52,11 +52,11 @@ def read(run_folder: Folder) -> Report:
         kept_out=kept_out.by_gate(*gated, settings.configuration(run_folder, gated[1]).get("gates", {})),
         rewriting=kept_out.rewriting(gated[0]),
         ablation=ablation.saved(run_folder),
-        files=[StageFiles(m.artifact, m.stage, m.seconds, m.files, m.made_of.get("config")) for m in found],
+        files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in found],
         configs={
             (m.summary["name"], m.summary["benchmark"]): settings.configuration(run_folder, m) for m in evaluations
         },
-        earlier={m.stage: earlier[m.artifact] for m in found if m.artifact in earlier},
+        earlier={m.artifact: earlier[m.artifact] for m in found if m.artifact in earlier},
     )
 
 
@@ -144,7 +144,7 @@ def _of_settings(changed: str | None) -> dict[str, str]:
 
 def _stage_entry(manifest: Manifest) -> dict[str, Any]:
     return {
-        "name": manifest.stage,
+        "name": manifest.artifact,
         "rows_in": manifest.rows_in,
         "rows_out": manifest.rows_out,
         "rows_rejected": manifest.rows_rejected,

@@ -15,18 +15,6 @@ from ray_distil.store.shards import ATTEMPT, REJECTS_FOLDER
 from ray_distil.store.storage import Folder
 from ray_distil.train.step_log import read_log
 
-# Artifact -> the name of its stage on the console.
-STAGES = {
-    "instructions": "instructions",
-    "benchmarks": "benchmark",
-    "responses": "teacher",
-    "rewrites": "long2short",
-    "sft_examples": "curation",
-    "packed": "packing",
-    "checkpoint": "sft",
-    "eval": "evaluation",
-    "timing": "timing",
-}
 RECENT_SECONDS = 600.0
 
 
@@ -35,7 +23,6 @@ class Unfinished:
     """One stage in the middle. For training, `num_rows` and `total` are optimiser steps; else `total` is None."""
 
     artifact: str  # its folder in the run, e.g. "eval/fast/tiny"
-    stage: str  # as the console names it, e.g. "evaluation/fast"
     changed: float  # when its newest file was written, in seconds since 1970
     num_rows: int = 0
     num_rejected: int = 0
@@ -61,15 +48,13 @@ def _unfinished(folder: Folder, artifact: str, now: float) -> Unfinished | None:
     changed = newest(files)
     if changed is None:
         return None
-    kind, *rest = artifact.split("/")
-    stage = "/".join([STAGES[kind], *rest])
     seconds = changed - next((file.changed for file in files if file.name == ATTEMPT), changed)
 
-    if kind == "checkpoint":
+    if artifact == "checkpoint":
         steps = read_log(folder)
         step = steps[-1] if steps else {}
         return Unfinished(
-            artifact, stage, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0), seconds=seconds
+            artifact, changed, num_rows=step.get("step", 0), total=step.get("num_steps", 0), seconds=seconds
         )
 
     shards = {file.name: file.changed for file in files if is_shard(file.name)}
@@ -77,7 +62,6 @@ def _unfinished(folder: Folder, artifact: str, now: float) -> Unfinished | None:
     rejected = {name for name in counts if name.startswith(f"{REJECTS_FOLDER}/")}
     return Unfinished(
         artifact,
-        stage,
         changed,
         num_rows=sum(number or 0 for name, number in counts.items() if name not in rejected),
         num_rejected=sum(counts[name] or 0 for name in rejected),

@@ -27,7 +27,7 @@ HOW_TO = "; to keep what is there, return to the old settings or give another ru
 
 
 def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any]) -> str:
-    """E.g. "teacher: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ...".
+    """E.g. "responses: slow.sampling_params.temperature 0.6 -> 1.0: 415 texts of slow would be asked for again; to keep ...".
 
     made_with: the present settings, by the rules by which the artifact was made.
     """
@@ -116,7 +116,7 @@ def lost_training(artifact: Artifact) -> str:
     if not artifact.is_of_other_settings():
         if manifest is not None and (gone := artifact.missing(manifest)):
             raise UserError(
-                f"{manifest.stage}: {artifact.folder / gone[0]} is gone, of {len(manifest.files)} files of the trained "
+                f"{manifest.artifact}: {artifact.folder / gone[0]} is gone, of {len(manifest.files)} files of the trained "
                 "student; bring it back, or add --remake to train it again"
             )
         return ""
@@ -130,9 +130,7 @@ def _cost(artifact: Artifact) -> str:
     manifest = read_manifest(artifact.folder)
     if manifest is None:
         return ""
-    files = [
-        StageFiles(manifest.artifact, manifest.stage, manifest.seconds, manifest.files, manifest.made_of.get("config"))
-    ]
+    files = [StageFiles(manifest.artifact, manifest.seconds, manifest.files, manifest.made_of.get("config"))]
     (spent,) = cost.costs(artifact.run, settings.saved_config(artifact.run), files) or [None]
     if spent is None:
         return ""

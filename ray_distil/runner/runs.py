@@ -99,7 +99,7 @@ class Run:
         return target
 
     def _make(self, stage: Stage) -> Artifact:
-        target, name = self._target(stage), stage.console_name
+        target, name = self._target(stage), stage.artifact
         if (old := target.earlier_making()) is not None:
             self._check()
             target.bring_back(old)
@@ -117,7 +117,7 @@ class Run:
             self.display.stage(name, stage.unit) as target.tell,
             waiting.told(name, target.tell.idle_seconds, self.display.say),
         ):
-            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, stage.fingerprint_name)):
+            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, name)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = stage.make(target)
         gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
@@ -153,7 +153,7 @@ class Run:
         settings = stage.settings.readable_like(saved)
         follows = limits.retry_failed and saved == settings
         if not limits.remake and not follows and (loss := stage.loss(target)):
-            raise UserError(remaking.question(stage.console_name, loss, target, settings))
+            raise UserError(remaking.question(stage.artifact, loss, target, settings))
 
     def _target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
@@ -185,7 +185,7 @@ class Run:
         if self.config.run.retry_failed or not remaking.is_used(target):
             return True
         students = [model.name for model in self.config.evaluation.models if model.model_source == TRAINED]
-        then = ", ".join(f"{one.stage} ({one.rows_out:,} {one.unit})" for one in remaking.behind(target, students))
+        then = ", ".join(f"{one.artifact} ({one.rows_out:,} {one.unit})" for one in remaking.behind(target, students))
         self.display.say(
             f"{name}: {_told(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
             f"what is made of them: {then}"
@@ -221,12 +221,12 @@ class Run:
         self._generate_missing(stage, artifact, rows_in, num_failed)
         if failed := artifact.forget_rejects(is_transient):
             told = f"{_told(failed)}, with transient errors: they are tried once more"
-            self.display.say(f"{stage.fingerprint_name}: {told}")
+            self.display.say(f"{stage.artifact}: {told}")
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
     def _generate_missing(self, stage: GeneratingStage, artifact: Artifact, rows_in: int, num_failed: int) -> None:
         """`num_failed`: how many of the missing rows have failed before, and may fail again."""
-        name = stage.fingerprint_name
+        name = stage.artifact
         failed_at = -1
         limits = self.config.run
         while True:

@@ -37,7 +37,9 @@ class Stage(ABC):
     """
 
     artifact: str  # e.g. "rewrites" or "eval/base/aime24"
-    fingerprint_name: ClassVar[str]  # it never changes: with another one, all finished artifacts would be made again
+    fingerprint_name: ClassVar[
+        str
+    ]  # a name of earlier versions: with another one, all finished artifacts would be made again
     version: ClassVar[int]  # of the stage's code: a new one makes the rows anew
     schema: ClassVar[pa.Schema | None]
     unit: ClassVar[str]  # what one input row is, e.g. "responses"
@@ -47,11 +49,6 @@ class Stage(ABC):
 
     settings: StageSettings
     inputs: list[str]
-
-    @property
-    def console_name(self) -> str:
-        """E.g. "evaluation/fast/tiny"."""
-        return "/".join([self.fingerprint_name, *self.artifact.split("/")[1:]])
 
     @abstractmethod
     def make(self, artifact: Artifact) -> Made:

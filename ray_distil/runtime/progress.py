@@ -1,7 +1,7 @@
 """The progress that a run shows: on a terminal a live view with one bar for each stage; elsewhere plain lines.
 
-    teacher         ━━━━━━━━━╸━━━━━━━━━━━   1,536 of 3,119 responses   1,204 tokens/s   0:41 left
-    evaluation/slow ━━╸━━━━━━━━━━━━━━━━━━      24 of 300 answers         730 tokens/s   2:10 left
+    responses       ━━━━━━━━━╸━━━━━━━━━━━   1,536 of 3,119 responses   1,204 tokens/s   0:41 left
+    eval/slow/tiny  ━━╸━━━━━━━━━━━━━━━━━━      24 of 300 answers         730 tokens/s   2:10 left
 
 Stages may work side by side and tell from any thread.
 """

@@ -49,7 +49,7 @@ class Benchmarks(Stage):
         rows = problems(self.benchmark)
         if not rows:
             self.run.display.say(f"{self.benchmark.name}: {self.benchmark.path!r} holds no problem")
-        artifact.write_table(table_of(rows, BENCHMARK), NAME)
+        artifact.write_table(table_of(rows, BENCHMARK), self.artifact)
         return len(rows), {"limit": self.benchmark.limit}
 
 

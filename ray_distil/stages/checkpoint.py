@@ -66,14 +66,14 @@ class Checkpoint(Stage):
         run.start_ray()
         if artifact.replaced is not None and (old := states.last_state(artifact.replaced / states.STATES)) is not None:
             run.display.say(
-                f"{sft.STAGE}: the training states up to step {old.step} are of other data, other settings or another "
+                f"{self.artifact}: the training states up to step {old.step} are of other data, other settings or another "
                 f"student; they are in {artifact.replaced} until this training, which begins anew, is complete"
             )
 
         # Sequences, and how they are divided into steps.
         num_sequences, num_held_out = packed.count("sequence_id"), self._num_held_out()
         batch = BatchArithmetic(num_sequences - num_held_out, **{name: settings[name] for name in BATCH_KEYS})
-        run.display.say(f"{sft.STAGE}: {batch}")
+        run.display.say(f"{self.artifact}: {batch}")
 
         # Training, and the export with the prompt that it has learnt.
         chat = chat_settings(student, config.chat_template_kwargs, run.date)
@@ -101,13 +101,13 @@ class Checkpoint(Stage):
         """How many sequences are held out. Raises StageError where there is nothing to train on, or to hold out."""
         num_sequences, fraction = self.packed.count("sequence_id"), self.config.eval_fraction
         if not num_sequences:
-            raise StageError(f"{sft.STAGE}: every example was too long; raise packing.max_length")
+            raise StageError(f"{self.artifact}: every example was too long; raise packing.max_length")
         ids = (row_id for table in self.packed.tables(["sequence_id"]) for row_id in table["sequence_id"].to_pylist())
         num_held_out = sum(is_held_out(row_id, fraction) for row_id in ids)
         if fraction and not 0 < num_held_out < num_sequences:
             what = "raise" if not num_held_out else "lower"
             raise StageError(
-                f"{sft.STAGE}: training.eval_fraction={fraction:g} holds {num_held_out} of {num_sequences} sequences "
+                f"{self.artifact}: training.eval_fraction={fraction:g} holds {num_held_out} of {num_sequences} sequences "
                 f"out; {what} it"
             )
         return num_held_out

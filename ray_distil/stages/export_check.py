@@ -13,7 +13,6 @@ from ray_distil.store.manifest import STUDENT, read_manifest
 from ray_distil.store.model_files import local_copy
 from ray_distil.store.storage import Folder
 from ray_distil.train.generation_settings import mended
-from ray_distil.train.sft import STAGE
 
 NUM_CHECKED = 8  # examples
 NUM_SHARDS = 4  # of the examples that are read for their prompts, at most
@@ -49,7 +48,7 @@ def check(examples: Folder, packed: ArtifactReader, checkpoint: Folder) -> int:
         served = served_prompt(question, tokenizer)
         if served != trained:
             raise StageError(
-                f"{STAGE}: the exported student would be asked {tokenizer.decode(served)!r}, and was trained with "
+                f"checkpoint: the exported student would be asked {tokenizer.decode(served)!r}, and was trained with "
                 f"{tokenizer.decode(trained)!r}; its chat template does not take the settings of training"
             )
     return len(known[:NUM_CHECKED])

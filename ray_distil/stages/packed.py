@@ -70,7 +70,7 @@ class Packed(Stage):
         starts = chunk_starts(all_sizes(self.examples.read(list(SIZED))))
         if not len(starts):
             why = why_none(self.run.folder, BEFORE_PACKING)
-            raise StageError(f"{self.console_name}: no example passed the gates: {why}")
+            raise StageError(f"{self.artifact}: no example passed the gates: {why}")
 
         # The sequences, window by window.
         max_length = config.max_length or engine.model_length(self.student)
@@ -85,7 +85,7 @@ class Packed(Stage):
             chat=chat_settings(self.student, self.training.chat_template_kwargs, self.run.date),
         )
         for window in windows:
-            artifact.write([window], NAME)
+            artifact.write([window], self.artifact)
 
         # How full they are.
         num_sequences = num_tokens = 0

@@ -141,7 +141,7 @@ class Responses(GeneratingStage):
                     + (f": {bad}" if bad else "")
                 )
             missing = [row for row in chunk if row["response_id"] not in done]
-            artifact.write_table(table_of(missing, RESPONSES), NAME)
+            artifact.write_table(table_of(missing, RESPONSES), self.artifact)
             artifact.tell.advance(len(chunk))
 
         num_matched = counts.pop(imports.MATCHED, 0)
@@ -177,7 +177,7 @@ class ImportedResponses(Stage):
         self.settings, self.inputs = imports.import_settings(source, by_source), [digest(self.imported)]
 
     def make(self, artifact: Artifact) -> Made:
-        artifact.write_table(table_of(self.imported, RESPONSES), NAME)
+        artifact.write_table(table_of(self.imported, RESPONSES), self.artifact)
         return len(self.imported), {}
 
 

@@ -52,12 +52,12 @@ class SftExamples(Stage):
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
         how = {name: self.settings.values[name] for name in ("gates", "suffix", "direct_thoughts")}
-        artifact.write(curate(self.responses.read(), rewrites, candidates, **how), NAME)
+        artifact.write(curate(self.responses.read(), rewrites, candidates, **how), self.artifact)
 
         # Which texts repeat another one is known when all are there.
         repeated = repeats(artifact.read(same_texts.COLUMNS))
         if len(repeated):
-            reject_rows(artifact, NAME, partial(same_texts.marked, repeats=repeated))
+            reject_rows(artifact, self.artifact, partial(same_texts.marked, repeats=repeated))
         return rows_in, {}
 
     def on_complete(self, artifact: Artifact) -> None:
@@ -65,7 +65,7 @@ class SftExamples(Stage):
         manifest, rewrites = artifact.manifest(), self.rewrites.manifest() if self.rewrites is not None else None
         of_rewrites = (artifact.count("origin", "rewrite"), rewrites.rows_out) if rewrites is not None else (0, 0)
         if manifest is not None and (line := few_kept(manifest, *of_rewrites)):
-            self.run.display.say(f"{self.console_name}: {line}")
+            self.run.display.say(f"{self.artifact}: {line}")
 
 
 class ImportedExamples(Stage):
@@ -84,7 +84,7 @@ class ImportedExamples(Stage):
         self.settings, self.inputs = imports.import_settings(source, by_source), [digest(self.imported)]
 
     def make(self, artifact: Artifact) -> Made:
-        artifact.write_table(table_of(self.imported, SFT_EXAMPLES), NAME)
+        artifact.write_table(table_of(self.imported, SFT_EXAMPLES), self.artifact)
         return len(self.imported), {}
 
 

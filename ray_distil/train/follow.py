@@ -117,7 +117,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
             for line in logged:
                 metrics.show({GAUGES[k]: v for k, v in line.items() if k in GAUGES and v is not None}, run=run)
                 if line.get("seconds_left") is not None:
-                    metrics.show({"distil_seconds_left": line["seconds_left"]}, run=run, stage="sft")
+                    metrics.show({"distil_seconds_left": line["seconds_left"]}, run=run, stage="checkpoint")
                 newest = status(line)
                 if "eval_loss" in line:
                     held_out = f", held out {line['eval_loss']:.4f}"

@@ -27,7 +27,7 @@ from ray_distil.train.states import STATES, States, find
 from ray_distil.train.step_log import StepLog, read_log
 from ray_distil.train.student_engine import Step, build_engine, train_step
 
-STAGE = "sft"
+STAGE = "checkpoint"  # on the console
 ALIGNED = 256  # tokens; with torch_compile, a row's length is a multiple of it: compiled kernels like few lengths
 
 

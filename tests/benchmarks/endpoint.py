@@ -195,8 +195,8 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
         responses.start()
         made = responses_of(problems.read(), endpoint.build(config, rows), "direct", "m", question)
-        responses.write([made], "teacher")
-        manifest = responses.finish("teacher", "responses", rows, 0)
+        responses.write([made], "responses")
+        manifest = responses.finish("responses", "responses", rows, 0)
     assert manifest.rows_out == rows
 
 

@@ -42,7 +42,7 @@ def write(folder: Path, tokens: int) -> None:
         )
         Folder.at(folder).write_table(f"part-{shard:06}.parquet", table)
     shards = Folder.at(folder).files("part-")
-    write_manifest(Folder.at(folder), Manifest("packed", "packing", "f", "examples", 1, 1, 0, {}, 1.0, shards))
+    write_manifest(Folder.at(folder), Manifest("packed", "packed", "f", "examples", 1, 1, 0, {}, 1.0, shards))
 
 
 def measure(folder: Path) -> dict[str, float]:

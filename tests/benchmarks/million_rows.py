@@ -35,7 +35,7 @@ from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import MANIFEST
 from tests import null_engine
 
-STAGES = ("instructions", "teacher", "long2short", "curation", "packing")
+STAGES = ("instructions", "responses", "rewrites", "sft_examples", "packed")
 SECONDS = 0.25  # between two looks at the memory
 NUM_BYTES = 300  # of a problem
 PROBLEM = "Ann has {} pens. She buys {} more, and gives 2 to each of her 3 friends. How many are left? "
@@ -120,10 +120,10 @@ def make(folder: Path, last: str, checked: bool, batch_size: int) -> None:
     made: dict[str, Any] = {}
     steps: dict[str, Callable[[], Artifact | None]] = {
         "instructions": lambda: stages.make_instructions(run, records),
-        "teacher": lambda: stages.make_responses(run, made["instructions"]),
-        "long2short": lambda: stages.make_rewrites(run, made["teacher"]),
-        "curation": lambda: stages.make_examples(run, made["teacher"], made["long2short"]),
-        "packing": lambda: stages.make_packed(run, made["curation"]),
+        "responses": lambda: stages.make_responses(run, made["instructions"]),
+        "rewrites": lambda: stages.make_rewrites(run, made["responses"]),
+        "sft_examples": lambda: stages.make_examples(run, made["responses"], made["rewrites"]),
+        "packed": lambda: stages.make_packed(run, made["sft_examples"]),
     }
     for stage in STAGES[: STAGES.index(last) + 1]:
         made[stage] = tell(stage, steps[stage]())
@@ -152,7 +152,7 @@ def resume(folder: Path, *options: str) -> None:
         for shard in sorted(responses.glob("part-*.parquet"))[missing]:
             shard.unlink()
         print(f"teacher, {what}:", flush=True)
-        measure(folder, "teacher", *options)
+        measure(folder, "responses", *options)
 
 
 def main() -> None:

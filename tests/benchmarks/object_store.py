@@ -60,7 +60,7 @@ def write_as_a_stage(artifact: Artifact, num_blocks: int) -> None:
     start_ray(2)
     numbers = ray.data.range(num_blocks, override_num_blocks=num_blocks)
     blocks = numbers.map_batches(lambda batch: block(int(batch["id"][0])), batch_size=None)
-    for _ in artifact.written([blocks], "teacher", max_shard_bytes=MAX_SHARD_BYTES):
+    for _ in artifact.written([blocks], "responses", max_shard_bytes=MAX_SHARD_BYTES):
         pass
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         artifact.start()
 
         def write(k: int) -> None:
-            write_block(block(k), artifact.folder, RESPONSES, "teacher", artifact.attempt)
+            write_block(block(k), artifact.folder, RESPONSES, "responses", artifact.attempt)
 
         if chosen.merged:
             write_as_a_stage(artifact, chosen.blocks)
@@ -101,7 +101,7 @@ def main() -> None:
         merge = artifact_module.merge_all
         artifact_module.merge_all = lambda *where: measure("merge, in finish", lambda: merge(*where))  # type: ignore[assignment]
         num_rows = ROWS * (chosen.blocks + 1)
-        measure("finish", lambda: artifact.finish("teacher", "rows", num_rows, 1.0, max_shard_bytes=MAX_SHARD_BYTES))
+        measure("finish", lambda: artifact.finish("responses", "rows", num_rows, 1.0, max_shard_bytes=MAX_SHARD_BYTES))
         measure("count", lambda: artifact.count("teacher"))
 
 

@@ -47,7 +47,7 @@ TEXTS = {
     "eval/fast/tiny": ["eval_id", "response", "correct"],
 }
 STAGES = [*TEXTS, "checkpoint"]
-WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="long2short"}[1h]))'
+WRITTEN = 'sum(max_over_time(ray_distil_rows_written_total{stage="rewrites"}[1h]))'
 
 
 @dataclass
@@ -202,7 +202,7 @@ def test_submitted_once_more_it_redoes_nothing(seen: Seen) -> None:
 
 
 def test_the_status_is_read_from_the_store(seen: Seen, tmp_path: Path) -> None:
-    assert "evaluation/fast" in SmallRun(tmp_path).distill("--status", str(seen.folder)).stdout
+    assert "eval/fast" in SmallRun(tmp_path).distill("--status", str(seen.folder)).stdout
     assert list(tmp_path.iterdir()) == []
 
 

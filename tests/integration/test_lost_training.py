@@ -42,7 +42,7 @@ STUDENT_NODE = ["--num-cpus=1", '--resources={"student": 1}']
 LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "num_learnt_tokens")
 BEFORE = ("sft_examples", "packed")
 WEIGHTS = "checkpoint/student/model.safetensors"
-GOES_ON = "sft: goes on from the training state of step "
+GOES_ON = "checkpoint: goes on from the training state of step "
 
 
 @dataclass(frozen=True)
@@ -176,5 +176,5 @@ def test_what_a_worker_raises_itself_ends_the_training_at_once(trainings: Traini
     driver = trainings.start("disk", "diverged", "training.learning_rate=1.0e+30")
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 1, output
-    assert "failed: sft: a training worker failed: the loss is nan; lower training.learning_rate" in output
+    assert "failed: checkpoint: a training worker failed: the loss is nan; lower training.learning_rate" in output
     assert "failed after step" not in output, "it was tried again"

@@ -74,7 +74,7 @@ def one_gpu(small_run: SmallRun, folder: Path) -> None:
 def status(small_run: SmallRun, folder: Path) -> None:
     result = shell(f"{DISTILL} --status {small_run.folder}", folder)
     assert result.returncode == 0, result.stderr
-    assert "evaluation/fast" in result.stdout
+    assert "eval/fast" in result.stdout
 
 
 def export(small_run: SmallRun, folder: Path) -> None:
@@ -151,7 +151,7 @@ def compare_plan(small_run: SmallRun, folder: Path) -> None:
     command = EVAL_PLAN.replace("runs/one-gpu", str(small_run.folder))
     result = shell(f"{command} --max-tokens 600", folder)
     assert result.returncode == 0, result.stderr
-    assert "evaluation/mine/math500" in result.stdout
+    assert "eval/mine/math500" in result.stdout
 
 
 EVAL_PLAN = f"{EVAL} aime24,math500 --models mine=runs/one-gpu/checkpoint/student --plan"

@@ -89,7 +89,7 @@ def test_what_is_made_of_the_other_rows_stays_until_the_user_asks(job: Callable[
         before, num_requests = files(tmp_path), len(server.requests)
         said = job(server)
         assert (files(tmp_path), len(server.requests)) == (before, num_requests)
-        (offer,) = re.findall(r"teacher: 1 rows failed .* where one succeeds makes anew (.*)", said)
+        (offer,) = re.findall(r"responses: 1 rows failed .* where one succeeds makes anew (.*)", said)
 
         # Asked for: one request, and what the line said.
         job(server, "--retry-failed")

@@ -49,9 +49,9 @@ def examples(folder: Path, number: int) -> Artifact:
     made.start()
     while rows:
         size = dice.randint(1, 30)
-        made.write_table(table_of(rows[:size], schemas.SFT_EXAMPLES), "curation")
+        made.write_table(table_of(rows[:size], schemas.SFT_EXAMPLES), "sft_examples")
         rows = rows[size:]
-    made.finish("curation", "examples", number, 1.0)
+    made.finish("sft_examples", "examples", number, 1.0)
     return made
 
 
@@ -65,8 +65,8 @@ def test_equal_texts_of_a_problem_are_learnt_once(tmp_path: Path) -> None:
     ]
     responses.start()
     for start in range(0, 200, 13):  # most problems have samples in two shards
-        responses.write_table(table_of(rows[start : start + 13], schemas.RESPONSES), "teacher")
-    responses.finish("teacher", "responses", 200, 1.0)
+        responses.write_table(table_of(rows[start : start + 13], schemas.RESPONSES), "responses")
+    responses.finish("responses", "responses", 200, 1.0)
 
     made = make_examples(Run(config, resolve_models(config)), responses, None)
     right = [row for row in rows if row["answer"] == "13"]
@@ -123,8 +123,8 @@ def test_the_sequences_are_those_of_one_table_in_order(
     starts = packed.chunk_starts(packed.all_sizes(given.read(list(packed.SIZED))))
     target.start()
     for window in packed.pack(lambda: given.read(list(packed.COLUMNS)), starts, **how):
-        target.write([window], "packing")
-    manifest = target.finish("packing", "examples", number, 1.0)
+        target.write([window], "packed")
+    manifest = target.finish("packed", "examples", number, 1.0)
 
     is_rejected = expected["reject_reason"].is_valid()
     kept = expected.filter(pa.compute.invert(is_rejected)).select(schemas.PACKED.names)

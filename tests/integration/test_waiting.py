@@ -17,7 +17,7 @@ start_ray(2)
 assert waiting.unmet() == ""
 started = time.monotonic()
 said = []
-with waiting.told("sft", lambda: time.monotonic() - started, said.append):
+with waiting.told("checkpoint", lambda: time.monotonic() - started, said.append):
     never = ray.remote(num_cpus=8, num_gpus=1)(int).remote()
     group = ray.util.placement_group([{"CPU": 4}] * 3)
     while not any("GPU: 1" in line and "CPU: 4" in line for line in said):
@@ -31,6 +31,6 @@ def test_what_is_waited_for_is_said() -> None:
     made = subprocess.run([sys.executable, "-c", JOB], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert made.returncode == 0, made.stderr
     said = made.stdout.splitlines()[-1]
-    assert re.fullmatch(r"sft: waits for .*; this Ray has CPU 2, GPU 0", said)
+    assert re.fullmatch(r"checkpoint: waits for .*; this Ray has CPU 2, GPU 0", said)
     assert "1 x {CPU: 8, GPU: 1}" in said
     assert "3 x {CPU: 4}" in said

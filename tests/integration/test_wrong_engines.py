@@ -37,7 +37,7 @@ def test_an_engine_that_does_not_start_ends_the_run_with_its_reason(tmp_path: Pa
     assert made.returncode == 1, made.stdout + made.stderr
     assert len(made.stdout.splitlines()) < 12, made.stdout  # what Ray prints of it is in the log
     first, second = made.stderr.splitlines()
-    assert first.startswith("failed: teacher: failed twice with no row finished in between: ")
+    assert first.startswith("failed: responses: failed twice with no row finished in between: ")
     assert "float77" in first
     assert second.startswith("the whole error is in ")
     assert "Traceback" in (tmp_path / "wrong" / "logs" / "driver.log").read_text()

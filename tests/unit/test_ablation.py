@@ -57,10 +57,10 @@ class Pipeline:
         self.made.append(name)
         self.there[name] = sorted({f.split("/")[0] for f in run.files(recursive=True) if "/" in f})
         finished(run, "responses", RESPONSES, self.mark, [])
-        packed = Manifest("packed", "packing", "f", "examples", 9, 7, 2, {"too_long": 2}, 1.0, [])
+        packed = Manifest("packed", "packed", "f", "examples", 9, 7, 2, {"too_long": 2}, 1.0, [])
         write_manifest(run / "packed", packed)
         self.max_steps[name] = config.training.max_steps
-        trained = Manifest("checkpoint", "sft", "t", "x", 1, 1, 0, {}, 1.0, [], {"num_steps": self.num_steps})
+        trained = Manifest("checkpoint", "checkpoint", "t", "x", 1, 1, 0, {}, 1.0, [], {"num_steps": self.num_steps})
         write_manifest(run / "checkpoint", trained)
         run.write_text("config.yaml", config.to_yaml())
         rows = []
@@ -183,7 +183,9 @@ def test_what_a_run_has_is_copied_once_and_the_variants_are_compared(
     assert report.ablation_tables(report.read(config.run_folder))[0].row_count == 3
 
     # Of another student than the run has now, it is not shown.
-    write_manifest(config.run_folder / "checkpoint", Manifest("checkpoint", "sft", "new", "x", 1, 1, 0, {}, 1.0, []))
+    write_manifest(
+        config.run_folder / "checkpoint", Manifest("checkpoint", "checkpoint", "new", "x", 1, 1, 0, {}, 1.0, [])
+    )
     report.build(config.run_folder)
     assert "Without a gate" not in (tmp_path / "r" / "report" / "report.html").read_text()
 

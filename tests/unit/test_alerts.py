@@ -47,14 +47,14 @@ def test_there_is_a_rule_for_each_thing_to_watch() -> None:
     assert list(RULES) == ["NoRows", "ManyRejects", "BadLoss", "NoTrainingStep", "DiskAlmostFull"]
 
 
-ROWS, REJECTS = 'ray_distil_rows_written_total{run="mine", stage="teacher"}', "ray_distil_rows_rejected_total"
-MISSING = 'ray_distil_rows_missing{run="mine", stage="teacher"}'
+ROWS, REJECTS = 'ray_distil_rows_written_total{run="mine", stage="responses"}', "ray_distil_rows_rejected_total"
+MISSING = 'ray_distil_rows_missing{run="mine", stage="responses"}'
 STEPS = {f"ray_distil_train_steps{{{RUN}}}": "900x60"}
 STEP, LOSS = f"ray_distil_train_step{{{RUN}}}", f"ray_distil_train_loss{{{RUN}}}"
 EVAL_LOSS = f"ray_distil_train_eval_loss{{{RUN}}}"
 
 
-def rejected(reason: str, stage: str = "teacher") -> str:
+def rejected(reason: str, stage: str = "responses") -> str:
     return f'{REJECTS}{{run="mine", stage="{stage}", reason="{reason}"}}'
 
 
@@ -70,11 +70,15 @@ WORLDS: dict[str, tuple[dict[str, str], set[str]]] = {
     "all rows are there": ({MISSING: "0x60", ROWS: "960x60", rejected("incomplete"): "40x60"}, set()),
     "a stage that continued is finished": ({MISSING: "0x60", ROWS: "400x60"}, set()),
     "a stage hangs beside one that works": (
-        {MISSING: "920x60", ROWS: "80x60", 'ray_distil_rows_written_total{run="mine", stage="evaluation"}': "0+3x60"},
+        {
+            MISSING: "920x60",
+            ROWS: "80x60",
+            'ray_distil_rows_written_total{run="mine", stage="eval/fast/tiny"}': "0+3x60",
+        },
         {"NoRows"},
     ),
     "another run works": (
-        {MISSING: "920x60", ROWS: "80x60", 'ray_distil_rows_written_total{run="other", stage="teacher"}': "0+3x60"},
+        {MISSING: "920x60", ROWS: "80x60", 'ray_distil_rows_written_total{run="other", stage="responses"}': "0+3x60"},
         {"NoRows"},
     ),
     "few rows": ({ROWS: "50x60", rejected("incomplete"): "40x60"}, set()),
@@ -85,10 +89,10 @@ WORLDS: dict[str, tuple[dict[str, str], set[str]]] = {
     ),
     "unfit sources, and gates": (
         {
-            'ray_distil_rows_written_total{run="mine", stage="long2short"}': "100x60",
-            rejected("source_wrong_answer", "long2short"): "100x60",
-            'ray_distil_rows_written_total{run="mine", stage="curation"}': "100x60",
-            rejected("wrong_answer", "curation"): "100x60",
+            'ray_distil_rows_written_total{run="mine", stage="rewrites"}': "100x60",
+            rejected("source_wrong_answer", "rewrites"): "100x60",
+            'ray_distil_rows_written_total{run="mine", stage="sft_examples"}': "100x60",
+            rejected("wrong_answer", "sft_examples"): "100x60",
         },
         set(),
     ),

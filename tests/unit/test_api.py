@@ -64,7 +64,7 @@ def test_rows_and_rejects_of_a_finished_artifact_as_frames(tmp_path: Path) -> No
     artifact = begun(Folder.at(run), name="instructions")
     with pytest.raises(UserError, match=r"'instructions' of .* is not finished, or is none; finished are none"):
         read_rows(run, "instructions")
-    artifact.finish("teacher", "rows", 9, 1.0)
+    artifact.finish("responses", "rows", 9, 1.0)
     late = run / "instructions" / "part-late.parquet"
     late.write_bytes(next(file for file in (run / "instructions").glob("part-*")).read_bytes())
     rows = read_rows(str(run), "instructions")
@@ -81,7 +81,7 @@ def test_rows_and_rejects_of_a_finished_artifact_as_frames(tmp_path: Path) -> No
 def test_an_artifact_without_rows_has_its_columns(tmp_path: Path) -> None:
     artifact = Artifact(Folder.at(tmp_path / "mine"), "rewrites", REWRITES, "f")
     artifact.start()
-    artifact.finish("long2short", "rows", 0, 1.0)
+    artifact.finish("rewrites", "rows", 0, 1.0)
     assert list(read_rows(tmp_path / "mine", "rewrites").columns) == REWRITES.names
     assert list(read_rows(tmp_path / "mine", "rewrites", "reasoning").columns) == ["reasoning"]
     assert list(read_rows(tmp_path / "mine", "rewrites", ["reason"], rejects=True).columns) == ["reason"]

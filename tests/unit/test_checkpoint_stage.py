@@ -148,7 +148,7 @@ def test_only_what_has_changed_is_named(training: Training, tmp_path: Path, rule
     (model / "generation_config.json").write_text('{"temperature": 0.6}')
     with training.by_rules(rules):
         training.make(ends=True, student=str(model))
-    with pytest.raises(UserError, match=r"^sft: learning_rate 2e-05 -> 0.001: a student of 8 steps"):
+    with pytest.raises(UserError, match=r"^checkpoint: learning_rate 2e-05 -> 0.001: a student of 8 steps"):
         training.make(ends=True, student=str(model), learning_rate=1e-3)
 
 

@@ -57,7 +57,7 @@ def test_nothing_goes_without_yes(run: Folder) -> None:
     lines = result.stdout.splitlines()
     assert lines[2].split()[:5] == ["checkpoint-old-1700000000", "–", "–", "3", "MB"]
     assert [line.split()[1:3] for line in lines if line.startswith("responses-")] == [["7", "2"], ["7", "2"]]
-    assert "note: teacher is not finished; when the run goes on, it may use these rows again" in lines
+    assert "note: responses is not finished; when the run goes on, it may use these rows again" in lines
     assert lines[-2].startswith("nothing is removed yet; to remove 3 folders, 18 rows, 3.0")
     assert lines[-1] == f"    python jobs/clean.py {shlex.quote(run.uri)} --yes"
 

@@ -139,7 +139,7 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     check = f"import ray_distil; assert ray_distil.__file__.startswith({str(installed)!r}), ray_distil.__file__"
     plan = command("--plan", folder=elsewhere, before=check, environment=path)
     assert plan.returncode == 0, plan.stderr
-    assert "long2short" in plan.stdout
+    assert "rewrites" in plan.stdout
     program = (
         f"{check}; from ray_distil import load_config; print(load_config().run.name, load_config('one-gpu').run.name)"
     )

@@ -66,7 +66,7 @@ def run(tmp_path: Path) -> Folder:
 
 def of_responses(run: Folder, config: dict[str, Any], rows: list[dict[str, Any]], seconds: float = 7200) -> Cost:
     files = write(run, "responses", RESPONSES, rows)
-    (spent,) = costs(run, config, [StageFiles("responses", "teacher", seconds, files)])
+    (spent,) = costs(run, config, [StageFiles("responses", seconds, files)])
     return spent
 
 
@@ -117,7 +117,7 @@ def test_without_prices_there_are_no_dollars(run: Folder) -> None:
 def test_a_configuration_of_another_version_leaves_the_tokens(run: Folder) -> None:
     spent = of_responses(run, CONFIG | {"a_key_of_tomorrow": 1}, ANSWERS)
     assert (spent.generated_tokens, spent.gpus, spent.gpu_hours, spent.dollars) == (753_000, None, None, None)
-    (training,) = costs(run, {"a_key_of_tomorrow": 1}, [StageFiles("checkpoint", "sft", 60.0, [])])
+    (training,) = costs(run, {"a_key_of_tomorrow": 1}, [StageFiles("checkpoint", 60.0, [])])
     assert [row[-2:] for row in cost.rows_of([spent, training])] == [["–", "–"]] * 3
 
 
@@ -131,11 +131,11 @@ def test_each_kind_of_stage(run: Folder) -> None:
     answers = write(run, "eval/api/aime24", EVAL, [tokens(1_000_000, 3_000_000, scored_by="math 1")])
     times = write(run, "timing/api/aime24", TIMING, [{"num_generated_tokens": 9}])
     stages = [
-        StageFiles("instructions", "instructions", 1.0, []),
-        StageFiles("rewrites", "long2short", 3600.0, rewrites),
-        StageFiles("checkpoint", "sft", 900.0, ["student/model.safetensors"]),
-        StageFiles("eval/api/aime24", "evaluation/api/aime24", 60.0, answers),
-        StageFiles("timing/api/aime24", "timing/api/aime24", 60.0, times),
+        StageFiles("instructions", 1.0, []),
+        StageFiles("rewrites", 3600.0, rewrites),
+        StageFiles("checkpoint", 900.0, ["student/model.safetensors"]),
+        StageFiles("eval/api/aime24", 60.0, answers),
+        StageFiles("timing/api/aime24", 60.0, times),
     ]
     rewriting, training, evaluation, timing = costs(run, CONFIG, stages)
     assert (rewriting.prompt_tokens, rewriting.generated_tokens, rewriting.dollars) == (10, 20, None)  # by the endpoint
@@ -147,7 +147,7 @@ def test_each_kind_of_stage(run: Folder) -> None:
 def test_the_shards_of_others_may_go_and_may_be_broken(run: Folder) -> None:
     files = write(run, "responses", RESPONSES, ANSWERS)
     (run / "responses").write_bytes("part-torn.parquet", b"")
-    stage = StageFiles("responses", "teacher", 7200, [*files, "part-torn.parquet", "part-gone.parquet"])
+    stage = StageFiles("responses", 7200, [*files, "part-torn.parquet", "part-gone.parquet"])
     (spent,) = costs(run, CONFIG, [stage])
     assert spent.generated_tokens == 753_000
 
@@ -160,13 +160,13 @@ def test_the_report_and_the_status_show_it(run: Folder) -> None:
     assert text.getvalue().count("2,000,300") == 2, "the stage in the middle, and the sum"
 
     artifact.start()
-    artifact.finish("teacher", "responses", 4, 3600.0)
+    artifact.finish("responses", "responses", 4, 3600.0)
     report.build(run)
     facts = json.loads((run / "report").read_text("report.json"))
     assert facts["costs"][0] | {"dollars": 29.0} == {
-        "stage": "teacher", "seconds": 3600.0, "prompt_tokens": 2_000_300, "generated_tokens": 753_000,
+        "stage": "responses", "seconds": 3600.0, "prompt_tokens": 2_000_300, "generated_tokens": 753_000,
         "num_uncounted": 0, "gpus": 8, "dollars": 29.0, "is_priced": True, "gpu_hours": 8.0,
     }  # fmt: skip
     for file in ("report.html", "report.md"):
         assert "What it has cost" in (run / "report").read_text(file)
-    assert "| teacher | 2,000,300 | 753,000 | 1.00 | 8 | 8.00 | 29.00 |" in (run / "report").read_text("report.md")
+    assert "| responses | 2,000,300 | 753,000 | 1.00 | 8 | 8.00 | 29.00 |" in (run / "report").read_text("report.md")

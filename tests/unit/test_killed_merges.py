@@ -112,10 +112,10 @@ class World:
             block, missing = self.rows(missing[:number]), missing[number:]
             if self.late == "block" and not self.is_killed and self.dice.random() < 0.2:
                 self.is_killed = True
-                self.pending += self.uploads_of(lambda block=block: target.write_table(block, "teacher"))
+                self.pending += self.uploads_of(lambda block=block: target.write_table(block, "responses"))
                 raise Killed
             before = set(target.folder.files(recursive=True))
-            target.write_table(block, "teacher")
+            target.write_table(block, "responses")
             own |= set(target.folder.files(recursive=True)) - before
             self.let_tasks_work()
             if self.dice.random() < 0.6:
@@ -138,7 +138,7 @@ class World:
         with self.monkeypatch.context() as patched:
             patched.setattr(artifacts, "count_ids", count_then_work)
             patched.setattr(artifacts, "merge_all", merge_then_work)
-            return target.finish("teacher", "rows", len(self.ids), 1.0, max_shard_bytes=SHARD_BYTES)
+            return target.finish("responses", "rows", len(self.ids), 1.0, max_shard_bytes=SHARD_BYTES)
 
 
 @pytest.mark.parametrize("late", ["", "merge", "block", "remove"])

@@ -24,16 +24,20 @@ def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     train = [i for ids in instructions.collect(config.instructions, 0).ids("train") for i in ids]
     asked = [i for i in train if responses.is_asked(i, "slow", 0.3)]
     assert 80 < len(asked) < 160
-    assert (steps["instructions"].rows, steps["teacher/direct"].rows) == (450, 400)
-    assert steps["teacher/slow"].rows == 2 * len(asked)
-    assert steps["evaluation/fast/tiny"].rows == 50
-    assert steps["long2short"].rows == round(2 * len(asked) * config.plan.kept)
-    assert {name for name, step in steps.items() if not step.exact} == {"long2short", "curation, packing", "sft"}
+    assert (steps["instructions"].rows, steps["responses/direct"].rows) == (450, 400)
+    assert steps["responses/slow"].rows == 2 * len(asked)
+    assert steps["eval/fast/tiny"].rows == 50
+    assert steps["rewrites"].rows == round(2 * len(asked) * config.plan.kept)
+    assert {name for name, step in steps.items() if not step.exact} == {
+        "rewrites",
+        "sft_examples, packed",
+        "checkpoint",
+    }
 
 
 def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
     steps, remarks = planned(OWN)
-    assert (steps["teacher/direct"].rows, steps["teacher/slow"].rows) == (1000, 300)
+    assert (steps["responses/direct"].rows, steps["responses/slow"].rows) == (1000, 300)
     assert any("'absent.jsonl' not there yet" in remark for remark in remarks)
     with pytest.raises(UserError, match="there is no file 'absent.jsonl'"):
         planned(["instructions.path=absent.jsonl"])
@@ -42,11 +46,11 @@ def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
 def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:
     imported = [f"teachers.slow={{responses: {tmp_path}/r.jsonl, fraction: 0.3}}"]
     imported += ["long2short.engine={model_source: m, num_gpus: 1}"]
-    asked, (steps, remarks) = planned()[0]["teacher/slow"], planned(imported)
-    slow = steps["teacher/slow"]
+    asked, (steps, remarks) = planned()[0]["responses/slow"], planned(imported)
+    slow = steps["responses/slow"]
     assert (slow.rows, slow.exact, slow.tokens, slow.prompt_tokens, slow.seconds) == (asked.rows, True, 0, 0, None)
     assert slow.size == asked.size
-    assert steps["long2short"].gpus == 1
+    assert steps["rewrites"].gpus == 1
     assert any(f"'{tmp_path}/r.jsonl' not there yet" in remark for remark in remarks)
     (tmp_path / "r.jsonl").write_text("{}")
     assert planned(imported)[1] == []
@@ -54,37 +58,37 @@ def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:
 
 def test_only_texts_that_may_be_learnt_are_counted_as_examples() -> None:
     def examples(candidates: str) -> int:
-        return planned([f"curation.candidates={candidates}", "plan.kept=1"])[0]["curation, packing"].rows
+        return planned([f"curation.candidates={candidates}", "plan.kept=1"])[0]["sft_examples, packed"].rows
 
     direct, slow, rewrites = (examples(f"[{kind}]") for kind in ("direct", "slow", "rewrite"))
     assert (direct, slow) == (2000, rewrites)
     assert examples("null") == examples("[direct, rewrite]") == direct + rewrites
     assert examples("[slow, rewrite]") == slow + rewrites
-    assert "long2short" not in planned(["curation.candidates=[direct]"])[0]
+    assert "rewrites" not in planned(["curation.candidates=[direct]"])[0]
 
 
 def test_the_fewest_examples_are_a_step() -> None:
     few = ["packing.enabled=false", "teachers.direct=null", "instructions.num_train=1", "plan.kept=0.6"]
-    assert planned(few)[0]["curation, packing"].rows == 0
+    assert planned(few)[0]["sft_examples, packed"].rows == 0
 
 
 def test_a_folder_of_problems_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("instruction\n" + "".join(f"{k} + 1?\n" for k in range(50)))
     steps, remarks = planned([f"instructions.path={tmp_path}", "plan.num_instructions=9"])
-    assert (steps["instructions"].rows, steps["teacher/direct"].rows, remarks) == (50, 45, [])
+    assert (steps["instructions"].rows, steps["responses/direct"].rows, remarks) == (50, 45, [])
 
 
 def test_hours_and_dollars_follow_from_rates_and_prices() -> None:
     gpu = ["teachers.direct.engine.num_gpus=1", "teachers.direct.engine.concurrency=2"]
     gpu += ["teachers.direct.engine.engine_kwargs={tensor_parallel_size: 4}"]
     steps, _ = planned([*OWN, *gpu, "plan.direct={num_generated_tokens: 100, tokens_per_s: 50}"])
-    direct = steps["teacher/direct"]
+    direct = steps["responses/direct"]
     assert (direct.tokens, direct.seconds, direct.gpus) == (100_000, 1000, 8)
     assert direct.gpu_hours == pytest.approx(8000 / 3600)
     endpoint = ["teachers.direct={endpoint: {base_url: 'http://h/v1', model: m, api_key_env: null}}"]
     price = "plan.direct={num_generated_tokens: 100, usd_per_million_tokens: [1, 10]}"
     steps, _ = planned([*OWN, *endpoint, price, "plan.num_prompt_tokens=50"])
-    assert steps["teacher/direct"].dollars == pytest.approx((50_000 * 1 + 100_000 * 10) / 1e6)
+    assert steps["responses/direct"].dollars == pytest.approx((50_000 * 1 + 100_000 * 10) / 1e6)
 
 
 def test_a_sum_with_an_unknown_part_is_unknown() -> None:
@@ -116,9 +120,9 @@ def test_states_are_counted_where_training_is_long_enough_for_them() -> None:
     def held(*overrides: str) -> float | None:
         given = ["plan.training_tokens_per_s=50", "plan.student_parameters=1000", "training.num_workers=1", *overrides]
         steps, _ = planned([*OWN, *given])
-        assert steps["sft"].seconds is not None
-        assert steps["sft"].seconds > 30 * 60
-        return steps["sft"].size
+        assert steps["checkpoint"].seconds is not None
+        assert steps["checkpoint"].seconds > 30 * 60
+        return steps["checkpoint"].size
 
     student, state = 1000 * 4, 1000 * 16
     assert held("training.save_minutes=100000") == student

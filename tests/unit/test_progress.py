@@ -21,7 +21,7 @@ def test_clock(seconds: float, shown: str) -> None:
 
 
 def test_rates_are_those_of_the_last_minute() -> None:
-    stage = Stage("teacher", "responses", total=1000)
+    stage = Stage("responses", "responses", total=1000)
     for second in range(0, 200, 10):  # 1 row and 100 tokens a second, then twice as many
         fast = second >= 100
         stage.advance(second, 20 if fast else 10, 2000 if fast else 1000)
@@ -32,12 +32,12 @@ def test_rates_are_those_of_the_last_minute() -> None:
 
 
 def test_a_stage_without_a_finished_row_says_that_it_starts() -> None:
-    shown = Stage("teacher", "responses", total=3119).shown()
+    shown = Stage("responses", "responses", total=3119).shown()
     assert list(shown.values()) == ["0 of 3,119 responses", "", "starting", ""]
 
 
 def test_a_few_rows_say_nothing_of_the_time_left() -> None:
-    stage = Stage("long2short", "slow responses", total=619)
+    stage = Stage("rewrites", "slow responses", total=619)
     stage.advance(0, 20, 0)  # rejected before they are asked
     stage.advance(17, 1, 0)
     assert stage.shown()["left"] == ""
@@ -50,7 +50,7 @@ def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytes
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     shown, stream = display(terminal=False)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with shown.stage("teacher", "responses") as tell:
+    with shown.stage("responses", "responses") as tell:
         tell.expect(100, done=70)
         tell.advance(1, 10)
         tell.advance(10, 100)  # in 10 s
@@ -62,19 +62,19 @@ def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytes
 
 def test_without_a_terminal_there_are_plain_lines_only() -> None:
     shown, stream = display(terminal=False)
-    with shown.live(), shown.stage("long2short", "slow responses") as tell:
+    with shown.live(), shown.stage("rewrites", "slow responses") as tell:
         tell.expect(619)
         for _ in range(50):  # many events within a moment: one line of start, no flood
             tell.advance(1, 54)
-        shown.say("long2short  69.2 s: [619] in")
-    assert stream.getvalue() == "long2short      started\nlong2short  69.2 s: [619] in\n"
+        shown.say("rewrites  69.2 s: [619] in")
+    assert stream.getvalue() == "rewrites        started\nrewrites  69.2 s: [619] in\n"
 
 
 def test_a_line_comes_each_twenty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, *(x for t in range(5, 65, 5) for x in (t, t))])
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     shown, stream = display(terminal=False)
-    with shown.stage("teacher", "responses") as tell:
+    with shown.stage("responses", "responses") as tell:
         tell.expect(120)
         for _ in range(12):
             tell.advance(10, 500)
@@ -86,21 +86,21 @@ def test_a_line_comes_each_twenty_seconds(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_terminal_shows_a_bar_a_stage_and_keeps_what_is_said() -> None:
     shown, stream = display(terminal=True)
     with shown.live():
-        with shown.stage("sft", "steps") as train, shown.stage("evaluation/slow", "answers") as evaluate:
+        with shown.stage("checkpoint", "steps") as train, shown.stage("eval/slow", "answers") as evaluate:
             train.expect(582)
             train.advance(100, 30_000, note="loss 0.1234")
             evaluate.expect(300)
             shown._live.refresh()
             screen = stream.getvalue()
-        shown.say("sft  150.5 s")
+        shown.say("checkpoint  150.5 s")
     assert "100 of 582 steps" in screen
     assert "loss 0.1234" in screen
     assert "0 of 300 answers" in screen
-    assert "sft  150.5 s" in stream.getvalue()
+    assert "checkpoint  150.5 s" in stream.getvalue()
 
 
 def test_a_stage_that_fails_leaves_no_bar() -> None:
     shown, _ = display(terminal=True)
-    with shown.live(), pytest.raises(RuntimeError), shown.stage("sft", "steps"):
+    with shown.live(), pytest.raises(RuntimeError), shown.stage("checkpoint", "steps"):
         raise RuntimeError
     assert not shown._live.tasks

@@ -81,7 +81,7 @@ def test_the_published_table_plans_and_its_answers_fit(
     config = load(str(path), [f"evaluation.{line.replace(': ', '=', 1)}"])
     rows = {step.name: step.rows for step in plan.make(config).steps}
     asked = {"AIME2024": 30 * 8, "math500": 500 * 4, "gpqa_diamond": 198 * 8, "mmlu_pro": 1000}
-    assert {name: rows[f"evaluation/fast/{name}"] for name in asked} == asked
+    assert {name: rows[f"eval/fast/{name}"] for name in asked} == asked
     assert config.evaluation.engine is not None
     context = config.evaluation.engine.engine_kwargs["max_model_len"]
     for benchmark in config.evaluation.benchmarks:

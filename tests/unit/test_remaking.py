@@ -37,14 +37,14 @@ def files(folder: Path) -> dict[str, bytes]:
     ("change", "said"),
     [
         (["teachers.slow.sampling_params.temperature=0.5"],
-         r"teacher: slow\.sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts of slow would be asked for again"),
+         r"responses: slow\.sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts of slow would be asked for again"),
         (["instructions.suffix=Hm."],
-         r"teacher: direct\.suffix Please .* -> Hm\., slow\.suffix Please .* -> Hm\.: \d+ texts of direct and \d+ texts of slow would be"),
+         r"responses: direct\.suffix Please .* -> Hm\., slow\.suffix Please .* -> Hm\.: \d+ texts of direct and \d+ texts of slow would be"),
         (["teachers.direct.sampling_params.max_tokens=3"],
-         r"teacher: direct\.max_tokens \d+ -> 3: \d+ texts of direct would be asked for again"),
-        (["long2short.system_prompt=Shorter!"], r"long2short: prompt .*: \d+ texts would be asked for again"),
+         r"responses: direct\.max_tokens \d+ -> 3: \d+ texts of direct would be asked for again"),
+        (["long2short.system_prompt=Shorter!"], r"rewrites: prompt .*: \d+ texts would be asked for again"),
         (["evaluation.sampling_params.temperature=0.5"],
-         r"evaluation/slow/tiny: sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts would be asked for again"),
+         r"eval/slow/tiny: sampling_params\.temperature 0\.0 -> 0\.5: \d+ texts would be asked for again"),
     ],
 )  # fmt: skip
 def test_texts_are_not_bought_again_unasked(asked: Asked, change: list[str], said: str) -> None:
@@ -100,7 +100,7 @@ def test_secrets_are_not_in_what_an_artifact_says_of_itself(asked: Asked) -> Non
 def test_a_finished_student_is_not_trained_again_unasked(training: Training) -> None:
     training.make(ends=True)
     with pytest.raises(
-        UserError, match=r"^sft: learning_rate 2e-05 -> 0\.5: a student of 8 steps would be trained again"
+        UserError, match=r"^checkpoint: learning_rate 2e-05 -> 0\.5: a student of 8 steps would be trained again"
     ):
         training.make(ends=True, learning_rate=0.5)
     training.make(ends=True, learning_rate=0.5, remake=True)
@@ -109,7 +109,7 @@ def test_a_finished_student_is_not_trained_again_unasked(training: Training) -> 
 def test_states_of_a_stopped_training_are_not_given_up_unasked(training: Training) -> None:
     with pytest.raises(Stopped):
         training.make(ends=False)
-    with pytest.raises(UserError, match=r"sft: weight_decay .*: training states of 4 steps could not be used"):
+    with pytest.raises(UserError, match=r"checkpoint: weight_decay .*: training states of 4 steps could not be used"):
         training.make(ends=False, weight_decay=0.5)
 
 
@@ -147,15 +147,15 @@ def test_failed_rows_of_which_others_are_made_are_tried_again_only_when_asked(
     monkeypatch.setattr(Display, "say", lambda display, line: said.append(line))
     asked.fails = lambda row: "http_503: away" if row["id"][0] in "01" else ""
     asked.run()
-    assert any(line.startswith("teacher: ") and "--retry-failed tries them again" in line for line in said), said
+    assert any(line.startswith("responses: ") and "--retry-failed tries them again" in line for line in said), said
     asked.fails = lambda row: ""
     said.clear()
     asked.run()
     again = "\n".join(said)
     assert "with transient" not in again
-    line = next(line for line in again.splitlines() if line.startswith("teacher: "))
+    line = next(line for line in again.splitlines() if line.startswith("responses: "))
     assert "are left out; --retry-failed tries them again" in line
-    assert "makes anew what is made of them: long2short (" in line
+    assert "makes anew what is made of them: rewrites (" in line
     left = {row["response_id"] for row in asked.run()[0].rejected()}
     assert left.isdisjoint(asked.ids)
     asked.run("run.retry_failed=true")

@@ -62,14 +62,14 @@ def answer(name: str, text: str) -> dict[str, Any]:
 
 
 def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It is 5.") -> Path:
-    artifact(run, "responses", "teacher", {"prompt_too_long": 2})
+    artifact(run, "responses", "responses", {"prompt_too_long": 2})
     blank = {f.name: "x" if f.type == pa.string() else 1 for f in REWRITES}
     rewrites = [blank | {"original_tokens": 100 + k, "rewritten_tokens": 20 + k} for k in range(50)]
-    artifact(run, "rewrites", "long2short", {"source_wrong_answer": 3}, pa.Table.from_pylist(rewrites, REWRITES))
+    artifact(run, "rewrites", "rewrites", {"source_wrong_answer": 3}, pa.Table.from_pylist(rewrites, REWRITES))
     for entry in models:
         name, told = entry["name"], {key: value for key, value in entry.items() if key != "speed_gain"}
         answers = pa.Table.from_pylist([answer(name, text)], EVAL)
-        artifact(run, f"eval/{name}/sums", f"evaluation/{name}/sums", {}, answers, told)
+        artifact(run, f"eval/{name}/sums", f"eval/{name}/sums", {}, answers, told)
     (run / "checkpoint").mkdir()
     lines = [json.dumps({"step": s, "loss": 3 / s} | ({"eval_loss": 4 / s} if s % 4 == 0 else {})) for s in range(1, 9)]
     (run / "checkpoint" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -140,7 +140,7 @@ def test_markdown_has_the_tables(tmp_path: Path) -> None:
     report.build(Folder.at(run))
     words = (run / "report" / "report.md").read_text()
     assert "| fast | 95.0% | – | 50.0 | 100.0% | 4.0x | 2 |" in words
-    assert "| teacher | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
+    assert "| responses | 12 | 10 | 2 | 1.5 | rows | prompt_too_long 2 |" in words
 
 
 def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     report.build(Folder.at(run))
     assert not (run / "checkpoint" / "student").exists(), "the student is not there yet"
     (run / "checkpoint" / "student").mkdir()
-    write_manifest(Folder.at(run / "checkpoint"), Manifest("checkpoint", "training", "f", "rows", 8, 8, 0, {}, 1.0, []))
+    write_manifest(
+        Folder.at(run / "checkpoint"), Manifest("checkpoint", "checkpoint", "f", "rows", 8, 8, 0, {}, 1.0, [])
+    )
     report.build(Folder.at(run))
     card = ModelCard.load(run / "checkpoint" / "student" / "README.md")
     assert card.data.base_model == "Qwen/Qwen2.5-7B"
@@ -213,7 +215,7 @@ def test_rejected_rows_are_shown_one_a_stage_and_reason(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     (run / "responses" / "_rejects").mkdir()
     rows = [
-        {"id": key, "stage": "teacher", "reason": reason, "detail": "2,000 tokens", "row": json.dumps(row)}
+        {"id": key, "stage": "responses", "reason": reason, "detail": "2,000 tokens", "row": json.dumps(row)}
         for key, reason, row in [
             ("b", "incomplete", {"response": "the second"}),
             ("a", "incomplete", {"response": HOSTILE, "num_generated_tokens": 3}),
@@ -285,7 +287,7 @@ def with_benchmarks(run: Path, name: str = "fast") -> Path:
                 "scored_by": "choice 1",
             }
             told["categories"] = {"business": entry | {"accuracy_interval": [0.8, 1.0]}}
-            artifact(run, f"eval/{entry['name']}/{benchmark}", f"evaluation/{entry['name']}/{benchmark}", {},
+            artifact(run, f"eval/{entry['name']}/{benchmark}", f"eval/{entry['name']}/{benchmark}", {},
                      pa.Table.from_pylist([row], EVAL), told)  # fmt: skip
     return run
 

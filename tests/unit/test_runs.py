@@ -184,7 +184,7 @@ IDS = [stable_id("row", k) for k in range(10)]
 class Ten(GeneratingStage):
     """Ten rows; a "dataset" is a list of ids."""
 
-    artifact = fingerprint_name = "teacher"
+    artifact = fingerprint_name = "responses"
 
     def make(self, artifact: Artifact) -> tuple[int, dict[str, Any]]:
         return len(IDS), {}
@@ -206,7 +206,7 @@ def generated(folder: Path, plan: list[int]) -> tuple[Failing, str]:
 
 def test_failures_with_rows_between_them_go_on_without_the_finished_rows(tmp_path: Path) -> None:
     artifact, said = generated(tmp_path, [0, 3, 2, 1])
-    assert artifact.finish("teacher", "rows", len(IDS), 1.0).rows_out == len(IDS)
+    assert artifact.finish("responses", "rows", len(IDS), 1.0).rows_out == len(IDS)
     assert [line.split(": ")[1] for line in said.splitlines()] == [
         f"failed with {done} rows done, and begins again" for done in (0, 3, 5, 6)
     ]
@@ -214,7 +214,7 @@ def test_failures_with_rows_between_them_go_on_without_the_finished_rows(tmp_pat
 
 
 def test_two_failures_without_a_row_between_them_are_raised(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="teacher: failed twice with no row finished in between: 0 written"):
+    with pytest.raises(StageError, match="responses: failed twice with no row finished in between: 0 written"):
         generated(tmp_path, [4, 0])
 
 
@@ -252,7 +252,7 @@ def test_a_kind_of_which_hardly_any_is_kept_is_told(
     num_rejected = sum(rejects.values())
     made = Manifest(
         "sft_examples",
-        "curation",
+        "sft_examples",
         "f",
         "candidates",
         rows_out + num_rejected,

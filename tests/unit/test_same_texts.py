@@ -85,12 +85,12 @@ def artifact(folder: Path, rows: list[dict[str, Any]], size: int) -> Artifact:
     written = Artifact(Folder.at(folder), "sft_examples", schemas.SFT_EXAMPLES, "settings")
     written.start()
     for start in range(0, len(rows), size):
-        written.write_table(table_of(rows[start : start + size], schemas.SFT_EXAMPLES), "curation")
+        written.write_table(table_of(rows[start : start + size], schemas.SFT_EXAMPLES), "sft_examples")
     return written
 
 
 def reject_all(target: Artifact, repeats: same_texts.Repeats, shards: list[str], attempt: str | None = None) -> None:
-    how = {"folder": target.folder, "schema": target.schema, "stage": "curation"}
+    how = {"folder": target.folder, "schema": target.schema, "stage": "sft_examples"}
     mark = partial(same_texts.marked, repeats=repeats)
     for shard in shards:
         reject_in_shard({"item": [shard]}, mark, attempt=attempt or target.attempt, **how)
@@ -103,7 +103,7 @@ def test_in_is_out_and_rejected_and_each_reject_names_the_example_that_stays(siz
     shards = target.shards()
     reject_all(target, found(rows, 9), shards)
     reject_all(target, found(rows, 9), shards)  # a second try of each task changes nothing
-    manifest = target.finish("curation", "candidates", 60, 1.0)
+    manifest = target.finish("sft_examples", "candidates", 60, 1.0)
     assert (manifest.rows_out, manifest.rejects) == (60 - len(expected), {"same_text": len(expected)})
     kept = {row["example_id"]: row for row in target.read_table().to_pylist()}
     assert kept == {row["example_id"]: row for row in rows if row["example_id"] not in expected}
@@ -118,4 +118,4 @@ def test_a_task_of_a_stopped_run_rejects_nothing(tmp_path: Path) -> None:
     target = artifact(tmp_path, rows, 9)
     with pytest.raises(StageError, match="another attempt has begun"):
         reject_all(target, found(rows, 9), target.shards(), attempt="an earlier one")
-    assert target.finish("curation", "candidates", 60, 1.0).rows_out == 60
+    assert target.finish("sft_examples", "candidates", 60, 1.0).rows_out == 60

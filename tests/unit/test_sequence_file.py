@@ -46,7 +46,7 @@ def packed(tmp_path: Path) -> Folder:
         table = pa.Table.from_pylist([row(k) for k in (3, *places, 0)], schema=PACKED).slice(1, len(places))
         folder.write_table(f"part-{number}.parquet", table)
     shards = [f"part-{number}.parquet" for number in range(3)]
-    write_manifest(folder, Manifest("packed", "packing", "f", "examples", 7, 7, 0, {}, 1.0, shards))
+    write_manifest(folder, Manifest("packed", "packed", "f", "examples", 7, 7, 0, {}, 1.0, shards))
     return folder
 
 

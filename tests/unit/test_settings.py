@@ -64,13 +64,13 @@ def test_with_its_own_settings_nothing_is_of_earlier_ones(made: Asked) -> None:
 @pytest.mark.parametrize(
     ("change", "stage", "said"),
     [
-        ("teachers.slow.sampling_params.temperature=0.5", "teacher", "slow.sampling_params.temperature 0.0 -> 0.5"),
+        ("teachers.slow.sampling_params.temperature=0.5", "responses", "slow.sampling_params.temperature 0.0 -> 0.5"),
         (
             "evaluation.sampling_params.temperature=1.5",
-            "evaluation/slow/tiny",
+            "eval/slow/tiny",
             "sampling_params.temperature 0.0 -> 1.5",
         ),
-        ("evaluation.num_samples=4", "evaluation/slow/tiny", "num_samples 1 -> 4"),
+        ("evaluation.num_samples=4", "eval/slow/tiny", "num_samples 1 -> 4"),
     ],
 )
 def test_settings_that_have_changed_since_are_named(made: Asked, change: str, stage: str, said: str) -> None:
@@ -80,14 +80,14 @@ def test_settings_that_have_changed_since_are_named(made: Asked, change: str, st
 
 def test_what_is_made_of_earlier_rows_is_of_earlier_settings(made: Asked) -> None:
     expected.save(run_of(made.folder, "teachers.slow.sampling_params.temperature=0.5"))
-    assert notes(made.folder)["long2short"].endswith("its responses are of earlier settings")
+    assert notes(made.folder)["rewrites"].endswith("its responses are of earlier settings")
     manifest = made.folder / "tiny" / "responses" / "_manifest.json"
     told = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(told | {"content": "0" * 32}))
     expected.save(run_of(made.folder))
-    assert notes(made.folder) == {"long2short": "its responses have changed"}
+    assert notes(made.folder) == {"rewrites": "its responses have changed"}
     manifest.unlink()
-    assert notes(made.folder) == {"long2short": "its responses are not finished"}
+    assert notes(made.folder) == {"rewrites": "its responses are not finished"}
 
 
 def test_the_page_says_with_what_its_figures_were_measured(made: Asked) -> None:
@@ -96,9 +96,9 @@ def test_the_page_says_with_what_its_figures_were_measured(made: Asked) -> None:
     page = (made.folder / "tiny" / "report" / "report.md").read_text()
     assert "temperature 0.0" in page
     assert "| sampling | temperature 1.5" not in page
-    assert "- evaluation/slow/tiny is of earlier settings: sampling_params.temperature 0.0 -&gt; 1.5" in page
+    assert "- eval/slow/tiny is of earlier settings: sampling_params.temperature 0.0 -&gt; 1.5" in page
     assert "- slow is of earlier settings: sampling_params.temperature 0.0 -&gt; 1.5" in page
-    assert "evaluation/slow/tiny (of earlier settings)" in page
+    assert "eval/slow/tiny (of earlier settings)" in page
 
 
 def test_a_figure_that_the_code_has_learnt_since_is_on_the_page(made: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def student(folder: Path, learning_rate: float) -> None:
     run = run_of(folder, f"training.learning_rate={learning_rate}")
     made_of = {"settings": {"learning_rate": learning_rate}, "inputs": [], "config": run.config.saved()}
     mark = f"of {learning_rate}"
-    checkpoint = Manifest("checkpoint", "sft", mark, "sequences", 9, 9, 0, {}, 1.0, [], made_of=made_of)
+    checkpoint = Manifest("checkpoint", "checkpoint", mark, "sequences", 9, 9, 0, {}, 1.0, [], made_of=made_of)
     (run.folder / "checkpoint" / STUDENT).write_text("config.json", "{}")
     write_manifest(run.folder / "checkpoint", checkpoint)
     evaluated = read_manifest(run.folder / "eval" / "slow" / "tiny")
@@ -122,7 +122,7 @@ def student(folder: Path, learning_rate: float) -> None:
     figures = evaluated.summary | {"name": "fast"}
     write_manifest(
         run.folder / "eval" / "fast" / "tiny",
-        Manifest("eval/fast/tiny", "evaluation/fast/tiny", "f", "answers", 10, 10, 0, {}, 1.0, [], figures,
+        Manifest("eval/fast/tiny", "eval/fast/tiny", "f", "answers", 10, 10, 0, {}, 1.0, [], figures,
                  made_of=made_of | {"inputs": ["problems", mark]}),
     )  # fmt: skip
 
@@ -144,9 +144,7 @@ def test_the_card_has_no_figure_of_another_student(made: Asked) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "another"}))
     report.build(Folder.at(made.folder / "tiny"))
     assert not (made.folder / "tiny" / "checkpoint" / STUDENT / "README.md").exists()
-    assert notes(made.folder)["evaluation/fast/tiny"].startswith(
-        "its instructions have changed, the student is trained anew"
-    )
+    assert notes(made.folder)["eval/fast/tiny"].startswith("its instructions have changed, the student is trained anew")
 
 
 def test_a_run_keeps_no_key_of_one_command(tmp_path: Path) -> None:
@@ -176,10 +174,10 @@ def test_a_stage_that_the_run_has_no_more_changes_nothing(made: Asked) -> None:
     examples = Artifact(run.folder, "sft_examples", SFT_EXAMPLES, "f")
     examples.made_of = {"settings": {}, "inputs": [responses_of(made.folder)], "config": {}}
     examples.start()
-    examples.finish("curation", "candidates", 0, 1.0)
-    assert "its rewrites have changed" in notes(made.folder)["curation"]
+    examples.finish("sft_examples", "candidates", 0, 1.0)
+    assert "its rewrites have changed" in notes(made.folder)["sft_examples"]
     expected.save(run_of(made.folder, "long2short.enabled=false"))
-    assert "rewrites" not in notes(made.folder).get("curation", "")
+    assert "rewrites" not in notes(made.folder).get("sft_examples", "")
 
 
 def responses_of(folder: Path) -> str:
@@ -189,7 +187,7 @@ def responses_of(folder: Path) -> str:
 def test_an_evaluation_of_other_problems_is_marked(made: Asked) -> None:
     file = made.folder / "tiny" / "instructions" / "_manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"content": "0" * 32}))
-    assert notes(made.folder)["evaluation/slow/tiny"] == "its instructions have changed"
+    assert notes(made.folder)["eval/slow/tiny"] == "its instructions have changed"
 
 
 def test_answers_of_a_student_of_an_earlier_version_are_asked_about(made: Asked) -> None:

@@ -67,14 +67,14 @@ def test_what_is_kept_out_is_counted_in_tokens_once_the_rows_are_there_once(tmp_
     examples[3]["num_tokens"] = None
     kept = [reject(row, "wrong_answer") for row in examples[1:3]] + [reject(examples[3], "no_answer")]
     for rows in ([examples[0], *kept], kept[:1]):
-        target.write_table(table_of(rows, SFT_EXAMPLES), "curation")
+        target.write_table(table_of(rows, SFT_EXAMPLES), "sft_examples")
     seen: list[int] = []
 
     def summarise() -> dict[str, int]:
         seen.append(len(target.rejected()))
         return {"n": 1}
 
-    manifest = target.finish("curation", "candidates", 4, 1.0, summarise, tokens="num_tokens")
+    manifest = target.finish("sft_examples", "candidates", 4, 1.0, summarise, tokens="num_tokens")
     assert (manifest.rejects, manifest.rejected_tokens) == ({"no_answer": 1, "wrong_answer": 2}, {"wrong_answer": 60})
     assert manifest.summary["n"] == 1
     assert seen == [3]
@@ -360,7 +360,7 @@ def test_a_checkpoint_without_its_student_is_not_whole(tmp_path: Path) -> None:
     target.start()
     target.folder.write_text("student/config.json", "{}")
     target.folder.write_text("deepspeed/step-1/state", "x")
-    assert target.finish("sft", "sequences", 3, 1.0).files == ["student/config.json"]
+    assert target.finish("checkpoint", "sequences", 3, 1.0).files == ["student/config.json"]
     (tmp_path / "checkpoint" / "deepspeed" / "step-1" / "state").unlink()
     assert target.is_complete()
     (tmp_path / "checkpoint" / "student" / "config.json").unlink()

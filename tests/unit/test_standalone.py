@@ -83,10 +83,10 @@ def test_the_plan_has_tokens_hours_and_money() -> None:
     )
     planned = plan.make(made)
     steps = {step.name: step for step in planned.steps}
-    assert list(steps) == [f"evaluation/{m}/{b}" for b in ("aime24", "tiny") for m in ("mine", "api")]
+    assert list(steps) == [f"eval/{m}/{b}" for b in ("aime24", "tiny") for m in ("mine", "api")]
     assert {step.rows for step in steps.values()} == {20}
-    assert [steps[f"evaluation/mine/{b}"].exact for b in ("aime24", "tiny")] == [False, True]
-    mine, api = steps["evaluation/mine/aime24"], steps["evaluation/api/aime24"]
+    assert [steps[f"eval/mine/{b}"].exact for b in ("aime24", "tiny")] == [False, True]
+    mine, api = steps["eval/mine/aime24"], steps["eval/api/aime24"]
     assert (api.tokens, api.seconds, api.gpus) == (2000, 200, 0)
     assert api.dollars == pytest.approx((20 * 56 * 1 + 2000 * 2) / 1e6)
     assert (mine.tokens, mine.seconds, mine.dollars) == (8000, 80, pytest.approx(80 / 3600 * 3.6))

@@ -14,17 +14,6 @@ from ray_distil.commands import status
 from ray_distil.report import unfinished
 from ray_distil.report.unfinished import Unfinished, unfinished_stages
 from ray_distil.runner.lease import run_lock
-from ray_distil.stages import (
-    benchmarks,
-    checkpoint,
-    eval,
-    instructions,
-    packed,
-    responses,
-    rewrites,
-    sft_examples,
-    timing,
-)
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.listing import StoredFile, stored_files
 from ray_distil.store.manifest import Manifest, write_manifest
@@ -43,9 +32,9 @@ def begun(run: Folder, name: str = "responses", mark: str = "settings") -> Artif
     artifact.start()
     row = {"instruction": "2 + 3?", "source": "tiny", "split": "train"}
     rows = [{"instruction_id": stable_id(k), **row} for k in range(9)]
-    artifact.write_table(table_of(rows[:4], INSTRUCTIONS), "teacher")
+    artifact.write_table(table_of(rows[:4], INSTRUCTIONS), "responses")
     rejects = [reject(rejected, "no_answer") for rejected in rows[7:]]
-    artifact.write_table(table_of([*rows[4:7], *rejects], INSTRUCTIONS), "teacher")
+    artifact.write_table(table_of([*rows[4:7], *rejects], INSTRUCTIONS), "responses")
     return artifact
 
 
@@ -85,8 +74,8 @@ def test_a_stopped_stage_is_shown_with_its_rows_and_age(run: Folder) -> None:
     assert run.local is not None
     make_older(run.local / "responses", 3.4 * HOUR)
     text = printed(run)
-    assert cells(text, "teacher") == ["teacher", "7", "2", "0", "3 h ago", "stopped for 3 h"]
-    assert cells(text, "evaluation/slow/sums")[1:4] == ["7", "2", "9"]
+    assert cells(text, "responses") == ["responses", "7", "2", "0", "3 h ago", "stopped for 3 h"]
+    assert cells(text, "eval/slow/sums")[1:4] == ["7", "2", "9"]
 
 
 def test_a_stage_is_at_work_while_its_run_is_locked_however_long_it_takes(run: Folder) -> None:
@@ -94,7 +83,7 @@ def test_a_stage_is_at_work_while_its_run_is_locked_however_long_it_takes(run: F
     assert run.local is not None
     make_older(run.local / "responses", 3.4 * HOUR)
     with run_lock(run):
-        assert cells(printed(run), "teacher")[-1] == "at work"
+        assert cells(printed(run), "responses")[-1] == "at work"
     assert "stopped for 3 h" in printed(run)
 
 
@@ -120,16 +109,16 @@ def test_the_command_shows_it(run: Folder) -> None:
     assert run.local is not None
     result = distill(run.local.parent, "--status", "mine")
     assert result.returncode == 0, result.stderr
-    assert cells(result.stdout, "teacher")[1:4] == ["7", "2", "9"]
+    assert cells(result.stdout, "responses")[1:4] == ["7", "2", "9"]
 
 
 def test_a_manifest_of_other_settings_finishes_no_stage(run: Folder) -> None:
     artifact = begun(run)
-    manifest = Manifest("responses", "teacher", "earlier settings", "responses", 500, 500, 0, {}, 1.5, [])
+    manifest = Manifest("responses", "responses", "earlier settings", "responses", 500, 500, 0, {}, 1.5, [])
     write_manifest(artifact.folder, manifest)
-    assert cells(printed(run), "teacher")[1:4] == ["7", "2", "9"]
+    assert cells(printed(run), "responses")[1:4] == ["7", "2", "9"]
     assert "500" not in printed(run)
-    artifact.finish("teacher", "responses", 9, 1.0)
+    artifact.finish("responses", "responses", 9, 1.0)
     assert unfinished_stages(run, time.time()) == []
 
 
@@ -159,10 +148,10 @@ def test_shards_that_are_merged_while_they_are_counted_end_nothing(
 
 def test_a_training_in_the_middle_shows_its_steps(run: Folder) -> None:
     Artifact(run, "checkpoint", None, "settings").start()
-    assert cells(printed(run), "sft")[1] == "step 0"
+    assert cells(printed(run), "checkpoint")[1] == "step 0"
     lines = [json.dumps({"step": step, "num_steps": 480, "loss": 1.0}) for step in (1, 120)]
     (run / "checkpoint").write_text("metrics.jsonl", "\n".join([*lines, '{"step": 1']))
-    assert cells(printed(run), "sft")[1] == "step 120 of 480"
+    assert cells(printed(run), "checkpoint")[1] == "step 120 of 480"
 
 
 def test_a_stage_that_has_not_begun_is_not_shown(run: Folder) -> None:
@@ -176,7 +165,7 @@ def test_in_an_object_store(tmp_path: Path) -> None:
         run.write_text("config.yaml", "run: {name: mine}\n")
         begun(run)
         (stage,) = unfinished_stages(run, time.time())
-        assert stage == Unfinished("responses", "teacher", stage.changed, 7, 2, 9)
+        assert stage == Unfinished("responses", stage.changed, 7, 2, 9)
         assert "stopped for " in printed(run)
         with run_lock(run):
             assert "at work" in printed(run)
@@ -188,10 +177,3 @@ def test_in_an_object_store(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert status.duration(seconds) == text
-
-
-def test_the_names_of_stages_are_those_of_the_stages() -> None:
-    modules = {"responses": responses, "rewrites": rewrites, "sft_examples": sft_examples, "packed": packed}
-    modules |= {"benchmarks": benchmarks, "checkpoint": checkpoint, "eval": eval, "timing": timing}
-    names = {artifact: module.NAME for artifact, module in modules.items()}
-    assert names | {"instructions": instructions.Instructions.artifact} == unfinished.STAGES

@@ -20,14 +20,14 @@ def slowly(*pauses: float) -> Iterator[int]:
 
 
 def test_items_come_in_their_order_however_long_they_take_in_all() -> None:
-    assert list(steady(slowly(*[0.05] * 8), minutes=0.2 / 60, stage="teacher")) == list(range(8))
-    assert list(steady(slowly(0.3), minutes=None, stage="teacher")) == [0]
+    assert list(steady(slowly(*[0.05] * 8), minutes=0.2 / 60, stage="responses")) == list(range(8))
+    assert list(steady(slowly(0.3), minutes=None, stage="responses")) == [0]
 
 
 def test_no_item_for_too_long_ends_it() -> None:
     seen = []
-    with pytest.raises(StoppedError, match=r"teacher: no row was finished for 0.005 minutes \(run.stall_minutes\)"):
-        seen += steady(slowly(0, 60), minutes=0.005, stage="teacher")
+    with pytest.raises(StoppedError, match=r"responses: no row was finished for 0.005 minutes \(run.stall_minutes\)"):
+        seen += steady(slowly(0, 60), minutes=0.005, stage="responses")
 
 
 def test_the_time_in_which_models_load_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +38,9 @@ def test_the_time_in_which_models_load_is_no_stall(monkeypatch: pytest.MonkeyPat
     def is_ready() -> bool:
         return next(looks, None) is None
 
-    assert list(steady(slowly(0.9), minutes=0.7 / 60, stage="teacher", is_ready=is_ready)) == [0]
+    assert list(steady(slowly(0.9), minutes=0.7 / 60, stage="responses", is_ready=is_ready)) == [0]
     with pytest.raises(StoppedError, match="no row was finished"):
-        list(steady(slowly(60), minutes=0.1 / 60, stage="teacher", is_ready=is_ready))
+        list(steady(slowly(60), minutes=0.1 / 60, stage="responses", is_ready=is_ready))
 
 
 def test_an_error_is_raised_where_the_item_is_asked_for() -> None:
@@ -48,7 +48,7 @@ def test_an_error_is_raised_where_the_item_is_asked_for() -> None:
         yield 1
         raise KeyError("lost")
 
-    taken = steady(broken(), minutes=1, stage="teacher")
+    taken = steady(broken(), minutes=1, stage="responses")
     assert next(taken) == 1
     with pytest.raises(KeyError, match="lost"):
         next(taken)
@@ -69,32 +69,32 @@ def shard(tried: int, failed: int, **more: Any) -> Written:
 
 
 def test_more_failures_than_allowed_end_it_but_not_at_the_first_rows() -> None:
-    limit = FailureLimit(0.5, 1000, "teacher", "R")
+    limit = FailureLimit(0.5, 1000, "responses", "R")
     limit.add(shard(60, 60))
     limit.add(shard(60, 0))  # half of 120 is no more than half
-    with pytest.raises(StoppedError, match="teacher: 61 of the first 121 rows failed") as told:
+    with pytest.raises(StoppedError, match="responses: 61 of the first 121 rows failed") as told:
         limit.add(shard(1, 1))
     assert "most often http_404, 61 times: The model `nothere` does not exist. All reasons are in R." in str(told.value)
 
 
 def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
-    limit = FailureLimit(0.5, 10, "teacher", "R")
+    limit = FailureLimit(0.5, 10, "responses", "R")
     limit.add(shard(9, 9))
     with pytest.raises(StoppedError, match="10 of the first 10"):
         limit.add(shard(1, 1))
 
 
 def test_rows_that_failed_before_may_fail_again() -> None:
-    limit = FailureLimit(0.5, 30, "teacher", "R", known=20)
+    limit = FailureLimit(0.5, 30, "responses", "R", known=20)
     limit.add(shard(20, 20))
     limit.add(shard(9, 9))
     limit.add(shard(1, 1))  # 30 are no more than 20 and half of 30
-    limit = FailureLimit(0.5, 60, "teacher", "R", known=20)
+    limit = FailureLimit(0.5, 60, "responses", "R", known=20)
     with pytest.raises(StoppedError, match="60 of the first 60"):
         limit.add(shard(60, 60))
 
 
 def test_sources_that_were_not_tried_are_no_failures() -> None:
-    limit = FailureLimit(0.0, 200, "long2short", "R")
+    limit = FailureLimit(0.0, 200, "rewrites", "R")
     limit.add(shard(0, 0, rows_rejected=150))
     limit.add(shard(50, 0))
