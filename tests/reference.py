@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 
+from ray_distil.config import TrainingConfig
+from ray_distil.config.training_config import LoraConfig
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -29,3 +32,9 @@ def assert_moved_alike(trained: Weights, expected: Weights, origin: Weights, sha
         usual = apart[: len(apart) - max(1, len(apart) // 1000)]
         for name, norm, bound in (("its usual weights", usual.norm(), share), ("all", apart.norm(), 10 * share)):
             assert norm <= bound * way, f"{key}: {name} are {norm:.2g} apart, after a way of {way:.2g}"
+
+
+def training_settings(values: dict[str, Any]) -> TrainingConfig:
+    """The section `training` with these values, unchecked, so that a test can take settings that a recipe may not."""
+    lora = LoraConfig(**values["lora"]) if values.get("lora") else None
+    return TrainingConfig.model_construct(**(values | {"lora": lora}))

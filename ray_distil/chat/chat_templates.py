@@ -17,7 +17,7 @@ from typing import Any
 
 from ray_distil.chat.prompts import Messages
 from ray_distil.errors import UserError
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 PROBE = "probe-of-this-run"
 JINJA_CLOCK = "strftime_now"  # the function by which templates write today's date

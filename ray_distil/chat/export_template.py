@@ -25,7 +25,7 @@ from ray_distil.chat.chat_templates import (
 )
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, render
 from ray_distil.errors import UserError
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 END_OF_LINES = "{{- '' }}"  # keeps white space with which the base template begins
 PROBES = ("What is 2 + 3?", "  Two lines,\nand <b>marks</b> \\ {{ x }}.\n")

@@ -14,7 +14,7 @@ from ray_distil.chat.chat_templates import PLAIN, ChatSettings, behind_answer, e
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END
 from ray_distil.errors import UserError
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 IGNORE_INDEX = -100
 

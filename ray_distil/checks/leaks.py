@@ -8,7 +8,7 @@ architecture reports an error for this, so it is tried: packed examples must giv
 from typing import Any
 
 from ray_distil.stages.packed import pack_group
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT, VARLEN
 from ray_distil.train.batches import tensors_of

@@ -21,7 +21,7 @@ from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.store import hub
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 

@@ -25,7 +25,7 @@ from ray_distil.runner import frozen
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import export_check, instructions
 from ray_distil.store import hub
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 from ray_distil.train.attention import FLAT
 
 

@@ -30,7 +30,7 @@ from ray_distil.generate.engine_arguments import DUMMY
 from ray_distil.generate.generation import TIMES, Generate, check_messages
 from ray_distil.generate.suspects import deaths_actor, watched
 from ray_distil.runtime.session import is_local
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -17,8 +17,8 @@ from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.question import Question
 from ray_distil.store import hub
+from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import model_fingerprint, versions
-from ray_distil.store.model_files import local_copy
 
 # The sampling parameters that `vllm serve` takes from a model's generation_config.json. max_new_tokens is not among them
 # here: `max_tokens` is always set.

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from ray_distil.errors import UserError
 from ray_distil.report import cost, settings
 from ray_distil.report.cost import StageFiles
+from ray_distil.runner.reuse import Reuse
 from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, read_manifest
-from ray_distil.store.reuse import Reuse
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import differences, marks_of, saved_made_of, superseded
 from ray_distil.train import states

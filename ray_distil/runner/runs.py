@@ -19,6 +19,7 @@ from ray_distil.errors import StageError, UserError
 from ray_distil.generate.generation import is_transient
 from ray_distil.report.settings import successors
 from ray_distil.runner import remaking, waiting
+from ray_distil.runner.reuse import carry
 from ray_distil.runner.stage import GeneratingStage, Stage
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.runner.watchdog import FailureLimit, steady
@@ -34,7 +35,6 @@ from ray_distil.runtime.session import (
 )
 from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
-from ray_distil.store.reuse import carry
 from ray_distil.store.shards import REJECTS_FOLDER
 from ray_distil.store.superseded import saved_made_of
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from ray_distil.config.section import SectionT
 from ray_distil.errors import StageError
 from ray_distil.runner import remaking
+from ray_distil.runner.reuse import Reuse
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.reuse import Reuse
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -3,7 +3,7 @@
     values      what changes which rows there are, or what they say; another value remakes the artifact
     marks       only for generated texts: part (e.g. a teacher) -> two marks, one of all that changes the texts, one of
                 the limits to their length. A row is used again where both marks are equal; where only the limits
-                differ, if its text would be the same under the new limits (`store/reuse.py`)
+                differ, if its text would be the same under the new limits (`runner/reuse.py`)
 
 A key of the configuration that is in neither of the two remakes nothing: the number of engines, the folder of the run,
 how often a loss is logged.

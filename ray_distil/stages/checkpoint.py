@@ -56,9 +56,6 @@ class Checkpoint(Stage):
 
     def make(self, artifact: Artifact) -> Made:
         run, packed, config, student = self.run, self.packed, self.config, self.student
-        excluded = {"student", "resources_per_worker", *WITHOUT_EFFECT}
-        settings = config.model_dump(mode="json", exclude=excluded) | {"seed": run.config.training_seed}
-
         # States of a stopped training, which may be of other workers, or set aside.
         saved = artifact.folder / states.STATES
         if (state := states.find(saved, artifact.fingerprint).newest) is not None:
@@ -72,27 +69,25 @@ class Checkpoint(Stage):
 
         # Sequences, and how they are divided into steps.
         num_sequences, num_held_out = packed.count("sequence_id"), self._num_held_out()
-        batch = BatchArithmetic(num_sequences - num_held_out, **{name: settings[name] for name in BATCH_KEYS})
+        batch = BatchArithmetic(num_sequences - num_held_out, **{name: getattr(config, name) for name in BATCH_KEYS})
         run.display.say(f"{self.artifact}: {batch}")
 
         # Training, and the export with the prompt that it has learnt.
         chat = chat_settings(student, config.chat_template_kwargs, run.date)
         template = run.config.packing.template
         learnt, _ = encode_example("question", "answer", student, template, config.system_prompt, chat)
-        result = sft.train(
-            packed.folder,
-            student,
-            artifact.folder,
+        job = sft.TrainingJob(
+            config.model_copy(update={"student": student}),
+            seed=run.config.training_seed,
+            packed=packed.folder,
+            output=artifact.folder,
+            mark=artifact.fingerprint,
+            attempt=artifact.attempt,
             chat_template=export_template(student, chat, config.system_prompt, template),
             stop_token_id=learnt[-1],
-            resources_per_worker=config.resources_per_worker,
             run=run.folder.name,
-            made_of=artifact.fingerprint,
-            attempt=artifact.attempt,
-            tell=artifact.tell,
-            say=run.display.say,
-            **settings,
         )
+        result = sft.train(job, artifact.tell, run.display.say)
         export_check.check(run.folder / "sft_examples", packed, artifact.folder)
         losses = {"first_loss": result.first_loss, "last_loss": result.last_loss}
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}

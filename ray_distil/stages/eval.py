@@ -20,13 +20,13 @@ from ray_distil.generate.question import Question
 from ray_distil.judge import scorers, scores
 from ray_distil.judge.scores import COLUMNS
 from ray_distil.records.problems import EVAL
+from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split
 from ray_distil.runner.stage_settings import StageSettings, of_one_generator, with_earlier
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.store.superseded import saved_made_of

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from ray_distil.chat.chat_templates import ChatSettings
 from ray_distil.chat.export_template import difference, served_prompt
+from ray_distil.chat.generation_settings import mended
 from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import StageError, UserError
 from ray_distil.store.artifact_reader import ArtifactReader
+from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import STUDENT, read_manifest
-from ray_distil.store.model_files import local_copy
 from ray_distil.store.storage import Folder
-from ray_distil.train.generation_settings import mended
 
 NUM_CHECKED = 8  # examples
 NUM_SHARDS = 4  # of the examples that are read for their prompts, at most

@@ -14,8 +14,8 @@ from ray_distil.errors import BadRecord
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.results import final_result
 from ray_distil.records.conversations import finish_reason_of, instruction_of, responses_in
+from ray_distil.runner.reuse import RowsById
 from ray_distil.runner.stage_settings import StageSettings
-from ray_distil.store.reuse import RowsById
 from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import ROWS_AT_ONCE, reject
 

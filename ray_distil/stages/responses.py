@@ -23,6 +23,7 @@ from ray_distil.judge.answers import extract_answer
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
 from ray_distil.runner.id_rule import keep_ids_by_source
+from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, Stage, given, of_split, where
 from ray_distil.runner.stage_settings import StageSettings, text_marks, with_earlier
@@ -31,7 +32,6 @@ from ray_distil.stages.imports import request_columns
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import digest
-from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import RESPONSES, stable_fraction, stable_id
 from ray_distil.store.shards import reject, table_of
 

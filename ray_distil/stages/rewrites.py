@@ -17,12 +17,12 @@ from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, against_source, first_reason
 from ray_distil.judge.results import final_result
+from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row
 from ray_distil.runner.stage_settings import StageSettings, of_one_generator, with_earlier
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.reuse import is_the_same
 from ray_distil.store.schemas import RESPONSES, REWRITES, stable_id
 from ray_distil.store.shards import SOURCE, reject, table_of
 

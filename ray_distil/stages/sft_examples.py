@@ -15,6 +15,7 @@ from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import against_source, first_reason
 from ray_distil.runner.id_rule import keep_ids_by_source
+from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
 from ray_distil.runner.stage_settings import StageSettings
@@ -22,7 +23,6 @@ from ray_distil.stages import imports, same_texts
 from ray_distil.stages.same_texts import Repeats, find, text_keys
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, digest, most_common
-from ray_distil.store.rejecting import reject_rows
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import reject, table_of
 

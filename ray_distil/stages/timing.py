@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from ray_distil.generate.question import Question
 from ray_distil.records.problems import EVAL
+from ray_distil.runner.reuse import Reuse
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.stages.eval import Eval
 from ray_distil.stages.eval import requests as eval_requests
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.reuse import Reuse
 from ray_distil.store.schemas import TIMING, stable_id
 from ray_distil.store.shards import reject, table_of
 

@@ -18,10 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ray_distil import __version__
 from ray_distil.store import hub
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
+from ray_distil.version import __version__
 
 MANIFEST = "_manifest.json"
 STUDENT = "student"  # in the folder of the checkpoint: the model in Hugging Face format

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_distil.chat import generation_settings
 from ray_distil.store.manifest import STUDENT
-from ray_distil.train import generation_settings, lora
+from ray_distil.train import lora
 
 SHARD = 2**30  # bytes of a file; a larger tensor is a file of its own
 PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"

@@ -8,6 +8,7 @@ The adapters are put into the model itself, so that its class, its forward and i
 from collections.abc import Iterable
 from typing import Any
 
+from ray_distil.config.training_config import LoraConfig
 from ray_distil.errors import UserError
 
 ADAPTER = "default"
@@ -15,24 +16,24 @@ BASE, PARTS = ".base_layer.", (".lora_A.", ".lora_B.")  # parts of the parameter
 ALL = "all-linear"
 
 
-def add(model: Any, settings: dict[str, Any]) -> None:
+def add(model: Any, settings: LoraConfig) -> None:
     """Give a model its adapters and freeze all other weights. `settings`: the section `training.lora`.
 
     Raises UserError for layers that cannot have an adapter. Where a small copy of the model can be built, the preflight
     check finds this mistake before Ray starts.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    import peft
 
-    targets = settings["target_modules"]
-    if told := wrong_targets(model, targets):
-        raise UserError(f"training.lora.target_modules: {told}")
-    config = LoraConfig(
-        r=settings["rank"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
+    targets = settings.target_modules
+    if mistake := wrong_targets(model, targets):
+        raise UserError(f"training.lora.target_modules: {mistake}")
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
-    inject_adapter_in_model(config, model, ADAPTER)
+    peft.inject_adapter_in_model(config, model, ADAPTER)
 
 
 def wrong_targets(model: Any, targets: str | Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The student in a DeepSpeed engine, and a step of it.
+"""The student in a DeepSpeed engine: a step of it, and its loss on sequences that it is not trained on.
 
 Loss: the sum over the learnt tokens of the whole global batch, divided by their number. A mean of the means of
 workers or micro-steps would give a token more weight in a short micro-batch than in a long one. Then the loss would
@@ -6,14 +6,16 @@ change with packing and with the number of workers.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ray_distil.config import TrainingConfig
 from ray_distil.errors import StageError
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 from ray_distil.train import attention, lora
 from ray_distil.train.batches import sizes_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
-from ray_distil.train.schedule import schedule
+from ray_distil.train.sequence_file import COLUMNS, Sequences
 
 OPTIMIZER_BYTES = 12  # of a parameter in a training state: its float32 copy and AdamW's two moments
 
@@ -53,86 +55,155 @@ def compile_layers(model: Any) -> None:
         layer.compile(dynamic=True)  # rows differ in length
 
 
-def build_engine(config: dict[str, Any], batch: BatchArithmetic, device: Any) -> Any:
+def build_engine(settings: TrainingConfig, batch: BatchArithmetic, device: Any, seed: int = 0) -> Any:
     """The student in a DeepSpeed engine, with optimiser and schedule. The process group must be there.
 
-    The engine takes a micro-batch (see `tensors_of`) and returns its summed loss.
+    The engine takes a micro-batch (see `tensors_of`) and returns its summed loss. seed: of the first values of adapters.
     """
     import deepspeed
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
 
-    from ray_distil.train import loss
-
-    settings = deepspeed_config(
-        batch, config["zero_stage"], config["bf16"], config["gradient_clipping"], config["offload_optimizer"]
-    )
     # DeepSpeed would compile an op here, which takes a minute and a C++ compiler. Only inference uses that op.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
-    attention.register()
-    # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
-    sharded = HfDeepSpeedConfig(settings)
-    model = AutoModelForCausalLM.from_pretrained(
-        local_copy(config["student"], weights=True),
-        dtype=torch.bfloat16 if config["bf16"] else torch.float32,
-        attn_implementation=config["attn_implementation"],
+    engine_config = deepspeed_config(
+        batch, settings.zero_stage, settings.bf16, settings.gradient_clipping, settings.offload_optimizer
     )
-    del sharded
-    loss.prepare(model)
-    if config["lora"] is not None:
-        torch.manual_seed(config["seed"])  # of the first values of adapters
-        lora.add(model, config["lora"])
-    if config["torch_compile"]:
-        compile_layers(model)
-    if config["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in stages/checkpoint.py, else old students and states are used.
-    # `repartition.py` divides its moments among another number of workers; an optimiser without moments has none to
-    # divide. `adam_betas`, and `offload_optimizer` of AdamW, are keys in config/training_config.py.
-    groups = decay_groups(model, config["weight_decay"])
-    optimizer = torch.optim.AdamW(groups, lr=config["learning_rate"], betas=tuple(config["adam_betas"]), fused=True)
-    rates = schedule(optimizer, config["lr_scheduler_type"], config["warmup_ratio"], batch.num_steps)
+    model = load_student(settings, engine_config, seed)
+
+    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in stages/checkpoint.py, else old students and
+    # states are used. `repartition.py` divides its moments among another number of workers; an optimiser without moments
+    # has none to divide. `adam_betas`, and `offload_optimizer` of AdamW, are keys in config/training_config.py.
+    groups = decay_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.adam_betas), fused=True)
+    factor = learning_rate_factor(settings.lr_scheduler_type, settings.warmup_ratio, batch.num_steps)
+
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=rates,
-        config=settings,
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+        config=engine_config,
         dist_init_required=False,
     )
     engine.train()
     return engine
 
 
-def train_step(engine: Any, micro: list[dict[str, Any]], device: Any) -> Step:
-    """One optimiser step on this rank's micro-batches. The host waits for the device twice: for the loss and the norm.
+def load_student(settings: TrainingConfig, engine_config: dict[str, Any], seed: int) -> Any:
+    """The student as it is trained: its loss head, adapters, compiled layers, recomputed activations."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
 
-    Raises StageError for a loss that is not finite, before it changes the weights. Raises StageError too for a gradient
-    that is not finite, or a step that DeepSpeed skipped: DeepSpeed itself reports neither.
+    from ray_distil.train import loss
+
+    attention.register()
+    # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
+    sharded = HfDeepSpeedConfig(engine_config)
+    model = AutoModelForCausalLM.from_pretrained(
+        local_copy(settings.student, weights=True),
+        dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        attn_implementation=settings.attn_implementation,
+    )
+    del sharded
+
+    loss.prepare(model)
+    if settings.lora is not None:
+        torch.manual_seed(seed)
+        lora.add(model, settings.lora)
+    if settings.torch_compile:
+        compile_layers(model)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def learning_rate_factor(kind: str, warmup_ratio: float, num_steps: int) -> Callable[[int], float]:
+    """Step, counted from 0 -> factor of `training.learning_rate` in it.
+
+    Warm-up takes ceil(warmup_ratio * num_steps) steps and begins with 1/n, so that each step learns. Then the factor
+    falls from 1 to 0 as a cosine or a line, or stays (constant_with_warmup). Without warm-up it is Transformers' own.
+    """
+    num_warmup = math.ceil(warmup_ratio * num_steps)
+
+    def factor(step: int) -> float:
+        if step < num_warmup:
+            return (step + 1) / num_warmup
+        progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+        if kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1 - progress if kind == "linear" else 1.0
+
+    return factor
+
+
+def train_step(engine: Any, micro_batches: list[dict[str, Any]], device: Any) -> Step:
+    """One optimiser step on this rank's micro-batches. All ranks must call it.
+
+    The host waits for the device twice: for the loss and for the norm. Raises StageError for a loss that is not finite,
+    before it changes the weights. Raises StageError too for a gradient that is not finite, or a step that DeepSpeed
+    skipped: DeepSpeed itself reports neither.
     """
     import torch
     import torch.distributed as dist
 
-    counted = [(len(m["targets"]), *sizes_of(m)) for m in micro]
-    totals = torch.tensor([*map(float, map(sum, zip(*counted, strict=True))), 0.0], dtype=torch.float64).to(device)
+    # Counts over all ranks: learnt tokens, tokens, squares of lengths; the last place is for the loss. Loss and counts
+    # come back to the host together, so that it waits once.
+    counts = [(len(tensors["targets"]), *sizes_of(tensors)) for tensors in micro_batches]
+    totals = torch.tensor([*map(float, map(sum, zip(*counts, strict=True))), 0.0], dtype=torch.float64).to(device)
     dist.all_reduce(totals)
     num_learnt = totals[0].float()
+
     loss_sum = torch.zeros((), device=device)
     num_skipped = engine.skipped_steps
-    for k, tensors in enumerate(micro, 1):
+    for number, tensors in enumerate(micro_batches, 1):
+        # Forward and backward. DeepSpeed divides by the number of micro-steps and averages over the ranks; we need the
+        # sum over both.
         loss = engine(**to_device(tensors, device))
         loss_sum += loss.detach()
-        # DeepSpeed divides by the number of micro-steps and averages over the ranks. We need the sum over both.
-        engine.backward(loss * (dist.get_world_size() * len(micro) / num_learnt))
-        if k == len(micro):
+        engine.backward(loss * (dist.get_world_size() * len(micro_batches) / num_learnt))
+
+        # Before the last micro-step changes the weights: the loss of the whole global batch.
+        if number == len(micro_batches):
             dist.all_reduce(loss_sum)
             totals[-1] = loss_sum / num_learnt
-            learnt, tokens, squares, mean = totals.tolist()
-            if not math.isfinite(mean):
-                raise StageError(f"the loss is {mean}; lower training.learning_rate")
+            learnt, tokens, squares, mean_loss = totals.tolist()
+            if not math.isfinite(mean_loss):
+                raise StageError(f"the loss is {mean_loss}; lower training.learning_rate")
         engine.step()
+
     norm = float(engine.get_global_grad_norm() or 0.0)
     if engine.skipped_steps != num_skipped or not math.isfinite(norm):
         raise StageError(f"the gradient is not finite (its norm is {norm}); lower training.learning_rate")
-    return Step(mean, norm, int(learnt), int(tokens), int(squares))
+    return Step(mean_loss, norm, int(learnt), int(tokens), int(squares))
+
+
+def held_out_loss(
+    engine: Any,
+    sequences: Sequences,
+    batch: BatchArithmetic,
+    rank: int,
+    device: Any,
+    collate: Callable[[Sequences, list[int]], dict[str, Any]],
+) -> float:
+    """Mean loss over the learnt tokens of all these sequences, which the ranks share. It does not change the training.
+
+    All ranks must call it. collate: see `tensors_of`. Every rank makes the same number of micro-batches, some of them
+    without a sequence: in each one, ZeRO's stage 3 gathers weights from all ranks.
+    """
+    import torch
+    import torch.distributed as dist
+
+    size, num_sequences = batch.train_micro_batch_size_per_gpu, len(sequences[COLUMNS[0]])
+    of_rank = list(range(num_sequences))[rank :: batch.num_workers]
+    most = -(-num_sequences // batch.num_workers)  # sequences of the rank that has the most
+    totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, learnt tokens
+    engine.eval()
+    with torch.no_grad():
+        for start in range(0, most, size):
+            tensors = collate(sequences, of_rank[start : start + size])
+            totals[0] += engine(**to_device(tensors, device))
+            totals[1] += len(tensors["targets"])
+    engine.train()
+    dist.all_reduce(totals)
+    return float(totals[0] / totals[1])

@@ -25,6 +25,7 @@ from ray_distil.train.student_engine import build_engine
 from tests.benchmarks import packing_on_gpu
 from tests.integration.cluster import free_port
 from tests.ranks import join
+from tests.reference import training_settings
 
 VOCABULARY = 151_936
 TOKENIZER = resolve_model("tiny:student-base", "k")
@@ -56,7 +57,7 @@ def student(folder: str, hidden: int) -> int:
 def measure(rank: int, ranks: int, port: int, stage: int, folder: str) -> None:
     join(rank, ranks, port)
     settings = SETTINGS | {"student": folder, "zero_stage": stage}
-    engine = build_engine(settings, BatchArithmetic(10, ranks, 1, 1, 1), torch.device("cpu"))
+    engine = build_engine(training_settings(settings), BatchArithmetic(10, ranks, 1, 1, 1), torch.device("cpu"))
     process, over, seen = psutil.Process(), threading.Event(), [0]
 
     def sample() -> None:

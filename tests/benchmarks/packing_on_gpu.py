@@ -28,8 +28,9 @@ from ray_distil.train import loss, sft, student_engine
 from ray_distil.train.attention import FLAT
 from ray_distil.train.batches import tensors_of
 from ray_distil.train.deepspeed_config import BatchArithmetic
+from ray_distil.train.meter import peak_flops, step_flops
 from ray_distil.train.student_engine import build_engine, train_step
-from ray_distil.train.throughput import peak_flops, step_flops
+from tests.reference import training_settings
 
 WARM_UP = 4
 SETTINGS = {
@@ -176,7 +177,9 @@ def measure(_: int, chosen: argparse.Namespace, folder: str, name: str, answer: 
         "attn_implementation": way.attention,
     }
     with changed(way):
-        engine = build_engine(settings, BatchArithmetic(1000, 1, 1, accumulation, 1), torch.device("cuda"))
+        engine = build_engine(
+            training_settings(settings), BatchArithmetic(1000, 1, 1, accumulation, 1), torch.device("cuda")
+        )
     for shape in chosen.shapes:
         parts, groups = inputs(chosen, shape)
         sequences = rows_of(parts, int(shape.split("x")[1]), chosen.vocabulary)

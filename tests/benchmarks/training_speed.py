@@ -32,6 +32,7 @@ from ray_distil.tiny.world import training_problems
 from tests.benchmarks import memory_of_export
 from tests.integration.cluster import free_port
 from tests.ranks import join
+from tests.reference import training_settings
 from tools.tiny.texts import short_response, slow_reasoning, slow_response
 
 STUDENT = resolve_model("tiny:student-base", "k")
@@ -108,7 +109,7 @@ def with_ours(pairs: list[tuple[str, str]]) -> float:
     batch = BatchArithmetic(len(packed["labels"]), 1, SEQUENCES, 1, 1)
     alone = {"zero_stage": 2, "weight_decay": 0.0, "learning_rate": LEARNING_RATE, "adam_betas": (0.9, 0.999)}
     config = memory_of_export.SETTINGS | alone | {"student": STUDENT}
-    engine = build_engine(config, batch, torch.device("cpu"))
+    engine = build_engine(training_settings(config), batch, torch.device("cpu"))
     order = epoch_order(batch.num_sequences, 0, 0)
     began = time.monotonic()
     for step in range(batch.num_steps):

@@ -24,7 +24,7 @@ from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.loss import LossHead, packed_logits
 from ray_distil.train.states import States
 from ray_distil.train.student_engine import build_engine, train_step
-from tests.reference import token_loss
+from tests.reference import token_loss, training_settings
 
 os.environ.setdefault(
     "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
@@ -44,7 +44,6 @@ SETTINGS = {
     "torch_compile": False,
     "offload_optimizer": False,
     "lora": None,
-    "seed": 3,
     "gradient_clipping": 1.0,
 }
 BATCH = BatchArithmetic(
@@ -184,7 +183,9 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_losses_on_the_gpu_are_those_of_plain_training(one_rank: None, zero_stage: int) -> None:
-    engine = build_engine(SETTINGS | {"bf16": False, "zero_stage": zero_stage}, BATCH, torch.device("cuda"))
+    engine = build_engine(
+        training_settings(SETTINGS | {"bf16": False, "zero_stage": zero_stage}), BATCH, torch.device("cuda")
+    )
     losses = [train_step(engine, micro_batches(step), engine.device)[0] for step in range(NUM_STEPS)]
     expected = plain_losses()
     assert losses[0] == pytest.approx(expected[0], rel=1e-4)
@@ -205,7 +206,7 @@ def test_losses_on_the_gpu_are_those_of_plain_training(one_rank: None, zero_stag
 )
 def test_bf16_learns_as_float32_does(one_rank: None, zero_stage: int, more: dict[str, bool]) -> None:
     settings = SETTINGS | {"bf16": True, "zero_stage": zero_stage} | more
-    engine = build_engine(settings, BATCH, torch.device("cuda"))
+    engine = build_engine(training_settings(settings), BATCH, torch.device("cuda"))
     losses = [train_step(engine, micro_batches(step), engine.device)[0] for step in range(NUM_STEPS)]
     expected = plain_losses()
     assert losses[0] == pytest.approx(expected[0], rel=0.02)
@@ -221,7 +222,7 @@ def test_a_training_that_goes_on_from_a_state_is_the_same_to_the_bit(
     device = torch.device("cuda")
 
     def started() -> tuple[Any, States]:
-        engine = build_engine(SETTINGS | {"bf16": bf16, "zero_stage": zero_stage}, BATCH, device)
+        engine = build_engine(training_settings(SETTINGS | {"bf16": bf16, "zero_stage": zero_stage}), BATCH, device)
         states = States(Folder.at(tmp_path), "made of this", 1, zero_stage, 0, lambda: None, BATCH.train_batch_size)
         return engine, states
 

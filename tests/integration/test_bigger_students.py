@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
+from ray_distil.config import TrainingConfig
 from ray_distil.store.storage import Folder
 from ray_distil.train import checkpoint, lora
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
@@ -23,6 +24,7 @@ from ray_distil.train.states import States, find
 from ray_distil.train.student_engine import build_engine, train_step
 from tests.integration.test_zero_stages import BATCH, CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, plain_steps, sequences
 from tests.ranks import join, two_ranks
+from tests.reference import training_settings
 
 pytestmark = pytest.mark.long
 ADAPTERS = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
@@ -44,9 +46,9 @@ OFFLOADED = {
 SAVED_AT, LEARNING_RATE = 3, 5e-3
 
 
-def settings(zero_stage: int, **more: Any) -> dict[str, Any]:
+def settings(zero_stage: int, **more: Any) -> TrainingConfig:
     plain = {"student": STUDENT, "zero_stage": zero_stage, "gradient_checkpointing": False}
-    return CONFIG | plain | {"attn_implementation": "varlen", "learning_rate": LEARNING_RATE} | more
+    return training_settings(CONFIG | plain | {"attn_implementation": "varlen", "learning_rate": LEARNING_RATE} | more)
 
 
 def run(
@@ -82,12 +84,10 @@ def adapters_of(engine: Any) -> dict[str, torch.Tensor]:
 
 def with_lora(rank: int, name: str, folder: Path) -> dict[str, Any]:
     zero_stage, targets, checkpointing = WITH_LORA[name]
-    chosen = settings(
-        zero_stage, lora=ADAPTERS | {"target_modules": targets}, gradient_checkpointing=checkpointing, seed=SEED
-    )
+    chosen = settings(zero_stage, lora=ADAPTERS | {"target_modules": targets}, gradient_checkpointing=checkpointing)
 
     def new() -> tuple[Any, States]:
-        engine = build_engine(chosen, BATCH, CPU)
+        engine = build_engine(chosen, BATCH, CPU, SEED)
         return engine, States(Folder.at(folder / name / "states"), name, 2, zero_stage, rank, lambda: None)
 
     engine, states = new()

@@ -1,6 +1,7 @@
 """The held-out loss is the student's own on those sequences, and looking at it changes nothing of its training."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from ray_distil.chat.tokenization import end_of_turn, load_tokenizer
 from ray_distil.train.batches import epoch_order, micro_batches, tensors_of
 from ray_distil.train.checkpoint import export_student
 from ray_distil.train.deepspeed_config import BatchArithmetic
-from ray_distil.train.held_out import held_out_loss
-from ray_distil.train.student_engine import build_engine, train_step
+from ray_distil.train.student_engine import build_engine, held_out_loss, train_step
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, examples, sequences
 from tests.ranks import join, two_ranks
-from tests.reference import token_loss
+from tests.reference import token_loss, training_settings
 
 # ZeRO stage, gradient checkpointing, attention.
 WAYS = {
@@ -44,7 +44,7 @@ def train(rank: int, port: int, folder: Path) -> None:
         }
         flat = attention == "varlen"
         for looks in (False, True):
-            engine = build_engine(settings, BATCH, CPU)
+            engine = build_engine(training_settings(settings), BATCH, CPU)
             seen, looked = [], []
             for step in range(BATCH.num_steps):
                 order = epoch_order(4, SEED, step)
@@ -52,7 +52,7 @@ def train(rank: int, port: int, folder: Path) -> None:
                 made_step = train_step(engine, micro, CPU)
                 seen.append([made_step.loss, made_step.grad_norm])
                 if looks:
-                    looked.append(held_out_loss(engine, held_out, BATCH, rank, CPU, flat, 1))
+                    looked.append(held_out_loss(engine, held_out, BATCH, rank, CPU, partial(tensors_of, flat=flat)))
             made[f"{name} {looks}"] = {"seen": seen, "looked": looked}
         export_student(engine, load_tokenizer(STUDENT), end_of_turn(STUDENT), folder / name, rank)
     (folder / f"{rank}.json").write_text(json.dumps(made))

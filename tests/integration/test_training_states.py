@@ -24,7 +24,7 @@ from ray_distil.train.student_engine import build_engine, train_step
 from tests.integration.cluster import free_port, wait_until
 from tests.integration.test_zero_stages import CONFIG, CPU, NUM_SEQUENCES, SEED, STUDENT, sequences
 from tests.ranks import join, start
-from tests.reference import assert_moved_alike
+from tests.reference import assert_moved_alike, training_settings
 
 # ZeRO stage, bf16, gradient checkpointing.
 WAYS = {
@@ -84,7 +84,7 @@ class Worker:
             }
             | changes
         )
-        engine = build_engine(settings, self.batch, CPU)
+        engine = build_engine(training_settings(settings), self.batch, CPU)
         where = Folder.at(self.folder / name / f"states-{saved_by}")
         return engine, States(where, name, self.num_ranks, settings["zero_stage"], self.rank, lambda: None)
 

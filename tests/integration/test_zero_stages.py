@@ -23,7 +23,7 @@ from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.student_engine import build_engine, decay_groups, train_step
 from tests.integration.cluster import free_port
 from tests.ranks import join, start
-from tests.reference import assert_moved_alike, token_loss
+from tests.reference import assert_moved_alike, token_loss, training_settings
 
 STUDENT = resolve_model("tiny:student-base", "k")
 SEED = 3
@@ -53,7 +53,6 @@ CONFIG = {
     "torch_compile": False,
     "offload_optimizer": False,
     "lora": None,
-    "seed": 3,
 }
 NUM_SEQUENCES = 9
 
@@ -113,7 +112,7 @@ def train(rank: int, num_ranks: int, port: int, folder: Path) -> None:
             "gradient_checkpointing": checkpointing,
             "attn_implementation": attention,
         }
-        engine = build_engine(settings, batch, CPU)
+        engine = build_engine(training_settings(settings), batch, CPU)
         held = sum(p.numel() for p in engine.module.parameters())
         steps, empty = [], 0
         for step in range(batch.num_steps):
@@ -136,7 +135,7 @@ def a_gradient_that_is_not_finite(folder: Path) -> dict[str, str]:
     told = {}
     for bf16 in (True, False):
         settings = CONFIG | {"student": STUDENT, "zero_stage": 2, "gradient_checkpointing": False, "bf16": bf16}
-        engine = build_engine(settings | {"attn_implementation": "varlen"}, BATCH, CPU)
+        engine = build_engine(training_settings(settings | {"attn_implementation": "varlen"}), BATCH, CPU)
         engine.module.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
         try:
             train_step(engine, [tensors_of(sequences(), [k], True) for k in range(2)], CPU)

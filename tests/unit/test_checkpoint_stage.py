@@ -19,7 +19,7 @@ from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import PACKED
 from ray_distil.store.storage import Folder
 from ray_distil.train import sft
-from ray_distil.train.sft import SftResult
+from ray_distil.train.sft import SftResult, TrainingJob
 from ray_distil.train.states import STATES
 
 
@@ -46,17 +46,17 @@ class Training:
         config = validate(StagesConfig, data)
         run = Run(config, resolve_models(config))
 
-        def train(*given: Any, made_of: str, **_: Any) -> SftResult:
-            states = given[2] / STATES
+        def train(job: TrainingJob, *_: Any) -> SftResult:
+            states = job.output / STATES
             size = settings.get("gradient_accumulation_steps", 8)
             marker = '{"name": "step-4-a", "step": 4, "num_workers": 1, "zero_stage": 2, "files": {}, '
-            states.write_text("step-4-a.json", f'{marker}"made_of": "{made_of}", "train_batch_size": {size}}}')
+            states.write_text("step-4-a.json", f'{marker}"made_of": "{job.mark}", "train_batch_size": {size}}}')
             if not ends:
                 raise Stopped
             if self.weights is not None:
                 self.weights.parent.mkdir(parents=True, exist_ok=True)
                 self.weights.write_text("weights")
-            return SftResult(given[2], 8, 2.0, 1.0)
+            return SftResult(job.output, 8, 2.0, 1.0)
 
         self.patch.setattr(sft, "train", train)
         make_checkpoint(run, Artifact(run.folder, "packed", PACKED, packed))

@@ -5,7 +5,7 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from ray_distil.errors import StageError, UserError
-from ray_distil.train.failures import final
+from ray_distil.train.follow import final
 
 LOST = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")

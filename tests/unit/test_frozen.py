@@ -13,7 +13,7 @@ from ray_distil.errors import ConfigError, UserError
 from ray_distil.runner import frozen
 from ray_distil.runner.runs import Run
 from ray_distil.store import hub, manifest
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 from tests.fake_hub import FakeHub
 from tests.remakes import of_responses
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from ray_distil.train.generation_settings import mend, mended
+from ray_distil.chat.generation_settings import mend, mended
 from tests.chat_families import TINY
 
 IDS = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}

@@ -1,13 +1,15 @@
 """The held-out loss is shared by the ranks: every token counts once, and every rank makes as many micro-batches."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from ray_distil.train.batches import tensors_of
 from ray_distil.train.deepspeed_config import BatchArithmetic
-from ray_distil.train.held_out import held_out_loss
+from ray_distil.train.student_engine import held_out_loss
 
 
 class Engine:
@@ -41,7 +43,7 @@ def test_every_token_counts_once(
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: totals.append(tensor.clone()))
     engines = [Engine() for _ in range(num_workers)]
     for rank, engine in enumerate(engines):
-        held_out_loss(engine, sequences, batch, rank, torch.device("cpu"), True, 1)
+        held_out_loss(engine, sequences, batch, rank, torch.device("cpu"), partial(tensors_of, flat=True))
         assert engine.modes == ["eval", "train"]
     assert len({engine.num_micro_batches for engine in engines}) == 1
     learnt = torch.cat([row[1:] for row in rows])

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "tiny", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
+    "errors", "version", "tiny", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = (
@@ -78,6 +78,13 @@ def test_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert [f"{node.name} at {node.lineno}" for node in functions if (node.end_lineno or 0) - node.lineno >= 60] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
+def test_rooms_stay_small(room: str) -> None:
+    files = [path for path in MODULES if path.parent == PACKAGE / room]
+    assert len(files) <= 15
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 2500
 
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)

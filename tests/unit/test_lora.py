@@ -9,6 +9,7 @@ from ray_distil.checks.preflight import wrong_targets
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import validate
+from ray_distil.config.training_config import LoraConfig
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.train import lora
 from ray_distil.train.loss import prepare
@@ -20,7 +21,7 @@ def test_layers_that_are_there_are_taken(targets: Any) -> None:
     model: Any = built("tied", "eager")
     assert lora.wrong_targets(model, targets) == ""
     prepare(model)
-    lora.add(model, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
+    lora.add(model, LoraConfig(rank=2, alpha=4, target_modules=targets))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained
     assert all(".lora_" in name for name in trained)
@@ -40,14 +41,14 @@ def test_others_are_refused_with_what_there_is(targets: list[str], told: str) ->
     model: Any = built("tied", "eager")
     assert lora.wrong_targets(model, targets).startswith(told)
     with pytest.raises(UserError, match="^training.lora.target_modules: '"):
-        lora.add(model, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
+        lora.add(model, LoraConfig(rank=2, alpha=4, target_modules=targets))
     assert wrong_targets(resolve_model("tiny:student-base", "k"), targets).startswith(told)
 
 
 def test_a_merged_weight_is_rounded_once() -> None:
     layer = torch.nn.Linear(64, 32, bias=False)
     model: Any = torch.nn.Sequential(layer).to(torch.bfloat16)
-    lora.add(model, {"rank": 3, "alpha": 6, "dropout": 0.0, "target_modules": ["0"]})
+    lora.add(model, LoraConfig(rank=3, alpha=6, target_modules=["0"]))
     added = model[0]
     torch.nn.init.normal_(lora.parts(added)[1])
     weight = added.base_layer.weight.detach()

@@ -13,10 +13,10 @@ from ray_distil.store.storage import Folder
 from ray_distil.train import meter
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.follow import GAUGES, status
+from ray_distil.train.meter import matrix_parameters, step_flops, work_of
 from ray_distil.train.small_copies import small_copy
 from ray_distil.train.step_log import StepLog
 from ray_distil.train.student_engine import Step
-from ray_distil.train.throughput import matrix_parameters, step_flops, work_of
 from tests.unit.test_loss import built
 
 BATCH = BatchArithmetic(40, 2, 2, 1, 1)
@@ -36,7 +36,7 @@ def test_figures_of_several_steps(one_rank: None, monkeypatch: pytest.MonkeyPatc
     model: Any = built("tied", "eager")
     made = meter.Meter(model, BATCH, False, torch.device("cpu"))
     made.add(1, FIRST, 2.0)
-    first = made.figures(1)
+    first = made.gather_figures(1)
     assert first["mfu"] is None
     assert first["seconds_left"] is None
     assert (first["tokens_per_s"], first["learnt_tokens_per_s"], first["learnt_share"]) == (50, 20, 0.4)
@@ -45,13 +45,13 @@ def test_figures_of_several_steps(one_rank: None, monkeypatch: pytest.MonkeyPatc
         now += 5.0
         made.add(number, SECOND, 3.0)
     made.peak = 1e9  # as if a card were there
-    later = made.figures(3)
+    later = made.gather_figures(3)
     assert later["tokens_per_s"] == 50
     assert later["seconds_left"] == 5.0 * (BATCH.num_steps - 3)
     flops = made.of_token * 300 + made.of_square * 18_000
     assert later["mfu"] == pytest.approx(flops / (6.0 * 1e9 * 2))
     made.add(BATCH.num_steps, SECOND, 3.0)
-    assert made.figures(BATCH.num_steps)["seconds_left"] == 0
+    assert made.gather_figures(BATCH.num_steps)["seconds_left"] == 0
 
 
 def test_work_is_that_of_step_flops_and_less_of_what_is_frozen() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from ray_distil.config.models import COPY_OF, TINY_MODELS, resolve_model, share_tiny_models
 from ray_distil.errors import ConfigError
+from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import SAMPLED_FROM, _with_revision, model_fingerprint
-from ray_distil.store.model_files import local_copy
 from ray_distil.store.storage import Folder
 from tests.object_store import CREDENTIALS
 from tests.slow_store import SlowStore
@@ -87,7 +87,7 @@ def test_a_model_in_an_object_store_is_copied_once_until_it_changes(
 def test_processes_of_a_machine_copy_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (CREDENTIALS | {"TMPDIR": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    code = "import sys; from ray_distil.store.model_files import local_copy; print(local_copy(sys.argv[1], True))"
+    code = "import sys; from ray_distil.store.hub import local_copy; print(local_copy(sys.argv[1], True))"
 
     def copied(model: str, num_processes: int) -> list[str]:
         command = [sys.executable, "-c", code, model]

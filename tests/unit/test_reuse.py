@@ -12,6 +12,7 @@ from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.generator import Generator
+from ray_distil.runner.reuse import RowsById, is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.stages import eval, make_responses, make_rewrites, timing
 from ray_distil.stages import responses as responses_stage
@@ -21,7 +22,6 @@ from ray_distil.stages.instructions import instruction_row
 from ray_distil.stages.responses import Responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import model_fingerprint
-from ray_distil.store.reuse import RowsById, is_the_same
 from ray_distil.store.schemas import INSTRUCTIONS, stable_id
 from ray_distil.store.shards import table_of
 from tests.null_engine import answer

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ray_distil.train.sft import is_due
+from ray_distil.train.sft import agree_to_save
+from tests.reference import training_settings
 
 CPU = torch.device("cpu")
 
 
 def due(steps: int | None, minutes: float | None, step: int, seconds: float) -> bool:
-    return is_due(step, seconds, {"save_steps": steps, "save_minutes": minutes}, CPU)
+    return agree_to_save(step, seconds, training_settings({"save_steps": steps, "save_minutes": minutes}), CPU)
 
 
 @pytest.fixture

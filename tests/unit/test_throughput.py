@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_distil.train import throughput
+from ray_distil.train import meter
 from ray_distil.train.small_copies import small_copy
 
 
@@ -21,15 +21,15 @@ from ray_distil.train.small_copies import small_copy
     ],
 )
 def test_a_card_is_known_by_its_name(name: str, peak: float | None) -> None:
-    assert throughput.peak_flops(name) == peak
+    assert meter.peak_flops(name) == peak
 
 
 def test_flops_of_qwen2_5_0_5b() -> None:
     """494 M parameters, tied: 2.96 GFLOP a token (research: 6 N), and attention within each example alone."""
-    plain = throughput.step_flops(494_000_000, 24, 896, [1])
+    plain = meter.step_flops(494_000_000, 24, 896, [1])
     assert plain == pytest.approx(2.964e9, rel=1e-3)
     one, several = ([8192], [512] * 16)
-    apart = throughput.step_flops(494_000_000, 24, 896, one) - throughput.step_flops(494_000_000, 24, 896, several)
+    apart = meter.step_flops(494_000_000, 24, 896, one) - meter.step_flops(494_000_000, 24, 896, several)
     assert apart == 6 * 24 * 896 * (8192**2 - 16 * 512**2)
 
 
@@ -47,9 +47,7 @@ def test_the_count_is_torchs_own(tied: bool) -> None:
     with FlopCounterMode(display=False) as counted:
         model(input_ids=ids, labels=ids).loss.backward()
     sizes = model.config
-    own = throughput.step_flops(
-        throughput.matrix_parameters(model), sizes.num_hidden_layers, sizes.hidden_size, [length]
-    )
+    own = meter.step_flops(meter.matrix_parameters(model), sizes.num_hidden_layers, sizes.hidden_size, [length])
     full = own + 6 * sizes.num_hidden_layers * sizes.hidden_size * length**2
     vectors = 6 * length * sum(p.numel() for p in model.parameters() if p.ndim == 1)  # norms and biases: no product
     assert full - vectors == pytest.approx(counted.get_total_flops(), rel=0.005)

@@ -6,7 +6,7 @@ contradict each other, such as a temperature without do_sample; a training of th
 
 from typing import Any
 
-from ray_distil.store.model_files import local_copy
+from ray_distil.store.hub import local_copy
 
 # Settings of sampling and of beam search, with the value that Transformers takes for "not set".
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
