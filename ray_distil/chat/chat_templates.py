@@ -68,8 +68,8 @@ def encode_prompt(messages: Messages, model: str, settings: ChatSettings = PLAIN
     Where the template has no system turn, the system prompt goes before the user's text. Raises UserError where the
     template does not render.
     """
-    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-    return list(_apply(_fitting(messages, model, settings), model, settings, **how))
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
+    return list(_apply(_fitting(messages, model, settings), model, settings, **options))
 
 
 def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages:
@@ -79,10 +79,10 @@ def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages
     if takes_system_turn(model, settings):  # an empty system turn keeps a template from writing its own
         is_idle = not messages[0]["content"] and not default_system_prompt(model, settings)
         return messages[1:] if is_idle else messages
-    system, user, *others = messages
+    system, user, *rest = messages
     if not system["content"]:
-        return [user, *others]
-    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
+        return [user, *rest]
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
 def dated_template(model: str, settings: ChatSettings) -> str:
@@ -91,17 +91,17 @@ def dated_template(model: str, settings: ChatSettings) -> str:
     if settings.date is None:
         return template
     day = date.fromisoformat(settings.date)
-    return CLOCK.sub(lambda found: repr(day.strftime(found[2])), template)
+    return CLOCK.sub(lambda match: repr(day.strftime(match[2])), template)
 
 
-def _apply(messages: Messages, model: str, settings: ChatSettings, **how: bool) -> Any:
+def _apply(messages: Messages, model: str, settings: ChatSettings, **options: bool) -> Any:
     import jinja2
 
     tokenizer = load_tokenizer(model)
     template = dated_template(model, settings)
     try:
-        given = json.loads(settings.template_kwargs)
-        return tokenizer.apply_chat_template(messages, chat_template=template, **given, **how)
+        variables = json.loads(settings.template_kwargs)
+        return tokenizer.apply_chat_template(messages, chat_template=template, **variables, **options)
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{model!r}: its chat template refuses the conversation: {error}") from error
 
@@ -110,10 +110,10 @@ def behind_answer(model: str, settings: ChatSettings = PLAIN) -> str:
     """What the template writes behind the assistant's text, up to the end of the conversation."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
     text = str(_apply(turns, model, settings, add_generation_prompt=False, tokenize=False))
-    _, mark, behind = text.rpartition(PROBE)
+    _, mark, tail = text.rpartition(PROBE)
     if not mark:
         raise UserError(f"{model!r}: its chat template leaves out what the assistant says")
-    return behind
+    return tail
 
 
 @lru_cache(maxsize=32)
@@ -132,13 +132,13 @@ def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
     if not takes_system_turn(model, settings):
         return ""
     user = {"role": "user", "content": "question"}
-    given, none = (
+    rendered_pair, none = (
         render_prompt(messages, model, settings) for messages in ([{"role": "system", "content": PROBE}, user], [user])
     )
-    before, _, behind = given.partition(PROBE)
-    if not none.startswith(before) or not none.endswith(behind) or len(none) <= len(before) + len(behind):
+    head, _, tail = rendered_pair.partition(PROBE)
+    if not none.startswith(head) or not none.endswith(tail) or len(none) <= len(head) + len(tail):
         return ""
-    return none[len(before) : len(none) - len(behind)].strip()
+    return none[len(head) : len(none) - len(tail)].strip()
 
 
 def writes_date(model: str) -> bool:

@@ -57,9 +57,9 @@ def _of_one_question(packing_template: str) -> str:
     """
     parts = set()
     for probe in PROBES:
-        before, _ = render(packing_template, probe)
-        first, found, last = before.partition(probe)
-        parts.add((first, last) if found else None)
+        head, _ = render(packing_template, probe)
+        first, probe_mark, last = head.partition(probe)
+        parts.add((first, last) if probe_mark else None)
     if len(parts) != 1 or None in parts:
         raise UserError("it changes the question's text; write {{ message.content }} as it is")
     ((first, last),) = filter(None, parts)
@@ -78,12 +78,14 @@ def _system_turn(model: str, settings: ChatSettings, system_prompt: str | None) 
         return []
     # The template has no system turn: as in training, its text goes before the user's. A request may bring its own.
     blank = _literal("\n\n")
-    own = f"[{{'role': 'user', 'content': messages[0]['content'] ~ {blank} ~ messages[1]['content']}}] + messages[2:]"
+    system_turn = (
+        f"[{{'role': 'user', 'content': messages[0]['content'] ~ {blank} ~ messages[1]['content']}}] + messages[2:]"
+    )
     text = f"{_literal(system_prompt)} ~ {blank} ~ messages[0]['content']"
     turn = f"[{{'role': 'user', 'content': {text}}}] + messages[1:]"
     return [
         f"{{%- if messages[0]['role'] == 'system' %}}"
-        f"{{%- set messages = ({own}) if messages[0]['content'] else messages[1:] %}}"
+        f"{{%- set messages = ({system_turn}) if messages[0]['content'] else messages[1:] %}}"
         f"{{%- elif messages[0]['role'] == 'user' and messages[0]['content'] is string %}}{{%- set messages = {turn} %}}"
         "{%- endif %}"
     ]

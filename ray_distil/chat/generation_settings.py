@@ -53,11 +53,11 @@ def _without_what_is_invalid(config: Any) -> list[str]:
     names = [name for name in config.to_diff_dict() if name not in (*OF_TOKENS, "transformers_version")]
     default = type(config)()
     for name in names:  # one alone is the culprit most often
-        before = getattr(config, name)
+        value = getattr(config, name)
         setattr(config, name, getattr(default, name, None))
         if _is_valid(config):
             return [name]
-        setattr(config, name, before)
+        setattr(config, name, value)
     for name in names:
         setattr(config, name, getattr(default, name, None))
     return names

@@ -53,9 +53,9 @@ def _blocks(text: str) -> list[Block]:
     else:
         return []
     marks = [list(pattern.finditer(text)) for pattern in (_ON_A_LINE, _MARK)]
-    for found in marks:  # drops the marks behind the last end mark
-        while found and found[-1][0].strip() != THINK_END:
-            found.pop()
+    for mark in marks:  # drops the marks behind the last end mark
+        while mark and mark[-1][0].strip() != THINK_END:
+            mark.pop()
     while True:
         closed = _closed(first, marks)
         blocks.append(closed)
@@ -66,19 +66,19 @@ def _blocks(text: str) -> list[Block]:
 
 def _begin_on_a_line(text: str, start: int) -> int:
     """The position of the next begin mark that is first in its line, or right behind the block before; -1 for none."""
-    found = re.compile(r"\s*<think>").match(text, start) if start else None
-    found = found or re.compile(r"\n[ \t]*<think>").search(text, start)
-    return found.end() - len(THINK_BEGIN) if found else -1
+    match = re.compile(r"\s*<think>").match(text, start) if start else None
+    match = match or re.compile(r"\n[ \t]*<think>").search(text, start)
+    return match.end() - len(THINK_BEGIN) if match else -1
 
 
 def _closed(block: Block, marks: "list[list[re.Match[str]]]") -> Block:
     """The block with its end, which skips inner blocks. It is found by marks alone on a line, else by all marks."""
-    for found in marks:
+    for next_mark in marks:
         depth = 1
-        for k in range(bisect_left(found, block.inside, key=lambda mark: mark.start()), len(found)):
-            depth += -1 if found[k][0].strip() == THINK_END else 1
-            if depth == 0 or k == len(found) - 1:  # the last end mark counts, if an inner block lacks its own
-                return block._replace(mark=found[k].start(), end=found[k].end())
+        for k in range(bisect_left(next_mark, block.inside, key=lambda mark: mark.start()), len(next_mark)):
+            depth += -1 if next_mark[k][0].strip() == THINK_END else 1
+            if depth == 0 or k == len(next_mark) - 1:  # the last end mark counts, if an inner block lacks its own
+                return block._replace(mark=next_mark[k].start(), end=next_mark[k].end())
     return block
 
 
@@ -96,8 +96,8 @@ def split_reasoning(response: str) -> tuple[str, str]:
         for block, start in zip(blocks, starts, strict=True)
         if block.end is not None
     ]
-    before = response[: blocks[0].start].strip()
-    return "\n\n".join(filter(None, [before, *thoughts])), "\n\n".join(filter(None, outside))
+    head = response[: blocks[0].start].strip()
+    return "\n\n".join(filter(None, [head, *thoughts])), "\n\n".join(filter(None, outside))
 
 
 def thinking_is_open(response: str) -> bool:
@@ -115,8 +115,8 @@ def thinking_of(response: str) -> str:
 def with_think_begin(response: str) -> str:
     """The response with <think> at its begin, if its reasoning lacks this mark because the mark was in the prompt."""
     blocks = _blocks(response)
-    begun = blocks and not response[blocks[0].start :].startswith(THINK_BEGIN)
-    return f"{THINK_BEGIN}\n{response.lstrip()}" if begun else response
+    is_begun = blocks and not response[blocks[0].start :].startswith(THINK_BEGIN)
+    return f"{THINK_BEGIN}\n{response.lstrip()}" if is_begun else response
 
 
 def joined(reasoning: str, content: str) -> str:
@@ -141,14 +141,14 @@ def joined(reasoning: str, content: str) -> str:
 
 def with_our_marks(text: str) -> str:
     """The text with `<think>` and `</think>` in place of OTHER_MARKS, if it begins with a block in those marks."""
-    for begin, end, solution, behind in OTHER_MARKS:
+    for begin, end, solution, separator in OTHER_MARKS:
         if text.lstrip().startswith(begin):
             thought, mark, conclusion = text.lstrip().removeprefix(begin).partition(end)
             if not mark:
                 return THINK_BEGIN + thought
             if solution:
                 conclusion = conclusion.replace(solution, "", 1)
-                head, _, tail = conclusion.rpartition(behind)
+                head, _, tail = conclusion.rpartition(separator)
                 conclusion = head + tail
             return f"{THINK_BEGIN}{thought}{THINK_END}\n\n{conclusion.strip()}"
     return text

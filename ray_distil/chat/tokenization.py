@@ -32,8 +32,8 @@ def text_ids(text: str, model: str) -> list[int]:
     encode = load_tokenizer(model)
     # Each mark is cut in two and the halves are encoded apart, so that the tokenizer cannot make it one token.
     pieces, start = [], 0
-    for found in re.finditer("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), text):
-        middle = found.start() + max(1, len(found[0]) // 2)
+    for match in re.finditer("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)), text):
+        middle = match.start() + max(1, len(match[0]) // 2)
         pieces.append(text[start:middle])
         start = middle
     return [i for piece in [*pieces, text[start:]] for i in encode(piece, add_special_tokens=False)["input_ids"]]
@@ -69,15 +69,15 @@ def encode_example(
     `behind_opened_block`.
     """
     if template is None:
-        before = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
+        prompt_ids = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
         end = turn_end(model, settings)
     else:
-        text, behind = render(template, prompt)
-        before, end = token_ids(text, model), _end_ids(behind, model)
-    if begins_thinking(before, model):
+        text, tail = render(template, prompt)
+        prompt_ids, end = token_ids(text, model), _end_ids(tail, model)
+    if begins_thinking(prompt_ids, model):
         completion = behind_opened_block(completion)
-    after = [*text_ids(completion, model), *end]
-    return before + after, [IGNORE_INDEX] * len(before) + after
+    completion_ids = [*text_ids(completion, model), *end]
+    return prompt_ids + completion_ids, [IGNORE_INDEX] * len(prompt_ids) + completion_ids
 
 
 def behind_opened_block(completion: str) -> str:
@@ -102,14 +102,16 @@ def render(template: str, prompt: str) -> tuple[str, str]:
 
     mark = "\x00output\x00"
     try:
-        made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
-        text = made.render(message={"content": prompt, "output": mark}, add_generation_prompt=False, add_output=True)
+        compiled = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
+        text = compiled.render(
+            message={"content": prompt, "output": mark}, add_generation_prompt=False, add_output=True
+        )
     except jinja2.TemplateError as error:
         raise UserError(f"packing.template: {type(error).__name__}: {error}") from error
-    before, found, behind = text.partition(mark)
-    if not found:
+    head, mark_found, tail = text.partition(mark)
+    if not mark_found:
         raise UserError("packing.template: it does not write message.output where add_output is true")
-    return before, behind
+    return head, tail
 
 
 @lru_cache(maxsize=8)
@@ -127,11 +129,11 @@ def end_of_turn(model: str, settings: ChatSettings = PLAIN) -> int:
     return turn_end(model, settings)[-1]
 
 
-def _end_ids(behind: str, model: str) -> tuple[int, ...]:
+def _end_ids(turn_end: str, model: str) -> tuple[int, ...]:
     """The ids of the text behind an answer, up to the first token that ends a turn; eos alone if none does."""
     tokenizer = load_tokenizer(model)
     ends = stop_token_ids(model) | set(tokenizer.all_special_ids) | set(_special_ids(model))
-    ids = token_ids(behind, model)
+    ids = token_ids(turn_end, model)
     for position, i in enumerate(ids):
         if i in ends:
             return tuple(ids[: position + 1])

@@ -26,17 +26,17 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
     """
     if not together and attn_implementation != VARLEN:
         return ""
-    found = _found(model, attn_implementation, together)
-    if not found:
+    problem = _found(model, attn_implementation, together)
+    if not problem:
         return ""
     if attn_implementation == VARLEN:
-        for other in ("sdpa", "eager"):
-            if not _found(model, other, together):
-                return f"{found}; set training.attn_implementation={other}"
-    if "attn_implementation" in found or not together:
-        return found
+        for alternative in ("sdpa", "eager"):
+            if not _found(model, alternative, together):
+                return f"{problem}; set training.attn_implementation={alternative}"
+    if "attn_implementation" in problem or not together:
+        return problem
     rows = " and training.train_micro_batch_size_per_gpu=1" if attn_implementation in FLAT else ""
-    return f"{found}; set packing.enabled=false{rows}, or train another student"
+    return f"{problem}; set packing.enabled=false{rows}, or train another student"
 
 
 def _found(model: str, attn_implementation: str, together: bool) -> str:
@@ -45,11 +45,11 @@ def _found(model: str, attn_implementation: str, together: bool) -> str:
     from ray_distil.chat.auto_classes import AutoConfig
 
     config = AutoConfig.from_pretrained(local_copy(model))
-    chosen = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
-    no_such = f"its architecture has no attn_implementation={chosen}"
+    implementation = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
+    no_such = f"its architecture has no attn_implementation={implementation}"
     attention.register()
     try:
-        tried = small_copy(config, chosen)
+        tried = small_copy(config, implementation)
     except ValueError as error:
         if "attention implementation" in str(error):
             return f"{no_such}; set training.attn_implementation=eager"
@@ -58,11 +58,11 @@ def _found(model: str, attn_implementation: str, together: bool) -> str:
         if error.args != (VARLEN,):
             raise
         return no_such
-    if not together and chosen != VARLEN:
+    if not together and implementation != VARLEN:
         return ""
     # `varlen` separates examples by borders, without a mask: it is compared with `eager`, which uses masks.
-    reference = tried if chosen != VARLEN else small_copy(config, "eager")
-    if chosen == VARLEN and getattr(tried.config, "attention_dropout", 0):
+    reference = tried if implementation != VARLEN else small_copy(config, "eager")
+    if implementation == VARLEN and getattr(tried.config, "attention_dropout", 0):
         return f"{no_such} with attention_dropout"
     draw = torch.Generator().manual_seed(0)
     examples = [
@@ -71,22 +71,22 @@ def _found(model: str, attn_implementation: str, together: bool) -> str:
     ]
     try:
         with torch.no_grad():
-            packed = _logits(tried, examples, flat=chosen == VARLEN)
+            packed = _logits(tried, examples, flat=implementation == VARLEN)
             alone = torch.cat([_logits(reference, [example], flat=False) for example in examples], 1)
     except TypeError as error:  # its forward takes no position_ids
         return f"its architecture cannot be packed ({error})"
     except ValueError as error:
-        if chosen == VARLEN and str(error).startswith("attention by segments"):
+        if implementation == VARLEN and str(error).startswith("attention by segments"):
             return f"{no_such} ({error})"
         raise
-    apart = float((packed - alone).abs().max())
+    difference = float((packed - alone).abs().max())
     size = float(alone.abs().max())
-    if apart <= 1e-4 * max(1.0, size):
+    if difference <= 1e-4 * max(1.0, size):
         return ""
-    what = (
+    shared = (
         "packed examples see each other in its architecture" if together else "its architecture's attention is another"
     )
-    return f"{what} (logits {apart:.2g} apart)"
+    return f"{shared} (logits {difference:.2g} apart)"
 
 
 def _logits(model: Any, examples: list[tuple[str, list[int], list[int]]], flat: bool) -> Any:

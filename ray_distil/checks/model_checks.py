@@ -118,9 +118,11 @@ def _readable_tokens(checked: CheckedModel) -> int | None:
 
 def template(checked: CheckedModel) -> Iterator[Finding]:
     """Remarks on what the chat template adds or ignores."""
-    own = default_system_prompt(checked.model, checked.chat)
-    if own and checked.system_prompt is None:
-        yield remark(checked.name, f"its chat template adds the system prompt {own[:150]!r}; system_prompt decides")
+    system_prompt = default_system_prompt(checked.model, checked.chat)
+    if system_prompt and checked.system_prompt is None:
+        yield remark(
+            checked.name, f"its chat template adds the system prompt {system_prompt[:150]!r}; system_prompt decides"
+        )
     if checked.system_prompt and not takes_system_turn(checked.model, checked.chat):
         yield remark(
             checked.name, "its chat template has no system turn; the system prompt goes before the user's text"

@@ -38,10 +38,10 @@ def check(
     """
     remarks: dict[str, None] = {}  # each once, in their order
     for findings in _phases(config, models, problems, planned):
-        found = list(findings)
-        if errors := dict.fromkeys(str(finding) for finding in found if finding.is_error):
+        phase_findings = list(findings)
+        if errors := dict.fromkeys(str(finding) for finding in phase_findings if finding.is_error):
             raise ConfigError("\n".join(errors))
-        remarks |= dict.fromkeys(map(str, found))
+        remarks |= dict.fromkeys(map(str, phase_findings))
     return list(remarks)
 
 
@@ -124,10 +124,10 @@ def _packing_leak(student: str, training: TrainingConfig, packing: bool) -> Iter
     """See `leaks.leak`. Where it cannot be tried, a remark says so."""
     from ray_distil.checks.leaks import leak
 
-    chosen = training.attn_implementation
-    together = packing or (chosen in FLAT and training.train_micro_batch_size_per_gpu > 1)
+    implementation = training.attn_implementation
+    together = packing or (implementation in FLAT and training.train_micro_batch_size_per_gpu > 1)
     try:
-        if text := leak(student, chosen, together):
+        if text := leak(student, implementation, together):
             yield Finding("training.student", text)
     except Exception as error:  # noqa: BLE001  model code may raise any error at unusual sizes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

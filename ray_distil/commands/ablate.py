@@ -60,8 +60,8 @@ def choices(config: DistillConfig) -> list[str]:
     """The parts that can be left out: the gates that are on, the rewriting, and the rewrites where other texts are left."""
     names = enabled_gates(config)
     if "rewrite" in config.candidates and config.teachers.slow is not None:
-        others = {"slow"} | ({"direct"} if config.teachers.direct is not None else set())
-        names += [REWRITING] + ([REWRITES] if others & set(config.candidates) else [])
+        other_texts = {"slow"} | ({"direct"} if config.teachers.direct is not None else set())
+        names += [REWRITING] + ([REWRITES] if other_texts & set(config.candidates) else [])
     return names
 
 
@@ -71,9 +71,9 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
     without: names of `choices`; "complete+correct" leaves out two at once. seeds: trainings of each variant. Raises
     UserError for an unknown name, and where the configuration compares no student.
     """
-    known = choices(config)
-    if unknown := [part for name in without for part in name.split(TOGETHER) if part not in known]:
-        raise UserError(f"--without: {unknown[0]!r} is not on in this configuration; known: {', '.join(known)}")
+    parts = choices(config)
+    if unknown := [part for name in without for part in name.split(TOGETHER) if part not in parts]:
+        raise UserError(f"--without: {unknown[0]!r} is not on in this configuration; known: {', '.join(parts)}")
     if seeds < 1:
         raise UserError(f"--seeds: {seeds} is no number of trainings; give 1 or more")
     student = next((model for model in config.evaluation.models if model.model_source == TRAINED), None)
@@ -81,17 +81,17 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
         raise UserError("evaluation.models: none is the student; give {name: fast, model_source: student}")
     planned = {name: [variant(config, name, k) for k in range(seeds)] for name in ("", *without)}
     total = sum(map(len, planned.values()))
-    for number, (name, seed, one) in enumerate(_in_order(planned), start=1):
-        what = f"without {name}" if name else "as it is"
-        display.say(f"\n{number} of {total}: {what}, seed {seed}: {one.run_folder}")
+    for number, (name, seed, variant_config) in enumerate(_in_order(planned), start=1):
+        label = f"without {name}" if name else "as it is"
+        display.say(f"\n{number} of {total}: {label}, seed {seed}: {variant_config.run_folder}")
         source = config if seed == 0 else planned[name][0]
-        if one is not planned[""][0]:
-            _copy(source.run_folder, one.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
-        pipeline.run(_as_long(one, config.run_folder) if name else one, display)
+        if variant_config is not planned[""][0]:
+            _copy(source.run_folder, variant_config.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
+        pipeline.run(_as_long(variant_config, config.run_folder) if name else variant_config, display)
     labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
-    folders = {name: [one.run_folder for one in runs] for name, runs in planned.items()}
-    told = ablation.read(folders, student.name, labels)
-    (config.run_folder / "report").write_text(ablation.FILE, json.dumps(told, indent=1) + "\n")
+    folders = {name: [variant_config.run_folder for variant_config in runs] for name, runs in planned.items()}
+    table = ablation.read(folders, student.name, labels)
+    (config.run_folder / "report").write_text(ablation.FILE, json.dumps(table, indent=1) + "\n")
     return report.build(config.run_folder)
 
 
@@ -132,8 +132,8 @@ def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
 
     A student that an earlier version has trained, for as many epochs, stays as it is; the table shows its steps.
     """
-    trained, before = read_manifest(full_run / "checkpoint"), saved_made_of(config.run_folder / "checkpoint")
-    is_by_epochs = bool(before) and "max_steps" not in before.get("settings", {})
+    trained, saved_settings = read_manifest(full_run / "checkpoint"), saved_made_of(config.run_folder / "checkpoint")
+    is_by_epochs = bool(saved_settings) and "max_steps" not in saved_settings.get("settings", {})
     if trained is None or "num_steps" not in trained.summary or is_by_epochs:
         return config
     training = config.training.model_copy(update={"max_steps": trained.summary["num_steps"]})
@@ -142,8 +142,8 @@ def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
 
 def _in_order(planned: dict[str, list[DistillConfig]]) -> Iterator[tuple[str, int, DistillConfig]]:
     for name, runs in planned.items():
-        for seed, one in enumerate(runs):
-            yield name, seed, one
+        for seed, variant_config in enumerate(runs):
+            yield name, seed, variant_config
 
 
 def _copy(source: Folder, target: Folder, artifacts: tuple[str, ...]) -> None:

@@ -69,8 +69,8 @@ class ConfigParser(CommandParser):
             self.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)
         self.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
 
-    def parse_known_args(self, *args: Any, **named: Any) -> Any:
-        arguments, unknown = super().parse_known_args(*args, **named)
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        arguments, unknown = super().parse_known_args(*args, **options)
         arguments.overrides = [*arguments.overrides, *arguments.options]
         return arguments, unknown
 
@@ -98,7 +98,7 @@ def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = l
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
         code = _told(error, log_folder())
         if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or a stage in a thread, still run
-            _leave(code, said="")
+            _leave(code, message="")
     return code
 
 
@@ -110,8 +110,8 @@ def _told(error: Exception, folder: Path | None) -> int:
     if folder is None:
         traceback.print_exception(error)
         return 1
-    told = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
-    print(f"failed: {told}", file=sys.stderr)
+    message = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
+    print(f"failed: {message}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -138,9 +138,9 @@ def _end_by_signals() -> None:
     def kill_late() -> None:
         while (number := os.read(heard, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
             pass
-        others = family()  # listed now: when a parent has ended, its children can no longer be found
+        processes = family()  # listed now: when a parent has ended, its children can no longer be found
         time.sleep(GRACE_SECONDS)
-        _leave(128 + number, console, others)
+        _leave(128 + number, console, processes)
 
     def interrupt(number: int, _: object) -> None:
         if ending.is_set():
@@ -158,7 +158,7 @@ def _end_by_signals() -> None:
 
 
 def _leave(
-    code: int, console: int = 2, others: Sequence[psutil.Process] = (), said: str = f"{INTERRUPTED}\n"
+    code: int, console: int = 2, processes: Sequence[psutil.Process] = (), message: str = f"{INTERRUPTED}\n"
 ) -> NoReturn:
     """Kill this process and all processes that it started, at once.
 
@@ -168,6 +168,6 @@ def _leave(
     sys.stdout.flush()
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h")  # shows the cursor, which a live view hides
-    os.write(console, said.encode())
-    kill([*others, *family()])
+    os.write(console, message.encode())
+    kill([*processes, *family()])
     os._exit(code)

@@ -75,30 +75,30 @@ SECTIONS = ("run", "ray", "evaluation", "plan")
 OVER_ALL = {"samples": "num_samples", "limit": "limit", "max_tokens": "max_tokens"}
 
 
-def configuration(told: Namespace) -> StagesConfig:
+def configuration(arguments: Namespace) -> StagesConfig:
     """The configuration that the arguments describe. Raises UserError for arguments that make no sense together."""
-    given = read_mapping(told.config or default_recipe())
-    data = {name: given[name] for name in SECTIONS if name in given}
-    if "training" in given:  # a recipe of a distillation: this run gets another name
+    values = read_mapping(arguments.config or default_recipe())
+    data = {name: values[name] for name in SECTIONS if name in values}
+    if "training" in values:  # a recipe of a distillation: this run gets another name
         data["run"] = data.get("run", {}) | {"name": f"{data.get('run', {}).get('name', 'run')}-eval"}
     evaluation = data["evaluation"] = dict(data.get("evaluation") or {})
-    overrides = list(told.overrides)
-    named = []
-    for one in told.models or []:
-        (overrides if _is_override(one) else named).append(one)
-    if named:
-        evaluation["models"] = [_model(one, told.api_key_env) for one in named]
-    if told.benchmarks:
-        evaluation["benchmarks"] = [_benchmark(one) for one in told.benchmarks.split(",") if one]
+    overrides = list(arguments.overrides)
+    named_models = []
+    for text in arguments.models or []:
+        (overrides if _is_override(text) else named_models).append(text)
+    if named_models:
+        evaluation["models"] = [_model(text, arguments.api_key_env) for text in named_models]
+    if arguments.benchmarks:
+        evaluation["benchmarks"] = [_benchmark(text) for text in arguments.benchmarks.split(",") if text]
     models = evaluation.get("models") or []
     if not models:
         raise UserError("--models: none is given; name one or more, as --models fast=PATH slow=ORG/NAME")
-    if told.baseline or evaluation.get("baseline") not in [one["name"] for one in models]:
-        evaluation["baseline"] = told.baseline or models[0]["name"]
-    if told.timed is not None:
-        evaluation["num_timed"] = told.timed
+    if arguments.baseline or evaluation.get("baseline") not in [text["name"] for text in models]:
+        evaluation["baseline"] = arguments.baseline or models[0]["name"]
+    if arguments.timed is not None:
+        evaluation["num_timed"] = arguments.timed
     evaluation = apply_overrides(data, overrides)["evaluation"]  # apply_overrides may return a copy
-    evaluation["benchmarks"] = [_with(one, told) for one in evaluation.get("benchmarks") or ["tiny"]]
+    evaluation["benchmarks"] = [_with(text, arguments) for text in evaluation.get("benchmarks") or ["tiny"]]
     config = validate(StagesConfig, data)
     if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):
         raise UserError(f"--benchmarks: {HELD_OUT} is of a distillation run; known: {', '.join(built_in())}, NAME=FILE")
@@ -148,12 +148,12 @@ def _benchmark(text: str) -> str | dict[str, Any]:
     return {"name": name, "path": path} if mark else name
 
 
-def _with(benchmark: Any, told: Namespace) -> Any:
+def _with(benchmark: Any, arguments: Namespace) -> Any:
     """A benchmark with the arguments that hold for all benchmarks: --samples, --limit, --max-tokens."""
-    given = {OVER_ALL[name]: getattr(told, name) for name in OVER_ALL if getattr(told, name) is not None}
-    if not given or (isinstance(benchmark, str) and benchmark not in built_in()):
+    overrides = {OVER_ALL[name]: getattr(arguments, name) for name in OVER_ALL if getattr(arguments, name) is not None}
+    if not overrides or (isinstance(benchmark, str) and benchmark not in built_in()):
         return benchmark
-    made = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
-    if (most := given.pop("max_tokens", None)) is not None:
-        made["sampling_params"] = (made.get("sampling_params") or {}) | {"max_tokens": most}
-    return made | given
+    declaration = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
+    if (max_tokens := overrides.pop("max_tokens", None)) is not None:
+        declaration["sampling_params"] = (declaration.get("sampling_params") or {}) | {"max_tokens": max_tokens}
+    return declaration | overrides

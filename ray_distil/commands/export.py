@@ -47,10 +47,10 @@ def export(run: Folder, artifact: str, output: Path) -> int:
     """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete."""
     if not run.exists():
         raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
-    complete = {name: made for name in SCHEMAS if (made := _complete(run, name)) is not None}
+    complete = {name: finished for name in SCHEMAS if (finished := _complete(run, name)) is not None}
     if artifact not in complete:
-        there = f"complete are {', '.join(complete)}" if complete else f"none of {', '.join(SCHEMAS)} is complete"
-        raise UserError(f"--artifact: {artifact!r} of {run} is not complete, or is none that can be exported; {there}")
+        choice = f"complete are {', '.join(complete)}" if complete else f"none of {', '.join(SCHEMAS)} is complete"
+        raise UserError(f"--artifact: {artifact!r} of {run} is not complete, or is none that can be exported; {choice}")
     return write_records(output, _records(complete[artifact], COLUMNS[artifact]))
 
 
@@ -80,8 +80,8 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
 
 def _complete(run: Folder, name: str) -> Artifact | None:
     manifest = read_manifest(run / name)
-    made = Artifact(run, name, SCHEMAS[name], manifest.fingerprint) if manifest is not None else None
-    return made if made is not None and made.is_complete() else None
+    artifact = Artifact(run, name, SCHEMAS[name], manifest.fingerprint) if manifest is not None else None
+    return artifact if artifact is not None and artifact.is_complete() else None
 
 
 def _records(artifact: Artifact, columns: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -110,19 +110,19 @@ def make(config: StagesConfig) -> Plan:
                 remarks.append(f"teachers.{name}.responses: {section.responses!r} not there yet")
 
         # What of them is learnt.
-        kept, completion = rows * assumed.kept, expected.num_generated_tokens
+        num_kept, completion = rows * assumed.kept, expected.num_generated_tokens
         if name in config.candidates:
-            num_examples += kept
-            tokens_learnt += kept * (prompt + completion)
+            num_examples += num_kept
+            tokens_learnt += num_kept * (prompt + completion)
             remarks += _does_not_pack(name, prompt + completion, config.packing)
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
             expected = assumed.long2short
-            steps.append(_generation("rewrites", round(kept), False, longer, expected, rewriter, config))
+            steps.append(_generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
-            kept, completion = kept * assumed.kept, expected.num_generated_tokens
-            num_examples += kept
-            tokens_learnt += kept * (prompt + completion)
+            num_kept, completion = num_kept * assumed.kept, expected.num_generated_tokens
+            num_examples += num_kept
+            tokens_learnt += num_kept * (prompt + completion)
             remarks += _does_not_pack(name, prompt + completion, config.packing)
 
     if config.training is not None and num_examples:
@@ -135,13 +135,13 @@ def make(config: StagesConfig) -> Plan:
 
 def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
     """(number to train on, number held out, the rows). Rows are None where the numbers are assumed: no file yet."""
-    given = config.instructions
-    named = [source for source in instructions.sources_of(given) if source is not None]
-    absent = [source.path for source in named if not sources.is_here(source)]
+    config_section = config.instructions
+    present_sources = [source for source in instructions.sources_of(config_section) if source is not None]
+    absent = [source.path for source in present_sources if not sources.is_here(source)]
     if absent and config.plan.num_instructions is not None:
-        assumed = min(config.plan.num_instructions, given.num_train or config.plan.num_instructions)
+        assumed = min(config.plan.num_instructions, config_section.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
-        return assumed, given.num_eval, None
+        return assumed, config_section.num_eval, None
     problems = instructions.collected(config)
     facts = problems.facts
     if facts.rejects:
@@ -191,8 +191,8 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         max_steps=training.max_steps,
     )
     num_epochs, rate = batch.num_steps / batch.steps_per_epoch, assumed.training_tokens_per_s
-    seen = tokens * num_epochs
-    seconds = seen / (rate * training.num_workers) if rate else None
+    num_tokens_seen = tokens * num_epochs
+    seconds = num_tokens_seen / (rate * training.num_workers) if rate else None
     num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
     num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
     num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
@@ -206,7 +206,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
             "checkpoint",
             num_sequences,
             False,
-            tokens=seen,
+            tokens=num_tokens_seen,
             seconds=seconds,
             gpus=training.num_workers if training.use_gpu else 0,
             dollars=_rent(seconds, training.num_workers if training.use_gpu else 0, config),
@@ -268,11 +268,11 @@ def _does_not_pack(name: str, tokens: float, packing: PackingConfig) -> list[str
 
 def table(plan: Plan) -> Table:
     """The plan for the console; ~ marks an estimate."""
-    made = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    plan_table = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
-        made.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
+        plan_table.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
     for step in plan.steps:
-        made.add_row(
+        plan_table.add_row(
             step.name,
             f"{'' if step.exact else '~'}{step.rows:,}",
             _count(step.prompt_tokens),
@@ -283,9 +283,9 @@ def table(plan: Plan) -> Table:
             f"~{step.dollars:,.0f}" if step.dollars is not None else DASH,
             _bytes(step.size),
         )
-    made.add_section()
+    plan_table.add_section()
     steps = plan.steps
-    made.add_row(
+    plan_table.add_row(
         "in all",
         "",
         _count(sum(step.prompt_tokens for step in steps)),
@@ -296,22 +296,22 @@ def table(plan: Plan) -> Table:
         _dollars_in_all(steps),
         _bytes(_sum([step.size for step in steps])),
     )
-    return made
+    return plan_table
 
 
 def _dollars_in_all(steps: list[Step]) -> str:
     """The sum; "at least" where a step that costs something has no price or no rate."""
-    known = [step.dollars for step in steps if step.dollars is not None]
-    if not known:
+    priced = [step.dollars for step in steps if step.dollars is not None]
+    if not priced:
         return DASH
     least = "at least " if any(step.is_paid and step.dollars is None for step in steps) else ""
-    return f"{least}~{sum(known):,.0f}"
+    return f"{least}~{sum(priced):,.0f}"
 
 
 def _sum(values: list[float | None], divisor: float = 1) -> float | None:
     """The sum; None where one value is not known, because a sum of the others would look like the whole."""
-    known = [value for value in values if value is not None]
-    return sum(known) / divisor if len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / divisor if len(numbers) == len(values) else None
 
 
 def _count(number: float) -> str:

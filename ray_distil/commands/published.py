@@ -137,7 +137,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         gates = enabled_gates(run.config)
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
-    made = []
+    rewritten = []
     for response_id in ids:
         row = written.get(response_id)
         if row is None:
@@ -146,12 +146,12 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         if example.get("reject_reason"):
             rejected[example["reject_reason"]] += 1
         else:
-            made.append({"instruction": row["instruction"], "output": example["completion"]})
+            rewritten.append({"instruction": row["instruction"], "output": example["completion"]})
     why = ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
-    if not made:
+    if not rewritten:
         raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
-    write_records(output, made)
-    display.say(f"{len(made):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
+    write_records(output, rewritten)
+    display.say(f"{len(rewritten):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
     return output
 
 

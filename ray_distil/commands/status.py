@@ -25,16 +25,16 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
     `now`: seconds since 1970; None: the time of this machine.
     """
     now = time.time() if now is None else now
-    whole = report.read(run_folder)
+    finished = report.read(run_folder)
     unfinished = unfinished_stages(run_folder, now)
     names = {stage.artifact for stage in unfinished}
-    stages_and_cost = [report.stages_table(whole, without=names)]
+    stages_and_cost = [report.stages_table(finished, without=names)]
     if unfinished:
         at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
         rows = [_row(stage, at_work, now) for stage in unfinished]
         stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
 
-    files = [stage for stage in whole.files if stage.artifact not in names]
+    files = [stage for stage in finished.files if stage.artifact not in names]
     files += [StageFiles(stage.artifact, stage.seconds, stage.files) for stage in unfinished]
     if costs := cost.costs(run_folder, settings.saved_config(run_folder), files):
         stages_and_cost.append(report.cost_table(costs))

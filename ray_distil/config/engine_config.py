@@ -22,11 +22,11 @@ RESERVED = {
 }  # fmt: skip
 
 
-def check_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+def check_template_kwargs(variables: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError where a variable of a chat template has the name of an argument that the run sets."""
-    if taken := sorted(RESERVED & given.keys()):
+    if taken := sorted(RESERVED & variables.keys()):
         raise ValueError(f"chat_template_kwargs: {taken[0]!r} is set by the run; give variables of the template only")
-    return given
+    return variables
 
 
 class SamplingParams(Section):
@@ -51,11 +51,11 @@ class SamplingParams(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_the_model(cls, given: Any) -> Any:
+    def _of_the_model(cls, value: Any) -> Any:
         """Where the temperature is the model's own, so is top_p, unless it is set."""
-        if isinstance(given, dict) and given.get("temperature", 0) is None:
-            return {"top_p": None, **given}
-        return given
+        if isinstance(value, dict) and value.get("temperature", 0) is None:
+            return {"top_p": None, **value}
+        return value
 
 
 class EngineConfig(Section):
@@ -97,26 +97,26 @@ class EngineConfig(Section):
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return check_template_kwargs(given)
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_template_kwargs(value)
 
     @field_validator("engine_kwargs")
     @classmethod
-    def _numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _numbers(cls, numbers: dict[str, Any]) -> dict[str, Any]:
         for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_model_len"):
-            value = given.get(name, 1)
+            value = numbers.get(name, 1)
             is_auto = name == "max_model_len" and value in (None, -1)
             if not is_auto and (type(value) is not int or value < 1):
                 raise ValueError(f"engine_kwargs.{name}: {value!r} is no number of 1 or more")
-        return given
+        return numbers
 
     @field_validator("concurrency", mode="before")
     @classmethod
-    def _least_and_most(cls, given: Any) -> tuple[int, int]:
-        least, most = given if isinstance(given, list | tuple) and len(given) == 2 else (given, given)
-        if type(least) is not int or type(most) is not int or not 1 <= least <= most:
-            raise ValueError(f"concurrency: {given!r} is not a number of engines; give one, or [MIN, MAX]")
-        return least, most
+    def _least_and_most(cls, value: Any) -> tuple[int, int]:
+        least, largest = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+        if type(least) is not int or type(largest) is not int or not 1 <= least <= largest:
+            raise ValueError(f"concurrency: {value!r} is not a number of engines; give one, or [MIN, MAX]")
+        return least, largest
 
 
 class EndpointConfig(Section):
@@ -166,13 +166,13 @@ class EndpointConfig(Section):
 
     @field_validator("request_params")
     @classmethod
-    def _not_ours(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in ("model", "messages", "stream"):
-            if name in given:
+            if name in value:
                 raise ValueError(f"request_params: {name!r} is set by the run; " + OWN_KEYS[name])
-        if given.get("n") not in (None, 1):
+        if value.get("n") not in (None, 1):
             raise ValueError("request_params: n is 1, each sample is a request of its own; set num_samples")
-        return given
+        return value
 
 
 class Asked(Section):

@@ -69,9 +69,9 @@ class BenchmarkConfig(Section):
     def _is_whole(self) -> "BenchmarkConfig":
         at = f"evaluation.benchmarks: {self.name}"
         if self.name == HELD_OUT:
-            given = [name for name in OF_A_FILE if getattr(self, name)]
-            if given:
-                raise ValueError(f"{at}.{given[0]}: these are the run's own problems; see `instructions`")
+            file_keys = [name for name in OF_A_FILE if getattr(self, name)]
+            if file_keys:
+                raise ValueError(f"{at}.{file_keys[0]}: these are the run's own problems; see `instructions`")
             return self
         if self.path is None:
             raise ValueError(f"{at}: is not built in and has no `path`; {_known(self.name)}")
@@ -97,20 +97,20 @@ def built_in() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))["benchmarks"])
 
 
-def declared(given: Any) -> Any:
+def declared(value: Any) -> Any:
     """A benchmark of the configuration, completed with its keys in benchmarks.yaml. Raises ValueError for a name alone
     that is unknown.
     """
-    if isinstance(given, str):
-        given = {"name": given}
-        if given["name"] != HELD_OUT and given["name"] not in built_in():
-            raise ValueError(f"evaluation.benchmarks: {given['name']!r} is not built in; {_known(given['name'])}")
-    if not isinstance(given, dict) or given.get("name") not in built_in():
-        return given
-    known = built_in()[given["name"]]
-    if isinstance(given.get("sampling_params"), dict):
-        given = given | {"sampling_params": known["sampling_params"] | given["sampling_params"]}
-    return known | given
+    if isinstance(value, str):
+        value = {"name": value}
+        if value["name"] != HELD_OUT and value["name"] not in built_in():
+            raise ValueError(f"evaluation.benchmarks: {value['name']!r} is not built in; {_known(value['name'])}")
+    if not isinstance(value, dict) or value.get("name") not in built_in():
+        return value
+    built_in_benchmark = built_in()[value["name"]]
+    if isinstance(value.get("sampling_params"), dict):
+        value = value | {"sampling_params": built_in_benchmark["sampling_params"] | value["sampling_params"]}
+    return built_in_benchmark | value
 
 
 def _known(name: str) -> str:
@@ -119,8 +119,8 @@ def _known(name: str) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}; else give {{name: ..., path: ...}}"
 
 
-def _all_declared(given: Any) -> Any:
-    return [declared(one) for one in given] if isinstance(given, list) else given
+def _all_declared(value: Any) -> Any:
+    return [declared(item) for item in value] if isinstance(value, list) else value
 
 
 Benchmarks = Annotated[

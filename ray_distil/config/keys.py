@@ -47,14 +47,14 @@ class RunConfig(Section):
 
     @field_validator("date", mode="before")
     @classmethod
-    def _day(cls, given: Any) -> Any:
+    def _day(cls, value: Any) -> Any:
         """The day as YYYY-MM-DD; YAML reads 2026-11-27 as a date and not as text."""
-        if isinstance(given, date):
-            return given.isoformat()
+        if isinstance(value, date):
+            return value.isoformat()
         try:
-            return given if given is None else date.fromisoformat(str(given)).isoformat()
+            return value if value is None else date.fromisoformat(str(value)).isoformat()
         except ValueError:
-            raise ValueError(f"run.date: {given!r} is no day; give YYYY-MM-DD") from None
+            raise ValueError(f"run.date: {value!r} is no day; give YYYY-MM-DD") from None
 
     parallel_engines: bool = Field(False, description="engines of several models at once, where a stage has several")
     max_reject_fraction: float = Field(
@@ -133,10 +133,10 @@ class TeacherConfig(Asked, DatasetConfig):
 
     @model_validator(mode="after")
     def _one(self) -> "TeacherConfig":
-        given = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
-        if len(given) != 1:
+        backends = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
+        if len(backends) != 1:
             raise ValueError(
-                f"teachers: a teacher needs one of `engine`, `endpoint` and `responses`, not {' and '.join(given) or 'none'}"
+                f"teachers: a teacher needs one of `engine`, `endpoint` and `responses`, not {' and '.join(backends) or 'none'}"
                 "; set the others to null"
             )
         return self
@@ -160,8 +160,8 @@ class TeachersConfig(Section):
     @property
     def given(self) -> dict[str, TeacherConfig]:
         """The teachers that are configured, by name."""
-        named = {"direct": self.direct, "slow": self.slow}
-        return {name: teacher for name, teacher in named.items() if teacher is not None}
+        teachers = {"direct": self.direct, "slow": self.slow}
+        return {name: teacher for name, teacher in teachers.items() if teacher is not None}
 
 
 class Long2ShortConfig(Asked):
@@ -198,10 +198,10 @@ class CurationConfig(Section):
 
     @field_validator("candidates")
     @classmethod
-    def _each_once(cls, given: list[str] | None) -> list[str] | None:
-        if given is not None and len(set(given)) < len(given):
-            raise ValueError(f"curation.candidates: {', '.join(given)} names a kind twice")
-        return given
+    def _each_once(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"curation.candidates: {', '.join(value)} names a kind twice")
+        return value
 
 
 class PackingConfig(Section):
@@ -241,8 +241,14 @@ class StagesConfig(Section):
 
     @model_validator(mode="after")
     def _rewriter_is_there(self) -> "StagesConfig":
-        given, slow = self.long2short, self.teachers.slow if self.teachers is not None else None
-        if slow is not None and slow.responses and given.enabled and not given.engine and not given.endpoint:
+        long2short, slow = self.long2short, self.teachers.slow if self.teachers is not None else None
+        if (
+            slow is not None
+            and slow.responses
+            and long2short.enabled
+            and not long2short.engine
+            and not long2short.endpoint
+        ):
             raise ValueError(
                 "long2short: the slow teacher's responses are imported, so it rewrites none; give long2short an "
                 "`engine` or an `endpoint`, or set long2short.enabled=false"
@@ -251,14 +257,14 @@ class StagesConfig(Section):
 
     @model_validator(mode="after")
     def _candidates_are_made(self) -> "StagesConfig":
-        wanted, teachers = self.curation.candidates or [], self.teachers
+        candidates, teachers = self.curation.candidates or [], self.teachers
         if teachers is None:
             return self
-        for kind in wanted:
+        for kind in candidates:
             teacher = "slow" if kind == "rewrite" else kind
             if getattr(teachers, teacher) is None:
                 raise ValueError(f"curation.candidates: {kind} needs teachers.{teacher}, and there is none")
-        if "rewrite" in wanted and not self.long2short.enabled:
+        if "rewrite" in candidates and not self.long2short.enabled:
             raise ValueError("curation.candidates: nothing is rewritten for `rewrite`; set long2short.enabled=true")
         return self
 
@@ -291,8 +297,8 @@ class StagesConfig(Section):
 
     @property
     def training_seed(self) -> int:
-        own = self.training.seed if self.training is not None else None
-        return self.run.seed if own is None else own
+        seed = self.training.seed if self.training is not None else None
+        return self.run.seed if seed is None else seed
 
     @property
     def run_folder(self) -> Folder:
@@ -305,8 +311,8 @@ class StagesConfig(Section):
 
     def saved(self) -> dict[str, Any]:
         """The configuration as a run keeps it: without secrets, and without the keys of one command."""
-        kept: dict[str, Any] = without_secrets(self.model_dump(mode="json", exclude={"run": OF_ONE_COMMAND}))
-        return kept
+        values: dict[str, Any] = without_secrets(self.model_dump(mode="json", exclude={"run": OF_ONE_COMMAND}))
+        return values
 
 
 def enabled_gates(config: StagesConfig) -> list[str]:

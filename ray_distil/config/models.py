@@ -36,20 +36,20 @@ def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict
         if model.endpoint is not None:
             key = f"evaluation.models.{index}"
             served[f"{key}.model_source"] = resolve_endpoint(model.endpoint, f"{key}.endpoint")
-    found = {
+    resolved = {
         key: source if source in at_commit else resolve_model(source, key)
         for key, source in model_sources(config).items()
     }
-    return {key.removesuffix(".engine.model_source"): source for key, source in found.items()} | served
+    return {key.removesuffix(".engine.model_source"): source for key, source in resolved.items()} | served
 
 
 def named_models(config: StagesConfig) -> dict[str, str]:
     """Section -> its model as the configuration names it, with the keys of `resolve_models`. Looks nothing up."""
-    named = {key.removesuffix(".engine.model_source"): source for key, source in model_sources(config).items()}
+    sources = {key.removesuffix(".engine.model_source"): source for key, source in model_sources(config).items()}
     for key, endpoint in config.endpoints.items():
         section = key.removesuffix(".endpoint")
-        named[f"{section}.model_source" if section.startswith("evaluation.models.") else section] = endpoint.model
-    return named
+        sources[f"{section}.model_source" if section.startswith("evaluation.models.") else section] = endpoint.model
+    return sources
 
 
 def responses_of(teacher: TeacherConfig, key: str) -> Source:
@@ -67,21 +67,21 @@ def responses_of(teacher: TeacherConfig, key: str) -> Source:
 
 def model_sources(config: StagesConfig) -> dict[str, str]:
     """Key of the configuration -> model_source, for each model whose files the run loads (no endpoint's)."""
-    named = {"training.student": config.training.student} if config.training is not None else {}
+    sources = {"training.student": config.training.student} if config.training is not None else {}
     for key, section in _asked(config).items():
         if section is not None and section.engine is not None:
-            named[f"{key}.engine.model_source"] = section.engine.model_source
+            sources[f"{key}.engine.model_source"] = section.engine.model_source
     for index, model in enumerate(config.evaluation.models):
         if model.model_source not in (None, TRAINED):
-            named[f"evaluation.models.{index}.model_source"] = str(model.model_source)
-    return named
+            sources[f"evaluation.models.{index}.model_source"] = str(model.model_source)
+    return sources
 
 
 def _asked(config: StagesConfig) -> dict[str, Asked | None]:
-    asked: dict[str, Asked | None] = {"long2short": config.long2short}
+    sections: dict[str, Asked | None] = {"long2short": config.long2short}
     if config.teachers is not None:
-        asked |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
-    return asked
+        sections |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}
+    return sections
 
 
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
@@ -122,17 +122,17 @@ def resolve_model(model_source: str, key: str) -> str:
     if prefix == TINY and name:
         folder = TINY_MODELS / name
         if not (folder / "config.json").is_file():
-            known = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
-            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {known}")
+            tiny_models = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
+            raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {tiny_models}")
         return str(folder)
     if "://" in model_source:
         try:
-            there = Folder.at(model_source).exists("config.json")
+            exists = Folder.at(model_source).exists("config.json")
         except UserError as error:
             raise ConfigError(f"{key}: {error}") from error
         except OSError as error:
             raise ConfigError(f"{key}: cannot read {redacted(model_source)!r}: {describe(error)}") from error
-        if not there:
+        if not exists:
             raise ConfigError(
                 f"{key}: {redacted(model_source)!r} has no config.json; give a folder in Hugging Face format"
             )

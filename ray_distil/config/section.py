@@ -105,9 +105,9 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     """One pydantic error as one line: where, what was given, what to do."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _known_keys(model, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+        known_keys = _known_keys(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known_keys, n=1, cutoff=0.5)
+        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known_keys)}")
     if error["type"] == "missing":
         return f"{where}: missing; add it to the configuration"
     if error["type"] == "literal_error":

@@ -34,8 +34,8 @@ class TrainingConfig(Section):
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return check_template_kwargs(given)
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_template_kwargs(value)
 
     num_workers: int = Field(1, ge=1, description="Ray Train workers, one process each")
     use_gpu: bool = Field(False, description="one GPU a worker and NCCL; else CPU and gloo")

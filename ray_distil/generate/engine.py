@@ -139,8 +139,8 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
             fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
         )
         stops = stop_token_ids(model) | {end_of_turn(model, chat)}
-        how = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
-        return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
+        options = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
+        return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
     return generate
 
@@ -180,8 +180,8 @@ def strategy(config: EngineConfig) -> str:
 
 def context_of(config: EngineConfig) -> int | None:
     """max_model_len of an engine; None for the model's own length, for which vLLM takes -1 too."""
-    given = config.engine_kwargs.get("max_model_len")
-    return given if given != -1 else None
+    max_model_len = config.engine_kwargs.get("max_model_len")
+    return max_model_len if max_model_len != -1 else None
 
 
 @lru_cache(maxsize=4)
@@ -241,9 +241,9 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
     The end mark is searched in the token ids: to load a tokenizer takes seconds, in which an engine's last rows would
     wait. The text is encoded again only where the mark is written in other tokens than `think_end_ids`.
     """
-    whole = with_our_marks(begin + text)
-    thinking = thinking_of(whole)
-    if not thinking or thinking_is_open(whole):
+    marked = with_our_marks(begin + text)
+    thinking = thinking_of(marked)
+    if not thinking or thinking_is_open(marked):
         return len(tokens) if thinking else 0
     n, num_marks = len(think_end_ids), thinking.count(THINK_END)  # a thought may quote </think>, or hold a block
     for start in range(len(tokens) - n + 1):
@@ -266,8 +266,8 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
         carried = json.loads(row["carried"])
         timed = carried.keys() >= set(TIMES)
         text = "" if error else row["generated_text"]
-        begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some models write <think> again
-        begin = f"{THINK_BEGIN}\n" if begun else ""
+        is_begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some models write <think> again
+        begin = f"{THINK_BEGIN}\n" if is_begun else ""
         rows.append(carried | {
             "generated_text": "" if error else with_our_marks(begin + text),
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),

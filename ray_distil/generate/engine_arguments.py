@@ -90,5 +90,5 @@ DUMMY = "dummy"  # a `load_format` of random weights; all others load the same w
 def of_texts(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments that change texts."""
     is_dummy = engine_kwargs.get("load_format") == DUMMY
-    kept = {name: value for name, value in engine_kwargs.items() if name not in {*NAMES, "load_format"}}
-    return kept | ({"load_format": DUMMY} if is_dummy else {})
+    arguments = {name: value for name, value in engine_kwargs.items() if name not in {*NAMES, "load_format"}}
+    return arguments | ({"load_format": DUMMY} if is_dummy else {})

@@ -17,7 +17,7 @@ Date = Callable[[], str] | None
 
 def teachers(config: StagesConfig, models: dict[str, str], date: Date = None) -> dict[str, Generator]:
     """Name -> the teacher, without those whose responses are imported."""
-    named = config.teachers.given if config.teachers is not None else {}
+    sections = config.teachers.given if config.teachers is not None else {}
     return {
         name: Generator(
             section,
@@ -31,7 +31,7 @@ def teachers(config: StagesConfig, models: dict[str, str], date: Date = None) ->
             split="train",
             date=date,
         )
-        for name, teacher in named.items()
+        for name, teacher in sections.items()
         if (backend := teacher.engine or teacher.endpoint) and (section := f"teachers.{name}") in models
     }
 
@@ -67,7 +67,7 @@ def evaluated(
 
     backend_section = "evaluation"
     if model.endpoint is not None:
-        index = [other.name for other in evaluation.models].index(model.name)
+        index = [candidate.name for candidate in evaluation.models].index(model.name)
         backend_section = f"evaluation.models.{index}"
     elif model.model_source == TRAINED and training is not None and evaluation.engine is not None:
         prompt = training.system_prompt if prompt is None else prompt
@@ -94,15 +94,15 @@ def source_key(config: StagesConfig, model: EvaluatedModel) -> str:
     """The key of `models` that has a compared model; of the run's student, the model that it is trained from."""
     if model.model_source == TRAINED:
         return "training.student"
-    index = [other.name for other in config.evaluation.models].index(model.name)
+    index = [candidate.name for candidate in config.evaluation.models].index(model.name)
     return f"evaluation.models.{index}.model_source"
 
 
 def generators(config: StagesConfig, models: dict[str, str], date: Date = None) -> Iterator[Generator]:
     """All generators of a configuration. The untrained student stands for the trained one."""
     yield from teachers(config, models, date).values()
-    if (one := rewriter(config, models, date)) is not None:
-        yield one
+    if (long2short_rewriter := rewriter(config, models, date)) is not None:
+        yield long2short_rewriter
     for model in config.evaluation.models:
         key = source_key(config, model)
         for benchmark in config.evaluation.benchmarks if key in models else ():

@@ -102,5 +102,5 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _seconds(given: float) -> float | None:
-    return max(0.0, given) if math.isfinite(given) else None
+def _seconds(number: float) -> float | None:
+    return max(0.0, number) if math.isfinite(number) else None

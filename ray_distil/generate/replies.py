@@ -74,8 +74,8 @@ class Reply:
     def _take(self, choice: dict[str, Any]) -> None:
         message = next((choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {})
         thought, content = _texts_of(message.get("content"))
-        apart = next((text for key in REASONING_FIELDS if (text := _reasoning_of(message.get(key)))), "")
-        self.reasoning.append(apart or thought)
+        separate_reasoning = next((text for key in REASONING_FIELDS if (text := _reasoning_of(message.get(key)))), "")
+        self.reasoning.append(separate_reasoning or thought)
         self.content.append(content)
         reason = choice.get("finish_reason")
         self.finish_reason = str(reason) if reason else self.finish_reason
@@ -126,12 +126,12 @@ def words_of(sent: Any) -> str:
             parsed = None
         if isinstance(parsed, dict | list):
             return words_of(parsed)
-    found = _message_in(sent)
-    if not found:
-        found = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False, default=str)
-    if found.lstrip()[:1] == "<" and (stripped := _HTML.sub(" ", found).split()):
+    message = _message_in(sent)
+    if not message:
+        message = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False, default=str)
+    if message.lstrip()[:1] == "<" and (stripped := _HTML.sub(" ", message).split()):
         return f"a page, {' '.join(stripped)[:200]!r}; does the base_url end in /v1?"
-    return whole(" ".join(found.split()))[:300]
+    return whole(" ".join(message.split()))[:300]
 
 
 def whole(text: str) -> str:
@@ -148,8 +148,8 @@ def _message_in(sent: Any, depth: int = 4) -> str:
     if depth == 0:
         return ""
     if isinstance(sent, list):
-        found = [text for one in sent[:3] if (text := one if isinstance(one, str) else _message_in(one, depth - 1))]
-        return "; ".join(found)
+        texts = [text for part in sent[:3] if (text := part if isinstance(part, str) else _message_in(part, depth - 1))]
+        return "; ".join(texts)
     if not isinstance(sent, dict):
         return ""
     for key in ("error", "message", "detail", "msg", "errors", "error_message", "title", "reason", "metadata"):
@@ -174,22 +174,22 @@ def _texts_of(content: Any) -> tuple[str, str]:
     return "".join(thought), "".join(answer)
 
 
-def _reasoning_of(given: Any, depth: int = 4) -> str:
+def _reasoning_of(field: Any, depth: int = 4) -> str:
     """The text of a field or part. Servers send it as a text, as a list of parts, or as an object that holds a text."""
-    if isinstance(given, str):
-        return given
-    if depth and isinstance(given, list):
-        return "".join(_reasoning_of(part, depth - 1) for part in given)
-    if depth and isinstance(given, dict):
-        held = (given.get(key) for key in ("text", "thinking", "reasoning", "content"))
-        return next((text for value in held if (text := _reasoning_of(value, depth - 1))), "")
+    if isinstance(field, str):
+        return field
+    if depth and isinstance(field, list):
+        return "".join(_reasoning_of(part, depth - 1) for part in field)
+    if depth and isinstance(field, dict):
+        fields = (field.get(key) for key in ("text", "thinking", "reasoning", "content"))
+        return next((text for value in fields if (text := _reasoning_of(value, depth - 1))), "")
     return ""
 
 
-def _count(given: Any) -> int:
+def _count(value: Any) -> int:
     """A number of tokens; 0 for a value that is no such number."""
     try:
-        number = int(given) if isinstance(given, int | float | str) and not isinstance(given, bool) else 0
+        number = int(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0
     except (ValueError, OverflowError):
         return 0
     return number if 0 <= number <= MOST_TOKENS else 0
@@ -197,8 +197,8 @@ def _count(given: Any) -> int:
 
 def _status(error: Any) -> int | None:
     """The HTTP status in an error object: gateways send such an object with status 200."""
-    given = [error.get(key) for key in ("code", "status", "status_code")] if isinstance(error, dict) else []
-    return next((number for value in given if (number := _count(value)) in range(400, 600)), None)
+    codes = [error.get(key) for key in ("code", "status", "status_code")] if isinstance(error, dict) else []
+    return next((number for value in codes if (number := _count(value)) in range(400, 600)), None)
 
 
 def _kind(sent: Any) -> str:

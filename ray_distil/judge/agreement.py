@@ -71,14 +71,14 @@ def _compare(answer: str, reference: str) -> Verdict:
             return _verdict(" ".join(answer.split()) == " ".join(reference.split()) != "")
     if len({bool(_OPEN.search(text)) for text in (answer, reference)}) == 2:
         return "different"  # 1, 2, 3, ... and 1, 2, 3
-    one, other = cleaned(stated(answer)), cleaned(stated(reference))
-    if not one or not other:
+    first, second = cleaned(stated(answer)), cleaned(stated(reference))
+    if not first or not second:
         return "different"
-    if _same_text(one, other):
+    if _same_text(first, second):
         return "equal"
-    if chosen := _same_choice(one, other):
-        return chosen
-    return _same_values(one, other)
+    if verdict := _same_choice(first, second):
+        return verdict
+    return _same_values(first, second)
 
 
 def _verdict(equal: bool) -> Verdict:
@@ -90,11 +90,11 @@ def stated(text: str) -> str:
     return extract_answer(text) or text
 
 
-def _same_text(one: str, other: str) -> bool:
+def _same_text(first: str, second: str) -> bool:
     """Whether two texts are equal. The case of letters matters only in formulas, where M and m are two variables."""
-    if _tight(one) == _tight(other):
+    if _tight(first) == _tight(second):
         return True
-    return not (is_formula(one) and is_formula(other)) and one.casefold() == other.casefold()
+    return not (is_formula(first) and is_formula(second)) and first.casefold() == second.casefold()
 
 
 def _tight(text: str) -> str:
@@ -104,50 +104,57 @@ def _tight(text: str) -> str:
     return text if not is_formula(text) or parts else text.replace(" ", "")
 
 
-def _same_choice(one: str, other: str) -> Verdict | None:
+def _same_choice(first: str, second: str) -> Verdict | None:
     """A verdict by letters of a multiple choice; None where they do not decide.
 
     E.g. C and "C) 12" are equal, "A. 5" and "B. 5" are different.
     """
-    bare = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (one, other)]
-    letters = [letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(bare, (one, other), strict=True)]
+    bare = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (first, second)]
+    letters = [
+        letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(bare, (first, second), strict=True)
+    ]
     if all(letters) and (any(bare) or letters[0] != letters[1]):
         return _verdict(letters[0] == letters[1])
     return None
 
 
-def _same_values(one: str, other: str) -> Verdict:
-    times = [_TIME.fullmatch(text) for text in (one, other)]
+def _same_values(first: str, second: str) -> Verdict:
+    times = [_TIME.fullmatch(text) for text in (first, second)]
     if any(times):
-        return _verdict(len({found and (found[1], found[2].lower()) for found in times}) == 1)
-    if any(_NAMES.search(text) for text in (one, other)) or len({bool(_MODULO.search(t)) for t in (one, other)}) == 2:
+        return _verdict(len({match and (match[1], match[2].lower()) for match in times}) == 1)
+    if (
+        any(_NAMES.search(text) for text in (first, second))
+        or len({bool(_MODULO.search(t)) for t in (first, second)}) == 2
+    ):
         return "different"  # formulas of points, and a modulus on one side only, need equal texts
-    if _DATE.fullmatch(one) or _DATE.fullmatch(other):
+    if _DATE.fullmatch(first) or _DATE.fullmatch(second):
         return "different"
-    if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((one, other), (other, one))):
+    if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in ((first, second), (second, first))):
         return "different"  # 10:1 is not 10
-    ratios = [[int(part) for part in text.split(":")] if _RATIO.fullmatch(text) else [] for text in (one, other)]
+    ratios = [[int(part) for part in text.split(":")] if _RATIO.fullmatch(text) else [] for text in (first, second)]
     if all(len(ratio) > 2 for ratio in ratios):
         return _verdict(_same_ratio(*ratios))
-    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_{}]", "", text) for text in (one, other)]
+    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_{}]", "", text) for text in (first, second)]
     if any(substances):
         return _verdict(substances[0] == substances[1])
-    matrices = [_MATRIX.fullmatch(text) for text in (one, other)]
+    matrices = [_MATRIX.fullmatch(text) for text in (first, second)]
     if all(matrices):
-        return _same_matrices(*(found[1] for found in matrices if found))
-    bases = [_in_base(text) for text in (one, other)]
+        return _same_matrices(*(match[1] for match in matrices if match))
+    bases = [_in_base(text) for text in (first, second)]
     if any(bases):
         return _verdict(bases[0] == bases[1])
-    lists = [_elements(text) for text in (one, other)]
-    if any(lists) and not any(_RELATION.search(text) for text in (one, other)):
+    lists = [_elements(text) for text in (first, second)]
+    if any(lists) and not any(_RELATION.search(text) for text in (first, second)):
         return _same_lists(*lists)
-    if any(_LEADING_RELATION.match(text) for text in (one, other)):
+    if any(_LEADING_RELATION.match(text) for text in (first, second)):
         return "different"  # at least 5, and 5
-    names = [found and found[1] for found in (_NAMED.match(text) for text in (one, other))]
+    names = [match and match[1] for match in (_NAMED.match(text) for text in (first, second))]
     single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
-    if single and names[0] != names[1] and str(names[0]) not in other and str(names[1]) not in one:
+    if single and names[0] != names[1] and str(names[0]) not in second and str(names[1]) not in first:
         return "different"  # x = 5 and y = 5; not a = b and b = a, which math-verify compares
-    (value, unit), (expected, expected_unit) = _with_symbols(*(split_unit(_right_side(text)) for text in (one, other)))
+    (value, unit), (expected, expected_unit) = _with_symbols(
+        *(split_unit(_right_side(text)) for text in (first, second))
+    )
     numbers = exact_value(value), exact_value(expected)
     if numbers[0] is not None and numbers[1] is not None:
         if {unit, expected_unit} == {"percent", ""}:
@@ -160,39 +167,41 @@ def _same_values(one: str, other: str) -> Verdict:
     if not units_agree(unit, expected_unit):
         return "different"
     if unit or expected_unit:
-        one, other = value, expected
-        if _same_text(one, other):
+        first, second = value, expected
+        if _same_text(first, second):
             return "equal"
-    if one.casefold() == other.casefold():  # in a formula, R and r are two variables; a letter alone may be M or m
-        return _verdict(bool(re.fullmatch(r"[A-Za-z]\)?|0x[0-9A-Fa-f]+", one)))
-    if not all(is_formula(text) or exact_value(text) is not None for text in (one, other)):
+    if first.casefold() == second.casefold():  # in a formula, R and r are two variables; a letter alone may be M or m
+        return _verdict(bool(re.fullmatch(r"[A-Za-z]\)?|0x[0-9A-Fa-f]+", first)))
+    if not all(is_formula(text) or exact_value(text) is not None for text in (first, second)):
         return "different"
-    return math_process.compare(*(_DECIMAL.sub(_as_fraction, text) for text in (one, other)))
+    return math_process.compare(*(_DECIMAL.sub(_as_fraction, text) for text in (first, second)))
 
 
-def _same_ratio(one: list[int], other: list[int]) -> bool:
+def _same_ratio(first: list[int], second: list[int]) -> bool:
     """Whether two ratios are the same, as 1:2:3 and 2:4:6 are: by the products of parts, crosswise."""
-    return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
+    return len(first) == len(second) and all(a * second[0] == b * first[0] for a, b in zip(first, second, strict=True))
 
 
-def _as_fraction(found: "re.Match[str]") -> str:
+def _as_fraction(match: "re.Match[str]") -> str:
     """A decimal number as a fraction: sympy would read the decimal as a floating point number, which is not exact."""
-    value = Fraction(found[1])
+    value = Fraction(match[1])
     return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})"
 
 
-def _with_symbols(one: tuple[str, str], other: tuple[str, str]) -> list[tuple[str, str]]:
+def _with_symbols(first: tuple[str, str], second: tuple[str, str]) -> list[tuple[str, str]]:
     """Values and units. A letter behind a number (5g) counts as a unit only where the other side has that unit."""
-    made = []
-    for (value, unit), (_, expected) in ((one, other), (other, one)):
-        found = _SYMBOL.fullmatch(value) if not unit and expected else None
-        is_unit = found is not None and UNITS[found[2]] == expected
-        made.append((found[1], expected) if found is not None and is_unit else (value, unit))
-    return made
+    pairs = []
+    for (value, unit), (_, expected) in ((first, second), (second, first)):
+        match = _SYMBOL.fullmatch(value) if not unit and expected else None
+        is_unit = match is not None and UNITS[match[2]] == expected
+        pairs.append((match[1], expected) if match is not None and is_unit else (value, unit))
+    return pairs
 
 
-def _same_matrices(one: str, other: str) -> Verdict:
-    rows = [[row.split("&") for row in re.split(r"\\\\", inner.strip().removesuffix("\\\\"))] for inner in (one, other)]
+def _same_matrices(first: str, second: str) -> Verdict:
+    rows = [
+        [row.split("&") for row in re.split(r"\\\\", inner.strip().removesuffix("\\\\"))] for inner in (first, second)
+    ]
     if [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
         return "different"
     pairs = zip((cell for row in rows[0] for cell in row), (cell for row in rows[1] for cell in row), strict=True)
@@ -215,28 +224,26 @@ def is_formula(text: str) -> bool:
 
 def _right_side(text: str) -> str:
     """The value of a named result or a calculation: 5 of "x = 5", 50 of "10 * 5 = 50". Other texts are unchanged."""
-    if found := _NAMED.match(text):
-        rest = text[found.end() :]
+    if match := _NAMED.match(text):
+        rest = text[match.end() :]
         return rest if "=" not in rest else text
-    before, mark, behind = text.rpartition("=")
+    left, mark, right = text.rpartition("=")
     return (
-        behind.strip()
-        if mark and not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|frac|div)", "", before))
-        else text
+        right.strip() if mark and not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|frac|div)", "", left)) else text
     )
 
 
 def _in_base(text: str) -> tuple[str, str] | None:
     """`(digits, base)` of a number such as 52_8 or "52 base 8"; None for any other text."""
     text = _IN_BASE.sub(r"_{\1}", text)
-    found = _BASE.fullmatch(text)
-    return (found[1].lstrip("0"), _BASES.get(found[2], found[2])) if found else None
+    match = _BASE.fullmatch(text)
+    return (match[1].lstrip("0"), _BASES.get(match[2], match[2])) if match else None
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
     r"""`(brackets, elements)` of a list, pair, set or interval; brackets may be "". None for other texts."""
-    if found := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
-        return "", [f"{found[1]}{sign}{found[2]}" for sign in "+-"]
+    if match := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
+        return "", [f"{match[1]}{sign}{match[2]}" for sign in "+-"]
     brackets, inner = "", text
     pair = re.fullmatch(r"(\(|\[|\\?\{)(.*?)(\)|\]|\\?\})", text, re.DOTALL)
     if pair and _closes_last(text):
@@ -255,27 +262,27 @@ def _closes_last(text: str) -> bool:
     return False
 
 
-def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] | None) -> Verdict:
+def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str]] | None) -> Verdict:
     """Compare two lists element by element. Sets, and lists of formulas without brackets, may be in any order."""
-    if one is None or other is None or len(one[1]) != len(other[1]) or len(one[1]) > MOST_ELEMENTS:
+    if first is None or second is None or len(first[1]) != len(second[1]) or len(first[1]) > MOST_ELEMENTS:
         return "different"
     free = {"", "\\{\\}"}
-    for bare, tuple_ in ((one, other), (other, one)):  # x=3,y=4 and (3,4)
-        named = [_NAMED.match(element) for element in bare[1]]
+    for bare, tuple_ in ((first, second), (second, first)):  # x=3,y=4 and (3,4)
+        assignments = [_NAMED.match(element) for element in bare[1]]
         if (
             bare[0] == ""
             and tuple_[0] == "()"
-            and all(named)
-            and len({found[1] for found in named if found}) == len(named)
+            and all(assignments)
+            and len({name_match[1] for name_match in assignments if name_match}) == len(assignments)
         ):
-            one, other = ("()", [e[f.end() :] for e, f in zip(bare[1], named, strict=True) if f]), tuple_
-    if one[0] != other[0] and not {one[0], other[0]} <= free:
+            first, second = ("()", [e[f.end() :] for e, f in zip(bare[1], assignments, strict=True) if f]), tuple_
+    if first[0] != second[0] and not {first[0], second[0]} <= free:
         return "different"
-    if not (one[0] in free and all(is_formula(e) or exact_value(e) is not None for e in other[1])):
-        verdicts = [_element(a, b) for a, b in zip(one[1], other[1], strict=True)]
+    if not (first[0] in free and all(is_formula(e) or exact_value(e) is not None for e in second[1])):
+        verdicts = [_element(a, b) for a, b in zip(first[1], second[1], strict=True)]
         return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
-    left = list(other[1])
-    for element in one[1]:
+    left = list(second[1])
+    for element in first[1]:
         match = next((k for k, e in enumerate(left) if _element(element, e) == "equal"), None)
         if match is None:
             return "different"
@@ -283,5 +290,5 @@ def _same_lists(one: tuple[str, list[str]] | None, other: tuple[str, list[str]] 
     return "equal"
 
 
-def _element(one: str, other: str) -> Verdict:
-    return "equal" if _same_text(one, other) else _same_values(one, other)
+def _element(first: str, second: str) -> Verdict:
+    return "equal" if _same_text(first, second) else _same_values(first, second)

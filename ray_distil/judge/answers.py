@@ -72,7 +72,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
-    return max(pattern.finditer(text), key=lambda found: found.start(), default=None)
+    return max(pattern.finditer(text), key=lambda match: match.start(), default=None)
 
 
 def _last_tagged(text: str, start: int) -> str:
@@ -97,57 +97,57 @@ def statements(text: str) -> list[str]:
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Begin, end and content of each box that is not empty."""
-    held: list[tuple[int, int, str]] = []
+    boxes: list[tuple[int, int, str]] = []
     position = 0
-    while found := _BOX.search(text, position):
-        position = found.end()
-        if found[1] is None:
-            held.append((found.start(), found.end(), found[2]))
+    while match := _BOX.search(text, position):
+        position = match.end()
+        if match[1] is None:
+            boxes.append((match.start(), match.end(), match[2]))
             continue
-        end = _closing_brace(text, found.end())
+        end = _closing_brace(text, match.end())
         if end is None:  # the box is left open, and so is every later one
             break
-        if content := text[found.end() : end].strip():
-            held.append((found.start(), end + 1, content))
-        position = found.end() if "\\boxed" in content else end + 1
-    return held
+        if content := text[match.end() : end].strip():
+            boxes.append((match.start(), end + 1, content))
+        position = match.end() if "\\boxed" in content else end + 1
+    return boxes
 
 
 def _last_boxes(text: str) -> tuple[str | None, int]:
     """`(content, end)` of the last box, or of the last boxes side by side ("5, 6"); (None, 0) without a box."""
-    held = _boxes(text)
-    if not held:
+    boxes = _boxes(text)
+    if not boxes:
         return None, 0
-    chosen = [held[-1]]
-    for box in reversed(held[:-1]):
-        between = text[box[1] : chosen[0][0]]
+    last = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        between = text[box[1] : last[0][0]]
         if len(between) > 40 or not between.strip() or not _BETWEEN.fullmatch(between):
             break
-        chosen.insert(0, box)
-    return ", ".join(dict.fromkeys(content for *_, content in chosen)), chosen[-1][1]
+        last.insert(0, box)
+    return ", ".join(dict.fromkeys(content for *_, content in last)), last[-1][1]
 
 
 def _closing_brace(text: str, start: int) -> int | None:
     """The position where the brace that opens right before `start` closes. Escaped braces, `\\{`, do not count."""
     depth = 1
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return found.start()
+            return match.start()
     return None
 
 
 def _stated(text: str, start: int, explicit: bool) -> str | None:
     """The answer of the last statement behind `start`. `explicit`: only an "Answer: X" that corrects a box counts."""
-    found = list(_KEY.finditer(text, start))
-    for key in reversed(found[-50:]):
+    keys = list(_KEY.finditer(text, start))
+    for key in reversed(keys[-50:]):
         if explicit and not (key["colon"] and _LEADS.fullmatch(_line_before(text, key.start()))):
             continue
         value = _value(text[key.end() : key.end() + WINDOW], heading=key["end"] is not None)
         if value:
             return value
-    chosen = _last(_CHOSEN, text[start:])
-    return chosen[1] if chosen else None
+    choice = _last(_CHOSEN, text[start:])
+    return choice[1] if choice else None
 
 
 def _line_before(text: str, position: int) -> str:
@@ -156,23 +156,23 @@ def _line_before(text: str, position: int) -> str:
     return text[start:position].rpartition("\n")[2]
 
 
-def _value(behind: str, heading: bool) -> str | None:
-    if heading and not re.match(r"[*_:#\s]*\n", behind):
+def _value(text: str, heading: bool) -> str | None:
+    if heading and not re.match(r"[*_:#\s]*\n", text):
         return None
-    if filler := _FILLER.match(behind):
-        behind = behind[filler.end() :]
-    behind = re.sub(r"^```\w*\n", "", behind.lstrip())
-    if mathematics := _MATHEMATICS.match(behind):
-        rest = behind[mathematics.end() :]
+    if filler := _FILLER.match(text):
+        text = text[filler.end() :]
+    text = re.sub(r"^```\w*\n", "", text.lstrip())
+    if mathematics := _MATHEMATICS.match(text):
+        rest = text[mathematics.end() :]
         if re.match(r"\s*(?:[.,;。，]|and\b|or\b|$|\n|[*_]|[A-Za-z])", rest) and not re.match(
             r"\s*(?:,|and|or)\s*\$", rest
         ):
             unit = re.match(r"[ ]?([A-Za-z]+)(?=[.,;\s]*$)", rest.split("\n")[0])
             return f"{next(g for g in mathematics.groups() if g).strip()}{' ' + unit[1] if unit else ''}".strip()
-    end = _SENTENCE_ENDS.search(behind)
-    value = behind[: end.start() if end else len(behind)]
-    before, mark, last = value.rpartition(": ")  # the answer must be negative: -5
-    if mark and re.match(r"[A-Za-z]{2}", before) and re.search(r"\d", last):
+    end = _SENTENCE_ENDS.search(text)
+    value = text[: end.start() if end else len(text)]
+    label, mark, last = value.rpartition(": ")  # the answer must be negative: -5
+    if mark and re.match(r"[A-Za-z]{2}", label) and re.search(r"\d", last):
         value = last
     value = value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_ \"“”'‘’").strip()
     if re.search(r"\d!$", value):  # the ! ends the sentence: a factorial would stand between $ signs
@@ -183,7 +183,7 @@ def _value(behind: str, heading: bool) -> str | None:
 def _gsm8k(text: str) -> str | None:
     """The text behind `####` in the last line, if it is not a heading."""
     last = text.rstrip().rpartition("\n")[2].strip()
-    found = re.fullmatch(r"#### ?(\S.{0,80})", last)
-    if not found or re.match(r"[A-Za-z]{2}", found[1]) or len(found[1].split()) > 5:
+    match = re.fullmatch(r"#### ?(\S.{0,80})", last)
+    if not match or re.match(r"[A-Za-z]{2}", match[1]) or len(match[1].split()) > 5:
         return None
-    return found[1].strip()
+    return match[1].strip()

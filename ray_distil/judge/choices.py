@@ -45,14 +45,14 @@ def stated_letter(text: str, num_choices: int) -> str | None:
     "Answer: X" that begins with a letter.
     """
     text, letters = unicodedata.normalize("NFKC", text), ascii_uppercase[:num_choices]
-    whole = extract_answer(text)
-    candidates = [whole] if whole is not None else []
+    answer = extract_answer(text)
+    candidates = [answer] if answer is not None else []
     candidates += reversed(boxes(text))
     candidates += reversed(statements(text))
     for candidate in candidates:
-        found = letters_in(candidate, letters)
-        if found:
-            return found[0] if len(found) == 1 else None
+        stated = letters_in(candidate, letters)
+        if stated:
+            return stated[0] if len(stated) == 1 else None
     return None
 
 
@@ -66,8 +66,8 @@ def letters_in(stated: str, letters: str) -> list[str]:
         first = re.match(r"([A-Z])(?=\s*(?:[,;/&+、]|and\b|or\b|和|或)\s*[(\[]?[A-Z](?:$|[^\w]))", bare)
     if first is None or first[1] not in letters:
         return []
-    rest, found = bare[first.end(1) :].lstrip(" )]）."), [first[1]]
-    while (other := _ANOTHER.match(rest)) and other[1] in letters:
-        found.append(other[1])
-        rest = rest[other.end(1) :].lstrip(" )]）")
-    return list(dict.fromkeys(found))
+    rest, letters_stated = bare[first.end(1) :].lstrip(" )]）."), [first[1]]
+    while (next_letter := _ANOTHER.match(rest)) and next_letter[1] in letters:
+        letters_stated.append(next_letter[1])
+        rest = rest[next_letter.end(1) :].lstrip(" )]）")
+    return list(dict.fromkeys(letters_stated))

@@ -69,11 +69,11 @@ def shorter(row: Row) -> str | None:
 
     Tokens alone would not do: two tokenizers may have counted them. A row that is no rewrite passes.
     """
-    before, after = row.get("original_tokens"), row.get("rewritten_tokens")
+    original, rewritten = row.get("original_tokens"), row.get("rewritten_tokens")
     longest = row.get("original_characters")
     if longest is not None and len(row["reasoning"]) >= longest:
         return "not_shorter"
-    return None if before is None or after is None or after < before else "not_shorter"
+    return None if original is None or rewritten is None or rewritten < original else "not_shorter"
 
 
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
@@ -81,13 +81,13 @@ def first_reason(row: Row, names: Iterable[str]) -> str | None:
 
     Raises UserError for a name that is no gate: a row must not pass because its gate is missing.
     """
-    chosen = set(names)
-    if unknown := chosen - GATES.keys():
+    enabled = set(names)
+    if unknown := enabled - GATES.keys():
         raise UserError(
             f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
             "ray_distil/judge/gates.py anew: a gate that only the driver's program has registered is not there"
         )
-    return next((reason for name, passes in GATES.items() if name in chosen and (reason := passes(row))), None)
+    return next((reason for name, passes in GATES.items() if name in enabled and (reason := passes(row))), None)
 
 
 def against_source(rewrite: Row) -> Row:

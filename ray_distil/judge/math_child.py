@@ -16,15 +16,15 @@ POINTS = [-7, -3, -2, -1, -0.5, 0.25, 0.5, 1.5, 2, 3, 5, 11]  # where formulas w
 DIGITS = 40
 
 
-def same_numbers(one: Any, other: Any) -> bool | None:
+def same_numbers(first: Any, second: Any) -> bool | None:
     """Whether two numbers are equal; None where one of them has no value."""
     import sympy
 
     # sympy's `doit` never ends on a sum whose limit is no whole number.
-    exact = [side if side.has(sympy.Sum, sympy.Product) else side.doit() for side in (one, other)]
+    exact = [side if side.has(sympy.Sum, sympy.Product) else side.doit() for side in (first, second)]
     if all(value.is_Rational for value in exact):
         return bool(exact[0] == exact[1])
-    values = [sympy.N(expression, DIGITS, maxn=4 * DIGITS) for expression in (one, other)]
+    values = [sympy.N(expression, DIGITS, maxn=4 * DIGITS) for expression in (first, second)]
     if not all(value.is_number and value.is_finite for value in values):
         return None
     size = max(abs(value) for value in values)
@@ -32,25 +32,25 @@ def same_numbers(one: Any, other: Any) -> bool | None:
     return bool(size == 0 or abs(values[0] - values[1]) <= size * sympy.Float(10, DIGITS) ** (10 - DIGITS))
 
 
-def same_formulas(one: Any, other: Any) -> bool | None:
+def same_formulas(first: Any, second: Any) -> bool | None:
     """Whether two expressions have the same values at those of the POINTS where both are real. None where that does not
     decide: at a point only one is real, or fewer than 3 points are left.
     """
     import sympy
 
-    symbols = one.free_symbols | other.free_symbols
+    symbols = first.free_symbols | second.free_symbols
     if {symbol.name for symbol in symbols} == {"i"}:  # the imaginary unit, where there is no other letter
-        one, other = (side.subs(dict.fromkeys(symbols, sympy.I)) for side in (one, other))
+        first, second = (side.subs(dict.fromkeys(symbols, sympy.I)) for side in (first, second))
         symbols = set()
     if not symbols:
-        return same_numbers(one, other)
+        return same_numbers(first, second)
     compared = 0
     for shift in range(len(POINTS)):
         at = {
             symbol: sympy.nsimplify(POINTS[(shift + 5 * k) % len(POINTS)])
             for k, symbol in enumerate(sorted(symbols, key=str))
         }
-        values = [expression.subs(at) for expression in (one, other)]
+        values = [expression.subs(at) for expression in (first, second)]
         real = [sympy.N(value, DIGITS).is_real for value in values]
         if real != [True, True]:
             if real[0] != real[1]:
@@ -78,16 +78,16 @@ def is_whole(parsed: list[Any], text: str) -> bool:
     return {sign for sign in written.lower() if sign.isalpha()} - {"e", "i"} <= set(str(parsed[0]).lower())
 
 
-def is_multiple(one: Any, other: Any) -> bool:
+def is_multiple(first: Any, second: Any) -> bool:
     """Whether one expression is the other times a number that is not 0. So x - y = 1 and 2x - 2y = 2 agree."""
     import sympy
 
-    symbols = one.free_symbols | other.free_symbols
+    symbols = first.free_symbols | second.free_symbols
     at = {symbol: sympy.Rational(7 + 4 * k, 3 + k) for k, symbol in enumerate(sorted(symbols, key=str))}
-    values = [side.subs(at) for side in (one, other)]
+    values = [side.subs(at) for side in (first, second)]
     if any(same_numbers(value, sympy.Integer(0)) is not False for value in values):
-        return same_formulas(one, other) is True
-    return same_formulas(one * values[1], other * values[0]) is True
+        return same_formulas(first, second) is True
+    return same_formulas(first * values[1], second * values[0]) is True
 
 
 def apart(text: str) -> str:
@@ -113,17 +113,17 @@ def compare(answer: str, reference: str) -> str:
     for text in (reference, answer):
         read = next(
             (
-                made
+                parsed_form
                 for form in (text, apart(text), multiplied(text))
-                if is_whole(made := parse(f"${form}$", parsing_timeout=None), text)
+                if is_whole(parsed_form := parse(f"${form}$", parsing_timeout=None), text)
             ),
             None,
         )
         if read is None:
             return "unreadable"
         parsed.append(read)
-    expected, given = parsed
-    pair = (given[0], expected[0])
+    expected, stated = parsed
+    pair = (stated[0], expected[0])
     equations = [side for side in pair if isinstance(side, sympy.Eq)]
     if len(equations) == 1:
         (equation,) = equations
@@ -139,7 +139,7 @@ def compare(answer: str, reference: str) -> str:
     elif all(isinstance(side, sympy.MatrixBase) for side in pair):
         same = pair[0].shape == pair[1].shape and all(map(same_formulas, *pair))
     if same is None:
-        same = verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None)
+        same = verify(expected, stated, allow_set_relation_comp=True, timeout_seconds=None)
     return "equal" if same else "different"
 
 

@@ -35,9 +35,9 @@ class MathProcess:
         with self._lock:
             for _ in range(2):  # another process may have killed the child while it was idle
                 self._child = self._child or self._start()
-                told = self._ask(self._child, line)
-                if told in get_args(Verdict):
-                    return cast(Verdict, told)
+                verdict = self._ask(self._child, line)
+                if verdict in get_args(Verdict):
+                    return cast(Verdict, verdict)
                 if self._end() == -signal.SIGPROF:  # the kernel ended it, at its time limit
                     break
         return "timeout"
@@ -74,8 +74,8 @@ class MathProcess:
     def _read(self, child: "subprocess.Popen[str]") -> str:
         """The child's next line; "" where the child has ended, or writes nothing in WAIT_SECONDS."""
         assert child.stdout is not None
-        there, _, _ = select.select([child.stdout], [], [], WAIT_SECONDS)
-        return child.stdout.readline().strip() if there else ""
+        ready, _, _ = select.select([child.stdout], [], [], WAIT_SECONDS)
+        return child.stdout.readline().strip() if ready else ""
 
     def _end(self) -> int:
         """Kill the child; returns its exit code, which is negative for a signal."""

@@ -42,7 +42,7 @@ UNITS = {name: group.split()[0] for group in _SPELLINGS.replace("\n", "").split(
 
 def ungrouped(text: str) -> str:
     """The text with 1000 for 1,000; commas between other digits stay."""
-    return _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
+    return _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
 
 
 def parts_of(text: str) -> list[str]:
@@ -69,20 +69,20 @@ def exact_value(text: str) -> Fraction | None:
 
 
 def _unsigned(text: str) -> Fraction | None:
-    if found := _MIXED.fullmatch(text):
-        whole, *parts = (int(part) for part in found.groups() if part is not None)
-        return whole + Fraction(*parts) if parts[1] else None
+    if match := _MIXED.fullmatch(text):
+        integer, *parts = (int(part) for part in match.groups() if part is not None)
+        return integer + Fraction(*parts) if parts[1] else None
     squeezed = text.replace(" ", "") if re.search(r"[x*/\\^]", text) else text
-    if found := _RATIO.fullmatch(squeezed) or _LATEX_RATIO.fullmatch(squeezed):
-        above, below = (Fraction(part) for part in found.groups())
+    if match := _RATIO.fullmatch(squeezed) or _LATEX_RATIO.fullmatch(squeezed):
+        above, below = (Fraction(part) for part in match.groups())
         return above / below if below else None
-    if found := _DECIMAL.fullmatch(squeezed):
-        exponent = int(found[2] or found[3] or 0)
-        return Fraction(found[1]) * Fraction(10) ** exponent if abs(exponent) <= MOST_DIGITS else None
-    if found := _REPEATING.fullmatch(squeezed):
-        whole, digits, repeated = found.groups()
+    if match := _DECIMAL.fullmatch(squeezed):
+        exponent = int(match[2] or match[3] or 0)
+        return Fraction(match[1]) * Fraction(10) ** exponent if abs(exponent) <= MOST_DIGITS else None
+    if match := _REPEATING.fullmatch(squeezed):
+        integer, digits, repeated = match.groups()
         value = Fraction(int(repeated), 10 ** len(repeated) - 1) + int(digits or 0)
-        return int(whole or 0) + value / 10 ** len(digits)
+        return int(integer or 0) + value / 10 ** len(digits)
     return None
 
 
@@ -91,23 +91,25 @@ def split_unit(text: str) -> tuple[str, str]:
 
     Behind a plain number, any words are a unit: "12 red apples". Behind a formula, only a known unit is.
     """
-    if found := _CURRENCY.match(text):
-        value, noun = split_unit(text[found.end() :])
-        currency = UNITS[found[2].lower().rstrip(".")]
-        return found[1] + value, currency if noun in ("", currency) else f"{currency} {noun}"
+    if match := _CURRENCY.match(text):
+        value, noun = split_unit(text[match.end() :])
+        currency = UNITS[match[2].lower().rstrip(".")]
+        return match[1] + value, currency if noun in ("", currency) else f"{currency} {noun}"
     if text.endswith("%") and len(text) > 1:
         return text[:-1].strip(), "percent"
-    if (found := _GLUED.match(text)) and _POWER.sub("", found[2]) in UNITS:
-        return found[1], _unit(found[2])
+    if (match := _GLUED.match(text)) and _POWER.sub("", match[2]) in UNITS:
+        return match[1], _unit(match[2])
     words = text.split(" ")
     if len(words) > 1 and words[1] in MULTIPLIERS and (number := exact_value(words[0])) is not None:
         number *= MULTIPLIERS[words[1]]
         return split_unit(" ".join([str(number), *words[2:]]))
     for start in range(1, len(words)):
-        value, behind = " ".join(words[:start]), words[start:]
-        known = _are_known(behind)
-        if known or (exact_value(value) is not None and all(_WORD.fullmatch(word.strip(".,")) for word in behind)):
-            return value, _unit(" ".join(behind))
+        value, unit_words = " ".join(words[:start]), words[start:]
+        are_units = _are_known(unit_words)
+        if are_units or (
+            exact_value(value) is not None and all(_WORD.fullmatch(word.strip(".,")) for word in unit_words)
+        ):
+            return value, _unit(" ".join(unit_words))
     return text, ""
 
 
@@ -125,31 +127,31 @@ def _unit(text: str) -> str:
     text = re.sub(r" squared\b", "^2", re.sub(r" cubed\b", "^3", text))
     text = re.sub(r" (?:per|an?) ", "/", text.replace("{", "").replace("}", ""))
 
-    def name(found: "re.Match[str]") -> str:
+    def name(match: "re.Match[str]") -> str:
         # In a short symbol the case matters: mW is not MW. It does not in Km and KM.
-        symbol = found[0]
+        symbol = match[0]
         is_plain = len(symbol) > 3 or symbol.isupper() or symbol[0] == "K"
         return UNITS.get(symbol) or (UNITS.get(symbol.lower()) or symbol.lower() if is_plain else symbol)
 
     return re.sub(r"[A-Za-z$%€£¥₹]+", name, text).strip(" .,")
 
 
-def units_agree(one: str, other: str) -> bool:
+def units_agree(first: str, second: str) -> bool:
     """Whether two units may be the same. A missing unit agrees with any other.
 
     Plain nouns agree if their last words are the same and one has all words of the other.
     """
-    if not one or not other or one == other:
+    if not first or not second or first == second:
         return True
-    if "percent" in (one, other):
+    if "percent" in (first, second):
         return False
-    (currency, _, noun), (other_currency, _, other_noun) = one.partition(" "), other.partition(" ")
+    (currency, _, noun), (other_currency, _, other_noun) = first.partition(" "), second.partition(" ")
     if currency == other_currency and currency in UNITS.values():  # $12 and $12 profit
         return not (noun and other_noun) or _singular(noun.split()[-1]) == _singular(other_noun.split()[-1])
-    if {_POWER.sub("", part) for unit in (one, other) for part in unit.split("/")} & set(UNITS.values()):
+    if {_POWER.sub("", part) for unit in (first, second) for part in unit.split("/")} & set(UNITS.values()):
         return False
-    words = [{_singular(word) for word in unit.split()} for unit in (one, other)]
-    same_last = _singular(one.split()[-1]) == _singular(other.split()[-1])
+    words = [{_singular(word) for word in unit.split()} for unit in (first, second)]
+    same_last = _singular(first.split()[-1]) == _singular(second.split()[-1])
     return same_last and (words[0] <= words[1] or words[1] <= words[0])  # red apples are apples, and no green ones
 
 

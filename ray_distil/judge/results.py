@@ -89,15 +89,15 @@ def last_expression(line: str) -> str | None:
     line = re.sub(r"(?<=[A-Za-z])\$\^\{?(\d)\}?\$", r"^\1", line)  # cm$^2$
     line = re.sub(r"(?<=[\d}])(?:\\[,;])+(?=\\(?:text|math))", " ", line)  # 5\,\mathrm{m/s}
     line = re.sub(r"(?<=\d)\s\(\d[\d.]*\s?\\?%\)(?=\s?\.?$)", "", line)  # 0.5 (50%)
-    if found := _WHOLE.search(line):
-        return next(group for group in found.groups() if group)
+    if match := _WHOLE.search(line):
+        return next(group for group in match.groups() if group)
     while shorter := _REMARK.sub("", line) if _REMARK.search(line) else "":
         line = shorter
     segments: list[str] = []
 
-    def mask(found: "re.Match[str]") -> str:
-        segments.append(next(group for group in found.groups() if group is not None).strip())
-        return chr(0xE000 + len(segments) - 1) if len(segments) < 6000 else found[0]
+    def mask(match: "re.Match[str]") -> str:
+        segments.append(next(group for group in match.groups() if group is not None).strip())
+        return chr(0xE000 + len(segments) - 1) if len(segments) < 6000 else match[0]
 
     for run in reversed(_runs(_SEGMENT.sub(mask, line))):
         if result := _result(_unmask(run, segments), is_prose=run[:1] < "\ue000"):
@@ -107,12 +107,12 @@ def last_expression(line: str) -> str | None:
 
 def plain_signs(text: str) -> str:
     """The text with - in place of other minus signs, and ^2 in place of ²."""
-    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^" + found[0].translate(SUPERSCRIPTS), text)
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda match: "^" + match[0].translate(SUPERSCRIPTS), text)
     return re.sub(r"[−‑]|(?<!\d)–(?=[\d\\$(.])", "-", text)
 
 
 def _unmask(text: str, segments: list[str]) -> str:
-    return re.sub("[\ue000-\uf8ff]", lambda found: segments[ord(found[0]) - 0xE000], text)
+    return re.sub("[\ue000-\uf8ff]", lambda match: segments[ord(match[0]) - 0xE000], text)
 
 
 def _runs(line: str) -> list[str]:
@@ -144,29 +144,33 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     if token.lastgroup in ("segment", "number", "command", "sign"):
         return True
     if token.lastgroup == "comma":  # the comma of a list, with mathematics behind it, and not of a sentence
-        behind = position + 1
-        behind += behind < len(tokens) and tokens[behind][0] in ("and", "or")
-        return behind < len(tokens) and tokens[behind].lastgroup != "comma" and _is_mathematics(tokens, behind)
+        following = position + 1
+        following += following < len(tokens) and tokens[following][0] in ("and", "or")
+        return following < len(tokens) and tokens[following].lastgroup != "comma" and _is_mathematics(tokens, following)
     if token.lastgroup != "word":
         return False
     if token[0] in _WORDS_OF_MATH:
         return True
     if len(token[0]) > 3:
         return False
-    before = tokens[position - 1] if position else None
-    behind = tokens[position + 1] if position + 1 < len(tokens) else None
+    previous = tokens[position - 1] if position else None
+    following = tokens[position + 1] if position + 1 < len(tokens) else None
     if len(token[0]) == 1:
-        is_last = behind is None or (behind[0] in ".!" and position + 2 >= len(tokens))
-        if before is not None and before[0] in ("is", "choice", "option") and token[0].isupper() and is_last:
+        is_last = following is None or (following[0] in ".!" and position + 2 >= len(tokens))
+        if previous is not None and previous[0] in ("is", "choice", "option") and token[0].isupper() and is_last:
             return True  # the choice is B.
-    glued = before is not None and before.lastgroup == "number" and before.end() == token.start()
+    glued = previous is not None and previous.lastgroup == "number" and previous.end() == token.start()
     if len(token[0]) > 1 and not (glued and token[0] not in ("st", "nd", "rd", "th")):
         return False
     operators = set("+*/^_=<>≤≥≠×÷·±≈()|") | ({"-"} if len(token[0]) == 1 else set())
     return bool(
         glued
-        or (before is not None and before[0] in operators)
-        or (behind is not None and behind[0] in operators and not (behind[0] == "(" and behind.start() > token.end()))
+        or (previous is not None and previous[0] in operators)
+        or (
+            following is not None
+            and following[0] in operators
+            and not (following[0] == "(" and following.start() > token.end())
+        )
     )
 
 
@@ -194,7 +198,7 @@ def _result(run: str, is_prose: bool) -> str | None:
     if len(listed) > 1:
         assigned = [_ASSIGNMENT.fullmatch(element) for element in listed]
         if all(assigned) or not any("=" in element for element in listed[1:]):  # x = 3, y = 4; n = 5 or -5
-            values = [found[1] if found else element for found, element in zip(assigned, listed, strict=True)]
+            values = [match[1] if match else element for match, element in zip(assigned, listed, strict=True)]
             if "=" not in "".join(values):
                 return ", ".join(_trimmed(value, False) for value in values)
         run = listed[-1]

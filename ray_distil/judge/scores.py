@@ -45,10 +45,10 @@ def with_rejected(answers: pa.Table, rejected: list[dict[str, Any]]) -> pa.Table
         }
         for row in rejected
     ]
-    known = answers.select([name for name in COLUMNS if name in answers.column_names])
-    known = known.append_column(REJECTED, pa.array([False] * known.num_rows, pa.bool_()))
-    schema = pa.schema([pa.field(field.name, field.type) for field in known.schema])
-    return pa.concat_tables([known.cast(schema), pa.Table.from_pylist(lost, schema=schema)])
+    rows = answers.select([name for name in COLUMNS if name in answers.column_names])
+    rows = rows.append_column(REJECTED, pa.array([False] * rows.num_rows, pa.bool_()))
+    schema = pa.schema([pa.field(field.name, field.type) for field in rows.schema])
+    return pa.concat_tables([rows.cast(schema), pa.Table.from_pylist(lost, schema=schema)])
 
 
 def summary(answers: pa.Table) -> dict[str, Any]:
@@ -145,52 +145,52 @@ def _majority_of(votes: list[tuple[str, bool]]) -> float:
     is_right = dict(reversed(votes))
     groups: list[tuple[str, int]] = []  # (one answer of the group, votes)
     for answer, count in number.items():
-        same = next((k for k, (other, _) in enumerate(groups) if answers_agree(answer, other)), None)
+        same = next((k for k, (group_answer, _) in enumerate(groups) if answers_agree(answer, group_answer)), None)
         if same is None:
             groups.append((answer, count))
         else:
             groups[same] = (groups[same][0], groups[same][1] + count)
-    most = max((count for _, count in groups), default=0)
-    best = [is_right[answer] for answer, count in groups if count == most]
+    largest = max((count for _, count in groups), default=0)
+    best = [is_right[answer] for answer, count in groups if count == largest]
     return sum(best) / len(best) if best else 0.0
 
 
-def difference(one: pa.Table, other: pa.Table) -> dict[str, Any] | None:
-    """Accuracy of `one` minus that of `other` on their common problems: `difference`, `interval`, `problems`.
+def difference(first: pa.Table, second: pa.Table) -> dict[str, Any] | None:
+    """Accuracy of `first` minus that of `second` on their common problems: `difference`, `interval`, `problems`.
 
     Paired by problem. The interval is that of Agresti and Min (2005): it adds two problems, half of one in favour of
     each model and one without a difference, so it has a width also where the models never differ. None without a common
     problem.
     """
-    mine, theirs = _shares(one), _shares(other)
-    apart = np.array([share - theirs[problem] for problem, share in mine.items() if problem in theirs])
-    if not len(apart):
+    mine, theirs = _shares(first), _shares(second)
+    differences = np.array([share - theirs[problem] for problem, share in mine.items() if problem in theirs])
+    if not len(differences):
         return None
-    n = len(apart) + 2
-    mean = apart.sum() / n
-    spread = Z * sqrt((np.square(apart).sum() + 1) / n - mean**2) / sqrt(n)
+    n = len(differences) + 2
+    mean = differences.sum() / n
+    spread = Z * sqrt((np.square(differences).sum() + 1) / n - mean**2) / sqrt(n)
     interval = _rounded((max(-1.0, mean - spread), min(1.0, mean + spread)))
-    return {"difference": float(apart.mean()), "interval": interval, "problems": len(apart)}
+    return {"difference": float(differences.mean()), "interval": interval, "problems": len(differences)}
 
 
-def gain(one: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
-    """Mean tokens of the baseline divided by those of `one`, on their common problems: `gain`, `interval`, `problems`.
+def gain(model: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
+    """Mean tokens of the baseline divided by those of `model`, on their common problems: `gain`, `interval`, `problems`.
 
     The interval is from a bootstrap over the problems; each draw takes the same problems for both models. None without
-    a common problem, and where `one` has a problem with 0 tokens.
+    a common problem, and where `model` has a problem with 0 tokens.
     """
-    mine, theirs = _mean_tokens(one), _mean_tokens(baseline)
+    mine, theirs = _mean_tokens(model), _mean_tokens(baseline)
     both = sorted(mine.keys() & theirs.keys())
-    own, base = np.array([mine[p] for p in both]), np.array([theirs[p] for p in both])
-    if not len(both) or not own.all():
+    numbers, base = np.array([mine[p] for p in both]), np.array([theirs[p] for p in both])
+    if not len(both) or not numbers.all():
         return None
     draw = np.random.default_rng(SEED)
     ratios = []
     for _ in range(DRAWS):
-        chosen = draw.integers(0, len(both), len(both))
-        ratios.append(base[chosen].mean() / own[chosen].mean())
+        drawn = draw.integers(0, len(both), len(both))
+        ratios.append(base[drawn].mean() / numbers[drawn].mean())
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return {"gain": float(base.mean() / own.mean()), "interval": _rounded((low, high)), "problems": len(both)}
+    return {"gain": float(base.mean() / numbers.mean()), "interval": _rounded((low, high)), "problems": len(both)}
 
 
 def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
@@ -201,8 +201,8 @@ def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]
     base = next((model for model in models if model["name"] == baseline), {})
 
     def gain_of(model: dict[str, Any], figure: str) -> float | None:
-        reference, own = base.get(figure), model.get(figure)
-        return reference / own if reference and own else None
+        reference, value = base.get(figure), model.get(figure)
+        return reference / value if reference and value else None
 
     gains = {"speed_gain": "mean_tokens", "seconds_gain": "seconds"}
     return [
@@ -245,7 +245,7 @@ def _of_problems(answers: pa.Table, column: str) -> dict[str, float]:
     for name, value in zip(names, values.tolist(), strict=True):
         if value == value:  # not NaN
             sums.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in sums.items()}
+    return {name: sum(of_figure) / len(of_figure) for name, of_figure in sums.items()}
 
 
 def _shares(answers: pa.Table) -> dict[str, float]:
@@ -258,8 +258,8 @@ def _mean_tokens(answers: pa.Table) -> dict[str, float]:
 
 def _ks(num: Numbers) -> list[int]:
     """1, 2, 4, ... up to the smallest number of samples of a problem, and that number itself."""
-    most = int(num.min()) if len(num) else 0
-    return sorted({2**power for power in range(most.bit_length())} | ({most} if most else set()))
+    smallest = int(num.min()) if len(num) else 0
+    return sorted({2**power for power in range(smallest.bit_length())} | ({smallest} if smallest else set()))
 
 
 def _known(values: Numbers) -> Numbers:
@@ -283,16 +283,16 @@ def summarise(answers: pa.Table, rejected: list[dict[str, Any]], name: str, benc
 
     Where problems have categories, `categories` has the figures of each category.
     """
-    all_of_them = with_rejected(answers, rejected)
-    figures = summary(all_of_them)
-    told = {"name": name, "benchmark": benchmark, "num_rejected": len(rejected), **figures}
-    categories = dict(_by_category(all_of_them))
-    return told | ({"categories": categories} if categories else {})
+    all_answers = with_rejected(answers, rejected)
+    figures = summary(all_answers)
+    entry = {"name": name, "benchmark": benchmark, "num_rejected": len(rejected), **figures}
+    categories = dict(_by_category(all_answers))
+    return entry | ({"categories": categories} if categories else {})
 
 
 def _by_category(answers: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
     """The figures of each category, in the order of their names."""
-    shown = ("num_problems", "accuracy", "accuracy_interval", "completion_rate", "mean_tokens")
+    names = ("num_problems", "accuracy", "accuracy_interval", "completion_rate", "mean_tokens")
     for name in sorted(set(answers["category"].to_pylist()) - {None}) if "category" in answers.column_names else ():
         figures = summary(answers.filter(pa.compute.equal(answers["category"], name)))
-        yield name, {key: figures[key] for key in shown}
+        yield name, {key: figures[key] for key in names}

@@ -66,7 +66,7 @@ _REWRITES = [
 def cleaned(text: str) -> str:
     r"""An answer in one spelling: no mathematics marks, no bold, \frac for \dfrac, ^ for **, ASCII for other digits."""
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # 1½ is not 11/2
-    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda found: "^{" + found[0].translate(SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda match: "^{" + match[0].translate(SUPERSCRIPTS) + "}", text)
     text = unicodedata.normalize("NFKC", text)
     for sign, spelling in _SIGNS.items():
         text = text.replace(sign, spelling)
@@ -87,13 +87,13 @@ def _without_dollars(text: str) -> str:
     return re.sub(r"(?<!\\)\$", " ", text)
 
 
-def _keep_blank(found: "re.Match[str]") -> str:
+def _keep_blank(match: "re.Match[str]") -> str:
     """A sign without the blanks around it. A blank stays before an opening and behind a closing bracket (| counts as
     both), where it may separate two words or numbers.
     """
-    before, sign, behind = found[0].startswith(" "), found[1], found[0].endswith(" ")
-    if sign in "([{|" and before:
+    is_before, sign, is_behind = match[0].startswith(" "), match[1], match[0].endswith(" ")
+    if sign in "([{|" and is_before:
         return f" {sign}"
-    if sign in ")]}%!|" and behind:
+    if sign in ")]}%!|" and is_behind:
         return f"{sign} "
     return sign

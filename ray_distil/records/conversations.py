@@ -43,8 +43,8 @@ def instruction_of(record: dict[str, Any]) -> Any:
 
     Alpaca's `input` is appended to its `instruction`, after a line break.
     """
-    asked = record.get("instruction")
-    if asked is None:
+    instruction = record.get("instruction")
+    if instruction is None:
         turns = _turns(record)
         return turns[0]["content"] if turns else None
     if record.get("history"):
@@ -53,21 +53,21 @@ def instruction_of(record: dict[str, Any]) -> Any:
     if isinstance(system, str) and system.strip():
         raise BadRecord("system_turn", f"the system prompt {system[:100]!r}; see drop_system")
     data = record.get("input")
-    if not isinstance(asked, str) or data in (None, "", asked):
-        return asked
+    if not isinstance(instruction, str) or data in (None, "", instruction):
+        return instruction
     if not isinstance(data, str):
         raise BadRecord("bad_input", f"`input` is a {type(data).__name__}; expected text")
-    return f"{asked}\n{data}" if data.strip() else asked
+    return f"{instruction}\n{data}" if data.strip() else instruction
 
 
 def without_system(record: dict[str, Any]) -> dict[str, Any]:
     """The record without its system turns."""
-    kept = {name: value for name, value in record.items() if name != "system"}
+    rest = {name: value for name, value in record.items() if name != "system"}
     for name in ("messages", "conversations"):
         turns = record.get(name)
         if isinstance(turns, list):
-            kept[name] = [turn for turn in turns if not (isinstance(turn, dict) and _role(turn) == "system")]
-    return kept
+            rest[name] = [turn for turn in turns if not (isinstance(turn, dict) and _role(turn) == "system")]
+    return rest
 
 
 def responses_in(record: dict[str, Any]) -> list[str]:
@@ -76,7 +76,7 @@ def responses_in(record: dict[str, Any]) -> list[str]:
     if isinstance(answered, list):
         if not answered:
             raise BadRecord("bad_record", "`output` is an empty list")
-        return [text for one in _right_ones(answered, record) for text in responses_in({**record, "output": one})]
+        return [text for answer in _right_ones(answered, record) for text in responses_in({**record, "output": answer})]
     reasoning = _reasoning(record)
     if answered is None and (turns := _turns(record)[1:]):
         answered = turns[0]["content"]
@@ -89,18 +89,18 @@ def responses_in(record: dict[str, Any]) -> list[str]:
 
 def _right_ones(answered: list[Any], record: dict[str, Any]) -> list[Any]:
     """The correct responses, if `correctness` has a value for each; else all responses. Raises BadRecord for none."""
-    told = record.get("correctness")
-    if not isinstance(told, list) or len(told) != len(answered):
+    correctness = record.get("correctness")
+    if not isinstance(correctness, list) or len(correctness) != len(answered):
         return answered
-    right = [one for one, is_right in zip(answered, told, strict=True) if is_right is True]
+    right = [answer for answer, is_right in zip(answered, correctness, strict=True) if is_right is True]
     if not right:
         raise BadRecord("not_correct", f"none of {len(answered)} responses is correct, as the record says")
     return right
 
 
-def finish_reason_of(given: Any) -> str:
+def finish_reason_of(value: Any) -> str:
     """A finish_reason in our spelling: "stop", "length", or as it is given."""
-    return FINISHED.get(str(given).strip().lower().removeprefix("finish_reason_"), str(given))
+    return FINISHED.get(str(value).strip().lower().removeprefix("finish_reason_"), str(value))
 
 
 def _reasoning(holder: dict[str, Any]) -> Any:
@@ -125,13 +125,13 @@ def _role(turn: dict[str, Any]) -> Any:
 
 def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The user's turn, and the assistant's if it is there; [] for a record without a conversation."""
-    given = next((record[key] for key in ("messages", "conversations") if record.get(key) is not None), None)
-    if given is None:
+    conversation = next((record[key] for key in ("messages", "conversations") if record.get(key) is not None), None)
+    if conversation is None:
         return []
-    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
+    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
         raise BadRecord("bad_messages", "expected a list of objects with role and content")
     turns = []
-    for turn in given:
+    for turn in conversation:
         role = _role(turn)
         content = _text(next((turn[key] for key in ("content", "value") if turn.get(key) is not None), None))
         if not isinstance(role, str) or not isinstance(content, str | None):

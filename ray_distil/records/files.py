@@ -62,19 +62,21 @@ def choose(folder: Folder, split: str) -> Chosen:
     If no file's name tells a split, all files count. A file whose name tells none, beside others that do, counts as
     train. Files and folders whose names begin with _ or a dot are no data.
     """
-    found = [
+    data_files = [
         name
         for name in folder.files(recursive=True)
         if not any(part.startswith(("_", ".")) for part in name.split("/"))
     ]
-    data = [name for name in found if is_data(name)]
-    told = {name: SPLITS[parts[-1].lower()] for name in data if (parts := _SPLIT.findall(name))}
-    of_split = {name: told.get(name, "train") for name in data} if told else dict.fromkeys(data, split)
+    data = [name for name in data_files if is_data(name)]
+    splits = {name: SPLITS[parts[-1].lower()] for name in data if (parts := _SPLIT.findall(name))}
+    of_split = {name: splits.get(name, "train") for name in data} if splits else dict.fromkeys(data, split)
     files = [name for name in data if of_split[name] == SPLITS.get(split, split)]
-    return Chosen(files, [name for name in found if name not in files], sorted(set(of_split.values())) if told else [])
+    return Chosen(
+        files, [name for name in data_files if name not in files], sorted(set(of_split.values())) if splits else []
+    )
 
 
-def records_of(place: Folder, file: str, key: str, shown: str) -> Iterator[Any]:
+def records_of(place: Folder, file: str, key: str, label: str) -> Iterator[Any]:
     """The records of a file in folder `place`; if `file` is "", `place` is the file. Raises UserError, naming `key`."""
     filesystem, path = place.filesystem_and_path(file)
     hive = {name: unquote(value) for name, value in _HIVE.findall(file)}
@@ -88,9 +90,9 @@ def records_of(place: Folder, file: str, key: str, shown: str) -> Iterator[Any]:
             sample = data.read(SAMPLE_BYTES)
             # Arrow reads the file itself: its threads could still hold a file of Python when Python ends, and abort.
             again = _unpacked(filesystem.open_input_file(path), packed)
-            records = _csv(again, sample, key, shown, ".tsv" in path.lower())
+            records = _csv(again, sample, key, label, ".tsv" in path.lower())
         else:
-            records = _read(data, kind, key, shown)
+            records = _read(data, kind, key, label)
         for record in records:
             yield {**hive, **record} if hive and isinstance(record, dict) else record
 
@@ -106,16 +108,16 @@ def _format(name: str) -> str:
     return next((kind for ending, kind in FORMATS.items() if lower.endswith(ending)), "")
 
 
-def _read(stream: Any, kind: str, key: str, shown: str) -> Iterator[Any]:
+def _read(stream: Any, kind: str, key: str, label: str) -> Iterator[Any]:
     if kind == "parquet":
-        whole = stream if stream.seekable() else pa.BufferReader(stream.read_buffer())
-        for batch in pq.ParquetFile(whole).iter_batches(BATCH_ROWS):
+        source = stream if stream.seekable() else pa.BufferReader(stream.read_buffer())
+        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
             yield from map(plain, batch.to_pylist())
     else:
-        yield from _json(io.BufferedReader(stream), key, shown)
+        yield from _json(io.BufferedReader(stream), key, label)
 
 
-def _csv(stream: pa.NativeFile, sample: bytes, key: str, shown: str, tabs: bool) -> Iterator[dict[str, Any]]:
+def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool) -> Iterator[dict[str, Any]]:
     """Records of a CSV file that begins with `sample`. Every value is text, an empty one is null. Names of columns are
     stripped of blanks.
     """
@@ -136,7 +138,7 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, shown: str, tabs: bool)
     )
     names = [name.strip() for name in reader.schema.names]
     if len(set(names)) < len(names):
-        raise UserError(f"{key}: {shown}: two columns have one name in {names}; give each its own")
+        raise UserError(f"{key}: {label}: two columns have one name in {names}; give each its own")
     for batch in reader:
         for start in range(0, batch.num_rows, BATCH_ROWS):
             rows = batch.slice(start, BATCH_ROWS).to_pylist()
@@ -145,14 +147,14 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, shown: str, tabs: bool)
 
 def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
     """The records of a JSON list, or of JSON lines; one is in memory at a time."""
-    begun = []
+    first_bytes = []
     for line in stream:
-        begun.append(line)
+        first_bytes.append(line)
         if line.removeprefix(BYTE_ORDER_MARK).strip():
             break
-    if begun and begun[-1].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
+    if first_bytes and first_bytes[-1].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         try:
-            yield from Elements(iter(Texts(stream, b"".join(begun))))
+            yield from Elements(iter(Texts(stream, b"".join(first_bytes))))
         except UnicodeDecodeError as error:
             raise UserError(f"{key}: {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
         except json.JSONDecodeError as error:
@@ -163,7 +165,7 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
             raise UserError(f"{key}: {path}: {reason(error)}") from error
         return
     start = 0
-    for number, line in enumerate(itertools.chain(begun, stream), 1):
+    for number, line in enumerate(itertools.chain(first_bytes, stream), 1):
         text = _text(line, start, key, path)
         start += len(line)
         if text.strip():

@@ -17,8 +17,8 @@ _decode = json.JSONDecoder().raw_decode
 class Texts:
     """The pieces of text in a stream of UTF-8 bytes; a byte order mark is left out. `begun`: bytes read before."""
 
-    def __init__(self, stream: BinaryIO, begun: bytes = b"") -> None:
-        self._stream, self._begun, self._start = stream, begun, 0
+    def __init__(self, stream: BinaryIO, start: bytes = b"") -> None:
+        self._stream, self._begun, self._start = stream, start, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def __iter__(self) -> Iterator[str]:
@@ -67,9 +67,9 @@ class Elements:
         self._sign()
         return True
 
-    def _expect(self, sign: str, told: str) -> None:
+    def _expect(self, sign: str, message: str) -> None:
         if self._sign() != sign:
-            raise self._error(told, self._at)
+            raise self._error(message, self._at)
         self._at += 1
 
     def _sign(self) -> str:
@@ -104,7 +104,7 @@ class Elements:
         self._text, self._at = self._text[self._at :] + piece, 0
         return True
 
-    def _error(self, told: str, place: int) -> json.JSONDecodeError:
-        error = json.JSONDecodeError(told, self._text, place)
+    def _error(self, message: str, place: int) -> json.JSONDecodeError:
+        error = json.JSONDecodeError(message, self._text, place)
         error.lineno += self._lines
         return error

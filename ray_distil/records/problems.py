@@ -94,13 +94,13 @@ class Problems:
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in the schema `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD rows in a table."""
-        kept: Counter[str] = Counter()
+        num_kept: Counter[str] = Counter()
         for table in self._parts:
             if len(self._held_out):
                 is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
                 table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
             for split, limit in self._limits.items():
-                table = _limited(table, split, limit, kept)
+                table = _limited(table, split, limit, num_kept)
             yield table
 
     def to_pylist(self) -> list[Row]:
@@ -130,15 +130,15 @@ class Problems:
     def samples(self) -> dict[str, list[str]]:
         """Split -> texts of accepted rows, evenly spaced: NUM_SAMPLES to twice as many, or all of fewer rows."""
         taken: dict[str, list[str]] = {split: [] for split in SPLITS}
-        seen: Counter[str] = Counter()
+        num_seen: Counter[str] = Counter()
         for table in self.tables():
             for split in SPLITS:
                 texts = _usable(table, split)["instruction"]
                 step = max(1, self.facts.usable[split] // NUM_SAMPLES)
                 taken[split] += texts.take(
-                    pa.array(range(-seen[split] % step, len(texts), step), pa.int64())
+                    pa.array(range(-num_seen[split] % step, len(texts), step), pa.int64())
                 ).to_pylist()
-                seen[split] += len(texts)
+                num_seen[split] += len(texts)
         return taken
 
 
@@ -165,8 +165,8 @@ class StoredProblems:
         taken: dict[str, list[str]] = {split: [] for split in SPLITS}
         for table in self._artifact.tables(["split", "instruction"]):
             for split, texts in taken.items():
-                own = table.filter(pc.equal(table["split"], split))
-                texts += own["instruction"].slice(0, NUM_SAMPLES - len(texts)).to_pylist()
+                of_split = table.filter(pc.equal(table["split"], split))
+                texts += of_split["instruction"].slice(0, NUM_SAMPLES - len(texts)).to_pylist()
             if min(map(len, taken.values())) == NUM_SAMPLES:
                 break
         return taken
@@ -181,12 +181,12 @@ def _set(table: pa.Table, name: str, column: Any) -> pa.Table:
     return table.set_column(at, table.schema.field(at), column)
 
 
-def _limited(table: pa.Table, split: str, limit: Limit, kept: Counter[str]) -> pa.Table:
-    """The table; the split's rows beyond `limit` are rejected. `kept`: split -> accepted rows so far, updated here."""
+def _limited(table: pa.Table, split: str, limit: Limit, num_kept: Counter[str]) -> pa.Table:
+    """The table; the split's rows beyond `limit` are rejected. `num_kept`: split -> accepted rows so far, updated here."""
     is_of = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split))
-    number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + kept[split]
-    kept[split] = int(number[-1]) if len(number) else kept[split]
-    if limit.most is None or kept[split] <= limit.most:
+    number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + num_kept[split]
+    num_kept[split] = int(number[-1]) if len(number) else num_kept[split]
+    if limit.most is None or num_kept[split] <= limit.most:
         return table
     is_over = pc.and_(is_of, pa.array(number > limit.most))
     over = reject({}, "over_limit", f"{limit.key} is {limit.most}")
@@ -200,21 +200,21 @@ def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list
 
     Where an id is a hash of the text and its source, each text is looked up by its id in every source (`labels`).
     """
-    seen, number, given = SeenIds(), 0, iter(rows)
-    while part := list(islice(given, ROWS_PER_SHARD)):
+    seen_ids, number, remaining = SeenIds(), 0, iter(rows)
+    while part := list(islice(remaining, ROWS_PER_SHARD)):
         usable = [k for k, row in enumerate(part) if "instruction" in row]
         ids = {label: [_id_from(part[k], label) for k in usable] for label in labels}
-        before = {label: seen.contains(keys_of(ids[label])) for label in labels}
-        here = set[str]()
+        seen_before = {label: seen_ids.contains(keys_of(ids[label])) for label in labels}
+        new_ids = set[str]()
         for place, k in enumerate(usable):
             row = part[k]
-            first = (ids[label][place] for label in labels if before[label][place] or ids[label][place] in here)
+            first = (ids[label][place] for label in labels if seen_before[label][place] or ids[label][place] in new_ids)
             if same := next(first, None):
                 row_id = stable_id(row["instruction_id"], number + k + 1)
                 part[k] = reject(row, "duplicate", f"same text as {same}") | {"instruction_id": row_id}
             else:
-                here.add(row["instruction_id"])
-        seen.add(keys_of(list(here)))
+                new_ids.add(row["instruction_id"])
+        seen_ids.add(keys_of(list(new_ids)))
         number += len(part)
         yield part
 

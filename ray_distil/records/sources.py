@@ -72,27 +72,27 @@ def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
 
     Also raises UserError, after the last record, for a column of `columns` that no record has.
     """
-    seen: dict[str, None] = {}
+    columns_seen: dict[str, None] = {}
     is_empty = True
     for record in _read(source):
         is_empty = False
         if source.columns and isinstance(record, dict):
-            seen |= dict.fromkeys(record)
-            found = {ours: _look_up(record, theirs) for ours, theirs in source.columns.items()}
-            seen |= {source.columns[ours]: None for ours, value in found.items() if value is not None}
-            record = record | found
+            columns_seen |= dict.fromkeys(record)
+            renamed = {ours: _look_up(record, theirs) for ours, theirs in source.columns.items()}
+            columns_seen |= {source.columns[ours]: None for ours, value in renamed.items() if value is not None}
+            record = record | renamed
         yield without_system(record) if source.drop_system and isinstance(record, dict) else record
     if is_empty and may_be_empty:
         return
     if is_empty:
         raise UserError(f"{source.key}: {source.path!r} is empty; it needs at least one record")
     for ours, theirs in source.columns.items():
-        if theirs not in seen:
-            near = difflib.get_close_matches(theirs, seen, n=1, cutoff=0.5)
+        if theirs not in columns_seen:
+            near = difflib.get_close_matches(theirs, columns_seen, n=1, cutoff=0.5)
             raise UserError(
                 f"{source.key.rpartition('.')[0]}.columns.{ours}: no record of {source.path!r} has {theirs!r}; "
                 + (f"did you mean {near[0]!r}? " if near else "")
-                + f"There are: {', '.join(seen)}"
+                + f"There are: {', '.join(columns_seen)}"
             )
 
 
@@ -172,20 +172,20 @@ def _place(source: Source) -> tuple[Folder, bool]:
 def _files(source: Source, folder: Folder) -> list[str]:
     """The files of a folder that hold records of the split. Raises UserError without any."""
     with _told(source):
-        found = folder.files()
-        chosen = choose(folder, source.split)
-    if UNFINISHED in found and MANIFEST not in found:
+        files = folder.files()
+        chosen_files = choose(folder, source.split)
+    if UNFINISHED in files and MANIFEST not in files:
         raise UserError(f"{source.key}: {source.path!r} is an artifact of a run that is not complete; let that run end")
-    if not chosen.files and chosen.splits:
-        section, splits = source.key.rpartition(".")[0], ", ".join(map(repr, chosen.splits))
+    if not chosen_files.files and chosen_files.splits:
+        section, splits = source.key.rpartition(".")[0], ", ".join(map(repr, chosen_files.splits))
         raise UserError(
             f"{section}.{source.split_key}: {source.path!r} has no file of the split {source.split!r}; it has {splits}"
         )
-    if not chosen.files:
-        names = chosen.left_out
-        what = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "nothing"
-        raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(FORMATS)}; there is {what} in it")
-    return chosen.files
+    if not chosen_files.files:
+        names = chosen_files.left_out
+        present = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "nothing"
+        raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(FORMATS)}; there is {present} in it")
+    return chosen_files.files
 
 
 def left_out(source: Source) -> list[str]:

@@ -34,11 +34,11 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
     first = next(iter(variants))
     entries = []
     for benchmark in benchmarks:
-        whole = pa.concat_tables(_answers(variants[first], student, benchmark))
+        reference = pa.concat_tables(_answers(variants[first], student, benchmark))
         for name, runs in variants.items():
             tables = _answers(runs, student, benchmark)
-            own = pa.concat_tables(tables)
-            figures = scores.summary(own)
+            answers = pa.concat_tables(tables)
+            figures = scores.summary(answers)
             entries.append({
                 "benchmark": benchmark,
                 "without": name,
@@ -50,8 +50,8 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "by_seed": [scores.summary(table)["accuracy"] for table in tables],
                 "completion_rate": figures["completion_rate"],
                 "mean_tokens": figures["mean_tokens"],
-                "accuracy_beside_all": None if name == first else scores.difference(own, whole),
-                "tokens_beside_all": None if name == first else scores.gain(own, whole),
+                "accuracy_beside_all": None if name == first else scores.difference(answers, reference),
+                "tokens_beside_all": None if name == first else scores.gain(answers, reference),
             })  # fmt: skip
     return {"seeds": len(variants[first]), "checkpoint": _student_of(variants[first][0]), "variants": entries}
 
@@ -75,10 +75,10 @@ def _steps(run: Folder) -> int | None:
 def saved(run: Folder) -> dict[str, Any] | None:
     """The ablation of a run; None where there is none, or where it belongs to another student than the run's."""
     try:
-        told = dict(json.loads((run / "report").read_text(FILE)))
+        table = dict(json.loads((run / "report").read_text(FILE)))
     except FileNotFoundError:
         return None
-    return told if told["checkpoint"] == _student_of(run) else None
+    return table if table["checkpoint"] == _student_of(run) else None
 
 
 def _student_of(run: Folder) -> str | None:
@@ -86,31 +86,31 @@ def _student_of(run: Folder) -> str | None:
     return manifest.fingerprint if manifest is not None else None
 
 
-def table(told: dict[str, Any], benchmark: str) -> list[list[str]]:
+def table(ablation: dict[str, Any], benchmark: str) -> list[list[str]]:
     """The table of a benchmark, without its HEADER: one row for each variant."""
     rows = []
-    for one in told["variants"]:
-        if one["benchmark"] != benchmark:
+    for variant in ablation["variants"]:
+        if variant["benchmark"] != benchmark:
             continue
-        apart, gained = one["accuracy_beside_all"], one["tokens_beside_all"]
+        accuracy, gained = variant["accuracy_beside_all"], variant["tokens_beside_all"]
         rows.append([
-            one["without"] or "nothing",
-            shown(one["learnt"], "{:,}"),
-            shown(one.get("steps"), "{:,}"),
-            shown(one["accuracy"], "{:.1%}"),
-            interval(one["accuracy_interval"]),
-            ", ".join(shown(share, "{:.1%}") for share in one["by_seed"]),
-            _points(apart) if apart else DASH,
-            shown(one["mean_tokens"], "{:,.1f}"),
+            variant["without"] or "nothing",
+            shown(variant["learnt"], "{:,}"),
+            shown(variant.get("steps"), "{:,}"),
+            shown(variant["accuracy"], "{:.1%}"),
+            interval(variant["accuracy_interval"]),
+            ", ".join(shown(share, "{:.1%}") for share in variant["by_seed"]),
+            _points(accuracy) if accuracy else DASH,
+            shown(variant["mean_tokens"], "{:,.1f}"),
             _times(gained) if gained else DASH,
         ])  # fmt: skip
     return rows
 
 
-def _points(apart: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in apart["interval"])
-    seen = ", no difference seen" if low <= 0 <= high else ""
-    return f"{100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
+def _points(difference: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in difference["interval"])
+    remark = ", no difference seen" if low <= 0 <= high else ""
+    return f"{100 * difference['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){remark}"
 
 
 def _times(gained: dict[str, Any]) -> str:

@@ -33,16 +33,20 @@ def interval(bounds: list[float] | None) -> str:
 
 def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
     """A row for each model: its name, then the columns GROUP for each benchmark; a dash where it was not measured."""
-    named = {(model["name"], model["benchmark"]): model for model in models}
+    by_name = {(model["name"], model["benchmark"]): model for model in models}
     rows = []
     for name in dict.fromkeys(model["name"] for model in models):
         row = [name]
         for benchmark in benchmarks:
-            one = named.get((name, benchmark), {})
-            accuracy = shown(one.get("accuracy"), "{:.1%}")
-            bounds = one.get("accuracy_interval")
-            apart = f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})" if bounds else ""
-            row += [accuracy + apart, shown(one.get("mean_tokens"), "{:,.0f}"), shown(one.get("speed_gain"), "{:.1f}x")]
+            entry = by_name.get((name, benchmark), {})
+            accuracy = shown(entry.get("accuracy"), "{:.1%}")
+            bounds = entry.get("accuracy_interval")
+            interval = f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})" if bounds else ""
+            row += [
+                accuracy + interval,
+                shown(entry.get("mean_tokens"), "{:,.0f}"),
+                shown(entry.get("speed_gain"), "{:.1f}x"),
+            ]
         rows.append(row)
     return rows
 
@@ -57,14 +61,14 @@ def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[l
         return [], []
     rows = []
     for name in dict.fromkeys(model["name"] for model in models):
-        of_it = {model["benchmark"]: model for model in models if model["name"] == name}
-        tokens = [shown(of_it.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
-        rows.append([name, *tokens, _gains([of_it.get(b, {}).get("speed_gain") for b in ran])])
+        by_benchmark = {model["benchmark"]: model for model in models if model["name"] == name}
+        tokens = [shown(by_benchmark.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
+        rows.append([name, *tokens, _gains([by_benchmark.get(b, {}).get("speed_gain") for b in ran])])
     published: dict[str, dict[str, float]] = {}
-    for one in declared:
-        for figure in one.get("published", []):
-            if figure.get("tokens") and one["name"] in ran:
-                published.setdefault(figure["model"], {})[one["name"]] = figure["tokens"]
+    for declaration in declared:
+        for figure in declaration.get("published", []):
+            if figure.get("tokens") and declaration["name"] in ran:
+                published.setdefault(figure["model"], {})[declaration["name"]] = figure["tokens"]
     slowest = {b: max((tokens[b] for tokens in published.values() if b in tokens), default=None) for b in ran}
     for name, tokens in published.items():
         gains = [slowest[b] / tokens[b] if slowest[b] and b in tokens else None for b in ran]
@@ -122,7 +126,7 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
     engine = evaluation.get("engine") or {}
     scored = sorted({model["scored_by"] for model in models if model.get("scored_by")})
     engines = sorted({model["engine"] for model in models if model.get("engine")})
-    told = {
+    values = {
         "problems": "held out of the run's own instructions" if is_own else declared.get("path"),
         "limit": declared.get("limit") or "none",
         "prompt": prompt or "as the kind of answer has it",
@@ -134,14 +138,14 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
         "dtype": engine.get("engine_kwargs", {}).get("dtype", "the model's own"),
         "max_model_len": engine.get("engine_kwargs", {}).get("max_model_len", "the model's own"),
     }
-    return [(name, str(value)) for name, value in told.items()]
+    return [(name, str(value)) for name, value in values.items()]
 
 
 def differences(facts_of: dict[str, list[tuple[str, str]]]) -> list[str]:
     """A sentence for each fact that differs between runs. `facts_of`: name of a run -> its `facts`."""
-    told = []
+    lines = []
     for name in dict.fromkeys(name for facts in facts_of.values() for name, _ in facts):
         values = {run: dict(facts).get(name, DASH) for run, facts in facts_of.items()}
         if len(set(values.values())) > 1:
-            told.append(f"{name}: " + "; ".join(f"{run} {value!r}" for run, value in values.items()))
-    return told
+            lines.append(f"{name}: " + "; ".join(f"{run} {value!r}" for run, value in values.items()))
+    return lines

@@ -36,8 +36,8 @@ class Report:
 
     def of(self, benchmark: str | None) -> list[dict[str, Any]]:
         """The models on a benchmark; None: on the first."""
-        chosen = benchmark or next(iter(self.benchmarks), None)
-        return [model for model in self.models if model["benchmark"] == chosen]
+        name = benchmark or next(iter(self.benchmarks), None)
+        return [model for model in self.models if model["benchmark"] == name]
 
     @property
     def other(self) -> str | None:
@@ -68,14 +68,14 @@ class Report:
         rows = []
         for model in self.of(benchmark):
             spent = [shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
-            most = str(model.get("num_samples") or 0)
+            num_samples = str(model.get("num_samples") or 0)
             rows.append([
                 model["name"],
                 *spent,
                 shown(model.get("no_answer_rate"), "{:.1%}"),
-                most,
+                num_samples,
                 shown(model.get("majority"), "{:.1%}"),
-                shown(model.get("pass_at", {}).get(most), "{:.1%}"),
+                shown(model.get("pass_at", {}).get(num_samples), "{:.1%}"),
             ])  # fmt: skip
         return rows
 
@@ -96,9 +96,9 @@ class Report:
 
     def comparisons(self, benchmark: str | None = None) -> list[str]:
         """A sentence for each model that is compared with the baseline."""
-        of_it = self.of(benchmark)
-        told = [f"{m['name']} is of earlier settings: {m['earlier']}" for m in of_it if m.get("earlier")]
-        return told + [compared_sentence(m["name"], self.baseline, m["against"]) for m in of_it if m.get("against")]
+        models = self.of(benchmark)
+        lines = [f"{m['name']} is of earlier settings: {m['earlier']}" for m in models if m.get("earlier")]
+        return lines + [compared_sentence(m["name"], self.baseline, m["against"]) for m in models if m.get("against")]
 
     def stage_rows(self) -> list[list[str]]:
         rows = []
@@ -117,17 +117,17 @@ class Report:
 
 def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
     """E.g. "fast beside slow: accuracy +0.7 points (-1.2 to +2.6), no difference seen, on 300 problems; ..."."""
-    said = []
-    if apart := against["accuracy"]:
-        low, high = (100 * bound for bound in apart["interval"])
-        seen = ", no difference seen" if low <= 0 <= high else ""
-        points = f"accuracy {100 * apart['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){seen}"
-        said.append(f"{points}, on {apart['problems']:,} problems")
+    parts = []
+    if accuracy := against["accuracy"]:
+        low, high = (100 * bound for bound in accuracy["interval"])
+        remark = ", no difference seen" if low <= 0 <= high else ""
+        points = f"accuracy {100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){remark}"
+        parts.append(f"{points}, on {accuracy['problems']:,} problems")
     if gained := against["tokens"]:
         low, high = gained["interval"]
-        said.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
+        parts.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")
     return (
-        f"{name} beside {baseline}: {'; '.join(said)}" if said else f"{name} and {baseline} have no problem in common"
+        f"{name} beside {baseline}: {'; '.join(parts)}" if parts else f"{name} and {baseline} have no problem in common"
     )
 
 

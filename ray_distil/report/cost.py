@@ -76,7 +76,7 @@ def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles
 
     Engines and workers are those of the configuration with which the stage was made.
     """
-    found = []
+    stage_costs = []
     for stage in stages:
         if stage.artifact.partition("/")[0] not in COSTLY:
             continue
@@ -85,10 +85,10 @@ def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles
         except UserError:  # it is of another version of this package
             config = None
         if stage.artifact == "checkpoint":
-            found.append(_training_cost(stage, config))
+            stage_costs.append(_training_cost(stage, config))
         else:
-            found.append(_generating_cost(run_folder, stage, config))
-    return found
+            stage_costs.append(_generating_cost(run_folder, stage, config))
+    return stage_costs
 
 
 def _training_cost(stage: StageFiles, config: StagesConfig | None) -> Cost:

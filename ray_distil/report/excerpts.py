@@ -52,9 +52,9 @@ def answers(folder: Folder, columns: list[str]) -> pa.Table:
 
 def answers_and_rejects(folder: Folder, columns: list[str]) -> tuple[pa.Table, list[dict[str, Any]]]:
     """(these columns of a model's answers, the rows that were rejected)."""
-    known = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
+    answers = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
     rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
-    return known, [json.loads(text) for table in rejects for text in table["row"].to_pylist()]
+    return answers, [json.loads(text) for table in rejects for text in table["row"].to_pylist()]
 
 
 def first_rows(
@@ -68,21 +68,21 @@ def first_rows(
     key, place = columns[0], folder / inside if inside else folder
     manifest = read_manifest(folder)
     start = f"{inside}/" if inside else ""
-    chosen: dict[tuple[Any, ...], list[tuple[str, str, int]]] = {}  # kind -> (key, shard, row), the smallest keys
+    smallest: dict[tuple[Any, ...], list[tuple[str, str, int]]] = {}  # kind -> (key, shard, row), the smallest keys
     for shard in manifest.files if manifest else ():
         if not shard.startswith(f"{start}part-"):
             continue
         table = place.read_table(shard.removeprefix(start), [key, *by])
         kinds = zip(*(table[name].to_pylist() for name in by), strict=True) if by else [()] * table.num_rows
         for position, (value, kind) in enumerate(zip(table[key].to_pylist(), kinds, strict=True)):
-            found = chosen.setdefault(kind, [])
-            if len(found) < number or value < found[-1][0]:
-                chosen[kind] = sorted([*found, (value, shard.removeprefix(start), position)])[:number]
-    made = []
-    for kind in sorted(chosen):
-        for _, shard, position in chosen[kind]:
-            made += place.read_table(shard, columns).slice(position, 1).to_pylist()
-    return made
+            of_kind = smallest.setdefault(kind, [])
+            if len(of_kind) < number or value < of_kind[-1][0]:
+                smallest[kind] = sorted([*of_kind, (value, shard.removeprefix(start), position)])[:number]
+    rows = []
+    for kind in sorted(smallest):
+        for _, shard, position in smallest[kind]:
+            rows += place.read_table(shard, columns).slice(position, 1).to_pylist()
+    return rows
 
 
 def side_by_side(run: Folder, models: list[str], benchmark: str) -> list[dict[str, Any]]:
@@ -103,27 +103,27 @@ def rewritten(run: Folder) -> list[dict[str, Any]]:
     """The first rewrites: `instruction`, `before` and `after`, and the tokens of each."""
     columns = ["rewrite_id", "response_id", "instruction", "reasoning", "original_tokens", "rewritten_tokens"]
     first = first_rows(run / "rewrites", columns, NUM_SHOWN)
-    before = _reasonings(run / "responses", {row["response_id"] for row in first})
-    return [row | {"before": before.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
+    originals = _reasonings(run / "responses", {row["response_id"] for row in first})
+    return [row | {"before": originals.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
 
 
-def _reasonings(responses: Folder, wanted: set[str]) -> dict[str, str]:
+def _reasonings(responses: Folder, ids_wanted: set[str]) -> dict[str, str]:
     """Response id -> reasoning of the wanted responses; no other reasoning is kept in memory."""
     manifest = read_manifest(responses)
-    found: dict[str, str] = {}
-    for shard in manifest.files if manifest and wanted else ():
+    reasonings: dict[str, str] = {}
+    for shard in manifest.files if manifest and ids_wanted else ():
         if shard.startswith("part-"):
             ids = responses.read_table(shard, ["response_id"])["response_id"].to_pylist()
-            here = [position for position, row_id in enumerate(ids) if row_id in wanted]
-            texts = responses.read_table(shard, ["reasoning"])["reasoning"] if here else []
-            found |= {ids[position]: texts[position].as_py() for position in here}
-    return found
+            positions = [position for position, row_id in enumerate(ids) if row_id in ids_wanted]
+            texts = responses.read_table(shard, ["reasoning"])["reasoning"] if positions else []
+            reasonings |= {ids[position]: texts[position].as_py() for position in positions}
+    return reasonings
 
 
 def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:
     """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`."""
-    found = []
+    rows = []
     for artifact in artifacts:
         columns = ["id", "stage", "reason", "detail", "row"]
-        found += first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("stage", "reason"))
-    return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in found]
+        rows += first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("stage", "reason"))
+    return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in rows]

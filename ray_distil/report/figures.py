@@ -77,8 +77,8 @@ def accuracy_scatter(
         linestyle=(0, (4, 3)),
     )
     for model in models:
-        who, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
-        colour = SLOW if who == baseline else FAST if who == student else OTHER
+        label, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
+        colour = SLOW if label == baseline else FAST if label == student else OTHER
         if model.get("accuracy_interval"):
             low, high = (100 * bound for bound in model["accuracy_interval"])
             axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
@@ -88,7 +88,7 @@ def accuracy_scatter(
             "ha": "left" if right else "right",
             "xytext": (9 if right else -9, 9 if accuracy < 10 else -9),
         }
-        axes.annotate(who, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
+        axes.annotate(label, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
     axes.set_ylim(-5, 105)
     axes.set_xlim(0, 1.12 * longest + 1)
     return _svg(figure, name, "Accuracy against mean tokens")

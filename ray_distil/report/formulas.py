@@ -35,14 +35,14 @@ def rendered(text: str) -> Markup:
 
 def _parts(text: str) -> Iterator[Markup]:
     place = 0
-    while (found := _FORMULA.search(text, place)) is not None:
-        end, source = found.end(), found[0]
-        inner = next((found[name] for name in ("display", "bracket", "parenthesis", "dollar") if found[name]), None)
-        if found["boxed"]:
-            end = _end_of_braces(text, found.end())
-            source = inner = text[found.start() : end]
-        yield Markup(escape(text[place : found.start()], quote=False))
-        is_block = bool(found["display"] or found["bracket"])
+    while (match := _FORMULA.search(text, place)) is not None:
+        end, source = match.end(), match[0]
+        inner = next((match[name] for name in ("display", "bracket", "parenthesis", "dollar") if match[name]), None)
+        if match["boxed"]:
+            end = _end_of_braces(text, match.end())
+            source = inner = text[match.start() : end]
+        yield Markup(escape(text[place : match.start()], quote=False))
+        is_block = bool(match["display"] or match["bracket"])
         yield _math(inner or "", source, is_block)
         place = end
     yield Markup(escape(text[place:], quote=False))
@@ -65,12 +65,12 @@ def _math(formula: str, source: str, is_block: bool) -> Markup:
     if len(formula) > MOST_CHARACTERS or formula.count("{") != formula.count("}"):
         return written
     try:
-        made = convert_to_element(formula, display="block" if is_block else "inline")
+        element = convert_to_element(formula, display="block" if is_block else "inline")
     except Exception:  # noqa: BLE001  a model's text may raise errors of many types
         return written
-    _clean(made)
-    made.set("title", source)
-    return Markup(tostring(made, encoding="unicode", short_empty_elements=False))
+    _clean(element)
+    element.set("title", source)
+    return Markup(tostring(element, encoding="unicode", short_empty_elements=False))
 
 
 def _clean(element: Element) -> None:

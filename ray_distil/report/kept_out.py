@@ -16,12 +16,12 @@ def by_gate(rewrites: Manifest | None, examples: Manifest | None, gates: dict[st
     Both have `rows` and `tokens`; `tokens` is None where the tokens of the rejected rows were not counted. A row counts
     for the first gate that it fails. gates: name -> whether the gate is on.
     """
-    told = []
+    entries = []
     for name, on in gates.items():
         reasons = [reason for reason, gate in REASONS.items() if gate == name]
         sources = _sums(rewrites, [SOURCE + reason for reason in reasons])
-        told.append({"gate": name, "on": on, "sources": sources, "candidates": _sums(examples, reasons)})
-    return told if rewrites or examples else []
+        entries.append({"gate": name, "on": on, "sources": sources, "candidates": _sums(examples, reasons)})
+    return entries if rewrites or examples else []
 
 
 def _sums(manifest: Manifest | None, reasons: list[str]) -> dict[str, int | None]:
@@ -32,21 +32,23 @@ def _sums(manifest: Manifest | None, reasons: list[str]) -> dict[str, int | None
     return {"rows": rows, "tokens": tokens if tokens or not rows else None}
 
 
-def rows_of(told: list[dict[str, Any]]) -> list[list[str]]:
+def rows_of(entries: list[dict[str, Any]]) -> list[list[str]]:
     """The entries of `by_gate` as a table."""
     table = []
-    for one in told:
+    for entry in entries:
         cells = []
         for place in ("sources", "candidates"):
-            rows, tokens = one[place]["rows"], one[place]["tokens"]
-            cells += [f"{rows:,}", DASH if tokens is None else f"{tokens:,}"] if one["on"] else [DASH, DASH]
-        table.append([one["gate"] + ("" if one["on"] else " (off)"), *cells])
+            rows, tokens = entry[place]["rows"], entry[place]["tokens"]
+            cells += [f"{rows:,}", DASH if tokens is None else f"{tokens:,}"] if entry["on"] else [DASH, DASH]
+        table.append([entry["gate"] + ("" if entry["on"] else " (off)"), *cells])
     return table
 
 
 def rewriting(rewrites: Manifest | None) -> str:
     """E.g. "Rewriting made 41,003 tokens of 183,402: 22%, in 771 rewrites."; "" where tokens were not counted."""
-    before, after = (rewrites.summary.get(name) for name in ("tokens_before", "tokens_after")) if rewrites else (0, 0)
-    if rewrites is None or not before:
+    tokens_before, tokens_after = (
+        (rewrites.summary.get(name) for name in ("tokens_before", "tokens_after")) if rewrites else (0, 0)
+    )
+    if rewrites is None or not tokens_before:
         return ""
-    return f"Rewriting made {after:,} tokens of {before:,}: {after / before:.0%}, in {rewrites.rows_out:,} rewrites."
+    return f"Rewriting made {tokens_after:,} tokens of {tokens_before:,}: {tokens_after / tokens_before:.0%}, in {rewrites.rows_out:,} rewrites."

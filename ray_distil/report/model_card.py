@@ -63,11 +63,17 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
     ]
     for name in report.benchmarks:
         parts += [f"On {name}:", _table(benchmark_tables.MODEL_HEADER, report.model_rows(name))]
-        parts += ["\n".join(f"- {said}" for said in report.comparisons(name))]
+        parts += ["\n".join(f"- {comparison}" for comparison in report.comparisons(name))]
         facts = benchmark_tables.facts(declarations[name], configs[name], report.of(name))
         parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]
-    asked = training.get("system_prompt")
-    prompt = "that of its chat template, if it has one" if asked is None else repr(asked) if asked else "none"
+    system_prompt = training.get("system_prompt")
+    prompt = (
+        "that of its chat template, if it has one"
+        if system_prompt is None
+        else repr(system_prompt)
+        if system_prompt
+        else "none"
+    )
     parts += ["## Use", f"System prompt in training: {prompt}. Behind each instruction: {_suffix(saved)}."]
     if defaults := _of_the_template(saved, training):
         parts += [
@@ -82,26 +88,26 @@ def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dic
 
     results = []
     for name in report.benchmarks:
-        of_it = next((model for model in report.of(name) if model["name"] == report.student), None)
-        one = declarations.get(name, {})
-        path, _, revision = str(one.get("path") or "").partition("@")
+        figures = next((model for model in report.of(name) if model["name"] == report.student), None)
+        declaration = declarations.get(name, {})
+        path, _, revision = str(declaration.get("path") or "").partition("@")
         for figure, (title, scale) in FIGURES.items():
-            if of_it is not None and of_it[figure] is not None:
+            if figures is not None and figures[figure] is not None:
                 results.append(
                     EvalResult(
                         task_type="text-generation",
                         dataset_type=path.removeprefix(HUB) if path.startswith(HUB) else name,
                         dataset_name=name,
                         dataset_revision=revision or None,
-                        dataset_split=one.get("dataset_split") if path.startswith(HUB) else None,
+                        dataset_split=declaration.get("dataset_split") if path.startswith(HUB) else None,
                         metric_type=figure,
                         metric_name=title,
-                        metric_value=round(scale * of_it[figure], 2),
+                        metric_value=round(scale * figures[figure], 2),
                     )
                 )
     training, instructions = saved.get("training") or {}, str((saved.get("instructions") or {}).get("path") or "")
     source = str(training.get("student", ""))
-    made = ModelCardData(
+    data = ModelCardData(
         model_name=report.run,
         base_model=hub.split(source)[0] if _is_of_hub(source) else None,
         datasets=[instructions.removeprefix(HUB).partition("@")[0]] if instructions.startswith(HUB) else None,
@@ -110,28 +116,28 @@ def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dic
         tags=["distillation", "reasoning", "synthetic", "long2short"],
         eval_results=results or None,
     )
-    return str(made.to_yaml())
+    return str(data.to_yaml())
 
 
 def _made_of(
     report: Report, saved: dict[str, Any], teachers: dict[str, Any], training: dict[str, Any], checkpoint: Manifest
 ) -> list[str]:
-    told = []
+    lines = []
     for name, teacher in teachers.items():
         if isinstance(teacher, dict):
             where = teacher.get("engine") or teacher.get("endpoint") or {}
             source = where.get("model_source") or where.get("model") or teacher.get("responses")
             sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
-            told.append(f"{name} teacher: {_named(str(source))}; {sampling}")
-    told += [
+            lines.append(f"{name} teacher: {_named(str(source))}; {sampling}")
+    lines += [
         f"{stage['name']}: {stage['rows_in']:,} in, {stage['rows_out']:,} out, {stage['rows_rejected']:,} rejected"
         for stage in report.stages
         if not stage["name"].startswith(("evaluation", "timing"))
     ]
     gates = [name for name, on in (saved.get("gates") or {}).items() if on]
-    told.append(f"gates: {', '.join(gates) or 'none'}")
+    lines.append(f"gates: {', '.join(gates) or 'none'}")
     if report.rewriting:
-        told.append(report.rewriting)
+        lines.append(report.rewriting)
     names = (
         "max_steps" if training.get("max_steps") else "num_train_epochs",
         "learning_rate",
@@ -141,20 +147,22 @@ def _made_of(
         "bf16",
         "lora",
     )
-    told.append(
+    lines.append(
         "training: " + ", ".join(f"{name} {training[name]}" for name in names if training.get(name) is not None)
     )
-    told.append(", ".join(f"{name} {number}" for name, number in checkpoint.versions.items()))
-    return told
+    lines.append(", ".join(f"{name} {number}" for name, number in checkpoint.versions.items()))
+    return lines
 
 
 def _of_the_template(saved: dict[str, Any], training: dict[str, Any]) -> str:
     """What the exported chat template sets where a request does not; "" for nothing."""
     if (saved.get("packing") or {}).get("template") is not None:
         return "the form of packing.template, for one question a conversation"
-    told = ["the system prompt"] if training.get("system_prompt") is not None else []
-    told += [f"{name} {json.dumps(value)}" for name, value in (training.get("chat_template_kwargs") or {}).items()]
-    return ", ".join(told)
+    settings_lines = ["the system prompt"] if training.get("system_prompt") is not None else []
+    settings_lines += [
+        f"{name} {json.dumps(value)}" for name, value in (training.get("chat_template_kwargs") or {}).items()
+    ]
+    return ", ".join(settings_lines)
 
 
 def _suffix(saved: dict[str, Any]) -> str:

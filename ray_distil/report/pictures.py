@@ -18,7 +18,9 @@ def pictures(
 
     `student`: the model that is drawn beside the baseline.
     """
-    num_rewrites, (before, after) = excerpts.numbers(run_folder / "rewrites", ["original_tokens", "rewritten_tokens"])
+    num_rewrites, (original, rewritten) = excerpts.numbers(
+        run_folder / "rewrites", ["original_tokens", "rewritten_tokens"]
+    )
     try:
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
     except FileNotFoundError:
@@ -30,8 +32,10 @@ def pictures(
     return [
         {
             "title": "Reasoning before and after the rewrite",
-            "svg": figures.token_histogram("tokens", [("slow", before), ("rewritten", after)]) if len(before) else "",
-            "caption": f"{len(before):,} rewrites." if len(before) else _why_uncounted(num_rewrites),
+            "svg": figures.token_histogram("tokens", [("slow", original), ("rewritten", rewritten)])
+            if len(original)
+            else "",
+            "caption": f"{len(original):,} rewrites." if len(original) else _why_uncounted(num_rewrites),
         },
         *_histograms(run_folder, models, [name for name in (baseline, student) if name is not None]),
         *scatters(models, baseline, student),
@@ -60,13 +64,13 @@ def _by_benchmark(models: list[Model]) -> dict[str, list[Model]]:
     return {name: [m for m in models if m["benchmark"] == name] for name in names} or {"": []}
 
 
-def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> Iterator[dict[str, str]]:
+def _histograms(run_folder: Folder, models: list[Model], names: list[str]) -> Iterator[dict[str, str]]:
     """For each benchmark, a histogram of the tokens of two models' answers."""
     several = len(_by_benchmark(models)) > 1
     for number, name in enumerate(_by_benchmark(models)):
-        places = [run_folder / "eval" / model / folder_of(name) for model in asked]
-        found = [excerpts.numbers(place, ["num_generated_tokens"])[1][0] for place in places] if name else []
-        answers = [(model, tokens) for model, tokens in zip(asked, found, strict=False) if len(tokens)]
+        places = [run_folder / "eval" / model / folder_of(name) for model in names]
+        counts = [excerpts.numbers(place, ["num_generated_tokens"])[1][0] for place in places] if name else []
+        answers = [(model, tokens) for model, tokens in zip(names, counts, strict=False) if len(tokens)]
         yield {
             "title": f"Tokens of answers on {name}" if several else "Answers before and after the distillation",
             "svg": figures.token_histogram(f"answers{number or ''}", answers) if len(answers) == 2 else "",
@@ -79,8 +83,8 @@ def _histograms(run_folder: Folder, models: list[Model], asked: list[str]) -> It
 def scatters(models: list[Model], baseline: str, student: str | None) -> Iterator[dict[str, str]]:
     """For each benchmark, accuracy against tokens, with the Pareto front."""
     several = len(_by_benchmark(models)) > 1
-    for number, (name, of_it) in enumerate(_by_benchmark(models).items()):
-        points = [m for m in of_it if None not in (m["mean_tokens"], m["accuracy"])]
+    for number, (name, of_benchmark) in enumerate(_by_benchmark(models).items()):
+        points = [m for m in of_benchmark if None not in (m["mean_tokens"], m["accuracy"])]
         front, place = pareto_front(points), f"accuracy{number or ''}"
         yield {
             "title": f"Accuracy against tokens{f' on {name}' if several else ''}",

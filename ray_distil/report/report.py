@@ -30,33 +30,33 @@ def read(run_folder: Folder) -> Report:
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
-    found = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
-    gated = [next((m for m in found if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
-    times = {(t["name"], t["benchmark"]): t for m in found if m.artifact.startswith("timing/") for t in [m.summary]}
-    earlier = settings.earlier(run_folder, found)
-    evaluations = [m for m in found if m.artifact.startswith("eval/")]
+    manifests = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
+    gated = [next((m for m in manifests if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
+    times = {(t["name"], t["benchmark"]): t for m in manifests if m.artifact.startswith("timing/") for t in [m.summary]}
+    earlier = settings.earlier(run_folder, manifests)
+    evaluations = [m for m in manifests if m.artifact.startswith("eval/")]
     summaries = [_figures(run_folder, m) | _of_settings(earlier.get(m.artifact)) for m in evaluations]
-    summaries = [one | _timed(times.get((one["name"], one["benchmark"]))) for one in summaries]
+    summaries = [summary | _timed(times.get((summary["name"], summary["benchmark"]))) for summary in summaries]
     models = []
     for benchmark in compared["benchmarks"]:
-        of_it = [one for one in summaries if one["benchmark"] == benchmark]
-        of_it = _beside_baseline(run_folder, of_it, compared["baseline"], benchmark)
-        models += scores.compare(of_it, compared["baseline"])
+        of_benchmark = [summary for summary in summaries if summary["benchmark"] == benchmark]
+        of_benchmark = _beside_baseline(run_folder, of_benchmark, compared["baseline"], benchmark)
+        models += scores.compare(of_benchmark, compared["baseline"])
     return Report(
         run=run_folder.name,
         models=models,
-        stages=[_stage_entry(m) for m in found],
-        units=[m.unit for m in found],
+        stages=[_stage_entry(m) for m in manifests],
+        units=[m.unit for m in manifests],
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
         kept_out=kept_out.by_gate(*gated, settings.configuration(run_folder, gated[1]).get("gates", {})),
         rewriting=kept_out.rewriting(gated[0]),
         ablation=ablation.saved(run_folder),
-        files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in found],
+        files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in manifests],
         configs={
             (m.summary["name"], m.summary["benchmark"]): settings.configuration(run_folder, m) for m in evaluations
         },
-        earlier={m.artifact: earlier[m.artifact] for m in found if m.artifact in earlier},
+        earlier={m.artifact: earlier[m.artifact] for m in manifests if m.artifact in earlier},
     )
 
 
@@ -101,32 +101,33 @@ def models_tables(report: Report) -> list[Table]:
 
 def ablation_tables(report: Report) -> list[Table]:
     """The student with and without a gate, as tables for the console, one for each benchmark."""
-    told = report.ablation or {"variants": []}
-    names = dict.fromkeys(one["benchmark"] for one in told["variants"])
+    with_variants = report.ablation or {"variants": []}
+    names = dict.fromkeys(variant["benchmark"] for variant in with_variants["variants"])
     return [
-        console_table(f"Without a gate, on {name}", ablation.HEADER, ablation.table(told, name), (0,)) for name in names
+        console_table(f"Without a gate, on {name}", ablation.HEADER, ablation.table(with_variants, name), (0,))
+        for name in names
     ]
 
 
 def headline(report: Report) -> str:
     """The result in one sentence, good or bad."""
-    named = {model["name"]: model for model in report.of(None)}
-    slow, fast = named.get(report.baseline), named.get(str(report.student))
+    by_name = {model["name"]: model for model in report.of(None)}
+    slow, fast = by_name.get(report.baseline), by_name.get(str(report.student))
     if report.student is None and report.models:
         models = len({model["name"] for model in report.models})
         return f"{models} model{'s' if models > 1 else ''} on {report_page.listed(report.benchmarks)}"
     if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
         return "This run compares no student with its baseline"
     share = fast["mean_tokens"] / slow["mean_tokens"]
-    said = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
+    sentence = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
     if slow["accuracy"] is None or fast["accuracy"] is None:
-        return said
-    return f"{said}: accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
+        return sentence
+    return f"{sentence}: accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
 
 
 def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:
     """The figures of an evaluation, as they were computed when it was made; those that the code has learnt since are added."""
-    kept = evaluation.summary
+    summary = evaluation.summary
     try:
         answers = excerpts.answers_and_rejects(run_folder / evaluation.artifact, list(scores.COLUMNS))
     except (
@@ -134,8 +135,8 @@ def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:
         DamagedFile,
         pa.ArrowInvalid,
     ):  # shards that are gone, or without columns of this version
-        return kept
-    return scores.summarise(*answers, kept["name"], kept["benchmark"]) | kept
+        return summary
+    return scores.summarise(*answers, summary["name"], summary["benchmark"]) | summary
 
 
 def _of_settings(changed: str | None) -> dict[str, str]:
@@ -173,7 +174,7 @@ def _benchmarks(compared: dict[str, Any]) -> list[str]:
 def _evaluations(compared: dict[str, Any]) -> list[str]:
     """Names of the artifacts of all models on all benchmarks: answers (`eval/`) and times (`timing/`)."""
     both = [f"{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
-    return [f"{kind}/{one}" for one in both for kind in ("eval", "timing")]
+    return [f"{kind}/{label}" for label in both for kind in ("eval", "timing")]
 
 
 def _timed(summary: dict[str, Any] | None) -> dict[str, Any]:
@@ -188,12 +189,16 @@ def _beside_baseline(
     if baseline not in [model["name"] for model in models]:
         return models
     base = _answers(run_folder, baseline, benchmark)
-    made = []
+    entries = []
     for model in models:
-        own = None if model["name"] == baseline else _answers(run_folder, model["name"], benchmark)
-        pair = {"accuracy": scores.difference(own, base), "tokens": scores.gain(own, base)} if own is not None else None
-        made.append(model | {"against": pair})
-    return made
+        answers = None if model["name"] == baseline else _answers(run_folder, model["name"], benchmark)
+        pair = (
+            {"accuracy": scores.difference(answers, base), "tokens": scores.gain(answers, base)}
+            if answers is not None
+            else None
+        )
+        entries.append(model | {"against": pair})
+    return entries
 
 
 def console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
@@ -208,37 +213,40 @@ def console_table(title: str, header: tuple[str, ...], rows: list[list[str]], le
 def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     """Several runs as one report, and its HTML page. A model is named RUN/NAME. Raises UserError for what is no run."""
     models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
-    named = _names(run_folders)
-    for name, folder in named.items():
+    by_name = _names(run_folders)
+    for name, folder in by_name.items():
         saved_of[name] = settings.saved_config(folder)
         models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
     if not models:
-        raise UserError(f"{', '.join(named)}: none of these runs has compared a model yet")
+        raise UserError(f"{', '.join(by_name)}: none of these runs has compared a model yet")
     benchmarks = list(dict.fromkeys(model["benchmark"] for model in models))
-    baseline = f"{models[0]['run']}/{read(run_folders[0]).baseline}" if models[0]["run"] == next(iter(named)) else ""
+    baseline = f"{models[0]['run']}/{read(run_folders[0]).baseline}" if models[0]["run"] == next(iter(by_name)) else ""
     if baseline not in [model["name"] for model in models]:
         baseline = models[0]["name"]
     compared = []
     for benchmark in benchmarks:
-        of_it = [model for model in models if model["benchmark"] == benchmark]
-        base = baseline if any(model["name"] == baseline for model in of_it) else of_it[0]["name"]
-        compared += scores.compare(of_it, base)
-        answers = {m["name"]: _answers(named[m["run"]], m["own_name"], benchmark) for m in of_it}
-        for name, own in answers.items():
+        of_benchmark = [model for model in models if model["benchmark"] == benchmark]
+        base = baseline if any(model["name"] == baseline for model in of_benchmark) else of_benchmark[0]["name"]
+        compared += scores.compare(of_benchmark, base)
+        answers = {m["name"]: _answers(by_name[m["run"]], m["own_name"], benchmark) for m in of_benchmark}
+        for name, model_answers in answers.items():
             if name != base:
-                pair = {"accuracy": scores.difference(own, answers[base]), "tokens": scores.gain(own, answers[base])}
+                pair = {
+                    "accuracy": scores.difference(model_answers, answers[base]),
+                    "tokens": scores.gain(model_answers, answers[base]),
+                }
                 comparisons.setdefault(benchmark, []).append(compared_sentence(name, base, pair))
-    made = Report(", ".join(named), compared, [], [], baseline, None)
-    return made, report_page.html(report_page.page_of_several(made, saved_of, comparisons))
+    report = Report(", ".join(by_name), compared, [], [], baseline, None)
+    return report, report_page.html(report_page.page_of_several(report, saved_of, comparisons))
 
 
 def _names(run_folders: list[Folder]) -> dict[str, Folder]:
     """Name -> run. The name is the folder's; equal names get a number, e.g. "tiny" and "tiny-2"."""
-    named: dict[str, Folder] = {}
+    by_name: dict[str, Folder] = {}
     for folder in run_folders:
-        number = sum(other.name == folder.name for other in named.values())
-        named[f"{folder.name}-{number + 1}" if number else folder.name] = folder
-    return named
+        number = sum(folder_named.name == folder.name for folder_named in by_name.values())
+        by_name[f"{folder.name}-{number + 1}" if number else folder.name] = folder
+    return by_name
 
 
 def _answers(run_folder: Folder, model: str, benchmark: str) -> Any:

@@ -42,7 +42,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
         "notes": [*_of_settings(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
-        "pictures": [one for one in drawn if one["svg"] or not is_alone],
+        "pictures": [picture for picture in drawn if picture["svg"] or not is_alone],
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, list(artifacts)),
@@ -54,47 +54,54 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
 
 def _measured_with(report: Report) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Benchmark -> (its declaration, the configuration), of its first model."""
-    found = {}
+    settings_of_models = {}
     for name in report.benchmarks:
         config = next(
-            (report.configs[one["name"], name] for one in report.of(name) if (one["name"], name) in report.configs), {}
+            (
+                report.configs[model["name"], name]
+                for model in report.of(name)
+                if (model["name"], name) in report.configs
+            ),
+            {},
         )
-        found[name] = (declared(config).get(name, {"name": HELD_OUT}), config)
-    return found
+        settings_of_models[name] = (declared(config).get(name, {"name": HELD_OUT}), config)
+    return settings_of_models
 
 
 def _of_settings(report: Report) -> list[str]:
     """A note for each stage of earlier settings, and for each setting with which the models were not measured alike."""
     notes = [f"{stage} is of earlier settings: {changed}" for stage, changed in report.earlier.items()]
     for name in report.benchmarks:
-        told = {}
+        facts = {}
         for model in report.of(name):
             config = report.configs.get((model["name"], name))
             if config is not None:
-                told[model["name"]] = benchmark_tables.facts(declared(config).get(name, {"name": HELD_OUT}), config, [])
-        notes += [f"{name}: not measured alike: {said}" for said in benchmark_tables.differences(told)]
+                facts[model["name"]] = benchmark_tables.facts(
+                    declared(config).get(name, {"name": HELD_OUT}), config, []
+                )
+        notes += [f"{name}: not measured alike: {line}" for line in benchmark_tables.differences(facts)]
     return notes
 
 
 def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
     """All values for a page of several runs. `saved_of`: run -> configuration; `comparisons`: benchmark -> lines."""
-    chosen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    declarations: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     unlike = []
     for benchmark in report.benchmarks:
         has_it = {run: saved for run, saved in saved_of.items() if benchmark in declared(saved)}
-        told = {
+        facts = {
             run: benchmark_tables.facts(declared(saved)[benchmark], saved, report.of_run(run, benchmark))
             for run, saved in has_it.items()
         }
-        unlike += [f"{benchmark}, {said}" for said in benchmark_tables.differences(told)]
+        unlike += [f"{benchmark}, {line}" for line in benchmark_tables.differences(facts)]
         saved = next(iter(has_it.values()))
-        chosen[benchmark] = (declared(saved)[benchmark], saved)
-    made = _of_models(report, chosen)
-    for section in made["sections"]:
+        declarations[benchmark] = (declared(saved)[benchmark], saved)
+    page = _of_models(report, declarations)
+    for section in page["sections"]:
         section["comparisons"] = comparisons.get(section["name"], [])
-    notes = [f"not measured alike: {said}" for said in unlike]
+    notes = [f"not measured alike: {line}" for line in unlike]
     return {
-        **made,
+        **page,
         "baseline": f"{report.baseline} (where that was not measured: the first model)",
         "run": report.run,
         "kicker": f"Runs {report.run}",
@@ -116,25 +123,29 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
 
 def _of_gates(report: Report) -> Page:
     """The table of rows that the gates kept out, and for each benchmark the table of an ablation."""
-    told = report.ablation
-    names = list(dict.fromkeys(one["benchmark"] for one in told["variants"])) if told else []
+    with_variants = report.ablation
+    names = list(dict.fromkeys(variant["benchmark"] for variant in with_variants["variants"])) if with_variants else []
     return {
         "gate_header": kept_out.HEADER,
         "gates": kept_out.rows_of(report.kept_out),
         "rewriting": report.rewriting,
         "ablation_header": ablation.HEADER,
-        "ablations": [{"name": name, "rows": ablation.table(told, name)} for name in names] if told else [],
-        "seeds": told["seeds"] if told else 0,
+        "ablations": [{"name": name, "rows": ablation.table(with_variants, name)} for name in names]
+        if with_variants
+        else [],
+        "seeds": with_variants["seeds"] if with_variants else 0,
     }
 
 
-def _of_models(report: Report, chosen: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> Page:
-    """The tables of models. `chosen`: benchmark -> its declaration, and the configuration that declares it."""
-    header, rows = benchmark_tables.recipe_table(report.models, [one for one, _ in chosen.values()])
+def _of_models(report: Report, declarations: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> Page:
+    """The tables of models. `declarations`: benchmark -> its declaration, and the configuration that declares it."""
+    header, rows = benchmark_tables.recipe_table(
+        report.models, [declaration for declaration, _ in declarations.values()]
+    )
     several = len(report.benchmarks) > 1
     sections = []
     for name in report.benchmarks:
-        one, saved = chosen.get(name, ({"name": HELD_OUT}, {}))
+        declaration, saved = declarations.get(name, ({"name": HELD_OUT}, {}))
         models = report.of(name)
         sections.append({
             "name": name,
@@ -143,8 +154,8 @@ def _of_models(report: Report, chosen: dict[str, tuple[dict[str, Any], dict[str,
             "samples": report.sample_rows(name),
             "speed": report.speed_rows(name),
             "categories": benchmark_tables.category_rows(models),
-            "published": benchmark_tables.published_rows(one),
-            "facts": benchmark_tables.facts(one, saved, models),
+            "published": benchmark_tables.published_rows(declaration),
+            "facts": benchmark_tables.facts(declaration, saved, models),
         })  # fmt: skip
     return {
         "baseline": report.baseline,
@@ -167,15 +178,15 @@ def _of_models(report: Report, chosen: dict[str, tuple[dict[str, Any], dict[str,
 
 
 def _versions() -> list[tuple[str, str]]:
-    found = [("python", platform.python_version())]
+    version_rows = [("python", platform.python_version())]
     for package in PACKAGES:
         for distribution in (package, f"{package}-cpu"):
             try:
-                found.append((distribution, metadata.version(distribution)))
+                version_rows.append((distribution, metadata.version(distribution)))
                 break
             except metadata.PackageNotFoundError:
                 continue
-    return found
+    return version_rows
 
 
 def html(page: Page) -> str:
@@ -202,7 +213,7 @@ def markdown(page: Page) -> str:
         parts += ["## Models", table(header, page["overview"])]
     for section in page["sections"]:
         parts += [f"## On {section['name']}", table(page["model_header"], section["models"])]
-        parts += ["\n".join(f"- {plain(said)}" for said in section["comparisons"])]
+        parts += ["\n".join(f"- {plain(line)}" for line in section["comparisons"])]
         parts += ["### Tokens and samples", table(page["sample_header"], section["samples"])]
         if section["speed"]:
             parts += ["### Speed", table(page["speed_header"], section["speed"])]
@@ -221,9 +232,9 @@ def markdown(page: Page) -> str:
         parts += ["## What it has cost", table(page["cost_header"], page["costs"]), plain(page["cost_note"])]
     if page["gates"]:
         parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
-    for one in page["ablations"]:
-        where = f": on {plain(one['name'])}" if len(page["ablations"]) > 1 else ""
-        parts += [f"## Without a gate{where}", table(page["ablation_header"], one["rows"])]
+    for variant_table in page["ablations"]:
+        where = f": on {plain(variant_table['name'])}" if len(page["ablations"]) > 1 else ""
+        parts += [f"## Without a gate{where}", table(page["ablation_header"], variant_table["rows"])]
     if page["config"]:
         parts += ["## How to reproduce", ", ".join(f"{name} {version}" for name, version in page["versions"])]
         parts += [f"```yaml\n{page['config']}```"]

@@ -37,8 +37,8 @@ def saved_config(run_folder: Folder) -> dict[str, Any]:
 def declared(saved: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name in the report -> declaration of the benchmark in the saved configuration."""
     evaluation = saved.get("evaluation", {})
-    given = evaluation.get("benchmarks", [{"name": HELD_OUT}])
-    return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in given}
+    declarations = evaluation.get("benchmarks", [{"name": HELD_OUT}])
+    return {evaluation.get("benchmark", HELD_OUT) if b["name"] == HELD_OUT else b["name"]: b for b in declarations}
 
 
 def text_of(folder: Folder, file: str) -> str:
@@ -51,20 +51,20 @@ def text_of(folder: Folder, file: str) -> str:
 
 def configuration(run_folder: Folder, manifest: Manifest | None) -> dict[str, Any]:
     """The configuration with which an artifact was made; the run's own where its version did not keep it."""
-    kept = manifest.made_of.get("config") if manifest is not None else None
-    return kept or saved_config(run_folder)
+    saved = manifest.made_of.get("config") if manifest is not None else None
+    return saved or saved_config(run_folder)
 
 
 def earlier(run_folder: Folder, manifests: list[Manifest]) -> dict[str, str]:
     """Artifact of earlier settings -> what has changed since, e.g. "learning_rate 2e-05 -> 0.5"."""
     expected = json.loads(text_of(run_folder, EXPECTED) or "{}")
-    named = {manifest.artifact: manifest for manifest in manifests}
-    found: dict[str, str] = {}
-    for name, manifest in named.items():  # in the order of the stages
-        changed = list(_changes(name, manifest, named, expected, found))
+    by_artifact = {manifest.artifact: manifest for manifest in manifests}
+    notes: dict[str, str] = {}
+    for name, manifest in by_artifact.items():  # in the order of the stages
+        changed = list(_changes(name, manifest, by_artifact, expected, notes))
         if changed:
-            found[name] = first_of(changed)
-    return found
+            notes[name] = first_of(changed)
+    return notes
 
 
 def first_of(changed: list[str]) -> str:
@@ -84,35 +84,35 @@ def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:
     return inputs is None or checkpoint.fingerprint in inputs
 
 
-def _predecessors(name: str, named: dict[str, Manifest]) -> tuple[str, ...]:
+def _predecessors(name: str, by_artifact: dict[str, Manifest]) -> tuple[str, ...]:
     """The artifacts whose rows an artifact is made of; of an evaluation its problems."""
     if not name.startswith("eval/"):
         return PREDECESSORS.get(name, ())
     benchmark = f"benchmarks/{name.rpartition('/')[2]}"
-    return (benchmark if benchmark in named else "instructions",)
+    return (benchmark if benchmark in by_artifact else "instructions",)
 
 
 def _changes(
-    name: str, manifest: Manifest, named: dict[str, Manifest], expected: dict[str, Any], found: dict[str, str]
+    name: str, manifest: Manifest, by_artifact: dict[str, Manifest], expected: dict[str, Any], notes: dict[str, str]
 ) -> Iterator[str]:
     made_of = manifest.made_of
     if not made_of:
         return
-    for before in _predecessors(name, named):
-        if expected and before not in expected and before in PREDECESSORS:
+    for predecessor in _predecessors(name, by_artifact):
+        if expected and predecessor not in expected and predecessor in PREDECESSORS:
             continue  # a stage that the run does not have any more
-        if before in named and content_mark(named[before]) not in made_of["inputs"]:
-            yield f"its {before} have changed"
-        elif before not in named and before in expected:
-            yield f"its {before} are not finished"
-        elif before in found:
-            yield f"its {before} are of earlier settings"
-    student = named.get("checkpoint") if name.startswith("eval/") else None
+        if predecessor in by_artifact and content_mark(by_artifact[predecessor]) not in made_of["inputs"]:
+            yield f"its {predecessor} have changed"
+        elif predecessor not in by_artifact and predecessor in expected:
+            yield f"its {predecessor} are not finished"
+        elif predecessor in notes:
+            yield f"its {predecessor} are of earlier settings"
+    student = by_artifact.get("checkpoint") if name.startswith("eval/") else None
     is_of_student = name.startswith("eval/") and "model" not in expected.get(name, {"model": ""})
-    if "checkpoint" in found and student is not None and student.fingerprint in made_of["inputs"]:
+    if "checkpoint" in notes and student is not None and student.fingerprint in made_of["inputs"]:
         yield "its model is of earlier settings"
     elif is_of_student and (student is None or not is_of_this_student(manifest, student)):
         yield "the student is trained anew"
     if name in expected:
-        known = {key: made_of["settings"].get(key) for key in expected[name]}
-        yield from differences(known, expected[name])
+        settings = {key: made_of["settings"].get(key) for key in expected[name]}
+        yield from differences(settings, expected[name])

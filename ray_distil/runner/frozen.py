@@ -55,8 +55,8 @@ def _named(config: StagesConfig, key: str, source: str) -> str:
     revision = None if engine is None else engine.engine_kwargs.get("revision")
     if revision is None or not hub.is_hub_name(source):
         return source
-    name, other = hub.split(source)
-    if other not in (None, revision):
+    name, named_revision = hub.split(source)
+    if named_revision not in (None, revision):
         raise ConfigError(
             f"{key}: {source!r} names a revision, and engine_kwargs.revision is {revision!r}; give one of them"
         )

@@ -102,15 +102,15 @@ def _leased(folder: Folder, take_over: bool, say: Callable[[str], None]) -> Iter
 
     # Write the lease. Of two processes that do so at once, the later one has it.
     now, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
-    own = Lease(secrets.token_hex(8), socket.gethostname(), _machine(), pid, _started(pid), now)
-    _write(folder, own)
+    lease = Lease(secrets.token_hex(8), socket.gethostname(), _machine(), pid, _started(pid), now)
+    _write(folder, lease)
     time.sleep(SETTLING_S)
     newest = read_lease(folder)
-    if newest is not None and newest.holder != own.holder:
+    if newest is not None and newest.holder != lease.holder:
         raise _is_held(folder, newest)
 
     over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(folder, own, over, say), daemon=True)
+    renewing = threading.Thread(target=_renew, args=(folder, lease, over, say), daemon=True)
     renewing.start()
     try:
         yield
@@ -119,7 +119,7 @@ def _leased(folder: Folder, take_over: bool, say: Callable[[str], None]) -> Iter
         renewing.join(timeout=5)
         with hurried(), suppress(OSError):  # else the lease expires; the run's own error must be the one that is raised
             newest = read_lease(folder)
-            if newest is not None and newest.holder == own.holder:
+            if newest is not None and newest.holder == lease.holder:
                 folder.remove(LEASE)
 
 
@@ -149,17 +149,17 @@ def _is_held(folder: Folder, lease: Lease) -> UserError:
     )
 
 
-def _renew(folder: Folder, own: Lease, over: threading.Event, say: Callable[[str], None]) -> None:
+def _renew(folder: Folder, lease: Lease, over: threading.Event, say: Callable[[str], None]) -> None:
     while not over.wait(RENEWAL_S):
         try:
             newest = read_lease(folder)
-            if newest is not None and newest.holder != own.holder:
+            if newest is not None and newest.holder != lease.holder:
                 say(f"{folder} was taken over by {newest}; this process can write no more rows")
                 return
             if over.is_set():
                 return
-            own = replace(own, num_renewals=own.num_renewals + 1)
-            _write(folder, own)
+            lease = replace(lease, num_renewals=lease.num_renewals + 1)
+            _write(folder, lease)
         except OSError as error:
             say(f"{folder}: the lease could not be renewed, and is tried again: {describe(error)[:200]}")
 

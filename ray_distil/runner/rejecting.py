@@ -24,12 +24,12 @@ def reject_rows(artifact: Artifact, stage: str, mark: Mark) -> Counter[str]:
     """Reject accepted rows of an artifact that is being made. Returns how many, by reason."""
     import ray.data
 
-    how = {"folder": artifact.folder, "schema": artifact.schema, "stage": stage, "attempt": artifact.attempt}
+    arguments = {"folder": artifact.folder, "schema": artifact.schema, "stage": stage, "attempt": artifact.attempt}
     files = artifact.shards()
     if not files:
         return Counter()
     shards = ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
-        reject_in_shard, batch_size=1, fn_kwargs={"mark": mark, **how}
+        reject_in_shard, batch_size=1, fn_kwargs={"mark": mark, **arguments}
     )
     rejects: Counter[str] = Counter()
     for row in shards.iter_rows():

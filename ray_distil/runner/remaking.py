@@ -32,8 +32,8 @@ def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any
     made_with: the present settings, by the rules by which the artifact was made.
     """
     changed = changes(saved_made_of(artifact.folder), artifact.made_of | {"settings": made_with})
-    what = settings.first_of(list(changed)) or "its settings or inputs have changed"
-    return f"{stage}: {what}: {loss}{_cost(artifact)}{HOW_TO}"
+    change = settings.first_of(list(changed)) or "its settings or inputs have changed"
+    return f"{stage}: {change}: {loss}{_cost(artifact)}{HOW_TO}"
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
@@ -54,17 +54,17 @@ def lost_texts(artifact: Artifact, reuse: Reuse, max_tokens: dict[str, int | Non
         return ""
     old, lost = marks_of(artifact.folder), Counter[str]()
     for part, (_, limits) in reuse.marks.items():
-        before = old.get(part, ["", ""])
-        if not before[0]:
+        old_marks = old.get(part, ["", ""])
+        if not old_marks[0]:
             continue  # the part is new
-        if not reuse.has_same_texts(part, before[0]):
-            there = _num_rows(artifact.folder, artifact, reuse.part_of, part)
-            lost[part] += max(0, there - _num_set_aside(artifact, reuse, part))
-        elif before[1] != limits and (most := max_tokens.get(part)) is not None:
-            longer = _num_rows(artifact.folder, artifact, reuse.part_of, part, longer_than=most)
+        if not reuse.has_same_texts(part, old_marks[0]):
+            num_there = _num_rows(artifact.folder, artifact, reuse.part_of, part)
+            lost[part] += max(0, num_there - _num_set_aside(artifact, reuse, part))
+        elif old_marks[1] != limits and (max_length := max_tokens.get(part)) is not None:
+            longer = _num_rows(artifact.folder, artifact, reuse.part_of, part, longer_than=max_length)
             lost[part] += max(0, longer - _num_set_aside(artifact, reuse, part, limits))
-    told = [f"{number:,} texts{f' of {part}' if part else ''}" for part, number in lost.items() if number]
-    return f"{' and '.join(told)} would be asked for again" if told else ""
+    parts = [f"{number:,} texts{f' of {part}' if part else ''}" for part, number in lost.items() if number]
+    return f"{' and '.join(parts)} would be asked for again" if parts else ""
 
 
 def lost_ids(problems: Artifact, made_of: dict[str, Any]) -> str:
@@ -72,8 +72,8 @@ def lost_ids(problems: Artifact, made_of: dict[str, Any]) -> str:
 
     made_of: the present settings of the problems.
     """
-    before = saved_made_of(problems.folder).get("settings", {})
-    if "ids" in made_of or not before or before.get("sources") == made_of.get("sources"):
+    old_settings = saved_made_of(problems.folder).get("settings", {})
+    if "ids" in made_of or not old_settings or old_settings.get("sources") == made_of.get("sources"):
         return ""
     responses = problems.run / "responses"
     tables = ahead(lambda file: responses.read_table(file, ["response_id"]), responses.files("part-", ".parquet"))
@@ -84,12 +84,12 @@ def lost_ids(problems: Artifact, made_of: dict[str, Any]) -> str:
 
 def _num_set_aside(artifact: Artifact, reuse: Reuse, part: str, limits: str | None = None) -> int:
     """The most rows of a part that one earlier making has with the present texts; with `limits`, with these too."""
-    found = [0]
+    counts = [0]
     for folder in superseded(artifact.run, artifact.name):
         mark = marks_of(folder).get(part, ["", ""])
         if reuse.has_same_texts(part, mark[0]) and limits in (None, mark[1]):
-            found.append(_num_rows(folder, artifact, reuse.part_of, part))
-    return max(found)
+            counts.append(_num_rows(folder, artifact, reuse.part_of, part))
+    return max(counts)
 
 
 def _num_rows(
@@ -134,10 +134,10 @@ def _cost(artifact: Artifact) -> str:
     (spent,) = cost.costs(artifact.run, settings.saved_config(artifact.run), files) or [None]
     if spent is None:
         return ""
-    told = [f"{spent.gpu_hours:,.2f} GPU-hours"] if spent.gpu_hours else []
-    told += [f"{spent.dollars:,.2f} USD"] if spent.dollars else []
-    told = told or ([f"{spent.seconds / 60:,.0f} min"] if spent.seconds >= 60 else [])
-    return f" (the stage has taken {', '.join(told)})" if told else ""
+    parts = [f"{spent.gpu_hours:,.2f} GPU-hours"] if spent.gpu_hours else []
+    parts += [f"{spent.dollars:,.2f} USD"] if spent.dollars else []
+    parts = parts or ([f"{spent.seconds / 60:,.0f} min"] if spent.seconds >= 60 else [])
+    return f" (the stage has taken {', '.join(parts)})" if parts else ""
 
 
 def is_used(artifact: Artifact) -> bool:

@@ -72,9 +72,9 @@ class RowsById:
         """The position in `table` of each id's row, -1 where there is none, [ids]."""
         if not len(self):
             return np.full(len(ids), -1, np.int64)
-        wanted = keys_of(ids)
-        place = np.minimum(np.searchsorted(self.keys, wanted), len(self) - 1)
-        return np.where(self.keys[place] == wanted, self.order[place], -1)
+        keys = keys_of(ids)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return np.where(self.keys[place] == keys, self.order[place], -1)
 
     def rows(self, ids: list[str]) -> list[dict[str, Any] | None]:
         """The row of each id, None where there is none."""
@@ -126,8 +126,8 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
             sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
             usable = table.filter(pa.array(is_usable)).to_pylist()
             has_same_limits = [part in same_limits for part, is_in in zip(part_of, is_usable, strict=True) if is_in]
-            found = sources.rows([row[reuse.source_key] for row in usable])
-            reread = list(map(reuse.reread, usable, found, has_same_limits))
+            row_sources = sources.rows([row[reuse.source_key] for row in usable])
+            reread = list(map(reuse.reread, usable, row_sources, has_same_limits))
             rows = [row for row in reread if row is not None]
             artifact.write_table(table_of(rows, artifact.schema), stage)
             num_carried += len(rows)
@@ -152,7 +152,7 @@ def _rejected_again(rejects: list[Row], sources: RowsById, reuse: Reuse) -> Iter
     """Rows of a reject shard that would be rejected again, in the form of `shards.reject`."""
     rows = [(json.loads(old["row"]), old) for old in rejects]
     rows = [(row, old) for row, old in rows if reuse.source_key in row]
-    found = sources.rows([row[reuse.source_key] for row, _ in rows])
-    for (row, old), source in zip(rows, found, strict=True):
+    row_sources = sources.rows([row[reuse.source_key] for row, _ in rows])
+    for (row, old), source in zip(rows, row_sources, strict=True):
         if reuse.fails_again(row, old["reason"], source):
             yield reject(row, old["reason"], old["detail"])

@@ -133,8 +133,8 @@ class Run:
         pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         if left := _transient(stage, manifest):
-            how = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
-            self.display.say(f"{name}: {_told(left)}: {how} tries them again")
+            command = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
+            self.display.say(f"{name}: {_told(left)}: {command} tries them again")
         return target
 
     def refuse_loss(self, stage: Stage) -> None:
@@ -160,9 +160,9 @@ class Run:
         targets = [self._artifact_of(stage, rules) for rules in stage.settings.all_rules()]
         if len(targets) == 1:
             return targets[0]
-        there = (target for target in targets if target.is_begun())
+        begun_targets = (target for target in targets if target.is_begun())
         set_aside = (target for target in targets if target.earlier_making() is not None)
-        return next(there, None) or next(set_aside, targets[0])
+        return next(begun_targets, None) or next(set_aside, targets[0])
 
     def _artifact_of(self, stage: Stage, settings: StageSettings) -> Artifact:
         mark = fingerprint(stage.fingerprint_name, stage.version, settings.values, stage.inputs)
@@ -185,7 +185,9 @@ class Run:
         if self.config.run.retry_failed or not remaking.is_used(target):
             return True
         students = [model.name for model in self.config.evaluation.models if model.model_source == TRAINED]
-        then = ", ".join(f"{one.artifact} ({one.rows_out:,} {one.unit})" for one in remaking.behind(target, students))
+        then = ", ".join(
+            f"{later.artifact} ({later.rows_out:,} {later.unit})" for later in remaking.behind(target, students)
+        )
         self.display.say(
             f"{name}: {_told(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
             f"what is made of them: {then}"
@@ -220,8 +222,8 @@ class Run:
         num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(stage, artifact, rows_in, num_failed)
         if failed := artifact.forget_rejects(is_transient):
-            told = f"{_told(failed)}, with transient errors: they are tried once more"
-            self.display.say(f"{stage.artifact}: {told}")
+            line = f"{_told(failed)}, with transient errors: they are tried once more"
+            self.display.say(f"{stage.artifact}: {line}")
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
     def _generate_missing(self, stage: GeneratingStage, artifact: Artifact, rows_in: int, num_failed: int) -> None:
@@ -251,8 +253,8 @@ class Run:
             except (StageError, UserError):
                 raise
             except Exception as error:
-                if told := user_error_in(error):  # a user's mistake: no second start
-                    raise UserError(told) from error
+                if mistake := user_error_in(error):  # a user's mistake: no second start
+                    raise UserError(mistake) from error
                 num_done = len(artifact.done_ids())
                 if artifact.is_taken():
                     raise

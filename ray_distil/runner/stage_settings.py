@@ -55,14 +55,14 @@ class StageSettings:
         A setting that artifacts of earlier versions lack, and that no key of the configuration sets, is left out: by it
         they are not of earlier settings.
         """
-        shown = {key: value for key, value in self.values.items() if key not in NOT_SHOWN}
+        values = {key: value for key, value in self.values.items() if key not in NOT_SHOWN}
         for part, texts in self.texts.items():
             with_limit = texts | {"max_tokens": self.max_tokens[part]}
             if part:
-                shown[part] = {key: value for key, value in shown[part].items() if key != "asked"} | with_limit
+                values[part] = {key: value for key, value in values[part].items() if key != "asked"} | with_limit
             else:
-                shown |= with_limit
-        readable: dict[str, Any] = without_secrets(json.loads(json.dumps(shown)))
+                values |= with_limit
+        readable: dict[str, Any] = without_secrets(json.loads(json.dumps(values)))
         return readable
 
     def readable_like(self, saved: dict[str, Any], unknown: Container[str] = ()) -> dict[str, Any]:

@@ -21,8 +21,8 @@ def told(name: str, idle_seconds: Callable[[], float], say: Callable[[str], None
 
     def watch() -> None:
         while not over.wait(EACH_SECONDS):
-            if idle_seconds() >= EACH_SECONDS and ray_is_there() and (asked := unmet()):
-                say(f"{name}: waits for {asked}")
+            if idle_seconds() >= EACH_SECONDS and ray_is_there() and (demand := unmet()):
+                say(f"{name}: waits for {demand}")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -42,22 +42,22 @@ def unmet() -> str:
 
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
-        there = ray.cluster_resources()
+        resources = ray.cluster_resources()
     except Exception:  # noqa: BLE001  Ray may be about to end: a remark must not stop the run
         return ""
     demands = status.resource_demands
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for demand in [*demands.ray_task_actor_demand, *demands.placement_group_demand]:
         for bundle in demand.bundles_by_count:
             shape = ", ".join(f"{k}: {v:g}" for k, v in sorted(bundle.bundle.items()) if v and not _is_of_a_group(k))
-            asked[f"{{{shape}}}"] += bundle.count
-    if not asked:
+            counts[f"{{{shape}}}"] += bundle.count
+    if not counts:
         return ""
-    has = {"GPU": 0.0} | {name: n for name, n in there.items() if not name.startswith(OF_NODES)}
+    has = {"GPU": 0.0} | {name: n for name, n in resources.items() if not name.startswith(OF_NODES)}
     nodes = len(status.pending_launches) + len(status.pending_nodes)
     coming = f"; {nodes} nodes are on their way" if nodes else ""
-    wanted = ", ".join(f"{number} x {shape}" for shape, number in asked.most_common(3))
-    return f"{wanted}; this Ray has {', '.join(f'{name} {number:g}' for name, number in sorted(has.items()))}{coming}"
+    shapes = ", ".join(f"{number} x {shape}" for shape, number in counts.most_common(3))
+    return f"{shapes}; this Ray has {', '.join(f'{name} {number:g}' for name, number in sorted(has.items()))}{coming}"
 
 
 def _is_of_a_group(resource: str) -> bool:

@@ -67,13 +67,13 @@ def steady(
 class FailureLimit:
     """Counts the rows of a stage. Raises StoppedError when more than the share `most` of the rows has failed."""
 
-    def __init__(self, most: float, rows: int, stage: str, rejects: str, known: int = 0) -> None:
-        """`rows`: how many rows will come. `known`: how many of them failed in an earlier try, and may fail again.
+    def __init__(self, fraction: float, rows: int, stage: str, rejects: str, num_known: int = 0) -> None:
+        """`rows`: how many rows will come. `num_known`: how many of them failed in an earlier try, and may fail again.
 
         `rejects`: the folder of the failed rows, for the message.
         """
-        self.most, self.least, self.stage, self.rejects = most, min(LEAST_ROWS, rows), stage, rejects
-        self.known = known
+        self.most, self.least, self.stage, self.rejects = fraction, min(LEAST_ROWS, rows), stage, rejects
+        self.known = num_known
         self.num_rows = self.num_failed = 0
         self.reasons: Counter[str] = Counter()
         self.details: dict[str, str] = {}

@@ -76,6 +76,6 @@ def show(values: Mapping[str, float], **tags: str) -> None:
 def _metric(name: str) -> Any:
     from ray.util.metrics import Counter, Gauge
 
-    kind, known = (Counter, COUNTERS) if name in COUNTERS else (Gauge, GAUGES)
-    description, tags = known[name]
+    kind, names = (Counter, COUNTERS) if name in COUNTERS else (Gauge, GAUGES)
+    description, tags = names[name]
     return kind(name, description, tags)

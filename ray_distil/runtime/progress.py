@@ -56,8 +56,8 @@ class Stage:
     def seconds_left(self) -> float | None:
         """Seconds until all rows are there, at the rate of the last minute; None with too few finished rows to know."""
         rows, total = self.rates()[0], self.total or 0
-        known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
-        return (total - self.done) / rows if known else None
+        is_known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
+        return (total - self.done) / rows if is_known else None
 
     def shown(self) -> dict[str, str]:
         """Texts for the display: rows done, tokens a second, a note, and the time left; "" for what is not known."""
@@ -182,13 +182,13 @@ class Display:
 
     def refresh(self, stage: Stage) -> None:
         """Show the progress of a stage: in its bar, or without a terminal as a line when it is time for one."""
-        shown = stage.shown()
+        line = stage.shown()
         with self._lock:
             if stage.name in self._bars:
-                self._live.update(self._bars[stage.name], total=stage.total, completed=stage.done, **shown)
+                self._live.update(self._bars[stage.name], total=stage.total, completed=stage.done, **line)
                 return
             now = time.monotonic()
             if self.console.is_terminal or now < self._last_line.get(stage.name, now) + LINE_SECONDS:
                 return
             self._last_line[stage.name] = now
-        self.tell(stage.name, ", ".join(filter(None, shown.values())))
+        self.tell(stage.name, ", ".join(filter(None, line.values())))

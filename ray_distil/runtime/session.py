@@ -102,14 +102,14 @@ def kill(processes: list[psutil.Process]) -> None:
 
 def worker_env() -> dict[str, str]:
     """WORKER_ENV without variables that a submitted job's runtime environment sets: Ray refuses duplicates."""
-    given = json.loads(os.environ.get(SUBMITTED, "{}")).get("runtime_env", {}).get("env_vars", {})
-    return {name: value for name, value in WORKER_ENV.items() if name not in given}
+    env_vars = json.loads(os.environ.get(SUBMITTED, "{}")).get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in WORKER_ENV.items() if name not in env_vars}
 
 
-def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
+def nodes_without(folder: Path, seen_nodes: set[tuple[str, str]]) -> list[str]:
     """Addresses of the living nodes on which `folder` does not exist.
 
-    `seen`: pairs (folder, id of a node that has it), which are not asked again; this function adds to it.
+    `seen_nodes`: pairs (folder, id of a node that has it), which are not asked again; this function adds to it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -117,17 +117,17 @@ def nodes_without(folder: Path, seen: set[tuple[str, str]]) -> list[str]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:  # the driver's own
         return []
-    nodes = [node for node in nodes if (str(folder), node["NodeID"]) not in seen]
+    nodes = [node for node in nodes if (str(folder), node["NodeID"]) not in seen_nodes]
     sees = ray.remote(num_cpus=0)(os.path.isdir)
-    asked = [
+    answers = [
         sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(folder))
         for node in nodes
     ]
     blind = []
-    for node, answer in zip(nodes, asked, strict=True):
+    for node, answer in zip(nodes, answers, strict=True):
         with suppress(ray.exceptions.RayError):  # the node was lost meanwhile
             if ray.get(answer):
-                seen.add((str(folder), node["NodeID"]))
+                seen_nodes.add((str(folder), node["NodeID"]))
             else:
                 blind.append(node["NodeManagerAddress"])
     return blind
@@ -197,8 +197,8 @@ def last_line(error: BaseException) -> str:
     """
     text = str(error).partition("\nThe above exception was the direct cause")[0]
     lines = [ANSI.sub("", line).strip() for line in text.splitlines()]
-    told = [line for line in lines if line and not line.startswith(ADVICE)]
-    return (told or [type(error).__name__])[-1][:300]
+    messages = [line for line in lines if line and not line.startswith(ADVICE)]
+    return (messages or [type(error).__name__])[-1][:300]
 
 
 def user_error_in(error: BaseException) -> str | None:
@@ -208,8 +208,8 @@ def user_error_in(error: BaseException) -> str | None:
         if isinstance(at, UserError):
             return str(at)
         at = at.__cause__ or getattr(at, "cause", None)
-    found = USER_ERROR.search(ANSI.sub("", str(error)))
-    return found[1].strip() if found else None
+    match = USER_ERROR.search(ANSI.sub("", str(error)))
+    return match[1].strip() if match else None
 
 
 def collect_less() -> None:
@@ -225,7 +225,7 @@ def messages_to(file: Path) -> Iterator[None]:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_stderr = os.dup(2)
     with open(file, "a", buffering=1, encoding="utf-8", errors="replace") as target:
         os.dup2(target.fileno(), 2)
         try:
@@ -233,8 +233,8 @@ def messages_to(file: Path) -> Iterator[None]:
                 yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)
 
 
 def is_local() -> bool:

@@ -55,8 +55,8 @@ class Benchmarks(Stage):
 
 def settings_of(config: BenchmarkConfig) -> StageSettings:
     """What makes the problems: neither how often they are asked, nor the path. The content at the path is an input."""
-    named = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
-    values = config.model_dump(mode="json", include=named) | {"prompt": config.template}
+    keys = {"name", "columns", "keep", "answer", "answer_after", "no_choice", "limit"}
+    values = config.model_dump(mode="json", include=keys) | {"prompt": config.template}
     return StageSettings(values | ({"num_problems": config.num_problems} if config.path == TINY else {}))
 
 
@@ -89,31 +89,31 @@ def problems(config: BenchmarkConfig) -> list[Row]:
     `limit` keeps the accepted rows whose own ids have the smallest hashes. Raises UserError where the source cannot be
     read.
     """
-    seen: dict[str, str] = {}
+    seen_ids: dict[str, str] = {}
     accepted: list[tuple[str, Row]] = []
     rejected: list[Row] = []
     for position, record in enumerate(_records(config), 1):
         own_id, row = problem_row(record, config, position)
-        if REASON not in row and row["instruction_id"] in seen:
-            same = f"record {position}: same text as {seen[row['instruction_id']]}"
+        if REASON not in row and row["instruction_id"] in seen_ids:
+            same = f"record {position}: same text as {seen_ids[row['instruction_id']]}"
             row = reject(row, "duplicate", same) | {"instruction_id": stable_id(row["instruction_id"], position)}
         if REASON in row:
             rejected.append(row)
             continue
-        seen[row["instruction_id"]] = f"record {position}"
+        seen_ids[row["instruction_id"]] = f"record {position}"
         accepted.append((stable_id(config.name, own_id), row))
     if config.limit is not None:
-        accepted = sorted(accepted, key=lambda one: one[0])[: config.limit]
+        accepted = sorted(accepted, key=lambda entry: entry[0])[: config.limit]
     return [row for _, row in accepted] + rejected
 
 
 def _records(config: BenchmarkConfig) -> Iterator[Any]:
     source = source_of(config)
     records: Iterable[Any] = _tiny(config) if source is None else sources.records(source, may_be_empty=True)
-    wanted = list(config.keep.values())
+    required = list(config.keep.values())
     for record in records:
         if isinstance(record, dict) and not all(
-            text in str(record.get(f"keep_{k}") or "") for k, text in enumerate(wanted)
+            text in str(record.get(f"keep_{k}") or "") for k, text in enumerate(required)
         ):
             continue
         yield record
@@ -123,8 +123,8 @@ def _tiny(config: BenchmarkConfig) -> Iterator[Row]:
     from ray_distil.tiny import world
 
     number = min(config.num_problems or world.NUM_HELD_OUT, world.NUM_HELD_OUT)
-    for one in world.held_out(world.SEED_TEST, number):
-        yield {"instruction": one.question, "answer": str(one.answer)}
+    for problem in world.held_out(world.SEED_TEST, number):
+        yield {"instruction": problem.question, "answer": str(problem.answer)}
 
 
 def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[str, Row]:
@@ -140,22 +140,22 @@ def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[st
         return "", reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
     try:
         question = _question(record)
-        given = record.get("id")
-        own_id = normalised(question) if given is None else str(given)
-        shown: list[str] = []
+        record_id = record.get("id")
+        own_id = normalised(question) if record_id is None else str(record_id)
+        options: list[str] = []
         if config.answer == "choice":
-            shown, reference = _choice(record, config, own_id)
+            options, reference = _choice(record, config, own_id)
         else:
             reference = _reference(record.get("answer"), config)
     except BadRecord as error:
         return "", reject(row, error.reason, f"record {position}: {error}")
     category = record.get("category")
     return own_id, row | {
-        "instruction_id": stable_id(config.name, own_id, normalised(question), *shown),
-        "instruction": rendered(config.template, question, shown),
+        "instruction_id": stable_id(config.name, own_id, normalised(question), *options),
+        "instruction": rendered(config.template, question, options),
         "reference_answer": reference,
         "category": None if category is None else str(category),
-        "num_choices": len(shown) or None,
+        "num_choices": len(options) or None,
     }
 
 
@@ -173,18 +173,18 @@ def _question(record: Row) -> str:
 def rendered(template: str, question: str, options: list[str]) -> str:
     """The text that a model reads. Braces in the question stay as they are."""
     texts = {"instruction": question, "choices": listed(options)}
-    return _PLACE.sub(lambda found: texts[found[1]], template)
+    return _PLACE.sub(lambda match: texts[match[1]], template)
 
 
-def _reference(given: Any, config: BenchmarkConfig) -> str | None:
+def _reference(answer: Any, config: BenchmarkConfig) -> str | None:
     """The reference answer; None if the record has none: such a problem can show tokens, but no accuracy."""
-    reference = reference_of(given)
+    reference = reference_of(answer)
     if reference is None:
         return None
     if config.answer_after is not None:
-        before, mark, reference = reference.rpartition(config.answer_after)
+        head, mark, reference = reference.rpartition(config.answer_after)
         if not mark or not reference.strip():
-            raise BadRecord("bad_answer", f"`answer` has nothing behind {config.answer_after!r}: {before[-80:]!r}")
+            raise BadRecord("bad_answer", f"`answer` has nothing behind {config.answer_after!r}: {head[-80:]!r}")
         reference = reference.strip()
         plain = whole_number(reference)
         reference = reference if plain is None else str(plain)
@@ -200,16 +200,16 @@ def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str
     """(the options in the order in which they are shown, the letter of the right option or None)."""
     columns = config.columns.get("choices", "choices")
     is_list = isinstance(columns, str)
-    given = record.get("choices") if is_list else [record.get(f"choice_{k}") for k in range(len(columns))]
-    if not isinstance(given, list) or not all(isinstance(one, str | int | float | None) for one in given):
+    choices = record.get("choices") if is_list else [record.get(f"choice_{k}") for k in range(len(columns))]
+    if not isinstance(choices, list) or not all(isinstance(choice, str | int | float | None) for choice in choices):
         raise BadRecord("bad_choices", "`choices` is no list of texts")
-    texts = ["" if one is None else str(one).strip() for one in given]
+    texts = ["" if choice is None else str(choice).strip() for choice in choices]
     right = _right(record.get("answer"), texts, is_list)
     left = [text for text in texts if text and (text != config.no_choice or text == right)]
-    shown = ordered(own_id, left)
-    if not 2 <= len(shown) <= MOST:
-        raise BadRecord("bad_choices", f"`choices` holds {len(shown)} different options; expected 2 to {MOST}")
-    return shown, None if right is None else ascii_uppercase[shown.index(right)]
+    options = ordered(own_id, left)
+    if not 2 <= len(options) <= MOST:
+        raise BadRecord("bad_choices", f"`choices` holds {len(options)} different options; expected 2 to {MOST}")
+    return options, None if right is None else ascii_uppercase[options.index(right)]
 
 
 def _right(answer: Any, texts: list[str], is_list: bool) -> str | None:

@@ -100,10 +100,10 @@ class Checkpoint(Stage):
         ids = (row_id for table in self.packed.tables(["sequence_id"]) for row_id in table["sequence_id"].to_pylist())
         num_held_out = sum(is_held_out(row_id, fraction) for row_id in ids)
         if fraction and not 0 < num_held_out < num_sequences:
-            what = "raise" if not num_held_out else "lower"
+            change = "raise" if not num_held_out else "lower"
             raise StageError(
                 f"{self.artifact}: training.eval_fraction={fraction:g} holds {num_held_out} of {num_sequences} sequences "
-                f"out; {what} it"
+                f"out; {change} it"
             )
         return num_held_out
 

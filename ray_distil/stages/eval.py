@@ -79,10 +79,10 @@ class Eval(GeneratingStage):
 
     def loss(self, artifact: Artifact) -> str:
         """A student that was trained anew has no answers that could be lost."""
-        before = saved_made_of(artifact.folder).get("settings")
-        if before is None:  # an earlier version did not say
+        saved_settings = saved_made_of(artifact.folder).get("settings")
+        if saved_settings is None:  # an earlier version did not say
             return super().loss(artifact)
-        changed = {key for key, value in self.settings.readable.items() if before.get(key) != value}
+        changed = {key for key, value in self.settings.readable.items() if saved_settings.get(key) != value}
         return "" if self.is_of_student and "model" in changed else super().loss(artifact)
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
@@ -185,15 +185,15 @@ def requests(
 
 def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
     """A generated row as an EVAL row, judged by the benchmark's kind of answer; or as a reject."""
-    known = row | {"eval_id": row["id"], "model": row["model_name"]}
+    columns = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
-        return reject(known, code, detail)
-    known |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
-    if known["num_generated_tokens"] is None:
-        known["num_thinking_tokens"] = None
-    known |= {name: row.get(name) or None for name in TIMES}
-    answer = known | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"}
+        return reject(columns, code, detail)
+    columns |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
+    if columns["num_generated_tokens"] is None:
+        columns["num_thinking_tokens"] = None
+    columns |= {name: row.get(name) or None for name in TIMES}
+    answer = columns | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"}
     return scorers.judged(answer, kind)
 
 
@@ -213,8 +213,8 @@ def evaluate(
     """The answers of the model `name` to problems, judged by the benchmark's `kind` of answer."""
     request = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=request)
-    how = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
-    return generate(pending).map_batches(answer_batch, **how)
+    options = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
+    return generate(pending).map_batches(answer_batch, **options)
 
 
 def tokens_per_s(answers: pa.Table) -> float | None:

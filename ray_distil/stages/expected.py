@@ -44,15 +44,15 @@ def settings_of(run: Run) -> dict[str, dict[str, Any]]:
 
     So are those that cannot be known yet, because a model is not there: where its stage begins, that is an error.
     """
-    found = {}
+    settings = {}
     students = {model.name for model in run.config.evaluation.models if model.model_source == TRAINED}
     for name, make in _makers(run):
         with suppress(UserError, OSError):
             # An evaluation of the student has the mark of its training, which is not known before.
             is_of_student = name.startswith("eval/") and name.split("/")[1] in students
             unknown = {"model"} if is_of_student else set()
-            found[name] = make().readable_like(saved_made_of(run.folder / name).get("settings", {}), unknown)
-    return found
+            settings[name] = make().readable_like(saved_made_of(run.folder / name).get("settings", {}), unknown)
+    return settings
 
 
 def _makers(run: Run) -> Iterator[tuple[str, Callable[[], StageSettings]]]:

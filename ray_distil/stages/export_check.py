@@ -24,12 +24,12 @@ def before_training(config: StagesConfig, training: TrainingConfig, student: str
     chat = ChatSettings.of(training.chat_template_kwargs)
     template = config.packing.template
     try:
-        other = difference(student, chat, training.system_prompt, template)
+        mismatch = difference(student, chat, training.system_prompt, template)
     except UserError as error:
-        other = str(error)
-    if other:
+        mismatch = str(error)
+    if mismatch:
         key = "packing.template" if template is not None else "training.system_prompt, training.chat_template_kwargs"
-        yield Finding(key, f"the exported student would be asked otherwise than it was trained: {other}")
+        yield Finding(key, f"the exported student would be asked otherwise than it was trained: {mismatch}")
     elif changed := mended(student):
         text = f"Transformers would not save its generation_config.json; in the export, {', '.join(changed)}"
         yield remark("training.student", text)
@@ -40,36 +40,36 @@ def check(examples: Folder, packed: ArtifactReader, checkpoint: Folder) -> int:
     from ray_distil.chat.auto_classes import AutoTokenizer
 
     questions = _questions(examples)
-    known = [(questions[example_id], ids) for example_id, ids in _trained_prompts(packed) if example_id in questions]
-    if not known:
+    prompts = [(questions[example_id], ids) for example_id, ids in _trained_prompts(packed) if example_id in questions]
+    if not prompts:
         return 0
     tokenizer = AutoTokenizer.from_pretrained(local_copy((checkpoint / STUDENT).uri))
-    for question, trained in known[:NUM_CHECKED]:
+    for question, trained in prompts[:NUM_CHECKED]:
         served = served_prompt(question, tokenizer)
         if served != trained:
             raise StageError(
                 f"checkpoint: the exported student would be asked {tokenizer.decode(served)!r}, and was trained with "
                 f"{tokenizer.decode(trained)!r}; its chat template does not take the settings of training"
             )
-    return len(known[:NUM_CHECKED])
+    return len(prompts[:NUM_CHECKED])
 
 
 def _questions(examples: Folder) -> dict[str, str]:
     """Id -> prompt of the examples in the first shards."""
     manifest = read_manifest(examples)
     shards = [name for name in manifest.files if name.startswith("part-")] if manifest is not None else []
-    found: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for shard in shards[:NUM_SHARDS]:
         table = examples.read_table(shard, ["example_id", "prompt"])
-        found |= dict(zip(table["example_id"].to_pylist(), table["prompt"].to_pylist(), strict=True))
-    return found
+        questions |= dict(zip(table["example_id"].to_pylist(), table["prompt"].to_pylist(), strict=True))
+    return questions
 
 
 def _trained_prompts(packed: ArtifactReader) -> list[tuple[str, list[int]]]:
     """(example id, ids of its prompt) of the examples in the first packed shard."""
     manifest = read_manifest(packed.folder)
     shards = [name for name in manifest.files if name.startswith("part-")] if manifest is not None else []
-    found = []
+    prompts = []
     columns = ["input_ids", "labels", "lengths", "example_ids"]
     for table in packed.folder.read_parts(shards[0], columns, ROWS) if shards else ():
         for row in table.to_pylist():
@@ -77,8 +77,8 @@ def _trained_prompts(packed: ArtifactReader) -> list[tuple[str, list[int]]]:
             for length, example_id in zip(row["lengths"], row["example_ids"], strict=True):
                 labels = row["labels"][start : start + length]
                 num_asked = next((k for k, label in enumerate(labels) if label != IGNORE_INDEX), length)
-                found.append((example_id, row["input_ids"][start : start + num_asked]))
+                prompts.append((example_id, row["input_ids"][start : start + num_asked]))
                 start += length
-        if len(found) >= 100 * NUM_CHECKED:
+        if len(prompts) >= 100 * NUM_CHECKED:
             break
-    return found
+    return prompts

@@ -24,15 +24,15 @@ MATCHED, UNUSED = "matched", "unused"
 RECORDS_AT_ONCE = 200  # of imported responses: chains of thought are long
 
 
-def imported_response(record: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """A record of `instruction` and `output` from another system as a RESPONSES row. `known`: its ids and teacher."""
+def imported_response(record: Any, columns: dict[str, Any]) -> dict[str, Any]:
+    """A record of `instruction` and `output` from another system as a RESPONSES row. `columns`: its ids and teacher."""
     try:
         instruction, responses, finish_reason = imported_texts(record)
         if len(responses) > 1:
             raise BadRecord("bad_record", f"{len(responses)} responses; expected one")
     except BadRecord as error:
-        return reject(known, error.reason, str(error))
-    return {"instruction": instruction, **known, **imported_columns(responses[0], finish_reason, reference=None)}
+        return reject(columns, error.reason, str(error))
+    return {"instruction": instruction, **columns, **imported_columns(responses[0], finish_reason, reference=None)}
 
 
 def imported_texts(record: Any) -> tuple[str, list[str], str | None]:
@@ -46,8 +46,8 @@ def imported_texts(record: Any) -> tuple[str, list[str], str | None]:
         "".join([instruction, *responses]).encode()
     except UnicodeEncodeError:
         raise BadRecord("not_unicode", "a lone surrogate") from None
-    given = record.get("finish_reason")
-    return instruction, responses, finish_reason_of(given) if given else None
+    finish_reason = record.get("finish_reason")
+    return instruction, responses, finish_reason_of(finish_reason) if finish_reason else None
 
 
 def imported_columns(response: str, finish_reason: str | None, reference: str | None) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def request_columns(row: dict[str, Any], teacher: str, sample_index: int) -> dic
 
 def imported_example(record: Any, example_id: str) -> dict[str, Any]:
     """A record of `instruction` and `output` as an SFT_EXAMPLES row, without a gate; or a reject."""
-    known = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
+    columns = {"example_id": example_id, "instruction_id": example_id, "origin": "imported", "origin_id": example_id}
     texts = dict(record) if isinstance(record, dict) else {}
     try:
         texts["instruction"] = instruction_of(texts)
     except BadRecord as error:
-        return reject(known, error.reason, str(error))
+        return reject(columns, error.reason, str(error))
     for key in ("instruction", "output"):
         if not isinstance(texts.get(key), str) or not texts[key].strip():
-            return reject(known, "bad_record", f"the row has no text in {key!r}")
-    return known | {"prompt": texts["instruction"], "completion": texts["output"]}
+            return reject(columns, "bad_record", f"the row has no text in {key!r}")
+    return columns | {"prompt": texts["instruction"], "completion": texts["output"]}
 
 
 def imported_ids(records: list[Any], source: str, by_source: bool) -> list[tuple[str, int]]:

@@ -59,10 +59,13 @@ def settings_of(config: StagesConfig) -> StageSettings:
     """
     values = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
     sources_ = sources_of(config.instructions)
-    named: dict[str, Any] = {"ids": "text", "sources": ["tiny" if one is None else "own" for one in sources_]}
+    source_settings: dict[str, Any] = {
+        "ids": "text",
+        "sources": ["tiny" if source is None else "own" for source in sources_],
+    }
     if ids_by_source(config.run_folder, Instructions.artifact):
-        named = {"sources": [one.label if one is not None else None for one in sources_]}
-    return StageSettings(values | named | {"seed": config.run.seed})
+        source_settings = {"sources": [source.label if source is not None else None for source in sources_]}
+    return StageSettings(values | source_settings | {"seed": config.run.seed})
 
 
 def read_problems(config: StagesConfig) -> Problems | StoredProblems:
@@ -88,15 +91,17 @@ def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None
     The first is None for the tiny world. The second is None where no `eval_path` is set: the held-out problems then
     come from the tiny world, or are a part of the first source.
     """
-    given, columns = config.dataset_name, dict(config.columns)
+    dataset_name, columns = config.dataset_name, dict(config.columns)
     train = eval_ = None
     if config.path != TINY:
         split = config.dataset_split
-        train = Source(config.path, "instructions.path", split, "dataset_split", given, columns, config.drop_system)
+        train = Source(
+            config.path, "instructions.path", split, "dataset_split", dataset_name, columns, config.drop_system
+        )
     if config.eval_path is not None:
         split = config.eval_split or config.dataset_split
         eval_ = Source(
-            config.eval_path, "instructions.eval_path", split, "eval_split", given, columns, config.drop_system
+            config.eval_path, "instructions.eval_path", split, "eval_split", dataset_name, columns, config.drop_system
         )
     return train, eval_
 
@@ -168,10 +173,10 @@ def collect(config: InstructionsConfig, seed: int, by_source: bool = False) -> P
         EVAL: Limit(config.num_eval, "instructions.num_eval"),
     }
     problems = Problems(rows, [eval_name, name] if by_source else [""], config.num_eval, limits)
-    for split, what in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
+    for split, purpose in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
         if not problems.facts.usable[split]:
             raise UserError(
-                f"instructions.path: {config.path!r} leaves no instruction {what}{_most_rejected(problems.facts)}; it "
+                f"instructions.path: {config.path!r} leaves no instruction {purpose}{_most_rejected(problems.facts)}; it "
                 "needs at least two different ones with a text in `instruction`; see instructions.columns"
             )
     return problems
@@ -201,8 +206,8 @@ def left_out(config: InstructionsConfig) -> Iterator[Finding]:
     for source in sources_of(config):
         names = sources.left_out(source) if source is not None else []
         if source is not None and names:
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            yield remark(source.key, f"of {source.path!r} the split {source.split!r} is read, without {shown}")
+            names_shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            yield remark(source.key, f"of {source.path!r} the split {source.split!r} is read, without {names_shown}")
 
 
 def source_fingerprints(config: InstructionsConfig) -> list[str]:

@@ -201,8 +201,8 @@ def chunk_starts(sizes: Iterable[pa.Table]) -> Keys:
     starts, start = [], 0
     while start < len(keys):
         starts.append(start)
-        before = int(ends[start - 1]) if start else 0
-        by_tokens = int(np.searchsorted(ends, before + CHUNK_TOKENS, side="right"))
+        tokens_before = int(ends[start - 1]) if start else 0
+        by_tokens = int(np.searchsorted(ends, tokens_before + CHUNK_TOKENS, side="right"))
         start = max(start + 1, min(by_tokens, start + CHUNK_EXAMPLES))
     return keys[order[starts]] if starts else keys
 
@@ -214,10 +214,10 @@ def numbered(table: pa.Table, starts: Keys, first: int, end: int) -> pa.Table:
     return table.filter(pa.array((chunks >= first) & (chunks < end)))
 
 
-def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["Dataset"]:
+def pack(read: Callable[[], "Dataset"], starts: Keys, **options: Any) -> Iterator["Dataset"]:
     """The packed sequences of SFT_EXAMPLES rows, one dataset for each window of WINDOW chunks.
 
-    read: returns the dataset of all rows with COLUMNS. starts: from `chunk_starts`. how: other arguments of
+    read: returns the dataset of all rows with COLUMNS. starts: from `chunk_starts`. options: other arguments of
     `pack_chunk`.
     """
     for first in range(0, len(starts), WINDOW):
@@ -231,7 +231,7 @@ def pack(read: Callable[[], "Dataset"], starts: Keys, **how: Any) -> Iterator["D
         borders = list(range(first + 1, end))
         # One block for each chunk: Ray's sort makes one block between two given boundaries.
         chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
-        yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
+        yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
 
 def fill(num_tokens: int, num_sequences: int, max_length: int) -> float:

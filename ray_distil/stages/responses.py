@@ -242,12 +242,12 @@ def requests(row: dict[str, Any], teacher: str, question: Question, done: Contai
 
 def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
     """A generated row as a RESPONSES row. A text that was cut is kept: the gates see its finish_reason."""
-    known = row | {"response_id": row["id"], "model": model}
+    columns = row | {"response_id": row["id"], "model": model}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
-        return reject(known, code, detail)
+        return reject(columns, code, detail)
     return (
-        known
+        columns
         | _read(row["generated_text"])
         | {
             "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
@@ -273,8 +273,8 @@ def responses(
 ) -> "Dataset":
     """One teacher's responses, without those whose ids are in `done`."""
     pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, "question": question, "done": done})
-    how = {"model": model, "sampling_params": question.sampling_params}
-    return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=how)
+    options = {"model": model, "sampling_params": question.sampling_params}
+    return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
 
 def response_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:

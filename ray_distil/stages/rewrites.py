@@ -125,21 +125,21 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
 
     Without a reference answer, the result of the rewrite is compared with the answer of the source.
     """
-    known = row | {"rewrite_id": row["id"], "model": model}
+    columns = row | {"rewrite_id": row["id"], "model": model}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
-        return reject(known, code, detail)
+        return reject(columns, code, detail)
     text = row["generated_text"]
     if not thinking_is_open(text):  # the rewriter's own think block is no part of the rewrite
         text = split_reasoning(text)[1]
-    generated, before = row["num_generated_tokens"] or None, row["original_tokens"]  # 0: not counted
+    generated, original_tokens = row["num_generated_tokens"] or None, row["original_tokens"]  # 0: not counted
     length = None if generated is None else generated - row["num_thinking_tokens"]
-    rewrite = known | {
+    rewrite = columns | {
         "reasoning": text,
         "num_prompt_tokens": row["num_prompt_tokens"] or None,
         "num_generated_tokens": generated,
         "rewritten_tokens": length,
-        "compression_ratio": length / before if before and length is not None else None,
+        "compression_ratio": length / original_tokens if original_tokens and length is not None else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
     return _judged(rewrite)
@@ -168,8 +168,8 @@ def rewrites(
     they need not wait for an engine.
     """
     # Each dataset makes its own requests: stored for both, each reasoning would be in the object store twice.
-    how = {"gates": gates, "question": question, "done": done}
-    fit, unfit = (responses.flat_map(requests, fn_kwargs=how | {"fit": fit}) for fit in (True, False))
+    options = {"gates": gates, "question": question, "done": done}
+    fit, unfit = (responses.flat_map(requests, fn_kwargs=options | {"fit": fit}) for fit in (True, False))
     rewritten = generate(fit).map_batches(
         rewrite_batch,
         batch_size=None,
@@ -195,12 +195,12 @@ def shortened(rewrites: Iterable[pa.Table]) -> dict[str, Any]:
 
     rewrites: tables with the columns original_tokens and rewritten_tokens.
     """
-    before = after = 0
+    tokens_before = tokens_after = 0
     for table in rewrites:
         counted = table.drop_null()
-        before += pc.sum(counted["original_tokens"]).as_py() or 0
-        after += pc.sum(counted["rewritten_tokens"]).as_py() or 0
-    return {"tokens_before": before, "tokens_after": after}
+        tokens_before += pc.sum(counted["original_tokens"]).as_py() or 0
+        tokens_after += pc.sum(counted["rewritten_tokens"]).as_py() or 0
+    return {"tokens_before": tokens_before, "tokens_after": tokens_after}
 
 
 def unfit_batch(table: pa.Table) -> pa.Table:

@@ -78,7 +78,9 @@ def find(parts: Iterable[pa.Table]) -> Repeats:
 def marked(table: pa.Table, repeats: Repeats) -> pa.Table:
     """SFT_EXAMPLES rows as a table of `with_rejects`: those that repeat a text are rejected."""
     first = repeats.first_of(table["example_id"].to_pylist())
-    reasons = pa.array([SAME_TEXT if one else None for one in first], pa.string())
-    details = pa.array([f"the text of example {one}" if one else None for one in first], pa.string())
+    reasons = pa.array([SAME_TEXT if example_id else None for example_id in first], pa.string())
+    details = pa.array(
+        [f"the text of example {example_id}" if example_id else None for example_id in first], pa.string()
+    )
     rows = table.select(SFT_EXAMPLES.names).append_column(REASON, reasons).append_column(DETAIL, details)
     return rows.cast(with_rejects(SFT_EXAMPLES))

@@ -51,8 +51,8 @@ class SftExamples(Stage):
         rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
-        how = {name: self.settings.values[name] for name in ("gates", "suffix", "direct_thoughts")}
-        artifact.write(curate(self.responses.read(), rewrites, candidates, **how), self.artifact)
+        options = {name: self.settings.values[name] for name in ("gates", "suffix", "direct_thoughts")}
+        artifact.write(curate(self.responses.read(), rewrites, candidates, **options), self.artifact)
 
         # Which texts repeat another one is known when all are there.
         repeated = repeats(artifact.read(same_texts.COLUMNS))
@@ -100,10 +100,10 @@ def settings_of(config: StagesConfig) -> StageSettings:
 def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> str:
     """E.g. "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60"; "" where enough are kept."""
     counts = {"candidates": (examples.rows_out, examples.rows_in), "rewrites": (num_kept_rewrites, num_rewrites)}
-    for what, (num_kept, total) in counts.items():
+    for kind, (num_kept, total) in counts.items():
         if num_kept < total / 10:
             why = most_common(examples.rejects)
-            return f"kept {num_kept:,} of {total:,} {what}, less than a tenth; rejected candidates: {why}"
+            return f"kept {num_kept:,} of {total:,} {kind}, less than a tenth; rejected candidates: {why}"
     return ""
 
 
@@ -169,12 +169,12 @@ def curate(
     options = {"gates": gates, "suffix": suffix}
     direct = options | {"direct_thoughts": direct_thoughts}
     responses = responses.filter(lambda row: row["teacher"] in candidates)
-    made = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
+    datasets = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
     if rewrites is not None:
-        made.append(
+        datasets.append(
             rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
         )
-    return made
+    return datasets
 
 
 def repeats(examples: "Dataset") -> Repeats:
@@ -183,6 +183,6 @@ def repeats(examples: "Dataset") -> Repeats:
     return find(keys.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-def example_batch(table: pa.Table, kind: str, **how: Any) -> pa.Table:
+def example_batch(table: pa.Table, kind: str, **options: Any) -> pa.Table:
     make = {"response": response_example, "rewrite": rewrite_example}[kind]
-    return table_of([make(row, **how) for row in table.to_pylist()], SFT_EXAMPLES)
+    return table_of([make(row, **options) for row in table.to_pylist()], SFT_EXAMPLES)

@@ -94,14 +94,14 @@ def requests(
 
 def timed_row(row: dict[str, Any]) -> dict[str, Any]:
     """A generated row as a TIMING row."""
-    known = {"timing_id": row["id"], "model": row["model_name"]}
-    known |= {name: row[name] for name in ("benchmark", "instruction_id")}
+    columns = {"timing_id": row["id"], "model": row["model_name"]}
+    columns |= {name: row[name] for name in ("benchmark", "instruction_id")}
     if row["error"]:
         code, _, detail = row["error"].partition(": ")
-        return reject(known, code, detail)
+        return reject(columns, code, detail)
     if not row.get("seconds"):
-        return reject(known, "not_measured", "the engine told no time")
-    return known | {"num_generated_tokens": row["num_generated_tokens"] or None, "seconds": row["seconds"]}
+        return reject(columns, "not_measured", "the engine told no time")
+    return columns | {"num_generated_tokens": row["num_generated_tokens"] or None, "seconds": row["seconds"]}
 
 
 def timed_batch(table: pa.Table) -> pa.Table:

@@ -21,16 +21,16 @@ def ahead(
     than HELD_BYTES, and at least one.
     """
     waiting: deque[tuple[int, Future[ResultT]]] = deque()
-    held = 0
+    held_bytes = 0
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         for item in items:
-            while waiting and (len(waiting) == AT_ONCE or held + size(item) > HELD_BYTES):
+            while waiting and (len(waiting) == AT_ONCE or held_bytes + size(item) > HELD_BYTES):
                 bytes_of_it, result = waiting.popleft()
                 yield result.result()
-                held -= bytes_of_it
+                held_bytes -= bytes_of_it
             waiting.append((size(item), pool.submit(work, item)))
-            held += size(item)
+            held_bytes += size(item)
         while waiting:
             yield waiting.popleft()[1].result()
     finally:

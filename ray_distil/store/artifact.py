@@ -69,10 +69,10 @@ class Artifact(ArtifactReader):
         self.num_failed_before = 0  # rows in superseded shards that had failed, or cannot be used again
         self.tell = Teller()
 
-    def start(self, resume: bool = True, asked: dict[str, tuple[str, str]] | None = None) -> None:
+    def start(self, resume: bool = True, marks: dict[str, tuple[str, str]] | None = None) -> None:
         """Make the folder ready for shards, and move shards of another fingerprint to RUN/superseded/.
 
-        Without `resume` the shards of a stopped run are deleted, for a stage that makes all its rows again. `asked`:
+        Without `resume` the shards of a stopped run are deleted, for a stage that makes all its rows again. `marks`:
         part of the artifact -> marks of the settings that change its texts (`reuse.Reuse`).
         """
         if self.folder.exists() and not self._is_ours():
@@ -87,8 +87,8 @@ class Artifact(ArtifactReader):
         if self.made_of:  # before the fingerprint: what has one, and no settings, is of an earlier version
             self.folder.write_text(MADE_OF, json.dumps(self.made_of, ensure_ascii=False, indent=1) + "\n")
         self.folder.write_text(FINGERPRINT, self.fingerprint + "\n")
-        if asked is not None:
-            self.folder.write_text(ASKED, json.dumps(asked, sort_keys=True) + "\n")
+        if marks is not None:
+            self.folder.write_text(ASKED, json.dumps(marks, sort_keys=True) + "\n")
 
     def earlier_making(self) -> Folder | None:
         """The artifact of this fingerprint in RUN/superseded/, if it can come back: a whole one, or a stopped training."""
@@ -158,9 +158,10 @@ class Artifact(ArtifactReader):
         With `parallel` all datasets run at once. Else they run one by one, and an engine ends before the next engine
         starts. With `max_shard_bytes` small shards are merged meanwhile. Yields the counts of each shard.
         """
-        how = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
+        arguments = {"folder": self.folder, "schema": self.schema, "stage": stage, "attempt": self.attempt}
         written = [
-            part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how) for part in parts
+            part.map_batches(write_block, batch_size=None, batch_format="pyarrow", fn_kwargs=arguments)
+            for part in parts
         ]
         if parallel and len(written) > 1:
             written = [written[0].union(*written[1:])]

@@ -50,8 +50,8 @@ class ArtifactReader:
 
     def missing(self, manifest: Manifest) -> list[str]:
         """The files of a manifest that are not there."""
-        there = set(self.folder.files(recursive=True))
-        return [file for file in manifest.files if file not in there]
+        present = set(self.folder.files(recursive=True))
+        return [file for file in manifest.files if file not in present]
 
     def digest(self) -> str:
         """The digest of the accepted rows, read from all of them."""
@@ -248,16 +248,16 @@ def frame(run: Folder, artifact: str, columns: Sequence[str] | None, rejects: bo
     schema = REJECTS if rejects else OF_ARTIFACTS.get(artifact.partition("/")[0])
     if schema is None:
         raise UserError(f"{artifact!r} of {run} holds no rows but other files: {', '.join(manifest.files[:3])}, ...")
-    chosen = schema.names if columns is None else [columns] if isinstance(columns, str) else list(columns)
-    if unknown := [column for column in chosen if column not in schema.names]:
+    names = schema.names if columns is None else [columns] if isinstance(columns, str) else list(columns)
+    if unknown := [column for column in names if column not in schema.names]:
         raise UserError(f"{artifact!r} has no column {unknown[0]!r}; its columns are {', '.join(schema.names)}")
 
     # Many shards at a time: each is a request where the run lies in an object store. Shards of earlier versions may lack
     # columns, which are then null.
     start = f"{REJECTS_FOLDER}/part-" if rejects else "part-"
     shards = [file for file in manifest.files if file.startswith(start)]
-    tables = ahead(lambda file: folder.read_table(file, chosen), shards)
-    empty = schema.empty_table().select(chosen)
+    tables = ahead(lambda file: folder.read_table(file, names), shards)
+    empty = schema.empty_table().select(names)
     return pa.concat_tables([empty, *tables], promote_options="default").to_pandas()
 
 

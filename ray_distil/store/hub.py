@@ -122,8 +122,8 @@ def _has_safetensors(name: str, commit: str | None) -> bool:
     """Whether the weights are there as safetensors; files of another format are then not needed. False if unknown."""
     from huggingface_hub import HfApi
 
-    here = cached(f"{name}@{commit}", "config.json")
-    if here is not None and any(Path(here).parent.glob("*.safetensors")):
+    cached_config = cached(f"{name}@{commit}", "config.json")
+    if cached_config is not None and any(Path(cached_config).parent.glob("*.safetensors")):
         return True
     try:
         return any(file.endswith(".safetensors") for file in HfApi().list_repo_files(name, revision=commit))
@@ -147,9 +147,9 @@ def local_copy(model: str, weights: bool = False, cache: str | None = None, ever
         with _alone(target):
             if not target.is_dir():
                 with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-                    made = Path(staging) / "model"
-                    source.download(made, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
-                    made.rename(target)
+                    folder = Path(staging) / "model"
+                    source.download(folder, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
+                    folder.rename(target)
                 _remove_unused(target.parent)
     os.utime(target)
     return str(target)

@@ -64,12 +64,12 @@ class SeenIds:
         return is_there
 
     def add(self, keys: Keys) -> None:
-        made = np.sort(keys)
-        while self._runs and len(self._runs[-1]) <= len(made) and len(made) + len(self._runs[-1]) <= RUN:
-            made = np.concatenate([self._runs.pop(), made])
-            made.sort()
-        if len(made):
-            self._runs.append(made)
+        run = np.sort(keys)
+        while self._runs and len(self._runs[-1]) <= len(run) and len(run) + len(self._runs[-1]) <= RUN:
+            run = np.concatenate([self._runs.pop(), run])
+            run.sort()
+        if len(run):
+            self._runs.append(run)
 
 
 def smallest(number: int, *keys: Keys) -> Keys:

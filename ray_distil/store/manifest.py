@@ -139,11 +139,11 @@ def revision(checkout: Path) -> str:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """The version and revision of this package, and the versions of the libraries that make texts and scores."""
-    found = {"ray-distil": f"{__version__} ({revision(Path(__file__).resolve().parents[2])})"}
+    by_library = {"ray-distil": f"{__version__} ({revision(Path(__file__).resolve().parents[2])})"}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            by_library[name] = version(name)
+    return by_library
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
@@ -171,9 +171,9 @@ def most_common(rejects: dict[str, int]) -> str:
 
 def why_none(run: Folder, artifacts: tuple[str, ...]) -> str:
     """Why no rows are left, as a text: the rejects of these artifacts, in their order, and the folders with them."""
-    told = []
+    lines = []
     for name in artifacts:
         manifest = read_manifest(run / name)
         if manifest is not None and manifest.rejects:
-            told.append(f"{most_common(manifest.rejects)}; all of them are in {run / name / '_rejects'}")
-    return "; before them ".join(told) or "there were no candidates"
+            lines.append(f"{most_common(manifest.rejects)}; all of them are in {run / name / '_rejects'}")
+    return "; before them ".join(lines) or "there were no candidates"

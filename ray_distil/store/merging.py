@@ -103,11 +103,11 @@ def merge_all(folder: Folder, attempt: str, files: Iterable[str], max_bytes: int
     Ray does it, if it runs, where there are several groups or more than HELD_BYTES. No small shard is removed before all
     groups are merged, so that Ray can do the task of a lost worker again.
     """
-    groups, chosen = [], set(files)
+    groups, shards = [], set(files)
     for inside in ("", f"{REJECTS_FOLDER}/"):
         sizes = (folder / inside.rstrip("/") if inside else folder).sizes("part-", ".parquet")
-        named = {inside + name: size for name, size in sizes.items()}
-        groups += small_groups({name: size for name, size in named.items() if name in chosen}, max_bytes)
+        named_sizes = {inside + name: size for name, size in sizes.items()}
+        groups += small_groups({name: size for name, size in named_sizes.items() if name in shards}, max_bytes)
 
     is_large = len(groups) > 1 or sum(size for group in groups for size in group.values()) > HELD_BYTES
     if is_large and ray_is_there():

@@ -126,8 +126,8 @@ def _why(rejected: pa.Table, num_cut: int) -> list[tuple[str, int, str]]:
 
 
 def _reject_row(row: dict[str, Any], schema: pa.Schema, stage: str) -> dict[str, Any]:
-    known = {name: row[name] for name in schema.names if row[name] is not None}
-    text = json.dumps(known, ensure_ascii=True)
+    columns = {name: row[name] for name in schema.names if row[name] is not None}
+    text = json.dumps(columns, ensure_ascii=True)
     return {"id": str(row[schema.names[0]]), "stage": stage, "reason": row[REASON], "detail": row[DETAIL], "row": text}
 
 

@@ -59,15 +59,15 @@ class Folder:
         text = str(where)
         if "://" not in text:
             return cls(str((base or Path.cwd()) / Path(text).expanduser()))
-        made = cls(text)
+        folder = cls(text)
         try:
-            made.filesystem_and_path()
+            folder.filesystem_and_path()
         except (pa.ArrowException, ValueError, OSError) as error:
-            known = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT/PATH or a path"
+            kinds = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT/PATH or a path"
             raise UserError(
-                f"{redacted(text)!r} is no place that pyarrow can open ({redacted(str(error))}); give {known}"
+                f"{redacted(text)!r} is no place that pyarrow can open ({redacted(str(error))}); give {kinds}"
             ) from error
-        return made
+        return folder
 
     def __str__(self) -> str:
         """The URI without keys, fit to be shown."""
@@ -107,9 +107,9 @@ class Folder:
     def sizes(self, prefix: str = "", suffix: str = "", recursive: bool = False) -> dict[str, int]:
         """Name -> bytes of each file; the arguments are those of `files`."""
         filesystem, path = self.filesystem_and_path()
-        found = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
         below = len(path.rstrip("/")) + 1
-        files = {info.path[below:]: info.size for info in found if info.type == fs.FileType.File}
+        files = {info.path[below:]: info.size for info in infos if info.type == fs.FileType.File}
         return {n: size for n, size in sorted(files.items()) if n.startswith(prefix) and n.endswith(suffix)}
 
     @patient
@@ -255,11 +255,11 @@ class Folder:
 
     def copy_from(self, source: "Folder") -> None:
         """Copy the files of another folder, of this filesystem or another one, into this one."""
-        there, path = source.filesystem_and_path()
-        filesystem, own = self.filesystem_and_path()
+        source_filesystem, path = source.filesystem_and_path()
+        filesystem, target_path = self.filesystem_and_path()
         if filesystem.type_name not in FLAT:
-            filesystem.create_dir(own, recursive=True)
-        fs.copy_files(path, own, source_filesystem=there, destination_filesystem=filesystem)
+            filesystem.create_dir(target_path, recursive=True)
+        fs.copy_files(path, target_path, source_filesystem=source_filesystem, destination_filesystem=filesystem)
 
     @contextmanager
     def writable(self) -> Iterator[Path]:
@@ -297,8 +297,8 @@ class Folder:
     def state(self) -> list[tuple[str, int, str]]:
         """Path, size and time of change of each file. They change when the content of the folder changes."""
         filesystem, path = self.filesystem_and_path()
-        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        return sorted((info.path, info.size, str(info.mtime)) for info in found if info.type == fs.FileType.File)
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return sorted((info.path, info.size, str(info.mtime)) for info in infos if info.type == fs.FileType.File)
 
     def filesystem_and_path(self, file: str = "") -> tuple[fs.FileSystem, str]:
         """The filesystem, and the path of `file` or of this folder in it, as pyarrow's functions take them."""

@@ -22,8 +22,10 @@ def superseded(run: Folder, artifact: str) -> list[Folder]:
     """The folders with superseded shards of the artifact, the newest first."""
     place, name = run / SUPERSEDED, artifact.replace("/", "-")
     folders = {file.partition("/")[0] for file in _files(place)}
-    own = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
-    return [place / folder for folder in sorted(own, key=lambda folder: folder.rpartition("-")[2], reverse=True)]
+    of_artifact = [folder for folder in folders if folder.rsplit("-", 2)[0] == name]
+    return [
+        place / folder for folder in sorted(of_artifact, key=lambda folder: folder.rpartition("-")[2], reverse=True)
+    ]
 
 
 def _files(place: Folder) -> list[str]:
@@ -49,8 +51,8 @@ def earlier_making(run: Folder, artifact: str, fingerprint: str, is_training: bo
         is_it = manifest is not None and manifest.fingerprint == fingerprint
         if is_it and set(manifest.files) <= set(folder.files(recursive=True)):
             return folder
-    of_it = [folder for folder in folders if folder.name.rsplit("-", 2)[1] == fingerprint]
-    return of_it[0] if is_training and of_it else None
+    of_fingerprint = [folder for folder in folders if folder.name.rsplit("-", 2)[1] == fingerprint]
+    return of_fingerprint[0] if is_training and of_fingerprint else None
 
 
 def marks_of(folder: Folder) -> dict[str, list[str]]:

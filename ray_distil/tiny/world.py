@@ -101,7 +101,7 @@ def draw_problem(rng: random.Random) -> Problem:
 
 def _draw(rng: random.Random) -> Problem:
     problem = Problem()
-    (name, subject), (other, _) = rng.sample(PEOPLE, 2)
+    (name, subject), (second_name, _) = rng.sample(PEOPLE, 2)
     item = rng.choice(ITEMS)
     containers, container = rng.choice(CONTAINERS)
     count = _open(rng, problem, name, item, containers, container)
@@ -110,14 +110,14 @@ def _draw(rng: random.Random) -> Problem:
         problem.say(
             rng.choice(
                 [
-                    f"{other} is {rng.randint(7, 15)} years old.",
+                    f"{second_name} is {rng.randint(7, 15)} years old.",
                     f"{name} walks {rng.randint(2, 30)} blocks to the shop.",
                 ]
             )
         )
     for _ in range(rng.choice([1, 1, 2, 2])):
-        count = _event(rng, problem, count, subject, other, item, containers)
-    _ask(rng, problem, count, name, subject, other, item, containers, container)
+        count = _event(rng, problem, count, subject, second_name, item, containers)
+    _ask(rng, problem, count, name, subject, second_name, item, containers, container)
     return problem
 
 
@@ -137,8 +137,8 @@ def _open(rng: random.Random, problem: Problem, name: str, item: str, containers
         return problem.step("*", a, b, f"{name} starts with {{}} {item}.")
     if kind < 0.75:
         a, b = rng.randint(5, 50), rng.randint(5, 45)
-        one, two = rng.sample(COLOURS, 2)
-        problem.say(f"{name} has {a} {one} {item} and {b} {two} {item}.")
+        first_colour, two = rng.sample(COLOURS, 2)
+        problem.say(f"{name} has {a} {first_colour} {item} and {b} {two} {item}.")
         return problem.step("+", a, b, f"{name} starts with {{}} {item}.")
     count = rng.randint(12, 80)
     problem.say(f"{name} has {count} {item}.")

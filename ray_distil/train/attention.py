@@ -46,7 +46,7 @@ def varlen_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Any = None,
     max_length_q: int | None = None,
-    **others: Any,
+    **kwargs: Any,
 ) -> tuple[Any, None]:
     """Causal attention (1, T, H, D) within each segment of a row. With `sliding_window`, a token sees that many tokens.
 
@@ -57,16 +57,16 @@ def varlen_attention(
     Raises ValueError for a call that it cannot serve: without borders, or with a mask, dropout, capped logits, sinks or
     chunks.
     """
-    asked = {
+    options = {
         "no borders": cu_seq_lens_q is None or max_length_q is None,
         "a mask": attention_mask is not None,
         "dropout": bool(dropout),
-        "softcap": others.get("softcap") is not None,
-        "sinks": others.get("s_aux") is not None,
+        "softcap": kwargs.get("softcap") is not None,
+        "sinks": kwargs.get("s_aux") is not None,
         "chunks": getattr(getattr(module, "config", None), "attention_chunk_size", None) is not None,
     }
-    if any(asked.values()):
-        raise ValueError(f"attention by segments was given {', '.join(name for name, it in asked.items() if it)}")
+    if any(options.values()):
+        raise ValueError(f"attention by segments was given {', '.join(name for name, it in options.items() if it)}")
     if _has_kernel(query, value):
         return _on_gpu(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q)[None], None
     return _by_segment(query, key, value, scaling, sliding_window, cu_seq_lens_q.diff().tolist()), None
@@ -88,8 +88,10 @@ def _on_gpu(query: Any, key: Any, value: Any, scaling: Any, window: Any, borders
     from torch.nn.attention.varlen import varlen_attn
 
     rows = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, D)
-    seen = (-1, 0) if window is None else (window - 1, 0)  # tokens before itself, and after
-    return varlen_attn(*rows, borders, borders, longest, longest, scale=scaling, window_size=seen, **_kernel["more"])
+    window_sizes = (-1, 0) if window is None else (window - 1, 0)  # tokens before itself, and after
+    return varlen_attn(
+        *rows, borders, borders, longest, longest, scale=scaling, window_size=window_sizes, **_kernel["more"]
+    )
 
 
 def _by_segment(query: Any, key: Any, value: Any, scaling: Any, window: Any, lengths: list[int]) -> Any:

@@ -83,7 +83,7 @@ def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: i
         for part, padding in enumerate((0, 0, IGNORE_INDEX))
     )
     learnt = (targets.flatten() != IGNORE_INDEX).nonzero().flatten()
-    made = {
+    tensors = {
         "input_ids": ids,
         "position_ids": positions,
         "learnt": learnt,
@@ -92,9 +92,9 @@ def tensors_of(sequences: Sequences, indices: list[int], flat: bool, multiple: i
     if flat:
         lengths = [len(example[0]) for example in rows[0]]
         borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        made |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
-        made |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
-    return made
+        tensors |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
+        tensors |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return tensors
 
 
 def sizes_of(tensors: dict[str, Any]) -> tuple[int, int]:

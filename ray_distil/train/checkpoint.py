@@ -60,9 +60,9 @@ def export_student(
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         configured = model.generation_config.eos_token_id
-        known = configured if isinstance(configured, list) else [configured]
+        stop_ids = configured if isinstance(configured, list) else [configured]
         # The student stops where it has learnt to stop, whatever the base model's eos token was.
-        stops = sorted({stop_token_id, *(i for i in known if i is not None)})
+        stops = sorted({stop_token_id, *(i for i in stop_ids if i is not None)})
         model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
         generation_settings.mend(model.generation_config)
         model.save_pretrained(str(temporary), state_dict={})  # all but weights
@@ -92,9 +92,12 @@ def write_weights(model: Any, folder: Path, rank: int, is_shared_out: bool) -> N
     from safetensors.torch import save_file
 
     written = tensors_of(model)
-    shapes = {name: torch.empty(one.shape, dtype=one.tensor.dtype, device="meta") for name, one in written.items()}
+    shapes = {
+        name: torch.empty(tensor_written.shape, dtype=tensor_written.tensor.dtype, device="meta")
+        for name, tensor_written in written.items()
+    }
     expected = in_files(model, shapes)
-    if expected != {name: one.shape for name, one in written.items()}:
+    if expected != {name: tensor_written.shape for name, tensor_written in written.items()}:
         state = gathered(written, list(written), is_shared_out, rank)
         if rank == 0:
             model.save_pretrained(str(folder), state_dict=state)
@@ -119,11 +122,11 @@ def tensors_of(model: Any) -> dict[str, Written]:
     layers = {f"{name}{lora.BASE}weight": module for name, module in model.named_modules() if lora.is_added(module)}
     ignored = set(model._keys_to_ignore_on_save or ())
     saved = model.state_dict(keep_vars=True).keys()
-    found = {}
+    tensors = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in saved and name not in ignored and not any(part in name for part in lora.PARTS):
-            found[name.replace(lora.BASE, ".")] = Written(tensor, layers.get(name))
-    return found
+            tensors[name.replace(lora.BASE, ".")] = Written(tensor, layers.get(name))
+    return tensors
 
 
 def in_files(model: Any, tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -135,22 +138,22 @@ def in_files(model: Any, tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     from transformers.core_model_loading import revert_weight_conversion
 
     turned = revert_weight_conversion(model, dict(tensors))
-    return {name: tuple(one.shape) for name, one in turned.items()}
+    return {name: tuple(tensor.shape) for name, tensor in turned.items()}
 
 
 def gathered(written: dict[str, Written], names: list[str], is_shared_out: bool, rank: int) -> dict[str, Any]:
     """These tensors on rank 0's host, gathered one at a time. The other ranks take part and get an empty mapping."""
     import deepspeed
 
-    whole: Callable[[list[Any]], AbstractContextManager[Any]] = (
+    gather: Callable[[list[Any]], AbstractContextManager[Any]] = (
         deepspeed.zero.GatheredParameters if is_shared_out else nullcontext
     )
     state = {}
     for name in names:
-        with whole(written[name].parts):
+        with gather(written[name].parts):
             if rank == 0:
-                made = written[name].made()
-                state[name] = made.clone() if is_shared_out and made.device == written[name].tensor.device else made
+                value = written[name].made()
+                state[name] = value.clone() if is_shared_out and value.device == written[name].tensor.device else value
     return state
 
 

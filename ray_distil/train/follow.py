@@ -44,21 +44,21 @@ Line = dict[str, Any]  # one line of metrics.jsonl; `sft.py` and `meter.py` make
 
 def status(line: Line) -> str:
     """ "step 12 of 36, loss 1.2345, norm 0.52, rate 1.8e-05, 1,204 of 2,676 tokens/s learnt (45%), 0.4 GiB, 0:41 left"."""
-    told = [f"step {line['step']:,} of {line['num_steps']:,}", f"loss {line['loss']:.4f}"]
+    parts = [f"step {line['step']:,} of {line['num_steps']:,}", f"loss {line['loss']:.4f}"]
     for name, form in (
         ("eval_loss", "held out {:.4f}"),
         ("grad_norm", "norm {:.3g}"),
         ("learning_rate", "rate {:.2g}"),
     ):
-        told += [form.format(line[name])] if line.get(name) is not None else []
+        parts += [form.format(line[name])] if line.get(name) is not None else []
     if line.get("tokens_per_s"):
         learnt, every, share = (line[name] for name in ("learnt_tokens_per_s", "tokens_per_s", "learnt_share"))
-        told.append(f"{learnt:,.0f} of {every:,.0f} tokens/s learnt ({share:.0%})")
+        parts.append(f"{learnt:,.0f} of {every:,.0f} tokens/s learnt ({share:.0%})")
     for name, form in (("mfu", "MFU {:.1%}"), ("memory_gib", "{:.1f} GiB")):
-        told += [form.format(line[name])] if line.get(name) is not None else []
+        parts += [form.format(line[name])] if line.get(name) is not None else []
     if line.get("seconds_left"):
-        told.append(f"{clock(line['seconds_left'])} left")
-    return ", ".join(told)
+        parts.append(f"{clock(line['seconds_left'])} left")
+    return ", ".join(parts)
 
 
 class LastStep:
@@ -104,12 +104,12 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # On the driver's node. Ray could choose any node, e.g. a teacher's, and this actor would keep it from being freed.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    follower = ray.remote(num_cpus=0, scheduling_strategy=here)(LastStep).remote()
+    strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    follower = ray.remote(num_cpus=0, scheduling_strategy=strategy)(LastStep).remote()
     over = threading.Event()
 
     def listen() -> None:
-        told, tokens_told, num_starts, num_lines, held_out, last = 0, 0, 0, 0, "", False
+        step_shown, tokens_told, num_starts, num_lines, held_out, last = 0, 0, 0, 0, "", False
         newest, told_at = "", -inf
         while not last:
             last = over.wait(ASK_SECONDS)
@@ -121,9 +121,9 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
                 say(line)
             num_lines = len(lines)
             if len(starts) > num_starts:
-                told, steps = starts[-1]
+                step_shown, steps = starts[-1]
                 num_starts = len(starts)
-                tell.expect(steps, done=told, unit="steps")
+                tell.expect(steps, done=step_shown, unit="steps")
             for line in logged:
                 metrics.show({GAUGES[k]: v for k, v in line.items() if k in GAUGES and v is not None}, run=run)
                 if line.get("seconds_left") is not None:
@@ -136,12 +136,12 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
             if newest and (last or time.monotonic() - told_at >= LINE_SECONDS):
                 tell.line(newest)
                 newest, told_at = "", time.monotonic()
-            step = int(state.get("step", told))
-            if step != told:
+            step = int(state.get("step", step_shown))
+            if step != step_shown:
                 metrics.show({GAUGES[name]: state[name] for name in ("step", "loss", "grad_norm")}, run=run)
                 metrics.count("distil_train_tokens", num_tokens - tokens_told, run=run)
-                tell.advance(step - told, num_tokens - tokens_told, f"loss {state['loss']:.4f}{held_out}")
-                told, tokens_told = step, num_tokens
+                tell.advance(step - step_shown, num_tokens - tokens_told, f"loss {state['loss']:.4f}{held_out}")
+                step_shown, tokens_told = step, num_tokens
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
@@ -153,10 +153,10 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
         ray.kill(follower)
 
 
-def final(errors: dict[int, Exception], step: int, before: set[tuple[int, str]]) -> Exception | None:
+def final(errors: dict[int, Exception], step: int, retried: set[tuple[int, str]]) -> Exception | None:
     """The error, of these `errors` by rank, that ends the training; None where the workers may start again.
 
-    `step`: the last finished step. `before`: (step, error) of the errors that were retried; this function adds to it.
+    `step`: the last finished step. `retried`: (step, error) of the errors that were retried; this function adds to it.
     """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
@@ -167,10 +167,10 @@ def final(errors: dict[int, Exception], step: int, before: set[tuple[int, str]])
     if any(isinstance(error, RayError | RayTrainError) for error in errors.values()):
         return None  # a worker is lost; this is the cause of the other workers' errors
     for error in errors.values():
-        seen = (step, f"{type(error).__name__}: {error}")
-        if not isinstance(error, MAY_PASS) or seen in before:
+        attempt = (step, f"{type(error).__name__}: {error}")
+        if not isinstance(error, MAY_PASS) or attempt in retried:
             return error
-        before.add(seen)
+        retried.add(attempt)
     return None
 
 

@@ -44,16 +44,16 @@ def wrong_targets(model: Any, targets: str | Iterable[str]) -> str:
         return ""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     head, embedding = (getattr(model, f"get_{kind}_embeddings", lambda: None)() for kind in ("output", "input"))
-    there = sorted({name.rpartition(".")[2] for name, module in layers.items() if module is not head})
+    layer_names = sorted({name.rpartition(".")[2] for name, module in layers.items() if module is not head})
     for target in [targets] if isinstance(targets, str) else targets:
-        found = [module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")]
-        if any(module is head or module is embedding for module in found):
+        modules = [module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")]
+        if any(module is head or module is embedding for module in modules):
             return (
                 f"{target!r} is the embedding or the output layer, which the loss is made by; leave it out, or train "
                 "without LoRA"
             )
-        if not found or not all(isinstance(module, torch.nn.Linear) for module in found):
-            return f"{target!r} is no linear layer of it; it has {', '.join(there)}; or give {ALL}"
+        if not modules or not all(isinstance(module, torch.nn.Linear) for module in modules):
+            return f"{target!r} is no linear layer of it; it has {', '.join(layer_names)}; or give {ALL}"
     return ""
 
 

@@ -98,8 +98,8 @@ def packed_logits(model: Any, tensors: dict[str, Any]) -> Any:
 
 
 def _inputs(tensors: dict[str, Any]) -> dict[str, Any]:
-    given = {name: tensors[name] for name in ("input_ids", "position_ids", *BORDERS) if name in tensors}
-    return given | {"use_cache": False}
+    inputs = {name: tensors[name] for name in ("input_ids", "position_ids", *BORDERS) if name in tensors}
+    return inputs | {"use_cache": False}
 
 
 def _learn(model: Any, learnt: Any, targets: Any, **tensors: Any) -> Any:
@@ -111,12 +111,12 @@ def _learn_from_logits(model: Any, learnt: Any, targets: Any, **tensors: Any) ->
     from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
 
     rows, length = tensors["input_ids"].shape
-    forward, kept = type(model).forward, {}
+    forward, logits_kwargs = type(model).forward, {}
     if "logits_to_keep" in inspect.signature(forward).parameters:
         mask = torch.zeros(rows * length, dtype=torch.bool, device=learnt.device)
-        kept = {"logits_to_keep": learnt if rows == 1 else mask.index_fill(0, learnt, True).view(rows, length)}
-    logits = forward(model, **_inputs(tensors), **kept).logits
-    logits = logits.flatten(0, -2) if kept else logits.flatten(0, 1).index_select(0, learnt)
+        logits_kwargs = {"logits_to_keep": learnt if rows == 1 else mask.index_fill(0, learnt, True).view(rows, length)}
+    logits = forward(model, **_inputs(tensors), **logits_kwargs).logits
+    logits = logits.flatten(0, -2) if logits_kwargs else logits.flatten(0, 1).index_select(0, learnt)
     return chunked_cross_entropy(logits, targets, reduction="sum")
 
 

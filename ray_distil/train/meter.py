@@ -98,12 +98,12 @@ def most_memory(device: Any) -> float:
     import torch.distributed as dist
 
     if device.type == "cuda":
-        own = torch.cuda.max_memory_allocated(device)
+        of_rank = torch.cuda.max_memory_allocated(device)
     else:
-        own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    most = torch.tensor(float(own), dtype=torch.float64, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return float(most)
+        of_rank = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    highest = torch.tensor(float(of_rank), dtype=torch.float64, device=device)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return float(highest)
 
 
 def peak_flops(card: str) -> float | None:

@@ -34,8 +34,8 @@ def repartition(folder: Path, num_before: int, num_now: int, rank: int, lengths:
 
     files = [_only(folder, f"*zero_pp_rank_{k}_mp_rank_*_optim_states.pt") for k in range(num_before)]
     saved = [load(file) for file in files]
-    parts = [one["optimizer_state_dict"] for one in saved]
-    made = dict(parts[0])
+    parts = [part_state["optimizer_state_dict"] for part_state in saved]
+    merged = dict(parts[0])
     states = [part[OPTIMIZER]["state"] for part in parts]
     new_states: dict[int, dict[str, Any]] = {}
     new_weights = []
@@ -43,18 +43,20 @@ def repartition(folder: Path, num_before: int, num_now: int, rank: int, lengths:
         total = sum(slice_.numel for part in parts for slice_ in part[SLICES][group].values())
         start, end = rank * length, min((rank + 1) * length, total)
         moments = states[0][group]
-        before = next(value.numel() for value in moments.values() if value.dim() > 0)  # with padding
-        new_weights.append(_cut([part[WEIGHTS][group] for part in parts], before, start, end))
+        num_padded = next(value.numel() for value in moments.values() if value.dim() > 0)  # with padding
+        new_weights.append(_cut([part[WEIGHTS][group] for part in parts], num_padded, start, end))
         new_states[group] = {
-            name: _cut([state[group][name] for state in states], before, start, end, length) if value.dim() else value
+            name: _cut([state[group][name] for state in states], num_padded, start, end, length)
+            if value.dim()
+            else value
             for name, value in moments.items()
         }
-    made[WEIGHTS] = new_weights
-    made[OPTIMIZER] = made[OPTIMIZER] | {"state": new_states}
-    made[PADDINGS] = [length - len(weights) for length, weights in zip(lengths, new_weights, strict=True)]
-    made[COUNT] = [num_now] * len(lengths)
+    merged[WEIGHTS] = new_weights
+    merged[OPTIMIZER] = merged[OPTIMIZER] | {"state": new_states}
+    merged[PADDINGS] = [length - len(weights) for length, weights in zip(lengths, new_weights, strict=True)]
+    merged[COUNT] = [num_now] * len(lengths)
     name = files[0].name.replace("zero_pp_rank_0_", f"zero_pp_rank_{rank}_")
-    _write(saved[0] | {"optimizer_state_dict": made}, folder / name)
+    _write(saved[0] | {"optimizer_state_dict": merged}, folder / name)
     model = _only(folder, "mp_rank_*_model_states.pt")
     _write(load(model) | {"dp_world_size": num_now}, model)
 
@@ -68,10 +70,10 @@ def _cut(parts: list[Any], length: int, start: int, end: int, padded: int = 0) -
         first, last = max(start - place * length, 0), min(end - place * length, part.numel())
         if first < last:
             pieces.append(part.flatten()[first:last])
-    made = torch.cat(pieces) if pieces else parts[0].new_zeros(0)
-    if len(made) != max(0, end - start):
+    flat = torch.cat(pieces) if pieces else parts[0].new_zeros(0)
+    if len(flat) != max(0, end - start):
         raise RuntimeError(f"a training state lacks elements {start} to {end} of its parts")
-    return torch.nn.functional.pad(made, (0, padded - len(made))) if padded else made
+    return torch.nn.functional.pad(flat, (0, padded - len(flat))) if padded else flat
 
 
 def _only(folder: Path, pattern: str) -> Path:

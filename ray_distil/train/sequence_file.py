@@ -74,8 +74,8 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
     all_ids = pa.chunked_array(ids)
     held_out = np.array([is_held_out(name, eval_fraction) for name in all_ids.to_pylist()], np.bool_)
     order = pc.sort_indices(all_ids).to_numpy()
-    for file, chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
-        np.save(place / file, index[order[chosen[order]]])
+    for file, is_chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
+        np.save(place / file, index[order[is_chosen[order]]])
 
 
 def read_sequences(place: Path, part: str) -> Sequences:
@@ -97,8 +97,8 @@ def open_sequences(packed: Folder, eval_fraction: float, node: int, is_first: bo
         write_sequences(packed, Path(place), eval_fraction)
     places = [(0, "")] * dist.get_world_size()
     dist.all_gather_object(places, (node, place))
-    own = Path(next(there for number, there in places if number == node and there))
-    trained, held_out = read_sequences(own, TRAINED), read_sequences(own, HELD_OUT)
+    folder = Path(next(place_of_node for number, place_of_node in places if number == node and place_of_node))
+    trained, held_out = read_sequences(folder, TRAINED), read_sequences(folder, HELD_OUT)
     dist.barrier()
     if place:
         shutil.rmtree(place)

@@ -64,5 +64,5 @@ def small_copy(config: Any, attn_implementation: str) -> Any:
     config.num_hidden_layers = layers
     with torch.random.fork_rng(devices=[]):  # a training's own draws stay as they are
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation)
-    return made.eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation)
+    return model.eval()

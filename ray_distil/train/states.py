@@ -100,15 +100,17 @@ def check_batch(folder: Folder, made_of: Callable[[int], str], sizes: dict[str, 
     `made_of` gives the mark of this training for another global batch. `sizes`: the settings, by key, whose product is
     this training's global batch.
     """
-    state, asked = last_state(folder), prod(sizes.values())
-    there = state.train_batch_size if state is not None else None
-    if state is None or there is None or there == asked or state.made_of != made_of(there):
+    state, batch_size = last_state(folder), prod(sizes.values())
+    saved_size = state.train_batch_size if state is not None else None
+    if state is None or saved_size is None or saved_size == batch_size or state.made_of != made_of(saved_size):
         return
-    micro_steps, rest = divmod(there * sizes["gradient_accumulation_steps"], asked)
-    other = f"training.gradient_accumulation_steps={micro_steps}" if not rest else f"sizes whose product is {there}"
+    micro_steps, rest = divmod(saved_size * sizes["gradient_accumulation_steps"], batch_size)
+    change = (
+        f"training.gradient_accumulation_steps={micro_steps}" if not rest else f"sizes whose product is {saved_size}"
+    )
     raise UserError(
-        f"training: a global batch of {asked} sequences ({' x '.join(f'{key} {n}' for key, n in sizes.items())}), and "
-        f"{_shown(state.name)} is of {there}; set {other} to go on, or remove {folder} to begin anew"
+        f"training: a global batch of {batch_size} sequences ({' x '.join(f'{key} {n}' for key, n in sizes.items())}), and "
+        f"{_shown(state.name)} is of {saved_size}; set {change} to go on, or remove {folder} to begin anew"
     )
 
 
@@ -123,8 +125,8 @@ def prune(folder: Folder, made_of: str) -> None:
 
     The marker of a state is removed before its files. States whose marker has another `made_of` stay.
     """
-    found = find(folder, made_of)
-    for name in [state.name for state in found.whole[:-KEPT]] + found.half_written:
+    states = find(folder, made_of)
+    for name in [state.name for state in states.whole[:-KEPT]] + states.half_written:
         folder.remove(f"{name}.json")
         (folder / name).remove_all()
 
@@ -176,10 +178,10 @@ class States:
 
         Rank 0 chooses the state, and says which other states it does not use.
         """
-        found = find(self.folder, self.made_of) if self.rank == 0 else None
-        for remark in found.remarks if found is not None else ():
+        states = find(self.folder, self.made_of) if self.rank == 0 else None
+        for remark in states.remarks if states is not None else ():
             say(remark)
-        state = self._same(found.newest if found is not None else None)
+        state = self._same(states.newest if states is not None else None)
         if state is None:
             return 0
         check_sharing(self.folder, state, self.num_workers, self.zero_stage)
@@ -187,7 +189,7 @@ class States:
             target = Path(place) / TAG
             target.mkdir()
             shared_out = state.num_workers != self.num_workers and self.zero_stage > 0
-            self._fetch(state, target, whole=shared_out)
+            self._fetch(state, target, with_optimizer=shared_out)
             if shared_out:
                 optimizer = engine.optimizer
                 parts = getattr(optimizer, "single_partition_of_fp32_groups", None)
@@ -205,11 +207,11 @@ class States:
         import torch.distributed as dist
 
         name = f"step-{step}-{self.id}"
-        own = self.folder / name / f"rank-{self.rank}"
-        with own.writable() as place:
+        part = self.folder / name / f"rank-{self.rank}"
+        with part.writable() as place:
             # No save_latest: DeepSpeed would write its pointer to the latest state before all ranks have saved.
             engine.save_checkpoint(str(place), tag=TAG, save_latest=False, exclude_frozen_parameters=has_frozen(engine))
-        files = {f"{own.name}/{TAG}/{file}": size for file, size in (own / TAG).sizes().items()}
+        files = {f"{part.name}/{TAG}/{file}": size for file, size in (part / TAG).sizes().items()}
         of_all: list[dict[str, int]] = [{} for _ in range(self.num_workers)]
         dist.all_gather_object(of_all, files)  # also a barrier: behind it, the files of all ranks are in their place
         if self.rank == 0:
@@ -219,11 +221,11 @@ class States:
             self.folder.write_bytes(f"{name}.json", json.dumps(asdict(marker)).encode(), self.check)
             prune(self.folder, self.made_of)
 
-    def _fetch(self, state: State, target: Path, whole: bool) -> None:
-        """Bring the files of a state that this rank reads, or with `whole` all its files, into a folder on the disk."""
+    def _fetch(self, state: State, target: Path, with_optimizer: bool) -> None:
+        """Bring the files of a state that this rank reads, or with `with_optimizer` all its files, into a folder on the disk."""
         for file in state.files:
             base = file.rpartition("/")[2]
-            if not whole and not file.startswith(f"rank-{self.rank}/") and not base.startswith(MODEL):
+            if not with_optimizer and not file.startswith(f"rank-{self.rank}/") and not base.startswith(MODEL):
                 continue
             place = self.folder / state.name
             if place.local is not None:

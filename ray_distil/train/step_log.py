@@ -78,8 +78,8 @@ class EventFiles:
         event = Event(step=line["step"], wall_time=line.get("time", time.time()))
         for name, value in line.items():
             if value is not None and name not in NOT_SHOWN:
-                shown = scalar("eval/loss" if name == "eval_loss" else f"train/{name}", value)
-                event.summary.value.extend(shown.value)
+                summary = scalar("eval/loss" if name == "eval_loss" else f"train/{name}", value)
+                event.summary.value.extend(summary.value)
         self.writer.write_event(event)
         if self.staging is None:
             self.writer.flush()

@@ -196,11 +196,11 @@ def held_out_loss(
 
     size, num_sequences = batch.train_micro_batch_size_per_gpu, len(sequences[COLUMNS[0]])
     of_rank = list(range(num_sequences))[rank :: batch.num_workers]
-    most = -(-num_sequences // batch.num_workers)  # sequences of the rank that has the most
+    max_sequences = -(-num_sequences // batch.num_workers)  # sequences of the rank that has the most
     totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, learnt tokens
     engine.eval()
     with torch.no_grad():
-        for start in range(0, most, size):
+        for start in range(0, max_sequences, size):
             tensors = collate(sequences, of_rank[start : start + size])
             totals[0] += engine(**to_device(tensors, device))
             totals[1] += len(tensors["targets"])

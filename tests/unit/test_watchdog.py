@@ -85,11 +85,11 @@ def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
 
 
 def test_rows_that_failed_before_may_fail_again() -> None:
-    limit = FailureLimit(0.5, 30, "responses", "R", known=20)
+    limit = FailureLimit(0.5, 30, "responses", "R", num_known=20)
     limit.add(shard(20, 20))
     limit.add(shard(9, 9))
     limit.add(shard(1, 1))  # 30 are no more than 20 and half of 30
-    limit = FailureLimit(0.5, 60, "responses", "R", known=20)
+    limit = FailureLimit(0.5, 60, "responses", "R", num_known=20)
     with pytest.raises(StoppedError, match="60 of the first 60"):
         limit.add(shard(60, 60))
 
