@@ -26,12 +26,12 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
     """
     if not together and attn_implementation != VARLEN:
         return ""
-    problem = _found(model, attn_implementation, together)
+    problem = _visible_examples(model, attn_implementation, together)
     if not problem:
         return ""
     if attn_implementation == VARLEN:
         for alternative in ("sdpa", "eager"):
-            if not _found(model, alternative, together):
+            if not _visible_examples(model, alternative, together):
                 return f"{problem}; set training.attn_implementation={alternative}"
     if "attn_implementation" in problem or not together:
         return problem
@@ -39,7 +39,7 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
     return f"{problem}; set packing.enabled=false{rows}, or train another student"
 
 
-def _found(model: str, attn_implementation: str, together: bool) -> str:
+def _visible_examples(model: str, attn_implementation: str, together: bool) -> str:
     import torch
 
     from ray_distil.chat.auto_classes import AutoConfig

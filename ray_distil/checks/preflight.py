@@ -212,7 +212,7 @@ def _short_for_chains(config: StagesConfig) -> Iterator[Finding]:
 def _never_learnt(config: StagesConfig) -> Iterator[Finding]:
     """A teacher generates, and none of its texts may be learnt."""
     kinds = {"direct": {"direct"}, "slow": {"slow", "rewrite"}}
-    for name in config.teachers.given if config.teachers is not None else ():
+    for name in config.teachers.sections if config.teachers is not None else ():
         if not kinds[name] & set(config.candidates):
             candidates = ", ".join(config.candidates)
             text = f"it is asked, and none of its texts is learnt; curation.candidates is {candidates}"
@@ -221,7 +221,7 @@ def _never_learnt(config: StagesConfig) -> Iterator[Finding]:
 
 def _same_samples(config: StagesConfig) -> Iterator[Finding]:
     """Several samples at temperature 0: they would all be the same text."""
-    teachers = config.teachers.given if config.teachers is not None else {}
+    teachers = config.teachers.sections if config.teachers is not None else {}
     sampled = [
         (f"teachers.{name}", teacher.num_samples, teacher.sampling_params)
         for name, teacher in teachers.items()

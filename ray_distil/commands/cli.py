@@ -96,13 +96,13 @@ def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = l
     except KeyboardInterrupt as error:
         _leave(143 if isinstance(error, Terminated) else 130)
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
-        code = _told(error, log_folder())
+        code = _print_error(error, log_folder())
         if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or a stage in a thread, still run
             _leave(code, message="")
     return code
 
 
-def _told(error: Exception, folder: Path | None) -> int:
+def _print_error(error: Exception, folder: Path | None) -> int:
     """Say what went wrong; returns the exit code."""
     if (mistake := user_error_in(error)) is not None:
         print(f"error: {mistake}", file=sys.stderr)

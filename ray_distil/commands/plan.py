@@ -90,7 +90,7 @@ def make(config: StagesConfig) -> Plan:
 
     models = named_models(config)
     teachers, rewriter = generators.teachers(config, models), generators.rewriter(config, models)
-    for name, section in config.teachers.given.items() if config.teachers is not None else ():
+    for name, section in config.teachers.sections.items() if config.teachers is not None else ():
         # Responses.
         expected = getattr(assumed, name)
         if problems is None:

@@ -112,7 +112,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     records = list(sources.records(Source(file.dataset.input_path, "dataset.input_path")))
     output = Path(file.dataset.output_path).absolute()
     api_key_env = key_in_environment(file.inference.api_key)
-    base_url = _told(file.inference.base_url, "base_url")
+    base_url = _value_of(file.inference.base_url, "base_url")
     data = {
         "run": {"name": f"{output.stem}_run", "storage_path": str(output.parent)},
         # Only `complete` is on: the recipe has no reference answers to check a rewrite against.
@@ -194,7 +194,7 @@ def devices() -> dict[str, Any]:
 def key_in_environment(api_key: str) -> str:
     """The environment variable that holds the key. Workers read the key there; it is written to no file and no log."""
     if api_key == PLACEHOLDERS["api_key"]:
-        _told(api_key, "api_key")
+        _value_of(api_key, "api_key")
         return api_key
     if "RAY_ADDRESS" in os.environ:
         raise ConfigError(
@@ -227,7 +227,7 @@ def _no_models(base_url: str, reason: str) -> str:
     return f"inference.base_url: {base_url!r} does not say which models it has ({reason})"
 
 
-def _told(value: str, key: str) -> str:
+def _value_of(value: str, key: str) -> str:
     """A value of `inference`. A placeholder of the published file is replaced by its value in the environment."""
     name = PLACEHOLDERS[key]
     if value != name:

@@ -74,7 +74,7 @@ class BenchmarkConfig(Section):
                 raise ValueError(f"{at}.{file_keys[0]}: these are the run's own problems; see `instructions`")
             return self
         if self.path is None:
-            raise ValueError(f"{at}: is not built in and has no `path`; {_known(self.name)}")
+            raise ValueError(f"{at}: is not built in and has no `path`; {_known_names(self.name)}")
         prompt = self.template
         if "{instruction}" not in prompt or ("{choices}" in prompt) != (self.answer == "choice"):
             holds = "{instruction} and {choices}" if self.answer == "choice" else "{instruction}, and no {choices}"
@@ -104,7 +104,7 @@ def declared(value: Any) -> Any:
     if isinstance(value, str):
         value = {"name": value}
         if value["name"] != HELD_OUT and value["name"] not in built_in():
-            raise ValueError(f"evaluation.benchmarks: {value['name']!r} is not built in; {_known(value['name'])}")
+            raise ValueError(f"evaluation.benchmarks: {value['name']!r} is not built in; {_known_names(value['name'])}")
     if not isinstance(value, dict) or value.get("name") not in built_in():
         return value
     built_in_benchmark = built_in()[value["name"]]
@@ -113,7 +113,7 @@ def declared(value: Any) -> Any:
     return built_in_benchmark | value
 
 
-def _known(name: str) -> str:
+def _known_names(name: str) -> str:
     names = [*built_in(), HELD_OUT]
     near = get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}; else give {{name: ..., path: ...}}"
@@ -139,7 +139,7 @@ class EvaluatedModel(Section):
     system_prompt: str | None = Field(None, description="null: as in training for the student, else the template's own")
 
     @model_validator(mode="after")
-    def _one(self) -> "EvaluatedModel":
+    def _has_one_backend(self) -> "EvaluatedModel":
         if (self.model_source is None) == (self.endpoint is None):
             raise ValueError(f"evaluation.models: {self.name} needs one of `model_source` and `endpoint`")
         return self

@@ -132,7 +132,7 @@ class TeacherConfig(Asked, DatasetConfig):
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
 
     @model_validator(mode="after")
-    def _one(self) -> "TeacherConfig":
+    def _has_one_backend(self) -> "TeacherConfig":
         backends = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
         if len(backends) != 1:
             raise ValueError(
@@ -158,7 +158,7 @@ class TeachersConfig(Section):
         return self
 
     @property
-    def given(self) -> dict[str, TeacherConfig]:
+    def sections(self) -> dict[str, TeacherConfig]:
         """The teachers that are configured, by name."""
         teachers = {"direct": self.direct, "slow": self.slow}
         return {name: teacher for name, teacher in teachers.items() if teacher is not None}

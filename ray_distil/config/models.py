@@ -27,7 +27,7 @@ def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict
     the environment; UserError for a missing file of responses.
     """
     served = {}
-    for key, section in _asked(config).items():
+    for key, section in _generating_sections(config).items():
         if section is not None and section.endpoint is not None:
             served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
         elif isinstance(section, TeacherConfig) and section.engine is None:
@@ -68,7 +68,7 @@ def responses_of(teacher: TeacherConfig, key: str) -> Source:
 def model_sources(config: StagesConfig) -> dict[str, str]:
     """Key of the configuration -> model_source, for each model whose files the run loads (no endpoint's)."""
     sources = {"training.student": config.training.student} if config.training is not None else {}
-    for key, section in _asked(config).items():
+    for key, section in _generating_sections(config).items():
         if section is not None and section.engine is not None:
             sources[f"{key}.engine.model_source"] = section.engine.model_source
     for index, model in enumerate(config.evaluation.models):
@@ -77,7 +77,7 @@ def model_sources(config: StagesConfig) -> dict[str, str]:
     return sources
 
 
-def _asked(config: StagesConfig) -> dict[str, Asked | None]:
+def _generating_sections(config: StagesConfig) -> dict[str, Asked | None]:
     sections: dict[str, Asked | None] = {"long2short": config.long2short}
     if config.teachers is not None:
         sections |= {"teachers.direct": config.teachers.direct, "teachers.slow": config.teachers.slow}

@@ -17,7 +17,7 @@ Date = Callable[[], str] | None
 
 def teachers(config: StagesConfig, models: dict[str, str], date: Date = None) -> dict[str, Generator]:
     """Name -> the teacher, without those whose responses are imported."""
-    sections = config.teachers.given if config.teachers is not None else {}
+    sections = config.teachers.sections if config.teachers is not None else {}
     return {
         name: Generator(
             section,

@@ -23,15 +23,15 @@ class Bucket:
     def __init__(self, per_minute: float | None) -> None:
         self.rate = None if per_minute is None else per_minute / 60  # a second
         self.level = 0.0
-        self.seen = time.monotonic()
+        self.updated_at = time.monotonic()
 
     def wait_s(self) -> float:
         """Seconds until something may be spent."""
         if self.rate is None:
             return 0.0
         now = time.monotonic()
-        self.level = min(self.level + (now - self.seen) * self.rate, self.rate * BURST_S)
-        self.seen = now
+        self.level = min(self.level + (now - self.updated_at) * self.rate, self.rate * BURST_S)
+        self.updated_at = now
         return max(0.0, -self.level / self.rate)
 
     def spend(self, amount: float) -> None:

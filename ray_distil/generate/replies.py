@@ -51,7 +51,7 @@ class Reply:
         self.content: list[str] = []
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
-        self.said = ""  # the server's message, where it sends one in place of choices
+        self.server_message = ""  # the server's message, where it sends one in place of choices
 
     def add(self, sent: Any) -> None:
         """Take one object of the server. Raises BadReply, with the server's own words, if it is no part of a reply."""
@@ -66,7 +66,7 @@ class Reply:
             self.usage = sent["usage"]
         choices = sent.get("choices")
         if not choices:
-            self.said = self.said or whole(_message_in(sent))
+            self.server_message = self.server_message or without_half_characters(_message_in(sent))
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._take(choice)
@@ -83,15 +83,19 @@ class Reply:
     def row(self) -> dict[str, Any]:
         """The columns of `generation.ADDED`. Raises BadReply where the reply did not end, or ended without a text."""
         if not self.content:
-            raise BadReply("the reply has no choices" + (f": {self.said[:300]}" if self.said else ""))
+            raise BadReply(
+                "the reply has no choices" + (f": {self.server_message[:300]}" if self.server_message else "")
+            )
         if self.finish_reason is None:
             raise BadReply("the reply ends without a finish_reason", tries=None)
-        reason = whole(finish_reason_of(self.finish_reason))
+        reason = without_half_characters(finish_reason_of(self.finish_reason))
         if reason.lower() in FINAL_ENDS:
             raise BadReply("the endpoint did not finish this reply", tries=1, code=reason.lower())
         if reason not in ("stop", "length"):  # insufficient_system_resource, abort, ...
             raise BadReply(f"the endpoint broke off ({reason[:100]})", tries=None)
-        text = joined(whole("".join(self.reasoning)).strip(), whole("".join(self.content)))
+        text = joined(
+            without_half_characters("".join(self.reasoning)).strip(), without_half_characters("".join(self.content))
+        )
         if not text.strip() and reason == "stop":
             raise BadReply("the reply is empty")
         return {"generated_text": text, "finish_reason": reason, "error": "", **token_counts(self.usage, text)}
@@ -131,10 +135,10 @@ def words_of(sent: Any) -> str:
         message = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False, default=str)
     if message.lstrip()[:1] == "<" and (stripped := _HTML.sub(" ", message).split()):
         return f"a page, {' '.join(stripped)[:200]!r}; does the base_url end in /v1?"
-    return whole(" ".join(message.split()))[:300]
+    return without_half_characters(" ".join(message.split()))[:300]
 
 
-def whole(text: str) -> str:
+def without_half_characters(text: str) -> str:
     """The text with halves of a character (surrogates) joined: a stream may cut an emoji. A single half is replaced."""
     try:
         text.encode()

@@ -32,21 +32,21 @@ class Deaths:
     """
 
     def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
+        self.num_begun: Counter[str] = Counter()
 
     def arrive(self, ids: list[str]) -> list[int]:
         """How often each row was in an engine that died. A row with 0 deaths counts as in an engine from now on."""
-        deaths = [self.begun[row_id] for row_id in ids]
-        self.begun.update(row_id for row_id, number in zip(ids, deaths, strict=True) if not number)
+        deaths = [self.num_begun[row_id] for row_id in ids]
+        self.num_begun.update(row_id for row_id, number in zip(ids, deaths, strict=True) if not number)
         return deaths
 
     def enter(self, row_id: str) -> None:
         """A suspect (a row for which `arrive` returned deaths) goes into an engine again."""
-        self.begun[row_id] += 1
+        self.num_begun[row_id] += 1
 
     def leave(self, ids: list[str]) -> None:
         for row_id in ids:
-            self.begun.pop(row_id, None)
+            self.num_begun.pop(row_id, None)
 
 
 def most_at_once(deaths: int, capacity: int) -> int:
@@ -90,23 +90,23 @@ class Suspects:
         """`deaths`: an actor of the class `Deaths`, one for all engines of a pool."""
         self.deaths, self.capacity = deaths, capacity
         self.room = Room(capacity)
-        self.known: dict[str, int] = {}
+        self.num_deaths: dict[str, int] = {}
 
     @asynccontextmanager
     async def among(self, ids: list[str]) -> AsyncIterator[None]:
         """Around the work on a batch: looks up which of its rows are suspects, and forgets the rows afterwards."""
         for row_id, number in zip(ids, await self._ask("arrive", ids) or [0] * len(ids), strict=True):
             if number:
-                self.known[row_id] = number
+                self.num_deaths[row_id] = number
         yield
         await self._ask("leave", ids)
         for row_id in ids:
-            self.known.pop(row_id, None)
+            self.num_deaths.pop(row_id, None)
 
     @asynccontextmanager
     async def admitted(self, row_id: str) -> AsyncIterator[None]:
         """Around the work on one row of the batch; a suspect waits for its place. Raises KillsEngine to reject it."""
-        number = self.known.get(row_id, 0)
+        number = self.num_deaths.get(row_id, 0)
         if not number:
             yield
             return

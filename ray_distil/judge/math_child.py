@@ -90,14 +90,18 @@ def is_multiple(first: Any, second: Any) -> bool:
     return same_formulas(first * values[1], second * values[0]) is True
 
 
-def apart(text: str) -> str:
+def with_blanks(text: str) -> str:
     """The text with a blank between neighbouring letters, since they are factors: 2ab becomes 2a b."""
     return re.sub(r"\\[A-Za-z]+|[A-Za-z]{2,}", lambda run: run[0] if run[0][0] == "\\" else " ".join(run[0]), text)
 
 
 def multiplied(text: str) -> str:
     """The text with \\cdot between number and letters, and between letters: of "2ab" math-verify reads only the 2."""
-    return re.sub(r"(?<=[0-9A-Za-z]) ?(?=[A-Za-z](?![A-Za-z]))", r" \\cdot ", apart(text)) if "\\" not in text else text
+    return (
+        re.sub(r"(?<=[0-9A-Za-z]) ?(?=[A-Za-z](?![A-Za-z]))", r" \\cdot ", with_blanks(text))
+        if "\\" not in text
+        else text
+    )
 
 
 def letters(text: str) -> list[str]:
@@ -114,7 +118,7 @@ def compare(answer: str, reference: str) -> str:
         read = next(
             (
                 parsed_form
-                for form in (text, apart(text), multiplied(text))
+                for form in (text, with_blanks(text), multiplied(text))
                 if is_whole(parsed_form := parse(f"${form}$", parsing_timeout=None), text)
             ),
             None,

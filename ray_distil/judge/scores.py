@@ -84,7 +84,7 @@ def summary(answers: pa.Table) -> dict[str, Any]:
         "mean_tokens": _mean(tokens[is_there]),
         "median_tokens": _quantile(tokens[is_there], 0.5),
         "p90_tokens": _quantile(tokens[is_there], 0.9),
-        "mean_thinking_tokens": _mean(_known(_floats(answers, "num_thinking_tokens"))),
+        "mean_thinking_tokens": _mean(_not_nan(_floats(answers, "num_thinking_tokens"))),
         "tokens_of_right": _mean(tokens[is_there & (correct == 1)]),
         "tokens_of_wrong": _mean(tokens[is_there & complete & (correct == 0)]),
         "tokens_of_cut": _mean(tokens[is_there & ~complete]),
@@ -262,7 +262,7 @@ def _ks(num: Numbers) -> list[int]:
     return sorted({2**power for power in range(smallest.bit_length())} | ({smallest} if smallest else set()))
 
 
-def _known(values: Numbers) -> Numbers:
+def _not_nan(values: Numbers) -> Numbers:
     return values[~np.isnan(values)]
 
 

@@ -35,9 +35,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limit:
-    """At most `most` rows of a split are accepted; None: all. `key`: the key of the configuration that sets it."""
+    """At most `num_rows` rows of a split are accepted; None: all. `key`: the key of the configuration that sets it."""
 
-    most: int | None
+    num_rows: int | None
     key: str
 
 
@@ -186,10 +186,10 @@ def _limited(table: pa.Table, split: str, limit: Limit, num_kept: Counter[str]) 
     is_of = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split))
     number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + num_kept[split]
     num_kept[split] = int(number[-1]) if len(number) else num_kept[split]
-    if limit.most is None or num_kept[split] <= limit.most:
+    if limit.num_rows is None or num_kept[split] <= limit.num_rows:
         return table
-    is_over = pc.and_(is_of, pa.array(number > limit.most))
-    over = reject({}, "over_limit", f"{limit.key} is {limit.most}")
+    is_over = pc.and_(is_of, pa.array(number > limit.num_rows))
+    over = reject({}, "over_limit", f"{limit.key} is {limit.num_rows}")
     for name in (REASON, DETAIL):
         table = _set(table, name, pc.if_else(is_over, over[name], table[name]))
     return table
@@ -227,14 +227,14 @@ def _id_from(row: Row, label: str) -> str:
 class _Choice:
     """Chooses the rows that are held out, in one pass over the rows.
 
-    At most `most` rows and a tenth of all: those with the smallest ids. Ids are hashes, so the choice is as good as
+    At most `max_rows` rows and a tenth of all: those with the smallest ids. Ids are hashes, so the choice is as good as
     random and does not depend on the order of the file. If any row has a reference answer, only such rows are held out,
     because the others can show tokens but no accuracy. Half of the rows with a reference stay in training, where the
     gate `correct` needs them.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.num_usable, self.num_answered = most, 0, 0
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows, self.num_usable, self.num_answered = max_rows, 0, 0
         self.is_made = False  # whether held-out rows have a source of their own
         self.usable, self.answered = keys_of([]), keys_of([])  # the smallest ids so far
 
@@ -244,15 +244,15 @@ class _Choice:
         answered = [row["instruction_id"] for row in usable if row["reference_answer"] is not None]
         self.num_usable += len(usable)
         self.num_answered += len(answered)
-        self.answered = smallest(self.most, self.answered, keys_of(answered))
+        self.answered = smallest(self.max_rows, self.answered, keys_of(answered))
         if not self.num_answered:
-            self.usable = smallest(self.most, self.usable, keys_of([row["instruction_id"] for row in usable]))
+            self.usable = smallest(self.max_rows, self.usable, keys_of([row["instruction_id"] for row in usable]))
 
     def held_out(self) -> Keys:
         """The ids of the rows that move to the split "eval"."""
         usable, answered = self.num_usable, self.num_answered
         pool = self.answered if answered else self.usable
-        number = min(self.most, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
+        number = min(self.max_rows, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
         return pool[: 0 if self.is_made else max(0, number)]
 
 

@@ -117,7 +117,7 @@ def fingerprint(source: Source) -> str:
         dataset = _split_of(_from_hub(source), source)
         return stable_id(source.path, source.name or "", source.split, dataset._fingerprint)
     place, is_folder = _place(source)
-    with _told(source):
+    with _readable_errors(source):
         if not is_folder:
             return _digest(place)
         saved = _is_saved(place)
@@ -161,7 +161,7 @@ def _place(source: Source) -> tuple[Folder, bool]:
         place = Folder.at(source.path)
     except UserError as error:
         raise UserError(f"{source.key}: {error}") from error
-    with _told(source):
+    with _readable_errors(source):
         filesystem, path = place.filesystem_and_path()
         kind = filesystem.get_file_info(path).type
     if kind == fs.FileType.NotFound:
@@ -171,7 +171,7 @@ def _place(source: Source) -> tuple[Folder, bool]:
 
 def _files(source: Source, folder: Folder) -> list[str]:
     """The files of a folder that hold records of the split. Raises UserError without any."""
-    with _told(source):
+    with _readable_errors(source):
         files = folder.files()
         chosen_files = choose(folder, source.split)
     if UNFINISHED in files and MANIFEST not in files:
@@ -197,9 +197,9 @@ def left_out(source: Source) -> list[str]:
 
 
 @contextmanager
-def _told(source: Source, file: str = "") -> Iterator[None]:
+def _readable_errors(source: Source, file: str = "") -> Iterator[None]:
     """Turns a library's error about a source that cannot be read into a UserError."""
-    path = _shown(source, file)
+    path = _path_of(source, file)
     try:
         yield
     except OSError as error:
@@ -208,13 +208,13 @@ def _told(source: Source, file: str = "") -> Iterator[None]:
         raise UserError(f"{source.key}: {path}: {' '.join(str(error).split())}") from error
 
 
-def _shown(source: Source, file: str) -> str:
+def _path_of(source: Source, file: str) -> str:
     return str(Folder(source.path) / file) if file else source.path
 
 
 def _records_of(source: Source, place: Folder, file: str = "") -> Iterator[Any]:
-    with _told(source, file):
-        yield from records_of(place, file, source.key, _shown(source, file))
+    with _readable_errors(source, file):
+        yield from records_of(place, file, source.key, _path_of(source, file))
 
 
 def _is_saved(folder: Folder) -> bool:
@@ -226,7 +226,7 @@ def _from_disk(source: Source, folder: Folder, scratch: Path) -> "Dataset | Data
     from datasets import load_from_disk
 
     if folder.local is None:
-        with _told(source):
+        with _readable_errors(source):
             folder.download(scratch)
     try:
         return load_from_disk(str(folder.local or scratch))

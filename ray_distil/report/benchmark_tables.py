@@ -23,7 +23,7 @@ CATEGORY_HEADER = ("Category", "Model", "Accuracy", "95% interval", "Tokens", "C
 RECIPE = {"mmlu_pro": "MMLU_PRO tokens", "aime24": "AIME2024 tokens"}  # columns of the recipe's own table
 
 
-def shown(value: float | None, form: str) -> str:
+def formatted(value: float | None, form: str) -> str:
     return DASH if value is None else form.format(value)
 
 
@@ -39,13 +39,13 @@ def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:
         row = [name]
         for benchmark in benchmarks:
             entry = by_name.get((name, benchmark), {})
-            accuracy = shown(entry.get("accuracy"), "{:.1%}")
+            accuracy = formatted(entry.get("accuracy"), "{:.1%}")
             bounds = entry.get("accuracy_interval")
             interval = f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f})" if bounds else ""
             row += [
                 accuracy + interval,
-                shown(entry.get("mean_tokens"), "{:,.0f}"),
-                shown(entry.get("speed_gain"), "{:.1f}x"),
+                formatted(entry.get("mean_tokens"), "{:,.0f}"),
+                formatted(entry.get("speed_gain"), "{:.1f}x"),
             ]
         rows.append(row)
     return rows
@@ -62,7 +62,7 @@ def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[l
     rows = []
     for name in dict.fromkeys(model["name"] for model in models):
         by_benchmark = {model["benchmark"]: model for model in models if model["name"] == name}
-        tokens = [shown(by_benchmark.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
+        tokens = [formatted(by_benchmark.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
         rows.append([name, *tokens, _gains([by_benchmark.get(b, {}).get("speed_gain") for b in ran])])
     published: dict[str, dict[str, float]] = {}
     for declaration in declared:
@@ -72,12 +72,12 @@ def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[l
     slowest = {b: max((tokens[b] for tokens in published.values() if b in tokens), default=None) for b in ran}
     for name, tokens in published.items():
         gains = [slowest[b] / tokens[b] if slowest[b] and b in tokens else None for b in ran]
-        rows.append([f"{name} (published)", *(shown(tokens.get(b), "{:,.0f}") for b in ran), _gains(gains)])
+        rows.append([f"{name} (published)", *(formatted(tokens.get(b), "{:,.0f}") for b in ran), _gains(gains)])
     return ["Model", *(RECIPE[b] for b in ran), "Speed gain"], rows
 
 
 def _gains(gains: list[float | None]) -> str:
-    return ", ".join(shown(gain, "{:.1f}x") for gain in gains)
+    return ", ".join(formatted(gain, "{:.1f}x") for gain in gains)
 
 
 def published_rows(declared: dict[str, Any]) -> list[list[str]]:
@@ -90,8 +90,10 @@ def published_rows(declared: dict[str, Any]) -> list[list[str]]:
             right = round(accuracy * n)
             bounds = list(clustered_wilson([1.0] * right + [0.0] * (n - right), n))
         answers = "1, a single run" if samples == 1 else f"{samples:,}, a single run"
-        tokens = shown(figure.get("tokens"), "{:,.0f}")
-        rows.append([figure["model"], shown(accuracy, "{:.1%}"), interval(bounds), tokens, answers, figure["source"]])
+        tokens = formatted(figure.get("tokens"), "{:,.0f}")
+        rows.append(
+            [figure["model"], formatted(accuracy, "{:.1%}"), interval(bounds), tokens, answers, figure["source"]]
+        )
     return rows
 
 
@@ -106,10 +108,10 @@ def category_rows(models: list[Model]) -> list[list[str]]:
                 rows.append([
                     name,
                     model["name"],
-                    shown(figures["accuracy"], "{:.1%}"),
+                    formatted(figures["accuracy"], "{:.1%}"),
                     interval(figures["accuracy_interval"]),
-                    shown(figures["mean_tokens"], "{:,.0f}"),
-                    shown(figures["completion_rate"], "{:.1%}"),
+                    formatted(figures["mean_tokens"], "{:,.0f}"),
+                    formatted(figures["completion_rate"], "{:.1%}"),
                     f"{figures['num_problems']:,}",
                 ])  # fmt: skip
     return rows

@@ -40,7 +40,7 @@ class Report:
         return [model for model in self.models if model["benchmark"] == name]
 
     @property
-    def other(self) -> str | None:
+    def compared_model(self) -> str | None:
         """The first model that is not the baseline."""
         return next((model["name"] for model in self.models if model["name"] != self.baseline), None)
 

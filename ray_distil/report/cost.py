@@ -106,7 +106,7 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
         tokens.update(of_shard)
 
     if config is not None and config.teachers is not None:
-        imported = {name for name, teacher in config.teachers.given.items() if teacher.responses is not None}
+        imported = {name for name, teacher in config.teachers.sections.items() if teacher.responses is not None}
         tokens = Counter({key: number for key, number in tokens.items() if key[0] not in imported})  # cost nothing here
     prompt, generated, uncounted = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED))
     if config is None:

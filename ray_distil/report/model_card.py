@@ -58,7 +58,7 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
     parts = [
         f"---\n{_metadata(report, saved, declarations)}\n---",
         f"# {report.run}",
-        f"{_named(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
+        f"{_name_of(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
         "## Figures",
     ]
     for name in report.benchmarks:
@@ -128,7 +128,7 @@ def _made_of(
             where = teacher.get("engine") or teacher.get("endpoint") or {}
             source = where.get("model_source") or where.get("model") or teacher.get("responses")
             sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
-            lines.append(f"{name} teacher: {_named(str(source))}; {sampling}")
+            lines.append(f"{name} teacher: {_name_of(str(source))}; {sampling}")
     lines += [
         f"{stage['name']}: {stage['rows_in']:,} in, {stage['rows_out']:,} out, {stage['rows_rejected']:,} rejected"
         for stage in report.stages
@@ -174,7 +174,7 @@ def _is_of_hub(source: str) -> bool:
     return hub.is_hub_name(source)
 
 
-def _named(source: str) -> str:
+def _name_of(source: str) -> str:
     """The name of a model: ORG/NAME of the hub, or the last part of a folder."""
     return source if _is_of_hub(source) else source.rstrip("/").rpartition("/")[2]
 

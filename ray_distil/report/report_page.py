@@ -28,9 +28,11 @@ def listed(names: list[str]) -> str:
 def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequence[str]) -> Page:
     """All values for a run's page and Markdown. `artifacts`: those whose rejected rows are shown."""
     saved = saved_config(run_folder)
-    compared = [name for name in (report.baseline, report.student or report.other) if name]
+    compared = [name for name in (report.baseline, report.student or report.compared_model) if name]
     first = folder_of(report.benchmarks[0]) if report.benchmarks else ""
-    drawn = pictures.pictures(run_folder, report.models, report.stages, report.baseline, report.student or report.other)
+    drawn = pictures.pictures(
+        run_folder, report.models, report.stages, report.baseline, report.student or report.compared_model
+    )
     is_alone = bool(report.models) and report.student is None and not (saved.get("teachers") or saved.get("training"))
     return {
         **_of_models(report, _measured_with(report)),

@@ -24,7 +24,9 @@ def resolved(config: StagesConfig) -> tuple[dict[str, str], dict[str, str]]:
     A model whose commit the run knows is not looked up, so that the run goes on where the hub does not answer.
     """
     saved = read(config.run_folder)
-    at_commit = {source for key, source in model_sources(config).items() if _named(config, key, source) in saved}
+    at_commit = {
+        source for key, source in model_sources(config).items() if _name_with_revision(config, key, source) in saved
+    }
     return freeze(config, resolve_models(config, at_commit))
 
 
@@ -40,7 +42,7 @@ def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str]
         section = key.removesuffix(".engine.model_source")
         if section not in models or not hub.is_hub_name(models[section]) or Folder(models[section]).exists():
             continue
-        model = _named(config, key, models[section])
+        model = _name_with_revision(config, key, models[section])
         if model not in commits and (commit := saved.get(model) or hub.commit_of(model)) is not None:
             commits[model] = commit
         if model in commits:
@@ -48,7 +50,7 @@ def freeze(config: StagesConfig, models: dict[str, str]) -> tuple[dict[str, str]
     return frozen, commits
 
 
-def _named(config: StagesConfig, key: str, source: str) -> str:
+def _name_with_revision(config: StagesConfig, key: str, source: str) -> str:
     """A model source, with the revision that its engine's arguments name."""
     section = "evaluation" if key.startswith("evaluation.models.") else key.removesuffix(".engine.model_source")
     engine = config.engines.get(f"{section}.engine")

@@ -151,7 +151,7 @@ def is_used(artifact: Artifact) -> bool:
     return False
 
 
-def behind(artifact: Artifact, students: Iterable[str]) -> list[Manifest]:
+def later_artifacts(artifact: Artifact, students: Iterable[str]) -> list[Manifest]:
     """The finished artifacts that would be made anew if the artifact had other rows. students: names of the trained model."""
     order = list(settings.PREDECESSORS)
     later = [artifact.run / name for name in order[order.index(artifact.name) + 1 :]]

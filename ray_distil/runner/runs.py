@@ -47,7 +47,7 @@ class Run:
     def __init__(self, config: StagesConfig, models: dict[str, str], display: Display | None = None) -> None:
         self.config, self.models, self.folder = config, models, config.run_folder
         self.display = display or Display()
-        self._seen: set[tuple[str, str]] = set()  # (folder, node that sees it); new nodes may come
+        self._seeing_nodes: set[tuple[str, str]] = set()  # (folder, node that sees it); new nodes may come
         self.before_making: Callable[[], list[str]] | None = None  # checks before the first making; returns remarks
         self.save_settings: Callable[[], None] = lambda: None  # called when the first stage begins
         self._checking = threading.Lock()
@@ -79,7 +79,7 @@ class Run:
             key: Path(model) for key, model in self.models.items() if Path(model).is_dir()
         }
         for key, place in places.items():
-            if place is not None and (blind := nodes_without(place, self._seen)):
+            if place is not None and (blind := nodes_without(place, self._seeing_nodes)):
                 raise UserError(
                     f"{key}: the nodes {', '.join(blind)} do not see {place}; "
                     "give a path on a disk that all nodes share, or s3://BUCKET/PATH"
@@ -115,7 +115,7 @@ class Run:
         target.start(stage.resume, stage.reuse.marks if stage.reuse is not None else None)
         with (
             self.display.stage(name, stage.unit) as target.tell,
-            waiting.told(name, target.tell.idle_seconds, self.display.say),
+            waiting.announced(name, target.tell.idle_seconds, self.display.say),
         ):
             if stage.reuse is not None and (num_carried := carry(target, stage.reuse, name)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
@@ -134,7 +134,7 @@ class Run:
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         if left := _transient(stage, manifest):
             command = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
-            self.display.say(f"{name}: {_told(left)}: {command} tries them again")
+            self.display.say(f"{name}: {_failures_text(left)}: {command} tries them again")
         return target
 
     def refuse_loss(self, stage: Stage) -> None:
@@ -186,10 +186,11 @@ class Run:
             return True
         students = [model.name for model in self.config.evaluation.models if model.model_source == TRAINED]
         then = ", ".join(
-            f"{later.artifact} ({later.rows_out:,} {later.unit})" for later in remaking.behind(target, students)
+            f"{later.artifact} ({later.rows_out:,} {later.unit})"
+            for later in remaking.later_artifacts(target, students)
         )
         self.display.say(
-            f"{name}: {_told(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
+            f"{name}: {_failures_text(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
             f"what is made of them: {then}"
         )
         return False
@@ -222,7 +223,7 @@ class Run:
         num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(stage, artifact, rows_in, num_failed)
         if failed := artifact.forget_rejects(is_transient):
-            line = f"{_told(failed)}, with transient errors: they are tried once more"
+            line = f"{_failures_text(failed)}, with transient errors: they are tried once more"
             self.display.say(f"{stage.artifact}: {line}")
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
@@ -312,7 +313,7 @@ def _transient(stage: Stage, manifest: Manifest) -> Counter[str]:
     return Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
 
 
-def _told(failed: Counter[str]) -> str:
+def _failures_text(failed: Counter[str]) -> str:
     """E.g. "38 rows failed (http_503 30, timeout 8)"."""
     why = ", ".join(f"{reason} {number:,}" for reason, number in failed.most_common())
     return f"{failed.total():,} rows failed ({why})"

@@ -122,7 +122,7 @@ class GeneratingStage(Stage):
         return remaking.lost_texts(artifact, self.reuse, self.settings.max_tokens) if self.reuse is not None else ""
 
 
-def given(section: SectionT | None) -> SectionT:
+def required(section: SectionT | None) -> SectionT:
     """The section. Raises StageError where the configuration has none."""
     if section is None:
         raise StageError("the configuration has no section for this stage")

@@ -15,7 +15,7 @@ OF_NODES = ("node:", "memory", "object_store_memory")  # prefixes of resource na
 
 
 @contextmanager
-def told(name: str, idle_seconds: Callable[[], float], say: Callable[[str], None]) -> Iterator[None]:
+def announced(name: str, idle_seconds: Callable[[], float], say: Callable[[str], None]) -> Iterator[None]:
     """While the body runs: a line for each minute in which no row is finished and requested resources are missing."""
     over = threading.Event()
 

@@ -72,8 +72,8 @@ class FailureLimit:
 
         `rejects`: the folder of the failed rows, for the message.
         """
-        self.most, self.least, self.stage, self.rejects = fraction, min(LEAST_ROWS, rows), stage, rejects
-        self.known = num_known
+        self.max_fraction, self.min_rows, self.stage, self.rejects = fraction, min(LEAST_ROWS, rows), stage, rejects
+        self.num_known = num_known
         self.num_rows = self.num_failed = 0
         self.reasons: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -84,11 +84,11 @@ class FailureLimit:
         for reason, number, detail in json.loads(shard["why"]):
             self.reasons[reason] += number
             self.details.setdefault(reason, detail)
-        if self.num_rows >= self.least and self.num_failed > self.known + self.most * self.num_rows:
+        if self.num_rows >= self.min_rows and self.num_failed > self.num_known + self.max_fraction * self.num_rows:
             (reason, number), *_ = self.reasons.most_common(1)
             example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
             raise StoppedError(
                 f"{self.stage}: {self.num_failed:,} of the first {self.num_rows:,} rows failed or were cut off, more than "
-                f"run.max_reject_fraction={self.most:g} of them; most often {reason}, {number:,} times{example}. All reasons are in "
+                f"run.max_reject_fraction={self.max_fraction:g} of them; most often {reason}, {number:,} times{example}. All reasons are in "
                 f"{self.rejects}. Remove the cause, or raise the fraction, and run again"
             )

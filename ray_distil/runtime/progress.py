@@ -59,7 +59,7 @@ class Stage:
         is_known = rows > 0 and total and self.history[-1][1] - self.history[0][1] >= min(LEFT_ROWS, total / 10)
         return (total - self.done) / rows if is_known else None
 
-    def shown(self) -> dict[str, str]:
+    def texts(self) -> dict[str, str]:
         """Texts for the display: rows done, tokens a second, a note, and the time left; "" for what is not known."""
         tokens, seconds = self.rates()[1], self.seconds_left()
         count = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
@@ -170,7 +170,7 @@ class Display:
         with self._lock:
             self._last_line[name] = time.monotonic()
             if self.console.is_terminal:
-                self._bars[name] = self._live.add_task(f"{name:<{NAME_WIDTH}}", total=None, **stage.shown())
+                self._bars[name] = self._live.add_task(f"{name:<{NAME_WIDTH}}", total=None, **stage.texts())
         if not self.console.is_terminal:
             self.tell(name, "started")
         try:
@@ -182,7 +182,7 @@ class Display:
 
     def refresh(self, stage: Stage) -> None:
         """Show the progress of a stage: in its bar, or without a terminal as a line when it is time for one."""
-        line = stage.shown()
+        line = stage.texts()
         with self._lock:
             if stage.name in self._bars:
                 self._live.update(self._bars[stage.name], total=stage.total, completed=stage.done, **line)

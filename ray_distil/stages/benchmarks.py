@@ -217,16 +217,16 @@ def _right(answer: Any, texts: list[str], is_list: bool) -> str | None:
     if answer is None:
         return None
     if is_list and type(answer) is int and 0 <= answer < len(texts) and str(answer) not in texts:
-        return _there(texts[answer], answer)
+        return _not_empty(texts[answer], answer)
     text = str(answer).strip()
     if is_list and len(text) == 1 and text in ascii_uppercase[: len(texts)]:
-        return _there(texts[ascii_uppercase.index(text)], answer)
+        return _not_empty(texts[ascii_uppercase.index(text)], answer)
     if text in texts:
-        return _there(text, answer)
+        return _not_empty(text, answer)
     raise BadRecord("bad_answer", f"`answer` is none of the options: {text[:80]!r}")
 
 
-def _there(text: str, answer: Any) -> str:
+def _not_empty(text: str, answer: Any) -> str:
     if not text:
         raise BadRecord("bad_answer", f"`answer` {answer!r} names an option that is empty")
     return text

@@ -10,7 +10,7 @@ from ray_distil.config import TrainingConfig
 from ray_distil.errors import StageError
 from ray_distil.runner import remaking
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import Made, Stage, given
+from ray_distil.runner.stage import Made, Stage, required
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.stages import export_check
 from ray_distil.store.artifact import Artifact
@@ -44,7 +44,7 @@ class Checkpoint(Stage):
 
     def __init__(self, run: Run, packed: Artifact) -> None:
         self.run, self.packed, self.student = run, packed, run.models["training.student"]
-        self.config = given(run.config.training)
+        self.config = required(run.config.training)
         self.settings = settings_of(run, self.student, self.config)
         self.inputs = [packed.content()]
 

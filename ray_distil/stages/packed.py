@@ -28,7 +28,7 @@ from ray_distil.config import TrainingConfig
 from ray_distil.errors import StageError
 from ray_distil.generate import engine
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import Made, Stage, given
+from ray_distil.runner.stage import Made, Stage, required
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import Keys, keys_of
@@ -58,7 +58,7 @@ class Packed(Stage):
 
     def __init__(self, run: Run, examples: Artifact) -> None:
         self.run, self.examples, self.student = run, examples, run.models["training.student"]
-        self.training = given(run.config.training)
+        self.training = required(run.config.training)
         self.settings = settings_of(run, self.student, self.training)
         self.inputs = [examples.content()]
 
@@ -229,7 +229,7 @@ def pack(read: Callable[[], "Dataset"], starts: Keys, **options: Any) -> Iterato
             fn_kwargs={"starts": starts, "first": first, "end": end},
         )
         borders = list(range(first + 1, end))
-        # One block for each chunk: Ray's sort makes one block between two given boundaries.
+        # One block for each chunk: Ray's sort makes one block between two required boundaries.
         chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
         yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 

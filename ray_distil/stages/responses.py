@@ -25,7 +25,7 @@ from ray_distil.records.sources import Source
 from ray_distil.runner.id_rule import keep_ids_by_source
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import GeneratingStage, Made, Row, Stage, given, of_split, where
+from ray_distil.runner.stage import GeneratingStage, Made, Row, Stage, of_split, required, where
 from ray_distil.runner.stage_settings import StageSettings, text_marks, with_earlier
 from ray_distil.stages import imports
 from ray_distil.stages.imports import request_columns
@@ -55,7 +55,7 @@ class Responses(GeneratingStage):
 
     def __init__(self, run: Run, problems: Artifact) -> None:
         self.run, self.problems = run, problems
-        self.teachers = given(run.config.teachers).given
+        self.teachers = required(run.config.teachers).sections
         self.files = {
             name: responses_of(section, f"teachers.{name}")
             for name, section in self.teachers.items()
@@ -125,7 +125,7 @@ class Responses(GeneratingStage):
         """
         section, counts, details = self.teachers[teacher], Counter[str](), dict[str, str]()
         rows = imports.matched(
-            imports.by_text(self._asked(teacher)),
+            imports.by_text(self._instructions_of(teacher)),
             sources.records(source),
             teacher,
             section.num_samples,
@@ -150,7 +150,7 @@ class Responses(GeneratingStage):
             self.run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}")
         return counts
 
-    def _asked(self, teacher: str) -> Iterator[Row]:
+    def _instructions_of(self, teacher: str) -> Iterator[Row]:
         """The instructions to which a teacher has responses."""
         fraction = self.teachers[teacher].fraction
         for table in of_split(self.problems, "train", ["instruction_id", "instruction", "reference_answer"]):
@@ -160,7 +160,7 @@ class Responses(GeneratingStage):
 class ImportedResponses(Stage):
     """Responses of a slow teacher that another system has made: records of `instruction` and `output`.
 
-    source: the path of the file, as given.
+    source: the path of the file, as required.
     """
 
     artifact, fingerprint_name, version = "responses", NAME, VERSION
@@ -189,7 +189,7 @@ def settings_of(config: StagesConfig, generators: dict[str, Generator]) -> Stage
 def _settings(config: StagesConfig, generators: dict[str, Generator], by_earlier_rules: bool) -> StageSettings:
     values: dict[str, Any] = {}
     marks = {}
-    for name, section in given(config.teachers).given.items():
+    for name, section in required(config.teachers).sections.items():
         values[name] = section.model_dump(mode="json", include={"fraction", "num_samples"})
         if section.responses is not None:
             source = responses_of(section, f"teachers.{name}")

@@ -56,7 +56,7 @@ class Timing(GeneratingStage):
         return None  # times are measured anew
 
     @cached_property
-    def _chosen(self) -> list[Row]:
+    def _timed_problems(self) -> list[Row]:
         """The `num_timed` problems with the smallest ids."""
         problems = self.evaluation.problems
         tables = of_split(problems, EVAL, [name for name in problems.schema.names if name not in ("source", "split")])
@@ -64,8 +64,8 @@ class Timing(GeneratingStage):
         return nsmallest(self.num_timed, rows, key=lambda row: row["instruction_id"])
 
     def make(self, artifact: Artifact) -> Made:
-        self.run.generate(self, artifact, len(self._chosen))
-        return len(self._chosen), {}
+        self.run.generate(self, artifact, len(self._timed_problems))
+        return len(self._timed_problems), {}
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
         times = artifact.read_table(["timing_id", "seconds"])
@@ -74,7 +74,7 @@ class Timing(GeneratingStage):
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         import ray.data
 
-        evaluation, problems = self.evaluation, ray.data.from_items(self._chosen)
+        evaluation, problems = self.evaluation, ray.data.from_items(self._timed_problems)
         generate = evaluation.generator.one_at_a_time().generate(num_missing)
         return [timed(problems, generate, evaluation.name, evaluation.label, evaluation.question, done)]
 

@@ -206,7 +206,7 @@ class Artifact(ArtifactReader):
         Where two shards have the same row, one of the two is dropped: a task of a stopped run wrote it while it was
         being made again.
         """
-        with self._held(stage):
+        with self._own_attempt(stage):
             num_ids, doubled, num_dropped = self._settle(max_shard_bytes)
             if self.schema.names and (len(doubled) or num_ids != rows_in):
                 raise StageError(
@@ -236,7 +236,7 @@ class Artifact(ArtifactReader):
             return write_manifest(self.folder, manifest, lambda: check_attempt(self.folder, self.attempt))
 
     @contextmanager
-    def _held(self, stage: str) -> Iterator[None]:
+    def _own_attempt(self, stage: str) -> Iterator[None]:
         """Within the block, a shard that is gone is a StageError: of another attempt where one has begun."""
         try:
             yield

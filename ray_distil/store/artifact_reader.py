@@ -153,7 +153,7 @@ class ArtifactReader:
         names = (self.folder / inside if inside else self.folder).files("part-", ".parquet")
         return [f"{inside}/{name}" if inside else name for name in names]
 
-    def _others(self) -> list[str]:
+    def _student_files(self) -> list[str]:
         """The files of the student, in an artifact without a schema; [] in any other."""
         if self.schema.names:
             return []

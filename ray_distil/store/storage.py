@@ -126,7 +126,7 @@ class Folder:
     def read_table(self, file: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file as a table; names of folders (year=2024) add no columns. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
-        with self._whole(file), filesystem.open_input_file(path) as source:
+        with self._readable_parquet(file), filesystem.open_input_file(path) as source:
             return opened(source).read(columns=columns)
 
     def read_parts(self, file: str, columns: list[str] | None, num_rows: int) -> Iterator[pa.Table]:
@@ -135,7 +135,7 @@ class Folder:
         patience, num_read = Patience(self), 0
         while True:
             try:
-                with self._whole(file), filesystem.open_input_file(path) as source:
+                with self._readable_parquet(file), filesystem.open_input_file(path) as source:
                     batches = opened(source).iter_batches(num_rows, columns=columns)
                     for batch in islice(batches, num_read, None):
                         num_read += 1
@@ -145,7 +145,7 @@ class Folder:
                 patience.wait(error)
 
     @contextmanager
-    def _whole(self, file: str) -> Iterator[None]:
+    def _readable_parquet(self, file: str) -> Iterator[None]:
         """Reading a Parquet file: raises DamagedFile where its bytes are not those of one."""
         try:
             yield
@@ -173,7 +173,7 @@ class Folder:
     def num_rows(self, file: str) -> int:
         """The rows of a Parquet file, by its footer. Raises DamagedFile."""
         filesystem, path = self.filesystem_and_path(file)
-        with self._whole(file), filesystem.open_input_file(path) as source:
+        with self._readable_parquet(file), filesystem.open_input_file(path) as source:
             return int(opened(source).metadata.num_rows)
 
     def write_text(self, file: str, text: str) -> None:

@@ -51,7 +51,7 @@ class Step:
         return f"{self.a} {self.op} {self.b} = {self.r}"
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         return self.says.format(self.equation)
 
 

@@ -38,7 +38,7 @@ class Written:
     def parts(self) -> list[Any]:
         return [self.tensor, *(lora.parts(self.layer) if self.layer is not None else [])]
 
-    def made(self) -> Any:
+    def on_host(self) -> Any:
         """The tensor on the host. Its parameters must be gathered. Without an adapter, a tensor that is on the host
         already is not copied: the result shares the model's memory.
         """
@@ -152,7 +152,7 @@ def gathered(written: dict[str, Written], names: list[str], is_shared_out: bool,
     for name in names:
         with gather(written[name].parts):
             if rank == 0:
-                value = written[name].made()
+                value = written[name].on_host()
                 state[name] = value.clone() if is_shared_out and value.device == written[name].tensor.device else value
     return state
 

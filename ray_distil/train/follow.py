@@ -181,11 +181,11 @@ def watcher(follower: Any, stage: str) -> Any:
 
     class Watcher(UserCallback):
         def __init__(self) -> None:
-            self.before: set[tuple[int, str]] = set()
+            self.retried: set[tuple[int, str]] = set()
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             step = ray.get(follower.step.remote())
-            error = final(worker_exceptions, step, self.before)
+            error = final(worker_exceptions, step, self.retried)
             if error is not None:
                 raise error  # Ray Train does not retry an error that a callback raises
             rank, first = next(iter(worker_exceptions.items()))

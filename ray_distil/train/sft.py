@@ -262,13 +262,15 @@ def train(job: TrainingJob, tell: Teller, say: Callable[[str], None]) -> SftResu
         if mistake := user_error_in(_root_cause(error)):
             raise UserError(mistake) from error
         worker_error = last_line(_root_cause(error))
-        raise StageError(f"{STAGE}: a training worker failed: {worker_error}; {kept(job.output, job.mark)}") from error
+        raise StageError(
+            f"{STAGE}: a training worker failed: {worker_error}; {kept_state(job.output, job.mark)}"
+        ) from error
 
     lines = read_log(job.output)
     return SftResult(job.output / STUDENT, lines[-1]["step"], lines[0]["loss"], lines[-1]["loss"])
 
 
-def kept(output: Folder, mark: str) -> str:
+def kept_state(output: Folder, mark: str) -> str:
     """The message about the training state from which a failed training can go on."""
     state = find(output / STATES, mark).newest
     return f"the training state of step {state.step} is kept" if state else "no training state was saved yet"

@@ -48,13 +48,13 @@ class State:
 class Found:
     """The states of a folder: the whole states of this `made_of`, newest last, and why each other state is not used."""
 
-    whole: list[State]
+    complete: list[State]
     remarks: list[str]
     half_written: list[str]
 
     @property
     def newest(self) -> State | None:
-        return self.whole[-1] if self.whole else None
+        return self.complete[-1] if self.complete else None
 
 
 def find(folder: Folder, made_of: str) -> Found:
@@ -66,10 +66,10 @@ def find(folder: Folder, made_of: str) -> Found:
     for name in sorted(markers | places, key=_order):
         state = _marker(folder, name) if name in markers else None
         if state is not None and state.made_of != made_of:
-            remarks.append(f"{_shown(name)} is of other data, other settings or another student, and is not used")
+            remarks.append(f"{_title(name)} is of other data, other settings or another student, and is not used")
         elif state is None or any(sizes.get(f"{name}/{file}") != size for file, size in state.files.items()):
             half_written.append(name)
-            remarks.append(f"{_shown(name)} is half-written, and is not used")
+            remarks.append(f"{_title(name)} is half-written, and is not used")
         else:
             whole.append(state)
     return Found(whole, remarks, half_written)
@@ -82,13 +82,13 @@ def check_sharing(folder: Folder, state: State, num_workers: int, zero_stage: in
     """
     if state.zero_stage != zero_stage and not {state.zero_stage, zero_stage} <= {1, 2}:
         raise UserError(
-            f"training.zero_stage: {zero_stage}, and {_shown(state.name)} is of stage {state.zero_stage}, which only "
+            f"training.zero_stage: {zero_stage}, and {_title(state.name)} is of stage {state.zero_stage}, which only "
             f"{'stages 1 and 2 read' if state.zero_stage in (1, 2) else 'this stage reads'}; set training.zero_stage="
             f"{state.zero_stage} to go on, or remove {folder} to begin anew"
         )
     if state.zero_stage == 3 and state.num_workers != num_workers:
         raise UserError(
-            f"training.num_workers: {num_workers}, and {_shown(state.name)} is of {state.num_workers}, which ZeRO's stage "
+            f"training.num_workers: {num_workers}, and {_title(state.name)} is of {state.num_workers}, which ZeRO's stage "
             f"3 cannot share out anew; set training.num_workers={state.num_workers} to go on, or remove {folder} to begin "
             "anew"
         )
@@ -110,7 +110,7 @@ def check_batch(folder: Folder, made_of: Callable[[int], str], sizes: dict[str, 
     )
     raise UserError(
         f"training: a global batch of {batch_size} sequences ({' x '.join(f'{key} {n}' for key, n in sizes.items())}), and "
-        f"{_shown(state.name)} is of {saved_size}; set {change} to go on, or remove {folder} to begin anew"
+        f"{_title(state.name)} is of {saved_size}; set {change} to go on, or remove {folder} to begin anew"
     )
 
 
@@ -126,7 +126,7 @@ def prune(folder: Folder, made_of: str) -> None:
     The marker of a state is removed before its files. States whose marker has another `made_of` stay.
     """
     states = find(folder, made_of)
-    for name in [state.name for state in states.whole[:-KEPT]] + states.half_written:
+    for name in [state.name for state in states.complete[:-KEPT]] + states.half_written:
         folder.remove(f"{name}.json")
         (folder / name).remove_all()
 
@@ -137,7 +137,7 @@ def _order(name: str) -> tuple[int, str]:
     return (int(step) if step.isdecimal() else -1, name)
 
 
-def _shown(name: str) -> str:
+def _title(name: str) -> str:
     return f"the training state of step {_order(name)[0]}"
 
 
@@ -197,9 +197,9 @@ class States:
                 repartition(target, state.num_workers, self.num_workers, self.rank, lengths)
             loaded, _ = engine.load_checkpoint(place, tag=TAG, load_module_strict=not has_frozen(engine))
         if loaded is None:
-            raise RuntimeError(f"{_shown(state.name)} could not be loaded; remove {self.folder / state.name}")
+            raise RuntimeError(f"{_title(state.name)} could not be loaded; remove {self.folder / state.name}")
         if self.rank == 0:
-            say(f"goes on from {_shown(state.name)}")
+            say(f"goes on from {_title(state.name)}")
         return state.step
 
     def save(self, engine: Any, step: int) -> None:

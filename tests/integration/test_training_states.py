@@ -192,10 +192,10 @@ def test_the_newest_two_states_stay(trained: Trained, name: str) -> None:
     folder, _ = trained
     place = folder / name / "states-2"
     found = find(Folder.at(place), name)
-    assert [state.step for state in found.whole] == [3, 4]
+    assert [state.step for state in found.complete] == [3, 4]
     assert found.remarks == []
-    assert {path.name.partition(".")[0] for path in place.iterdir()} == {state.name for state in found.whole}
-    assert {file.partition("/")[0] for file in found.whole[0].files} >= {"rank-0"} | (
+    assert {path.name.partition(".")[0] for path in place.iterdir()} == {state.name for state in found.complete}
+    assert {file.partition("/")[0] for file in found.complete[0].files} >= {"rank-0"} | (
         {"rank-1"} if WAYS[name][0] else set()
     )
 

@@ -17,7 +17,7 @@ start_ray(2)
 assert waiting.unmet() == ""
 started = time.monotonic()
 said = []
-with waiting.told("checkpoint", lambda: time.monotonic() - started, said.append):
+with waiting.announced("checkpoint", lambda: time.monotonic() - started, said.append):
     never = ray.remote(num_cpus=8, num_gpus=1)(int).remote()
     group = ray.util.placement_group([{"CPU": 4}] * 3)
     while not any("GPU: 1" in line and "CPU: 4" in line for line in said):

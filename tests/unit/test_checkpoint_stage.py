@@ -107,12 +107,12 @@ def test_another_global_batch_is_refused_while_states_are_there(training: Traini
 
 def test_a_failed_training_names_the_state_that_is_kept(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
-    assert sft.kept(folder, "ours") == "no training state was saved yet"
+    assert sft.kept_state(folder, "ours") == "no training state was saved yet"
     folder.write_text(
         f"{STATES}/step-4-a.json",
         '{"name": "step-4-a", "step": 4, "num_workers": 1, "zero_stage": 2, "files": {}, "made_of": "ours"}',
     )
-    assert sft.kept(folder, "ours") == "the training state of step 4 is kept"
+    assert sft.kept_state(folder, "ours") == "the training state of step 4 is kept"
 
 
 def test_another_generation_config_trains_no_student_again(training: Training, tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ def test_rates_are_those_of_the_last_minute() -> None:
     rows, tokens = stage.rates()
     assert rows == pytest.approx(2)
     assert tokens == pytest.approx(200)
-    assert list(stage.shown().values()) == ["300 of 1,000 responses", "200 tokens/s", "", "5:50 left"]
+    assert list(stage.texts().values()) == ["300 of 1,000 responses", "200 tokens/s", "", "5:50 left"]
 
 
 def test_a_stage_without_a_finished_row_says_that_it_starts() -> None:
-    shown = Stage("responses", "responses", total=3119).shown()
+    shown = Stage("responses", "responses", total=3119).texts()
     assert list(shown.values()) == ["0 of 3,119 responses", "", "starting", ""]
 
 
@@ -40,9 +40,9 @@ def test_a_few_rows_say_nothing_of_the_time_left() -> None:
     stage = Stage("rewrites", "slow responses", total=619)
     stage.advance(0, 20, 0)  # rejected before they are asked
     stage.advance(17, 1, 0)
-    assert stage.shown()["left"] == ""
+    assert stage.texts()["left"] == ""
     stage.advance(40, 128, 6400)
-    assert stage.shown()["left"] == "2:26 left"
+    assert stage.texts()["left"] == "2:26 left"
 
 
 def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_rows_of_a_stopped_run_count_as_done_but_not_as_speed(monkeypatch: pytes
         tell.advance(1, 10)
         tell.advance(10, 100)  # in 10 s
         stage = tell._stage  # type: ignore[attr-defined]
-    assert stage.shown()["count"] == "81 of 100 responses"
+    assert stage.texts()["count"] == "81 of 100 responses"
     assert stage.rates()[0] < 2
     assert "left" in stream.getvalue().splitlines()[-1]
 

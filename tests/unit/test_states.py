@@ -49,7 +49,7 @@ def test_the_newest_is_that_of_the_largest_step(folder: Folder) -> None:
     for step in (9, 10, 8):
         write(folder, step)
     found = find(folder, OURS)
-    assert [state.step for state in found.whole] == [8, 9, 10]
+    assert [state.step for state in found.complete] == [8, 9, 10]
     assert found.newest is not None
     assert found.newest.files.keys() == FILES.keys()
     assert found.remarks == []
@@ -71,7 +71,7 @@ def test_a_half_written_state_is_not_used_and_said(folder: Folder, what: str) ->
     else:
         (folder / name).write_bytes("rank-1/state/b.pt", b"12")
     found = find(folder, OURS)
-    assert [state.step for state in found.whole] == [2]
+    assert [state.step for state in found.complete] == [2]
     assert found.remarks == ["the training state of step 4 is half-written, and is not used"]
 
 
@@ -79,7 +79,7 @@ def test_a_state_of_other_data_settings_or_another_student_is_not_used_and_said(
     write(folder, 2)
     write(folder, 4, THEIRS)
     found = find(folder, OURS)
-    assert [state.step for state in found.whole] == [2]
+    assert [state.step for state in found.complete] == [2]
     assert found.remarks == [
         "the training state of step 4 is of other data, other settings or another student, and is not used"
     ]
@@ -96,7 +96,7 @@ def test_two_stay_and_what_another_start_left_half_written_goes(folder: Folder) 
         "step-4-aa", "step-4-aa.json", "step-6-aa", "step-6-aa.json",
     }  # fmt: skip
     prune(folder, OURS)
-    assert [state.step for state in find(folder, OURS).whole] == [4, 6]
+    assert [state.step for state in find(folder, OURS).complete] == [4, 6]
 
 
 def test_files_of_two_starts_do_not_mix(folder: Folder) -> None:

@@ -97,7 +97,7 @@ def test_the_rows_that_kill_the_engine_are_rejected_and_all_others_are_done(dead
     assert {row_id for row_id, end in ends.items() if end != "done"} == deadly
     assert all("died" in ends[row_id] for row_id in deadly)
     assert len(most) <= 5 * len(deadly)
-    assert not remote.deaths.begun  # nothing is remembered of rows that have come to their end
+    assert not remote.deaths.num_begun  # nothing is remembered of rows that have come to their end
 
 
 def test_one_death_slows_nothing_and_blames_nobody() -> None:

@@ -29,12 +29,12 @@ def boxed(answer: int) -> str:
 
 def direct_response(problem: Problem) -> str:
     """The steps as one paragraph without numbers, and the answer in a box."""
-    return " ".join([*(step.told for step in problem.steps), boxed(problem.answer)])
+    return " ".join([*(step.text for step in problem.steps), boxed(problem.answer)])
 
 
 def short_response(problem: Problem) -> str:
     """Each step as a sentence with its equation, and the answer in a box."""
-    steps = [f"Step {number}: {step.told}" for number, step in enumerate(problem.steps, 1)]
+    steps = [f"Step {number}: {step.text}" for number, step in enumerate(problem.steps, 1)]
     return "\n\n".join([*steps, boxed(problem.answer)])
 
 
@@ -161,7 +161,7 @@ def _with_sums(problem: Problem) -> str:
     """The story, with each sum after its sentence."""
     told = []
     for position, sentence in enumerate(problem.sentences[:-1]):
-        told += [sentence, *(step.told for step in problem.steps if step.sentence == position)]
+        told += [sentence, *(step.text for step in problem.steps if step.sentence == position)]
     return " ".join(told)
 
 
