@@ -15,18 +15,18 @@ _decode = json.JSONDecoder().raw_decode
 
 
 class Texts:
-    """The pieces of text in a stream of UTF-8 bytes; a byte order mark is left out. `begun`: bytes read before."""
+    """The pieces of text in a stream of UTF-8 bytes; a byte order mark is left out. `first_bytes`: bytes read before."""
 
-    def __init__(self, stream: BinaryIO, start: bytes = b"") -> None:
-        self._stream, self._start, self._start = stream, start, 0
+    def __init__(self, stream: BinaryIO, first_bytes: bytes = b"") -> None:
+        self._stream, self._first_bytes, self._start = stream, first_bytes, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def __iter__(self) -> Iterator[str]:
         """Raises UnicodeDecodeError, whose `start` is counted from the first byte."""
         is_first, is_last = True, False
         while not is_last:
-            data = self._start or self._stream.read(PIECE_BYTES)
-            self._start, is_last = b"", not data
+            data = self._first_bytes or self._stream.read(PIECE_BYTES)
+            self._first_bytes, is_last = b"", not data
             waiting = len(self._decoder.getstate()[0])
             try:
                 text = self._decoder.decode(data, final=is_last)

@@ -226,7 +226,7 @@ class Artifact(ArtifactReader):
                 rows_rejected=rejects.total(),
                 rejects=dict(sorted(rejects.items())),
                 seconds=round(seconds, 2),
-                files=[*self._files(), *self._files(REJECTS_FOLDER), *self._others()],
+                files=[*self._files(), *self._files(REJECTS_FOLDER), *self._student_files()],
                 summary=summarise() | extra,
                 versions=versions(),
                 content=self._new_content(),

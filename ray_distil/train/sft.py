@@ -137,10 +137,8 @@ def train_steps(
     multiple = ALIGNED if settings.torch_compile else 1
     collate = partial(tensors_of, flat=settings.attn_implementation in FLAT, multiple=multiple)
     meter = Meter(engine.module, batch, settings.bf16, device)
-    log = StepLog(job.output, start_step, settings.tensorboard) if rank == 0 else None
     is_evaluated = evaluated_steps(batch, settings, len(held_out["labels"]))
-    if rank == 0:
-        follower.begin.remote(start_step, batch.num_steps)
+    reports = Reports(job, batch, rank, start_step, follower)
 
     saved_at = time.monotonic()
     for step in range(start_step, batch.num_steps):
@@ -167,23 +165,37 @@ def train_steps(
         is_logged = is_last or bool(evaluated) or number % settings.logging_steps == 0
         figures = meter.gather_figures(number) if is_logged else {}
 
-        # Log: rank 0 sends each step to the driver, and writes those that are logged.
-        if log is not None:
-            line = line_of(number, batch, stats) | evaluated | {"learning_rate": learning_rate, "seconds": seconds}
-            line |= figures | {"time": time.time()}
-            follower.add.remote(line, is_logged)
-            if is_logged:
-                log.add(line)
+        line = line_of(number, batch, stats) | evaluated | {"learning_rate": learning_rate, "seconds": seconds}
+        reports.add(line | figures | {"time": time.time()}, is_logged)
 
         # State: all ranks write their parts.
         if not is_last and agree_to_save(number, time.monotonic() - saved_at, settings, device):
-            if log is not None:
-                log.flush()
+            reports.flush()
             states.save(engine, number)
             saved_at = time.monotonic()
+    reports.flush()
 
-    if log is not None:
-        log.flush()
+
+class Reports:
+    """What rank 0 reports of the steps: each one to the driver, and those that are logged to metrics.jsonl."""
+
+    def __init__(self, job: TrainingJob, batch: BatchArithmetic, rank: int, start_step: int, follower: Any) -> None:
+        self.follower = follower
+        self.log = StepLog(job.output, start_step, job.settings.tensorboard) if rank == 0 else None
+        if self.log is not None:
+            follower.begin.remote(start_step, batch.num_steps)
+
+    def add(self, line: dict[str, Any], is_logged: bool) -> None:
+        if self.log is None:
+            return
+        self.follower.add.remote(line, is_logged)
+        if is_logged:
+            self.log.add(line)
+
+    def flush(self) -> None:
+        """Write the whole log."""
+        if self.log is not None:
+            self.log.flush()
 
 
 def evaluated_steps(batch: BatchArithmetic, settings: TrainingConfig, num_held_out: int) -> Callable[[int], bool]:

@@ -139,7 +139,7 @@ try:
     Folder({str(tmp_path)!r}).write_bytes("part-0.parquet", b"x" * 200_000)
 except OSError as error:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    print(cli._told(error, pathlib.Path({str(tmp_path)!r}) / "logs"))
+    print(cli._print_error(error, pathlib.Path({str(tmp_path)!r}) / "logs"))
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout == "1\n", ended.stderr
