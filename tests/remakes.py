@@ -91,7 +91,7 @@ REMAKES: dict[str, list[str]] = {
     "long2short.engine.model_source": ["rewrites", "texts of rewrites"],
     "long2short.engine.engine_kwargs": ["rewrites", "texts of rewrites"],
     "long2short.engine.chat_template_kwargs": ["rewrites", "texts of rewrites"],
-    **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter")},
+    **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter", "custom")},
     "curation.candidates": ["sft_examples"],
     **{f"packing.{name}": ["packed"] for name in ("enabled", "max_length", "template")},
     "training.student": ["packed", "checkpoint"],
@@ -129,7 +129,7 @@ OTHERS: dict[str, Any] = {
     "student": "tiny:teacher-v3", "lr_scheduler_type": "linear", "attn_implementation": "eager",
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
-    "lora": LoraConfig(), "candidates": ["direct"], "max_steps": 7,
+    "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "candidates": ["direct"], "max_steps": 7,
 }  # fmt: skip
 
 

@@ -18,10 +18,11 @@ from ray_distil.checks.resources import what_cannot_come
 from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import model_sources, named_models, resolve_model
-from ray_distil.errors import ConfigError
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import endpoint, engine, generators
 from ray_distil.records.problems import Figures
 from ray_distil.runner import frozen
+from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import export_check, instructions
 from ray_distil.store import hub
@@ -67,6 +68,7 @@ def _phases(
     config: StagesConfig, models: dict[str, str], problems: Figures | None, planned: bool
 ) -> Iterator[Iterable[Finding]]:
     """The checks in groups: where one has found an error, the next ones, which may rely on it, are not done."""
+    yield _user_code(config)
     resources = [finding._replace(is_error=not planned) for finding in _resources(config)]
     yield [*resources, *_of_models(config, models, problems)]
     if config.training is not None and (student := models.get("training.student")) and is_at_hand(student):
@@ -81,6 +83,18 @@ def _phases(
             *instructions.left_out(config.instructions),
             *instructions.unchecked(config.instructions, problems.facts),
         ]
+
+
+def _user_code(config: StagesConfig) -> Iterator[Finding]:
+    """Functions of the user's own that cannot be imported."""
+    paths = [(f"gates.custom: {path}", path) for path in config.gates.custom]
+    for benchmark in config.evaluation.benchmarks:
+        paths += [(f"evaluation.benchmarks: {benchmark.name}.scorer", benchmark.scorer)] if benchmark.scorer else []
+    for key, path in paths:
+        try:
+            user_code.load(path)
+        except UserError as error:
+            yield Finding(key, str(error))
 
 
 def _of_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[Finding]:
@@ -230,7 +244,7 @@ def _same_samples(config: StagesConfig) -> Iterator[Finding]:
     evaluation = config.evaluation
     for benchmark in evaluation.benchmarks if evaluation.models else ():
         sampling = evaluation.sampling_of(benchmark)
-        sampled.append((f"evaluation/{benchmark.name}", evaluation.samples_of(benchmark), sampling))
+        sampled.append((f"evaluation.benchmarks: {benchmark.name}", evaluation.samples_of(benchmark), sampling))
     for key, number, sampling in sampled:
         if number > 1 and sampling.temperature == 0:
             text = f"{number} samples at temperature 0 are one text {number} times; set a temperature, or one sample"

@@ -9,6 +9,7 @@ The teachers are asked once. Each variant has its own run folder beside the full
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ray_distil.commands import cli, pipeline
 from ray_distil.config import TRAINED, DistillConfig, enabled_gates, load
@@ -105,7 +106,9 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
         return config
     student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
     left_out = without.split(TOGETHER) if without else []
-    name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)])
+    name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)]).replace(
+        ":", "."
+    )
     first = config.run.seed if config.training.seed is None else config.training.seed
     changes = {
         "run": config.run.model_copy(update={"name": name}),
@@ -122,8 +125,9 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     if REWRITES in left_out:
         candidates = [kind for kind in config.candidates if kind != "rewrite"]
         changes["curation"] = config.curation.model_copy(update={"candidates": candidates})
-    gates = [name for name in left_out if name not in (REWRITING, REWRITES)]
-    changes["gates"] = config.gates.model_copy(update=dict.fromkeys(gates, False))
+    gates: dict[str, Any] = dict.fromkeys(set(left_out) - {REWRITING, REWRITES, *config.gates.custom}, False)
+    gates["custom"] = [path for path in config.gates.custom if path not in left_out]
+    changes["gates"] = config.gates.model_copy(update=gates)
     return config.model_copy(update=changes)
 
 

@@ -10,6 +10,7 @@ from ray_distil.config.keys import (
     StagesConfig,
     TeacherConfig,
     enabled_gates,
+    gate_marks,
     load,
 )
 from ray_distil.config.section import RECIPES
@@ -27,5 +28,6 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "enabled_gates",
+    "gate_marks",
     "load",
 ]

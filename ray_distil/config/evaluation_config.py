@@ -17,7 +17,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
-from ray_distil.config.section import Section
+from ray_distil.config.section import ImportPath, Section
 
 BUILT_IN = Path(__file__).with_name("benchmarks.yaml")
 HELD_OUT = "held-out"  # the run's own held-out problems, as a benchmark
@@ -56,6 +56,10 @@ class BenchmarkConfig(Section):
     )
     keep: dict[str, str] = Field(default_factory=dict, description="column -> a text that its value must hold")
     answer: Answer = Field("math", description="what is compared: whole numbers, mathematics, a letter, or words")
+    scorer: ImportPath | None = Field(
+        None,
+        description="a function of your own that compares in place of `answer`, as `my_scorers:runs` (docs/doors.md)",
+    )
     answer_after: str | None = Field(None, min_length=1, description="the reference stands behind the last of these")
     no_choice: str | None = Field(None, description="what stands in `choices` where there is none")
     prompt: str | None = Field(None, description="what a model reads, with {instruction} and, for a choice, {choices}")
@@ -85,6 +89,11 @@ class BenchmarkConfig(Section):
         if wrong:
             raise ValueError(f"{at}.columns.{wrong[0]}: {self.columns[wrong[0]]!r} is no name of a column")
         return self
+
+    @property
+    def kind(self) -> str:
+        """What compares answers: the kind of answer, or the import path of the user's own scorer."""
+        return self.scorer or self.answer
 
     @property
     def template(self) -> str:

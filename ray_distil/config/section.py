@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ray_distil.errors import ConfigError
+from ray_distil.runtime.user_code import PATTERN
 from ray_distil.store.storage import redacted
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -26,6 +27,15 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+def _import_path(value: str) -> str:
+    if not PATTERN.fullmatch(value):
+        raise ValueError(f"{value!r} is no import path; give package.module:function, as my_gates:no_pens")
+    return value
+
+
+ImportPath = Annotated[str, AfterValidator(_import_path)]  # of a function of the user's own
 
 
 def config_file(path: str | Path) -> Path:

@@ -3,7 +3,10 @@
 A gate reads the text, finish_reason, answer and reference_answer of a row, and the lengths of a rewrite and its source.
 The functions below are applied in their order in this file. `@gate` gives each a switch in the configuration, `gates.NAME`.
 
-Another gate, or another rule of a gate, changes which rows pass: raise VERSION in `stages/sft_examples.py` and
+A gate of a user's own is a function with the same contract, named in `gates.custom` by its import path. It is applied
+after these, and its reason is a reject's reason.
+
+Another gate here, or another rule of a gate, changes which rows pass: raise VERSION in `stages/sft_examples.py` and
 `stages/rewrites.py`, or a finished run with the same switches stays as it is.
 """
 
@@ -14,6 +17,7 @@ from ray_distil.chat.reasoning_marks import thinking_is_open
 from ray_distil.errors import UserError
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.results import has_steps
+from ray_distil.runtime import user_code
 
 Row = Mapping[str, Any]
 Gate = Callable[[Row], str | None]
@@ -79,15 +83,27 @@ def shorter(row: Row) -> str | None:
 def first_reason(row: Row, names: Iterable[str]) -> str | None:
     """The reason of the first gate among `names` that the row fails; None where it passes all.
 
-    Raises UserError for a name that is no gate: a row must not pass because its gate is missing.
+    names: of the gates above, and import paths of a user's own. Raises UserError for a name that is no gate: a row must
+    not pass because its gate is missing.
     """
-    enabled = set(names)
-    if unknown := enabled - GATES.keys():
+    enabled = dict.fromkeys(names)
+    custom = [name for name in enabled if ":" in name]
+    if unknown := enabled.keys() - GATES.keys() - set(custom):
         raise UserError(
             f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
             "ray_distil/judge/gates.py anew: a gate that only the driver's program has registered is not there"
         )
-    return next((reason for name, passes in GATES.items() if name in enabled and (reason := passes(row))), None)
+    reasons = (passes(row) for name, passes in GATES.items() if name in enabled)
+    return next(filter(None, reasons), None) or next(filter(None, (_custom_reason(row, path) for path in custom)), None)
+
+
+def _custom_reason(row: Row, path: str) -> str | None:
+    reason = user_code.load(path, "gates.custom")(row)
+    if reason is not None and (not isinstance(reason, str) or not reason):
+        raise UserError(
+            f"gates.custom: {path} returned {reason!r}; a gate returns a reason, or None for a row that passes"
+        )
+    return reason
 
 
 def against_source(rewrite: Row) -> Row:

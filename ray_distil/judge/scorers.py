@@ -5,7 +5,8 @@ r"""Scores a response: the answer that it states, and whether this answer equals
     choice    a letter of the problem's options, or no answer
     text      words; case and spaces do not count
 
-With a new VERSION the stored responses are judged again, and no model is asked.
+A user's own scorer is a function (response, reference) -> bool, named by its import path in place of a kind: `response`
+is the text behind the reasoning. With a new VERSION, or another source of that function, the stored responses are judged again, and no model is asked.
 """
 
 import re
@@ -13,25 +14,33 @@ import unicodedata
 from typing import Any
 
 from ray_distil.chat.reasoning_marks import split_reasoning
+from ray_distil.errors import UserError
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.choices import stated_letter
+from ray_distil.runtime import user_code
 
 VERSION = 1
+SCORER = "evaluation.benchmarks.scorer"
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
 _AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf)\s*\{|[{}$*]|\\[ ()\[\]]|\.$")
 
 
 def scored_by(kind: str) -> str:
-    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"."""
-    return f"{kind} {VERSION}"
+    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"; of a user's own, its path and source's digest."""
+    return user_code.with_digest(kind, SCORER) if ":" in kind else f"{kind} {VERSION}"
 
 
 def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
     """An EVAL row with `answer`, `correct` and `scored_by`. A response that was cut is never correct."""
     conclusion, reference = split_reasoning(row["response"])[1], row["reference_answer"]
     answer = stated(conclusion, kind, row.get("num_choices"))
-    right = None if reference is None else row["complete"] and is_right(answer, reference, kind)
+    if reference is None:
+        right = None
+    elif ":" in kind:
+        right = row["complete"] and _is_right_by(kind, conclusion, reference)
+    else:
+        right = row["complete"] and is_right(answer, reference, kind)
     return row | {"answer": answer, "correct": right, "scored_by": scored_by(kind)}
 
 
@@ -54,6 +63,14 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
         if None not in numbers:
             return numbers[0] == numbers[1]
     return answers_agree(answer, reference)
+
+
+def _is_right_by(path: str, conclusion: str, reference: str) -> bool:
+    """Raises UserError where a user's own scorer returns something else than True or False."""
+    right = user_code.load(path, SCORER)(conclusion, reference)
+    if not isinstance(right, bool):
+        raise UserError(f"{SCORER}: {path} returned {right!r}; a scorer returns True or False")
+    return right
 
 
 def whole_number(text: str) -> int | None:

@@ -124,6 +124,8 @@ def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:
     """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`."""
     rows = []
     for artifact in artifacts:
-        columns = ["id", "stage", "reason", "detail", "row"]
-        rows += first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("stage", "reason"))
+        columns = ["id", "reason", "detail", "row"]  # the stage's name in them may be that of an earlier version
+        rows += [
+            row | {"stage": artifact} for row in first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("reason",))
+        ]
     return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in rows]

@@ -18,6 +18,8 @@ def by_gate(rewrites: Manifest | None, examples: Manifest | None, gates: dict[st
     """
     entries = []
     for name, on in gates.items():
+        if name == "custom":  # their reasons are in the table of the stages
+            continue
         reasons = [reason for reason, gate in REASONS.items() if gate == name]
         sources = _sums(rewrites, [SOURCE + reason for reason in reasons])
         entries.append({"gate": name, "on": on, "sources": sources, "candidates": _sums(examples, reasons)})

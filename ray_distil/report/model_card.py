@@ -132,9 +132,10 @@ def _made_of(
     lines += [
         f"{stage['name']}: {stage['rows_in']:,} in, {stage['rows_out']:,} out, {stage['rows_rejected']:,} rejected"
         for stage in report.stages
-        if not stage["name"].startswith(("evaluation", "timing"))
+        if not stage["name"].startswith(("eval/", "timing/"))
     ]
-    gates = [name for name, on in (saved.get("gates") or {}).items() if on]
+    switches = saved.get("gates") or {}
+    gates = [name for name, on in switches.items() if on and name != "custom"] + (switches.get("custom") or [])
     lines.append(f"gates: {', '.join(gates) or 'none'}")
     if report.rewriting:
         lines.append(report.rewriting)

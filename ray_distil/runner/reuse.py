@@ -39,7 +39,8 @@ class Reuse:
     - sources: what rows are made of, found by the column `source_key`; read only if there are old rows to use.
     - reread: (row, its source or None, whether the limits are the same) -> the row as it is in the new artifact, or None
       for a row that cannot be used.
-    - fails_again: (row, reason, its source or None) -> whether a row that was rejected would be rejected again.
+    - lasting_rejects, fails_again: reasons of rejects, and (row, its source or None) -> whether a row that was rejected for
+      one of them is rejected again untried.
     """
 
     marks: dict[str, tuple[str, str]]
@@ -48,7 +49,8 @@ class Reuse:
     source_key: str
     sources: Callable[[], Iterable[pa.Table]]
     reread: Callable[[Row, Row | None, bool], Row | None]
-    fails_again: Callable[[Row, str, Row | None], bool]
+    lasting_rejects: tuple[str, ...]
+    fails_again: Callable[[Row, Row | None], bool]
 
     def has_same_texts(self, part: str, mark: str) -> bool:
         """Whether a mark of a part stands for the texts of the present settings."""
@@ -139,9 +141,10 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
         for table in ahead(rejects.read_table, sizes, sizes.__getitem__):
             rows = [row for row in table.to_pylist() if row["id"] not in done]
             rejected: list[Row] = []
-            if rows and same_limits and reuse.part_of is None:
+            lasting = [row for row in rows if row["reason"] in reuse.lasting_rejects]
+            if lasting and same_limits and reuse.part_of is None:
                 sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
-                rejected = list(_rejected_again(rows, sources, reuse))
+                rejected = list(_rejected_again(lasting, sources, reuse))
             artifact.write_table(table_of(rejected, artifact.schema), stage)
             num_carried += len(rejected)
             artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(rejected)
@@ -150,9 +153,8 @@ def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
 
 def _rejected_again(rejects: list[Row], sources: RowsById, reuse: Reuse) -> Iterator[Row]:
     """Rows of a reject shard that would be rejected again, in the form of `shards.reject`."""
-    rows = [(json.loads(old["row"]), old) for old in rejects]
-    rows = [(row, old) for row, old in rows if reuse.source_key in row]
-    row_sources = sources.rows([row[reuse.source_key] for row, _ in rows])
-    for (row, old), source in zip(rows, row_sources, strict=True):
-        if reuse.fails_again(row, old["reason"], source):
+    rows = [json.loads(old["row"]) for old in rejects]
+    row_sources = sources.rows([row[reuse.source_key] for row in rows])
+    for row, old, source in zip(rows, rejects, row_sources, strict=True):
+        if reuse.fails_again(row, source):
             yield reject(row, old["reason"], old["detail"])

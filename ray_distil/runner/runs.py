@@ -148,6 +148,7 @@ class Run:
 
         Who tries failed rows again agrees to what follows from new rows, and not to other settings.
         """
+        stage.check(target)
         limits = self.config.run
         saved = saved_made_of(target.folder).get("settings", {})
         settings = stage.settings.readable_like(saved)
@@ -275,7 +276,7 @@ class Run:
         left = artifact.tell.seconds_left() if num_missing else 0.0
         if left is not None:
             values["distil_seconds_left"] = left
-        metrics.show(values, run=self.folder.name, stage=stage)
+        metrics.show(values, run=self.folder.name, stage=stage.partition("/")[0])
 
 
 @contextmanager

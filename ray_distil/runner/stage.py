@@ -37,9 +37,8 @@ class Stage(ABC):
     """
 
     artifact: str  # e.g. "rewrites" or "eval/base/aime24"
-    fingerprint_name: ClassVar[
-        str
-    ]  # a name of earlier versions: with another one, all finished artifacts would be made again
+    # A name of earlier versions: with another one, all finished artifacts would be made again.
+    fingerprint_name: ClassVar[str]
     version: ClassVar[int]  # of the stage's code: a new one makes the rows anew
     schema: ClassVar[pa.Schema | None]
     unit: ClassVar[str]  # what one input row is, e.g. "responses"
@@ -59,11 +58,11 @@ class Stage(ABC):
         """Which rows of an earlier making can be used again; None: none."""
         return None
 
-    def loss(self, artifact: Artifact) -> str:
-        """What would be thrown away or bought again that was paid for, if the stage began now; "" for nothing.
+    def check(self, artifact: Artifact) -> None:  # noqa: B027  a stage may have nothing to check
+        """Raises UserError where an unfinished artifact has what the stage cannot go on with."""
 
-        Raises UserError where the stage cannot go on with what is there.
-        """
+    def loss(self, artifact: Artifact) -> str:
+        """What would be thrown away or bought again that was paid for, if the stage began now; "" for nothing."""
         return ""
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
@@ -82,7 +81,10 @@ class GeneratingStage(Stage):
 
     resume = True
     part_of: ClassVar[str | None] = None  # the column with the part of the settings that made a row, e.g. its teacher
-    source_key: ClassVar[str] = ""  # the column by which a row finds its source
+    source_key: ClassVar[str]  # the column by which a row finds its source
+    lasting_rejects: ClassVar[
+        tuple[str, ...]
+    ] = ()  # reasons for which a row may be rejected again untried; see `fails_again`
     parallel: bool = True  # run all datasets at once; else one after the other, each with its own engines
     imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
 
@@ -102,8 +104,11 @@ class GeneratingStage(Stage):
         """
         return None
 
-    def fails_again(self, row: Row, reason: str, source: Row | None) -> bool:
-        """Whether a row that an earlier making has rejected would be rejected again under the same limits."""
+    def fails_again(self, row: Row, source: Row | None) -> bool:
+        """Whether a row that an earlier making has rejected, for one of `lasting_rejects`, is rejected again untried.
+
+        Only under the same limits to the text's length, and only of a stage without parts.
+        """
         return False
 
     @property
@@ -115,6 +120,7 @@ class GeneratingStage(Stage):
             self.source_key,
             self.sources,
             self.reread,
+            self.lasting_rejects,
             self.fails_again,
         )
 

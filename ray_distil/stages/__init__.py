@@ -4,7 +4,7 @@
     problems = stages.make_instructions(run, stages.read_problems(config))
     responses = stages.make_responses(run, problems)
 
-A stage is one file: its class, what its artifact depends on, and its row functions. Stages do not import each other.
+A stage is one file: its class, what its artifact depends on, and its row functions. Stages do not import each other, but for timing, which asks as the evaluation does.
 """
 
 from collections.abc import Iterator

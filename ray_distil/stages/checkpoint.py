@@ -22,7 +22,10 @@ from ray_distil.train.sequence_file import is_held_out
 
 NAME = "sft"  # in fingerprints
 VERSION = 2
-WITHOUT_EFFECT = ("system_prompt", "chat_template_kwargs")  # keys of `training` that packing and evaluation read
+OF_PROMPTS = (
+    "system_prompt",
+    "chat_template_kwargs",
+)  # keys of `training` that count in packed sequences and evaluations
 # Keys of `training` that change no weight of the student.
 SILENT_TRAINING = {
     "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
@@ -48,10 +51,12 @@ class Checkpoint(Stage):
         self.settings = settings_of(run, self.student, self.config)
         self.inputs = [packed.content()]
 
-    def loss(self, artifact: Artifact) -> str:
+    def check(self, artifact: Artifact) -> None:
         if read_manifest(artifact.folder) is None:  # a stopped training may have left states of another global batch
             sizes = {name: getattr(self.config, name) for name in SPLIT}
             states.check_batch(artifact.folder / states.STATES, self._fingerprint_with, sizes)
+
+    def loss(self, artifact: Artifact) -> str:
         return remaking.lost_training(artifact)
 
     def make(self, artifact: Artifact) -> Made:
@@ -135,7 +140,7 @@ def _settings(
     run: Run, student: str, training: TrainingConfig, counts_generation_config: bool, counts_how: bool
 ) -> StageSettings:
     """`counts_...`: the rules of two earlier versions."""
-    left_out = {"student", "seed", *SILENT_TRAINING, *WITHOUT_EFFECT, *SPLIT} | (set() if counts_how else HOW_TRAINED)
+    left_out = {"student", "seed", *SILENT_TRAINING, *OF_PROMPTS, *SPLIT} | (set() if counts_how else HOW_TRAINED)
     trained = training.model_dump(mode="json", exclude=left_out)
     # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
     trained = {

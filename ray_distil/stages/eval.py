@@ -51,7 +51,7 @@ class Eval(GeneratingStage):
 
     fingerprint_name, version = NAME, VERSION
     schema, unit = schemas.EVAL, "answers"
-    source_key = "instruction_id"
+    source_key, lasting_rejects = "instruction_id", ("prompt_too_long",)
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Eval(GeneratingStage):
         model_mark: str,
     ) -> None:
         self.run, self.problems = run, problems
-        self.name, self.kind, self.label = evaluated.name, benchmark.answer, run.config.evaluation.label(benchmark)
+        self.name, self.kind, self.label = evaluated.name, benchmark.kind, run.config.evaluation.label(benchmark)
         self.artifact = artifact_of(run, evaluated, benchmark)
         self.generator = generator_of(run, evaluated, benchmark, model)
         self.imports = self.generator.imports
@@ -106,10 +106,9 @@ class Eval(GeneratingStage):
             return None
         return scorers.judged(row | {column: source.get(column) for column in OF_A_PROBLEM}, self.kind)
 
-    def fails_again(self, row: Row, reason: str, source: Row | None) -> bool:
+    def fails_again(self, row: Row, source: Row | None) -> bool:
         """A prompt that was too long is too long again."""
-        is_wanted = source is not None and row["sample_index"] < self.question.num_samples
-        return is_wanted and reason == "prompt_too_long"
+        return source is not None and row["sample_index"] < self.question.num_samples
 
 
 def artifact_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig) -> str:
@@ -150,7 +149,7 @@ def _settings(
     texts |= {"model": model_mark, "name": name, "benchmark": config.label(benchmark)}
     if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
-    values = {"num_samples": config.samples_of(benchmark), "scored_by": scorers.scored_by(benchmark.answer)}
+    values = {"num_samples": config.samples_of(benchmark), "scored_by": scorers.scored_by(benchmark.kind)}
     return of_one_generator(NAME, REQUEST_VERSION, generator, texts, values)
 
 

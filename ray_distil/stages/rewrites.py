@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ray_distil.chat.prompts import long2short_messages
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_is_open
-from ray_distil.config import StagesConfig, enabled_gates
+from ray_distil.config import StagesConfig, enabled_gates, gate_marks
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, against_source, first_reason
@@ -86,7 +86,7 @@ def _settings(config: StagesConfig, rewriter: Generator, by_earlier_rules: bool)
     texts = rewriter.texts(by_earlier_rules) | {"system_prompt": None}
     del texts["suffix"]
     texts["prompt"] = long2short_messages("PROBLEM", "ANSWER", "REASONING", rewriter.system_prompt)
-    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": enabled_gates(config)})
+    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": gate_marks(config)})
 
 
 def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
 def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
     """A rewrite with its result as `answer`, and its `verdict` by all gates.
 
-    Which gates are on is no matter here, so that switching one off remakes no rewrite; curation applies those that are on.
+    Which gates are on is no matter here, so that switching one off remakes no rewrite; `sft_examples` applies those that are on.
     """
     rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
     return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}

@@ -37,7 +37,7 @@ class Manifest:
     """What a finished artifact holds. rows_in = rows_out + rows_rejected, counted in `unit`."""
 
     artifact: str
-    stage: str
+    stage: str  # in files of earlier versions the stage had another name than its artifact; read by nobody
     fingerprint: str
     unit: str
     rows_in: int

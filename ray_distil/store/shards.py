@@ -104,8 +104,10 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
 
 def count(shard: Written, run: str, stage: str) -> None:
     """Add the counts of a shard to the run's metrics. Call it in the driver: the process that wrote the shard may end,
-    and its node go, before Prometheus has read its metrics once.
+    and its node go, before Prometheus has read its metrics once. The label `stage` is the artifact's first folder, e.g.
+    "eval" for all evaluations.
     """
+    stage = stage.partition("/")[0]
     metrics.count("distil_rows_written", shard["rows_out"], run=run, stage=stage)
     for reason, number in json.loads(shard["rejects"]).items():
         metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)

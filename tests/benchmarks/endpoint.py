@@ -190,8 +190,8 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         problems.start()
         records = ({"instruction": problem(row), "answer": str(row + 3)} for row in range(rows))
         table = [instructions.instruction_row(record, "rows", "train", k) for k, record in enumerate(records)]
-        problems.write_table(table_of(table, schemas.INSTRUCTIONS), instructions.STAGE)
-        problems.finish(instructions.STAGE, "instructions", rows, 0)
+        problems.write_table(table_of(table, schemas.INSTRUCTIONS), "instructions")
+        problems.finish("instructions", "instructions", rows, 0)
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")
         responses.start()
         made = responses_of(problems.read(), endpoint.build(config, rows), "direct", "m", question)

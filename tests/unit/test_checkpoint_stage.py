@@ -98,6 +98,8 @@ def test_another_global_batch_is_refused_while_states_are_there(training: Traini
         training.make(ends=False)
     with pytest.raises(UserError, match=r"global batch of 2 .* step 4 is of 8; set .*accumulation_steps=8 to go on"):
         training.make(ends=True, gradient_accumulation_steps=2)
+    with pytest.raises(UserError, match="global batch of 2"):
+        training.make(ends=True, gradient_accumulation_steps=2, remake=True)
     assert training.states() == ["checkpoint"]
     training.make(ends=True, keep_states=True)
     with pytest.raises(UserError, match=r"train_batch_size 8 -> 2: a student of 8 steps would be trained again"):

@@ -262,7 +262,7 @@ def test_what_may_be_right_is_remarked(tmp_path: Path) -> None:
     samples = "evaluation.benchmarks=[{name: tiny, num_samples: 4}]"
     assert check("teachers.direct.num_samples=2", samples) == [
         "teachers.direct: 2 samples at temperature 0 are one text 2 times; set a temperature, or one sample",
-        "evaluation/tiny: 4 samples at temperature 0 are one text 4 times; set a temperature, or one sample",
+        "evaluation.benchmarks: tiny: 4 samples at temperature 0 are one text 4 times; set a temperature, or one sample",
     ]
     warm = "{max_tokens: 120, temperature: 0.6}"
     assert (

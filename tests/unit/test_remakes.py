@@ -113,6 +113,7 @@ BENCHMARK_REMAKES = {
     **{key: ["benchmarks/math500"] for key in ("columns", "keep", "answer_after", "no_choice", "limit")},
     "answer": ["benchmarks/math500", *OF_MATH],
     "num_samples": OF_MATH,
+    "scorer": OF_MATH,
     "sampling_params": [*OF_MATH, *TEXTS_OF_MATH],
     # What the path holds is an input of benchmarks/math500, whatever it is called.
     **{key: [] for key in ("path", "dataset_name", "dataset_split", "num_problems", "published")},
@@ -121,6 +122,7 @@ OF_A_BENCHMARK: dict[str, Any] = {
     "prompt": "Well: {instruction}", "columns": {"instruction": "problem", "answer": "solution"}, "keep": {"a": "b"},
     "answer_after": "=", "no_choice": "-", "limit": 7, "answer": "integer", "num_samples": 9, "path": "m.jsonl",
     "sampling_params": {"temperature": 0.1}, "dataset_name": "x", "dataset_split": "x", "num_problems": 3, "published": [],
+    "scorer": "examples.my_scorers:within_a_percent",
 }  # fmt: skip
 
 

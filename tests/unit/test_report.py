@@ -62,7 +62,7 @@ def answer(name: str, text: str) -> dict[str, Any]:
 
 
 def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It is 5.") -> Path:
-    artifact(run, "responses", "responses", {"prompt_too_long": 2})
+    artifact(run, "responses", "teacher", {"prompt_too_long": 2})  # its stage's name in manifests of earlier versions
     blank = {f.name: "x" if f.type == pa.string() else 1 for f in REWRITES}
     rewrites = [blank | {"original_tokens": 100 + k, "rewritten_tokens": 20 + k} for k in range(50)]
     artifact(run, "rewrites", "rewrites", {"source_wrong_answer": 3}, pa.Table.from_pylist(rewrites, REWRITES))
@@ -166,6 +166,8 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     assert card.data.license is None
     assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"accuracy": 95.0, "mean_tokens": 50.0}
     assert "| fast | 95.0% | – | 50.0 |" in card.text
+    assert "responses: " in card.text
+    assert "eval/" not in card.text
     assert "slow teacher: r1; top_p 0.9" in card.text
     assert "/disk" not in card.text, "no folder of a machine"
     written = (run / "checkpoint" / "student" / "README.md").stat().st_mtime_ns
@@ -215,11 +217,11 @@ def test_rejected_rows_are_shown_one_a_stage_and_reason(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     (run / "responses" / "_rejects").mkdir()
     rows = [
-        {"id": key, "stage": "responses", "reason": reason, "detail": "2,000 tokens", "row": json.dumps(row)}
-        for key, reason, row in [
-            ("b", "incomplete", {"response": "the second"}),
-            ("a", "incomplete", {"response": HOSTILE, "num_generated_tokens": 3}),
-            ("c", "no_answer", {"response": "another reason"}),
+        {"id": key, "stage": stage, "reason": reason, "detail": "2,000 tokens", "row": json.dumps(row)}
+        for key, stage, reason, row in [
+            ("b", "teacher", "incomplete", {"response": "the second"}),  # the stage's name in earlier versions
+            ("a", "responses", "incomplete", {"response": HOSTILE, "num_generated_tokens": 3}),
+            ("c", "teacher", "no_answer", {"response": "another reason"}),
         ]
     ]
     pq.write_table(pa.Table.from_pylist(rows, REJECTS), run / "responses" / "_rejects" / "part-1.parquet")

@@ -114,7 +114,7 @@ def test_the_command_shows_it(run: Folder) -> None:
 
 def test_a_manifest_of_other_settings_finishes_no_stage(run: Folder) -> None:
     artifact = begun(run)
-    manifest = Manifest("responses", "responses", "earlier settings", "responses", 500, 500, 0, {}, 1.5, [])
+    manifest = Manifest("responses", "teacher", "earlier settings", "responses", 500, 500, 0, {}, 1.5, [])
     write_manifest(artifact.folder, manifest)
     assert cells(printed(run), "responses")[1:4] == ["7", "2", "9"]
     assert "500" not in printed(run)

@@ -1,0 +1,112 @@
+"""Gates and scorers of a user's own: named by an import path, known by their source, refused before anything is paid for."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_distil.checks import preflight
+from ray_distil.config import DistillConfig, enabled_gates, gate_marks, load
+from ray_distil.config.models import resolve_models
+from ray_distil.errors import ConfigError, UserError
+from ray_distil.judge import scorers
+from ray_distil.judge.gates import GATES, first_reason
+from ray_distil.runtime import user_code
+
+POLITE = "examples.my_gates:polite"
+PERCENT = "examples.my_scorers:within_a_percent"
+PENS = 'def no_pens(row):\n    return "pens" if "pens" in row["response"] else None\n'
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a command starts, with a module of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    user_code.load.cache_clear()
+    (tmp_path / "pen_gates.py").write_text(PENS)
+    yield tmp_path
+    sys.modules.pop("pen_gates", None)
+    user_code.load.cache_clear()
+
+
+def config(*overrides: str) -> DistillConfig:
+    return load(None, [*overrides])
+
+
+def test_the_examples_do_what_they_say() -> None:
+    row = {"response": "Certainly! 5", "reasoning": "", "finish_reason": "stop", "answer": "5", "reference_answer": "5"}
+    assert first_reason(row, [*GATES, POLITE]) == "talks_to_the_reader"
+    assert first_reason(row | {"response": "It is 5."}, [*GATES, POLITE]) is None
+    answer = {"response": "About 1,003.", "reference_answer": "1000", "complete": True}
+    judged = scorers.judged(answer, PERCENT)
+    assert (judged["correct"], judged["scored_by"]) == (True, user_code.with_digest(PERCENT))
+    assert scorers.judged(answer | {"response": "900"}, PERCENT)["correct"] is False
+    assert scorers.judged(answer | {"complete": False}, PERCENT)["correct"] is False
+    assert scorers.judged(answer | {"reference_answer": None}, PERCENT)["correct"] is None
+
+
+def test_a_module_in_the_folder_of_the_command_is_a_gate_after_the_others(here: Path) -> None:
+    chosen = config("gates.custom=[pen_gates:no_pens]", "gates.correct=false")
+    assert enabled_gates(chosen) == [*(name for name in GATES if name != "correct"), "pen_gates:no_pens"]
+    row = {"response": "5 pens", "finish_reason": "length", "answer": "5", "reference_answer": None}
+    assert first_reason(row, enabled_gates(chosen)) == "incomplete"
+    assert first_reason(row | {"finish_reason": "stop"}, enabled_gates(chosen)) == "pens"
+
+
+def test_another_source_is_another_gate(here: Path) -> None:
+    before = gate_marks(config("gates.custom=[pen_gates:no_pens]"))
+    assert before[:-1] == gate_marks(config())
+    (here / "pen_gates.py").write_text(PENS.replace("pens", "pencils"))
+    assert gate_marks(config("gates.custom=[pen_gates:no_pens]")) != before
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("absent_gates:no_pens", "'absent_gates' cannot be imported .*must be installed, or lie in the folder"),
+        ("pen_gates:no_pencils", "'pen_gates' has no function 'no_pencils'"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_before_anything_is_paid_for(here: Path, path: str, says: str) -> None:
+    chosen = config(f"gates.custom=[{path}]")
+    with pytest.raises(ConfigError, match=rf"gates\.custom: {path}: {says}"):
+        preflight.check(chosen, resolve_models(chosen))
+
+
+def test_what_is_no_import_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'no_pens' is no import path; give package.module:function"):
+        config("gates.custom=[no_pens]")
+
+
+@pytest.mark.parametrize("value", ["True", "''", "5"])
+def test_a_gate_that_returns_no_reason_is_told_by_name(here: Path, value: str) -> None:
+    (here / "pen_gates.py").write_text(f"def no_pens(row):\n    return {value}\n")
+    row: dict[str, Any] = {"response": "5", "finish_reason": "stop", "answer": "5", "reference_answer": None}
+    with pytest.raises(UserError, match=f"pen_gates:no_pens returned {value}; a gate returns a reason"):
+        first_reason(row, ["pen_gates:no_pens"])
+
+
+IN_A_WORKER = """
+import ray
+from ray_distil.runtime.session import start_ray
+from ray_distil.judge.gates import first_reason
+from ray_distil.judge.scorers import judged
+
+start_ray(1)
+row = {"response": "5 pens", "finish_reason": "stop", "answer": "5", "reference_answer": None}
+print(ray.get(ray.remote(first_reason).remote(row, ["pen_gates:no_pens"])))
+answer = {"response": "5 pens", "reference_answer": "5", "complete": True}
+print(ray.get(ray.remote(judged).remote(answer, "pen_gates:has_pens"))["correct"])
+"""
+
+
+def test_they_work_in_a_ray_worker(here: Path) -> None:
+    """In the folder of the command, which no path of Python's names."""
+    (here / "pen_gates.py").write_text(PENS + "def has_pens(response, reference):\n    return 'pens' in response\n")
+    (here / "script").mkdir()
+    (here / "script" / "run.py").write_text(IN_A_WORKER)
+    result = subprocess.run([sys.executable, "script/run.py"], cwd=here, capture_output=True, text=True, timeout=300)
+    assert result.stdout.split() == ["pens", "True"], result.stderr[-2000:]
