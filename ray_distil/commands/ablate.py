@@ -79,6 +79,8 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
     student = next((model for model in config.evaluation.models if model.model_source == TRAINED), None)
     if student is None:
         raise UserError("evaluation.models: none is the student; give {name: fast, model_source: student}")
+
+    # Runs share the artifacts of earlier ones.
     planned = {name: [variant(config, name, k) for k in range(seeds)] for name in ("", *without)}
     total = sum(map(len, planned.values()))
     for number, (name, seed, variant_config) in enumerate(_in_order(planned), start=1):
@@ -88,6 +90,8 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
         if variant_config is not planned[""][0]:
             _copy(source.run_folder, variant_config.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
         pipeline.run(_as_long(variant_config, config.run_folder) if name else variant_config, display)
+
+    # The table compares all runs.
     labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
     folders = {name: [variant_config.run_folder for variant_config in runs] for name, runs in planned.items()}
     table = ablation.read(folders, student.name, labels)
@@ -103,6 +107,7 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     """
     if not without and seed == 0:
         return config
+
     student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
     left_out = without.split(TOGETHER) if without else []
     name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)])
@@ -114,6 +119,8 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
             update={"models": [student], "baseline": student.name, "num_timed": 0}
         ),
     }
+
+    # What is left without the rewriting.
     if REWRITING in left_out:
         changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
         candidates = [kind if kind != "rewrite" else "slow" for kind in config.candidates]
@@ -122,6 +129,7 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     if REWRITES in left_out:
         candidates = [kind for kind in config.candidates if kind != "rewrite"]
         changes["curation"] = config.curation.model_copy(update={"candidates": candidates})
+
     gates = [name for name in left_out if name not in (REWRITING, REWRITES)]
     changes["gates"] = config.gates.model_copy(update=dict.fromkeys(gates, False))
     return config.model_copy(update=changes)

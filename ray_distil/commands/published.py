@@ -162,6 +162,8 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     _say_differences(file.job_type, display)
     records = list(sources.records(Source(file.dataset.labeled_path, "dataset.labeled_path")))
     resolve_model(file.models.student, "models.student")  # a wrong name is told before Ray starts
+
+    # The published settings under our own keys.
     output, trained = Path(file.training.output_dir).absolute(), file.training
     data = {
         "run": {"name": f"{output.name}_run", "storage_path": str(output.parent), "seed": file.dataset.seed},
@@ -174,6 +176,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
         },
     }
     config = validate(StagesConfig, apply_overrides(data, overrides))
+
     with opened(config, display) as run:
         examples = run.make(ImportedExamples(run, records, file.dataset.labeled_path))
         checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
