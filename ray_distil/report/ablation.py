@@ -33,12 +33,14 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
     """
     first = next(iter(variants))
     entries = []
+
     for benchmark in benchmarks:
         reference = pa.concat_tables(_answers(variants[first], student, benchmark))
         for name, runs in variants.items():
             tables = _answers(runs, student, benchmark)
             answers = pa.concat_tables(tables)
             figures = scores.summary(answers)
+
             entries.append({
                 "benchmark": benchmark,
                 "without": name,
@@ -53,6 +55,7 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "accuracy_beside_all": None if name == first else scores.difference(answers, reference),
                 "tokens_beside_all": None if name == first else scores.gain(answers, reference),
             })  # fmt: skip
+
     return {"seeds": len(variants[first]), "checkpoint": _student_of(variants[first][0]), "variants": entries}
 
 
