@@ -52,10 +52,14 @@ def _blocks(text: str) -> list[Block]:
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     else:
         return []
+
+    # Where the blocks can end.
     marks = [list(pattern.finditer(text)) for pattern in (_ON_A_LINE, _MARK)]
     for mark in marks:  # drops the marks behind the last end mark
         while mark and mark[-1][0].strip() != THINK_END:
             mark.pop()
+
+    # Each next block begins behind the one before.
     while True:
         closed = _closed(first, marks)
         blocks.append(closed)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil.commands import cli, pipeline
-from ray_distil.config import TRAINED, DistillConfig, enabled_gates, load
+from ray_distil.config import TRAINED, DistillConfig, load
 from ray_distil.errors import UserError
 from ray_distil.report import ablation, report
 from ray_distil.report.report import Report
@@ -59,7 +59,7 @@ BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
 
 def choices(config: DistillConfig) -> list[str]:
     """The parts that can be left out: the gates that are on, the rewriting, and the rewrites where other texts are left."""
-    names = enabled_gates(config)
+    names = config.gates.enabled
     if "rewrite" in config.candidates and config.teachers.slow is not None:
         other_texts = {"slow"} | ({"direct"} if config.teachers.direct is not None else set())
         names += [REWRITING] + ([REWRITES] if other_texts & set(config.candidates) else [])
@@ -80,6 +80,8 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
     student = next((model for model in config.evaluation.models if model.model_source == TRAINED), None)
     if student is None:
         raise UserError("evaluation.models: none is the student; give {name: fast, model_source: student}")
+
+    # Runs share the artifacts of earlier ones.
     planned = {name: [variant(config, name, k) for k in range(seeds)] for name in ("", *without)}
     total = sum(map(len, planned.values()))
     for number, (name, seed, variant_config) in enumerate(_in_order(planned), start=1):
@@ -89,6 +91,8 @@ def run(config: DistillConfig, without: list[str], seeds: int, display: Display)
         if variant_config is not planned[""][0]:
             _copy(source.run_folder, variant_config.run_folder, BEFORE_GATES if seed == 0 else BEFORE_TRAINING)
         pipeline.run(_as_long(variant_config, config.run_folder) if name else variant_config, display)
+
+    # The table compares all runs.
     labels = [config.evaluation.label(benchmark) for benchmark in config.evaluation.benchmarks]
     folders = {name: [variant_config.run_folder for variant_config in runs] for name, runs in planned.items()}
     table = ablation.read(folders, student.name, labels)
@@ -104,6 +108,7 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     """
     if not without and seed == 0:
         return config
+
     student = next(model for model in config.evaluation.models if model.model_source == TRAINED)
     left_out = without.split(TOGETHER) if without else []
     name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)]).replace(
@@ -117,6 +122,8 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
             update={"models": [student], "baseline": student.name, "num_timed": 0}
         ),
     }
+
+    # What is left without the rewriting.
     if REWRITING in left_out:
         changes["long2short"] = config.long2short.model_copy(update={"enabled": False})
         candidates = [kind if kind != "rewrite" else "slow" for kind in config.candidates]

@@ -82,6 +82,8 @@ def configuration(arguments: Namespace) -> StagesConfig:
     if "training" in values:  # a recipe of a distillation: this run gets another name
         data["run"] = data.get("run", {}) | {"name": f"{data.get('run', {}).get('name', 'run')}-eval"}
     evaluation = data["evaluation"] = dict(data.get("evaluation") or {})
+
+    # What the arguments name replaces the recipe's.
     overrides = list(arguments.overrides)
     named_models = []
     for text in arguments.models or []:
@@ -90,16 +92,20 @@ def configuration(arguments: Namespace) -> StagesConfig:
         evaluation["models"] = [_model(text, arguments.api_key_env) for text in named_models]
     if arguments.benchmarks:
         evaluation["benchmarks"] = [_benchmark(text) for text in arguments.benchmarks.split(",") if text]
+
     models = evaluation.get("models") or []
     if not models:
         raise UserError("--models: none is given; name one or more, as --models fast=PATH slow=ORG/NAME")
     if arguments.baseline or evaluation.get("baseline") not in [text["name"] for text in models]:
         evaluation["baseline"] = arguments.baseline or models[0]["name"]
+
     if arguments.timed is not None:
         evaluation["num_timed"] = arguments.timed
     evaluation = apply_overrides(data, overrides)["evaluation"]  # apply_overrides may return a copy
     evaluation["benchmarks"] = [_with(text, arguments) for text in evaluation.get("benchmarks") or ["tiny"]]
     config = validate(StagesConfig, data)
+
+    # Only a distillation run has these.
     if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):
         raise UserError(f"--benchmarks: {HELD_OUT} is of a distillation run; known: {', '.join(built_in())}, NAME=FILE")
     if trained := [model.name for model in config.evaluation.models if model.model_source == TRAINED]:

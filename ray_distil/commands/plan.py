@@ -179,6 +179,8 @@ def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | Non
 def _training(num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig) -> list[Step]:
     assumed, packing = config.plan, config.packing
     stored = 2 * tokens * assumed.bytes_per_token  # the texts, and their packed ids
+
+    # How many steps the training takes.
     num_sequences = (
         ceil(tokens / (packing.max_length * FILL)) if packing.enabled and packing.max_length else num_examples
     )
@@ -190,9 +192,13 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
         num_train_epochs=training.num_train_epochs,
         max_steps=training.max_steps,
     )
+
+    # How long it takes.
     num_epochs, rate = batch.num_steps / batch.steps_per_epoch, assumed.training_tokens_per_s
     num_tokens_seen = tokens * num_epochs
     seconds = num_tokens_seen / (rate * training.num_workers) if rate else None
+
+    # What it needs on the disk.
     num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
     num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
     num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
@@ -200,6 +206,7 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
     checkpoint = None
     if assumed.student_parameters is not None:  # the export; a state has weights and what the optimiser keeps
         checkpoint = assumed.student_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
+
     return [
         Step("sft_examples, packed", num_examples, False, size=stored),
         Step(
@@ -271,6 +278,7 @@ def table(plan: Plan) -> Table:
     plan_table = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
         plan_table.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
+
     for step in plan.steps:
         plan_table.add_row(
             step.name,
@@ -283,6 +291,7 @@ def table(plan: Plan) -> Table:
             f"~{step.dollars:,.0f}" if step.dollars is not None else DASH,
             _bytes(step.size),
         )
+
     plan_table.add_section()
     steps = plan.steps
     plan_table.add_row(

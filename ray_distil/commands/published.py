@@ -18,7 +18,7 @@ from pydantic import Field
 from ray_distil import stages
 from ray_distil.commands.export import write_records
 from ray_distil.commands.pipeline import opened
-from ray_distil.config import StagesConfig, enabled_gates
+from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import Section, apply_overrides, read_mapping, validate
 from ray_distil.errors import ConfigError, StageError, UserError
@@ -134,7 +134,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
         responses, ids = run.make(imported), [row["response_id"] for row in imported.imported]
         rewrites = stages.make_rewrites(run, responses)
         assert rewrites is not None  # long2short is on, with an endpoint of its own
-        gates = enabled_gates(run.config)
+        gates = run.config.gates.enabled
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
     rejected = sum((Counter(m.rejects) for m in (responses.manifest(), rewrites.manifest()) if m), Counter())
     rewritten = []
@@ -162,6 +162,8 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
     _say_differences(file.job_type, display)
     records = list(sources.records(Source(file.dataset.labeled_path, "dataset.labeled_path")))
     resolve_model(file.models.student, "models.student")  # a wrong name is told before Ray starts
+
+    # The published settings under our own keys.
     output, trained = Path(file.training.output_dir).absolute(), file.training
     data = {
         "run": {"name": f"{output.name}_run", "storage_path": str(output.parent), "seed": file.dataset.seed},
@@ -174,6 +176,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
         },
     }
     config = validate(StagesConfig, apply_overrides(data, overrides))
+
     with opened(config, display) as run:
         examples = run.make(ImportedExamples(run, records, file.dataset.labeled_path))
         checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))

@@ -9,8 +9,6 @@ from ray_distil.config.keys import (
     PackingConfig,
     StagesConfig,
     TeacherConfig,
-    enabled_gates,
-    gate_marks,
     load,
 )
 from ray_distil.config.section import RECIPES
@@ -27,7 +25,5 @@ __all__ = [
     "StagesConfig",
     "TeacherConfig",
     "TrainingConfig",
-    "enabled_gates",
-    "gate_marks",
     "load",
 ]

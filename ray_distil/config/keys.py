@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
+from ray_distil.config.gates_config import GatesConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import (
     RECIPES,
-    ImportPath,
     Section,
     apply_overrides,
     read_mapping,
@@ -26,9 +26,7 @@ from ray_distil.config.section import (
     without_secrets,
 )
 from ray_distil.config.training_config import TrainingConfig
-from ray_distil.judge.gates import DESCRIPTIONS
 from ray_distil.runtime.session import SUBMITTED
-from ray_distil.runtime.user_code import with_digest
 from ray_distil.store.storage import Folder
 
 TINY = "tiny"
@@ -187,21 +185,6 @@ class Long2ShortConfig(Asked):
         return self
 
 
-GatesConfig = create_model(
-    "GatesConfig",
-    __base__=Section,
-    __doc__="Which gates reject a row, in this order.",
-    __module__=__name__,
-    **{name: (bool, Field(True, description=description)) for name, description in DESCRIPTIONS.items()},
-    custom=(
-        list[ImportPath],
-        Field(
-            [], description="gates of your own, as `my_gates:no_pens`: functions row -> reason or null (docs/doors.md)"
-        ),
-    ),
-)
-
-
 class CurationConfig(Section):
     """Which texts that pass the gates are learnt."""
 
@@ -328,20 +311,6 @@ class StagesConfig(Section):
         """The configuration as a run keeps it: without secrets, and without the keys of one command."""
         values: dict[str, Any] = without_secrets(self.model_dump(mode="json", exclude={"run": OF_ONE_COMMAND}))
         return values
-
-
-def enabled_gates(config: StagesConfig) -> list[str]:
-    """The names of the gates that are on, in their order, and the import paths of those of the user's own."""
-    return [*_switched_on(config), *config.gates.custom]
-
-
-def gate_marks(config: StagesConfig) -> list[str]:
-    """`enabled_gates` for fingerprints: those of the user's own with a digest of their source."""
-    return [*_switched_on(config), *(with_digest(path, "gates.custom") for path in config.gates.custom)]
-
-
-def _switched_on(config: StagesConfig) -> list[str]:
-    return [name for name, is_on in config.gates.model_dump(exclude={"custom"}).items() if is_on]
 
 
 class DistillConfig(StagesConfig):

@@ -118,6 +118,7 @@ def resolve_model(model_source: str, key: str) -> str:
     Raises ConfigError, naming `key`, where a path does not exist or holds no model, or where a hub name is neither in
     the hub's cache on this machine nor known to the hub.
     """
+    # A tiny model.
     prefix, _, name = model_source.partition(":")
     if prefix == TINY and name:
         folder = TINY_MODELS / name
@@ -125,6 +126,8 @@ def resolve_model(model_source: str, key: str) -> str:
             tiny_models = ", ".join(f"tiny:{p.parent.name}" for p in sorted(TINY_MODELS.glob("*/config.json")))
             raise ConfigError(f"{key}: there is no {model_source!r}; the tiny models are {tiny_models}")
         return str(folder)
+
+    # A folder on a remote store.
     if "://" in model_source:
         try:
             exists = Folder.at(model_source).exists("config.json")
@@ -137,11 +140,15 @@ def resolve_model(model_source: str, key: str) -> str:
                 f"{key}: {redacted(model_source)!r} has no config.json; give a folder in Hugging Face format"
             )
         return model_source
+
+    # A folder on this machine.
     path = Path(model_source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{key}: {model_source!r} has no config.json; give a model folder in Hugging Face format")
         return str(path.resolve())
+
+    # A name on the hub.
     if not hub.is_hub_name(model_source):
         raise ConfigError(f"{key}: there is no model folder {model_source!r}; give a folder, ORG/NAME, or tiny:NAME")
     try:

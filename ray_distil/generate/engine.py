@@ -205,6 +205,7 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
     """
     longest = max_model_len or model_length(model)
     ends = {"stop_token_ids": [end_of_turn(model, chat)]}
+
     rows = []
     for row in table.to_pylist():
         error = check_messages(row["messages"])
@@ -213,6 +214,8 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
             ids = encode_prompt(row["messages"], model, chat)
             if len(ids) >= longest:
                 error = f"prompt_too_long: {len(ids)} tokens, and the engine takes fewer than {longest}"
+
+        # One text carries the columns through the engine.
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
         carried[THINKS] = begins_thinking(ids, model)
         rows.append({
@@ -262,12 +265,15 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
             error = f"kills_engine: {error.partition(f'{KillsEngine.__name__}: ')[2] or error}"
         elif error and error.partition(": ")[0] not in ("bad_prompt", "prompt_too_long"):
             error = f"engine_error: {error}"
+
+        # The prompt may have begun the thinking.
         tokens = [] if error else list(row["generated_tokens"])
         carried = json.loads(row["carried"])
         timed = carried.keys() >= set(TIMES)
         text = "" if error else row["generated_text"]
         is_begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some models write <think> again
         begin = f"{THINK_BEGIN}\n" if is_begun else ""
+
         rows.append(carried | {
             "generated_text": "" if error else with_our_marks(begin + text),
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),

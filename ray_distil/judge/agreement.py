@@ -119,6 +119,7 @@ def _same_choice(first: str, second: str) -> Verdict | None:
 
 
 def _same_values(first: str, second: str) -> Verdict:
+    # Forms that have their own rules.
     times = [_TIME.fullmatch(text) for text in (first, second)]
     if any(times):
         return _verdict(len({match and (match[1], match[2].lower()) for match in times}) == 1)
@@ -152,6 +153,8 @@ def _same_values(first: str, second: str) -> Verdict:
     single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
     if single and names[0] != names[1] and str(names[0]) not in second and str(names[1]) not in first:
         return "different"  # x = 5 and y = 5; not a = b and b = a, which math-verify compares
+
+    # Values and formulas, with their units.
     (value, unit), (expected, expected_unit) = _with_symbols(
         *(split_unit(_right_side(text)) for text in (first, second))
     )
@@ -276,11 +279,14 @@ def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str
             and len({name_match[1] for name_match in assignments if name_match}) == len(assignments)
         ):
             first, second = ("()", [e[f.end() :] for e, f in zip(bare[1], assignments, strict=True) if f]), tuple_
+
     if first[0] != second[0] and not {first[0], second[0]} <= free:
         return "different"
     if not (first[0] in free and all(is_formula(e) or exact_value(e) is not None for e in second[1])):
         verdicts = [_element(a, b) for a, b in zip(first[1], second[1], strict=True)]
         return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
+
+    # In any order: each element has one partner.
     left = list(second[1])
     for element in first[1]:
         match = next((k for k, e in enumerate(left) if _element(element, e) == "equal"), None)

@@ -157,11 +157,14 @@ def _line_before(text: str, position: int) -> str:
 
 
 def _value(text: str, heading: bool) -> str | None:
+    # Words and marks in front of the answer.
     if heading and not re.match(r"[*_:#\s]*\n", text):
         return None
     if filler := _FILLER.match(text):
         text = text[filler.end() :]
     text = re.sub(r"^```\w*\n", "", text.lstrip())
+
+    # A formula with marks around it.
     if mathematics := _MATHEMATICS.match(text):
         rest = text[mathematics.end() :]
         if re.match(r"\s*(?:[.,;。，]|and\b|or\b|$|\n|[*_]|[A-Za-z])", rest) and not re.match(
@@ -169,6 +172,8 @@ def _value(text: str, heading: bool) -> str | None:
         ):
             unit = re.match(r"[ ]?([A-Za-z]+)(?=[.,;\s]*$)", rest.split("\n")[0])
             return f"{next(g for g in mathematics.groups() if g).strip()}{' ' + unit[1] if unit else ''}".strip()
+
+    # Else the text of one sentence.
     end = _SENTENCE_ENDS.search(text)
     value = text[: end.start() if end else len(text)]
     label, mark, last = value.rpartition(": ")  # the answer must be negative: -5

@@ -91,6 +91,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
     Behind a plain number, any words are a unit: "12 red apples". Behind a formula, only a known unit is.
     """
+    # Units that are not words of their own.
     if match := _CURRENCY.match(text):
         value, noun = split_unit(text[match.end() :])
         currency = UNITS[match[2].lower().rstrip(".")]
@@ -99,10 +100,14 @@ def split_unit(text: str) -> tuple[str, str]:
         return text[:-1].strip(), "percent"
     if (match := _GLUED.match(text)) and _POWER.sub("", match[2]) in UNITS:
         return match[1], _unit(match[2])
+
+    # Three million: the word belongs to the number.
     words = text.split(" ")
     if len(words) > 1 and words[1] in MULTIPLIERS and (number := exact_value(words[0])) is not None:
         number *= MULTIPLIERS[words[1]]
         return split_unit(" ".join([str(number), *words[2:]]))
+
+    # Where the value ends and the unit begins.
     for start in range(1, len(words)):
         value, unit_words = " ".join(words[:start]), words[start:]
         are_units = _are_known(unit_words)

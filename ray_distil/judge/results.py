@@ -120,9 +120,11 @@ def _runs(line: str) -> list[str]:
     tokens = list(_TOKEN.finditer(line))
     runs: list[list[int]] = []  # [first character, behind the last]
     inside = False
+
     for position, token in enumerate(tokens):
         if runs and token.start() < runs[-1][1]:  # it belongs to a unit that is in the run already
             continue
+
         if _is_mathematics(tokens, position):
             if inside:
                 runs[-1][1] = token.end()
@@ -132,10 +134,13 @@ def _runs(line: str) -> list[str]:
         else:
             joins = token[0] in ("or", "and") and inside and position + 1 < len(tokens)
             joins = joins and _is_mathematics(tokens, position + 1) and tokens[position + 1].lastgroup != "comma"
+
+            # A run that ends takes its unit along.
             if inside and not joins and line[runs[-1][1] : token.start()] == " ":
                 unit = _UNIT.match(line, token.start())
                 runs[-1][1] = unit.end() if unit else runs[-1][1]
             inside = bool(joins)
+
     return [line[start:end] for start, end in runs]
 
 
@@ -147,18 +152,23 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
         following = position + 1
         following += following < len(tokens) and tokens[following][0] in ("and", "or")
         return following < len(tokens) and tokens[following].lastgroup != "comma" and _is_mathematics(tokens, following)
+
+    # Some words always count, long words never.
     if token.lastgroup != "word":
         return False
     if token[0] in _WORDS_OF_MATH:
         return True
     if len(token[0]) > 3:
         return False
+
+    # Neighbours decide about a short word.
     previous = tokens[position - 1] if position else None
     following = tokens[position + 1] if position + 1 < len(tokens) else None
     if len(token[0]) == 1:
         is_last = following is None or (following[0] in ".!" and position + 2 >= len(tokens))
         if previous is not None and previous[0] in ("is", "choice", "option") and token[0].isupper() and is_last:
             return True  # the choice is B.
+
     glued = previous is not None and previous.lastgroup == "number" and previous.end() == token.start()
     if len(token[0]) > 1 and not (glued and token[0] not in ("st", "nd", "rd", "th")):
         return False
@@ -179,6 +189,7 @@ def _result(run: str, is_prose: bool) -> str | None:
 
     `is_prose`: the part does not begin with a formula in $ signs, so that a dash before it may belong to the sentence.
     """
+    # Choices, names and relations.
     run = _trimmed(run, is_prose)
     if re.fullmatch(r"\(?[A-J]\)?", run):
         return run.strip("()")
@@ -186,10 +197,14 @@ def _result(run: str, is_prose: bool) -> str | None:
         return run if re.fullmatch(r"[A-Za-z]", run) and len(run) == 1 and run not in "aAI" else None
     if re.search(r"[<>≤≥]|\\(?:le|ge|leq|geq|in|ne)(?![A-Za-z])", run):
         return run
+
+    # Of values that are about equal, one counts.
     exact, *nearly = _NEARLY.split(run)
     if nearly:  # the value before the sign is exact; it counts, unless it is a name or empty
         side = _EQUALS.split(exact)[-1].strip()
         run = nearly[-1] if _NAME.fullmatch(side) or not side else exact
+
+    # Several values: all, or the last one.
     parts = re.split(r",?\s+(?:or|and)\s+|\\text\{\s*(?:or|and)\s*\}", run)
     listed = [element for part in parts for element in parts_of(part)]
     if len(listed) == 2 and listed[1].endswith("%") and re.search(r",\s+or\s", run):  # 1/2, or 50%
@@ -202,6 +217,7 @@ def _result(run: str, is_prose: bool) -> str | None:
             if "=" not in "".join(values):
                 return ", ".join(_trimmed(value, False) for value in values)
         run = listed[-1]
+
     return _trimmed(_EQUALS.split(run)[-1], False) or None
 
 

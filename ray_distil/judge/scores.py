@@ -66,12 +66,16 @@ def summary(answers: pa.Table) -> dict[str, Any]:
     problem, correct, tokens = _problem(answers), _floats(answers, "correct"), _floats(answers, "num_generated_tokens")
     complete, is_there = _floats(answers, "complete") == 1, ~np.isnan(tokens)
     graded = ~np.isnan(correct)
+
+    # Each problem counts the same.
     num, num_right = _by_problem(problem[graded], np.ones(graded.sum())), _by_problem(problem[graded], correct[graded])
     shares = num_right / num
     spent = tokens[is_there & graded].sum() if (is_there & graded).any() else None
+
     stated = np.array([text is not None for text in answers["answer"].to_pylist()], bool)
     answered = _floats(answers, REJECTED) != 1
     per_problem = np.bincount(problem) if len(problem) else np.zeros(0)
+
     return {
         "num_problems": len(per_problem),
         "num_samples": int(per_problem.min()) if len(per_problem) else 0,

@@ -130,6 +130,7 @@ def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
         raise BadRecord("bad_messages", "expected a list of objects with role and content")
+
     turns = []
     for turn in conversation:
         role = _role(turn)
@@ -142,6 +143,8 @@ def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
             raise BadRecord(
                 "system_turn", f"the system prompt {content[:100]!r}; students are trained without one; see drop_system"
             )
+
+    # A student learns from one exchange.
     roles = [turn["role"] for turn in turns]
     if roles.count("user") > 1:
         raise BadRecord("several_turns", f"{roles.count('user')} turns of the user; expected one")

@@ -147,11 +147,14 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool)
 
 def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
     """The records of a JSON list, or of JSON lines; one is in memory at a time."""
+    # The first character tells a list from lines.
     first_bytes = []
     for line in stream:
         first_bytes.append(line)
         if line.removeprefix(BYTE_ORDER_MARK).strip():
             break
+
+    # A JSON list.
     if first_bytes and first_bytes[-1].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         try:
             yield from Elements(iter(Texts(stream, b"".join(first_bytes))))
@@ -164,6 +167,8 @@ def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{key}: {path}: {reason(error)}") from error
         return
+
+    # One JSON object a line.
     start = 0
     for number, line in enumerate(itertools.chain(first_bytes, stream), 1):
         text = _text(line, start, key, path)

@@ -74,6 +74,7 @@ def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
     """
     columns_seen: dict[str, None] = {}
     is_empty = True
+
     for record in _read(source):
         is_empty = False
         if source.columns and isinstance(record, dict):
@@ -82,6 +83,8 @@ def records(source: Source, may_be_empty: bool = False) -> Iterator[Any]:
             columns_seen |= {source.columns[ours]: None for ours, value in renamed.items() if value is not None}
             record = record | renamed
         yield without_system(record) if source.drop_system and isinstance(record, dict) else record
+
+    # Mistakes that show only at the end.
     if is_empty and may_be_empty:
         return
     if is_empty:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.judge import scores
 from ray_distil.report import excerpts
-from ray_distil.report.benchmark_tables import DASH, interval, shown
+from ray_distil.report.benchmark_tables import DASH, formatted, interval
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder
 
@@ -33,12 +33,14 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
     """
     first = next(iter(variants))
     entries = []
+
     for benchmark in benchmarks:
         reference = pa.concat_tables(_answers(variants[first], student, benchmark))
         for name, runs in variants.items():
             tables = _answers(runs, student, benchmark)
             answers = pa.concat_tables(tables)
             figures = scores.summary(answers)
+
             entries.append({
                 "benchmark": benchmark,
                 "without": name,
@@ -53,6 +55,7 @@ def read(variants: Mapping[str, list[Folder]], student: str, benchmarks: list[st
                 "accuracy_beside_all": None if name == first else scores.difference(answers, reference),
                 "tokens_beside_all": None if name == first else scores.gain(answers, reference),
             })  # fmt: skip
+
     return {"seeds": len(variants[first]), "checkpoint": _student_of(variants[first][0]), "variants": entries}
 
 
@@ -95,13 +98,13 @@ def table(ablation: dict[str, Any], benchmark: str) -> list[list[str]]:
         accuracy, gained = variant["accuracy_beside_all"], variant["tokens_beside_all"]
         rows.append([
             variant["without"] or "nothing",
-            shown(variant["learnt"], "{:,}"),
-            shown(variant.get("steps"), "{:,}"),
-            shown(variant["accuracy"], "{:.1%}"),
+            formatted(variant["learnt"], "{:,}"),
+            formatted(variant.get("steps"), "{:,}"),
+            formatted(variant["accuracy"], "{:.1%}"),
             interval(variant["accuracy_interval"]),
-            ", ".join(shown(share, "{:.1%}") for share in variant["by_seed"]),
+            ", ".join(formatted(share, "{:.1%}") for share in variant["by_seed"]),
             _points(accuracy) if accuracy else DASH,
-            shown(variant["mean_tokens"], "{:,.1f}"),
+            formatted(variant["mean_tokens"], "{:,.1f}"),
             _times(gained) if gained else DASH,
         ])  # fmt: skip
     return rows

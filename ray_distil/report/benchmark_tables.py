@@ -122,9 +122,12 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
     evaluation = saved.get("evaluation", {})
     is_own = declared["name"] == HELD_OUT
     sampling = declared.get("sampling_params") or evaluation.get("sampling_params") or {}
+
+    # The run's own problems have only a suffix.
     prompt = declared.get("prompt")
     if is_own:
         prompt = "{instruction}" + str(saved.get("instructions", {}).get("suffix") or "")
+
     engine = evaluation.get("engine") or {}
     scored = sorted({model["scored_by"] for model in models if model.get("scored_by")})
     engines = sorted({model["engine"] for model in models if model.get("engine")})
@@ -140,6 +143,7 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
         "dtype": engine.get("engine_kwargs", {}).get("dtype", "the model's own"),
         "max_model_len": engine.get("engine_kwargs", {}).get("max_model_len", "the model's own"),
     }
+
     return [(name, str(value)) for name, value in values.items()]
 
 

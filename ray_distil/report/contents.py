@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_distil.report import cost
-from ray_distil.report.benchmark_tables import DASH, interval, shown
+from ray_distil.report.benchmark_tables import DASH, formatted, interval
 from ray_distil.report.cost import Cost, StageFiles
 
 
@@ -52,11 +52,11 @@ class Report:
         return [
             [
                 model["name"],
-                shown(model["accuracy"], "{:.1%}"),
+                formatted(model["accuracy"], "{:.1%}"),
                 interval(model.get("accuracy_interval")),
-                shown(model["mean_tokens"], "{:,.1f}"),
-                shown(model["completion_rate"], "{:.1%}"),
-                shown(model["speed_gain"], "{:.1f}x"),
+                formatted(model["mean_tokens"], "{:,.1f}"),
+                formatted(model["completion_rate"], "{:.1%}"),
+                formatted(model["speed_gain"], "{:.1f}x"),
                 f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
             ]
             for model in self.of(benchmark)
@@ -67,15 +67,15 @@ class Report:
         tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
         rows = []
         for model in self.of(benchmark):
-            spent = [shown(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
+            spent = [formatted(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
             num_samples = str(model.get("num_samples") or 0)
             rows.append([
                 model["name"],
                 *spent,
-                shown(model.get("no_answer_rate"), "{:.1%}"),
+                formatted(model.get("no_answer_rate"), "{:.1%}"),
                 num_samples,
-                shown(model.get("majority"), "{:.1%}"),
-                shown(model.get("pass_at", {}).get(num_samples), "{:.1%}"),
+                formatted(model.get("majority"), "{:.1%}"),
+                formatted(model.get("pass_at", {}).get(num_samples), "{:.1%}"),
             ])  # fmt: skip
         return rows
 
@@ -84,10 +84,10 @@ class Report:
         return [
             [
                 model["name"],
-                shown(model.get("seconds"), "{:,.2f}"),
-                shown(model.get("seconds_gain"), "{:.1f}x"),
-                shown(model.get("speed_gain"), "{:.1f}x"),
-                shown(model.get("tokens_per_s"), "{:,.0f}"),
+                formatted(model.get("seconds"), "{:,.2f}"),
+                formatted(model.get("seconds_gain"), "{:.1f}x"),
+                formatted(model.get("speed_gain"), "{:.1f}x"),
+                formatted(model.get("tokens_per_s"), "{:,.0f}"),
                 f"{model.get('num_timed') or 0:,}",
             ]
             for model in self.of(benchmark)

@@ -167,6 +167,7 @@ def _sources(artifact: str, config: StagesConfig) -> Iterator[_Source]:
     """The models that generate the texts of an artifact."""
     kind, *names = artifact.split("/")
     models = named_models(config)
+
     if kind == "responses":
         for name, generator in generators.teachers(config, models).items():
             yield _Source(name, generator, getattr(config.plan, name))
@@ -174,9 +175,11 @@ def _sources(artifact: str, config: StagesConfig) -> Iterator[_Source]:
         if (rewriter := generators.possible_rewriter(config, models)) is not None:
             yield _Source("", rewriter, config.plan.long2short)
     else:
+        # A model's answers to one benchmark.
         model, folder = names
         compared = [evaluated for evaluated in config.evaluation.models if evaluated.name == model]
         benchmarks = {folder_of(config.evaluation.label(each)): each for each in config.evaluation.benchmarks}
+
         for evaluated in compared:
             benchmark = benchmarks.get(folder, BenchmarkConfig(name=HELD_OUT))
             label = config.evaluation.label(benchmark) if folder in benchmarks else folder
@@ -197,6 +200,7 @@ def rows_of(costs: list[Cost]) -> list[list[str]]:
     """The costs as a table, and their sums as its last row; a sum of which a part is not known says "at least"."""
     if not costs:
         return []
+
     rows = [
         [
             cost.stage,
@@ -209,6 +213,7 @@ def rows_of(costs: list[Cost]) -> list[list[str]]:
         ]
         for cost in costs
     ]
+
     num_uncounted = sum(cost.num_uncounted for cost in costs)
     tokens = [sum(getattr(cost, name) or 0 for cost in costs) for name in ("prompt_tokens", "generated_tokens")]
     gpu_hours = [cost.gpu_hours for cost in costs]

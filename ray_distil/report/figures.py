@@ -67,6 +67,8 @@ def accuracy_scatter(
     """Accuracy (0..1, with its interval) against mean tokens of at least one model; the line joins the Pareto front."""
     figure, axes = _axes("mean tokens of an answer", "accuracy, %")
     longest = max(m["mean_tokens"] for m in models)
+
+    # The front, drawn up to the right edge.
     best = [(m["mean_tokens"], 100 * m["accuracy"]) for m in front]
     axes.step(
         [t for t, _ in best] + [1.12 * longest + 1],
@@ -76,6 +78,7 @@ def accuracy_scatter(
         linewidth=1,
         linestyle=(0, (4, 3)),
     )
+
     for model in models:
         label, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
         colour = SLOW if label == baseline else FAST if label == student else OTHER
@@ -83,12 +86,15 @@ def accuracy_scatter(
             low, high = (100 * bound for bound in model["accuracy_interval"])
             axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
         axes.scatter([tokens], [accuracy], color=colour, s=60, zorder=4)
+
+        # The label stands where there is room.
         right = tokens < 0.7 * longest
         side: dict[str, Any] = {
             "ha": "left" if right else "right",
             "xytext": (9 if right else -9, 9 if accuracy < 10 else -9),
         }
         axes.annotate(label, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
+
     axes.set_ylim(-5, 105)
     axes.set_xlim(0, 1.12 * longest + 1)
     return _svg(figure, name, "Accuracy against mean tokens")

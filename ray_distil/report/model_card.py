@@ -55,6 +55,7 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
     declarations = {name: declared(config).get(name, {"name": HELD_OUT}) for name, config in configs.items()}
     training, teachers = saved.get("training") or {}, saved.get("teachers") or {}
     student = training.get("student", "")
+
     parts = [
         f"---\n{_metadata(report, saved, declarations)}\n---",
         f"# {report.run}",
@@ -66,6 +67,8 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
         parts += ["\n".join(f"- {comparison}" for comparison in report.comparisons(name))]
         facts = benchmark_tables.facts(declarations[name], configs[name], report.of(name))
         parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]
+
+    # A user must ask as in training.
     system_prompt = training.get("system_prompt")
     prompt = (
         "that of its chat template, if it has one"
@@ -79,6 +82,7 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
         parts += [
             f"The chat template has these as its defaults, so that a bare question is asked as in training: {defaults}."
         ]
+
     parts += ["## Made of", "\n".join(f"- {line}" for line in _made_of(report, saved, teachers, training, checkpoint))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -129,6 +133,8 @@ def _made_of(
             source = where.get("model_source") or where.get("model") or teacher.get("responses")
             sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
             lines.append(f"{name} teacher: {_name_of(str(source))}; {sampling}")
+
+    # How many rows came through, and why.
     lines += [
         f"{stage['name']}: {stage['rows_in']:,} in, {stage['rows_out']:,} out, {stage['rows_rejected']:,} rejected"
         for stage in report.stages
@@ -139,6 +145,8 @@ def _made_of(
     lines.append(f"gates: {', '.join(gates) or 'none'}")
     if report.rewriting:
         lines.append(report.rewriting)
+
+    # The training, and the versions of packages.
     names = (
         "max_steps" if training.get("max_steps") else "num_train_epochs",
         "learning_rate",

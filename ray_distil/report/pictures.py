@@ -21,6 +21,8 @@ def pictures(
     num_rewrites, (original, rewritten) = excerpts.numbers(
         run_folder / "rewrites", ["original_tokens", "rewritten_tokens"]
     )
+
+    # A run that trains nothing has no losses.
     try:
         lines = (run_folder / "checkpoint").read_text("metrics.jsonl").splitlines()
     except FileNotFoundError:
@@ -28,6 +30,7 @@ def pictures(
     logged = [json.loads(line) for line in lines]
     losses = [(line["step"], line["loss"]) for line in logged]
     held_out = [(line["step"], line["eval_loss"]) for line in logged if "eval_loss" in line]
+
     rejects = [(f"{s['name']}: {reason}", n) for s in stages for reason, n in s["rejects"].items()]
     return [
         {

@@ -30,9 +30,12 @@ def read(run_folder: Folder) -> Report:
     if not run_folder.exists():
         raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
     compared = _compared(run_folder)
+
     manifests = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
     gated = [next((m for m in manifests if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
     times = {(t["name"], t["benchmark"]): t for m in manifests if m.artifact.startswith("timing/") for t in [m.summary]}
+
+    # Figures of the evaluations, beside their baseline.
     earlier = settings.earlier(run_folder, manifests)
     evaluations = [m for m in manifests if m.artifact.startswith("eval/")]
     summaries = [_figures(run_folder, m) | _of_settings(earlier.get(m.artifact)) for m in evaluations]
@@ -42,6 +45,7 @@ def read(run_folder: Folder) -> Report:
         of_benchmark = [summary for summary in summaries if summary["benchmark"] == benchmark]
         of_benchmark = _beside_baseline(run_folder, of_benchmark, compared["baseline"], benchmark)
         models += scores.compare(of_benchmark, compared["baseline"])
+
     return Report(
         run=run_folder.name,
         models=models,
@@ -219,10 +223,13 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
         models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
     if not models:
         raise UserError(f"{', '.join(by_name)}: none of these runs has compared a model yet")
+
+    # One baseline, where it was measured.
     benchmarks = list(dict.fromkeys(model["benchmark"] for model in models))
     baseline = f"{models[0]['run']}/{read(run_folders[0]).baseline}" if models[0]["run"] == next(iter(by_name)) else ""
     if baseline not in [model["name"] for model in models]:
         baseline = models[0]["name"]
+
     compared = []
     for benchmark in benchmarks:
         of_benchmark = [model for model in models if model["benchmark"] == benchmark]
@@ -236,6 +243,7 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
                     "tokens": scores.gain(model_answers, answers[base]),
                 }
                 comparisons.setdefault(benchmark, []).append(compared_sentence(name, base, pair))
+
     report = Report(", ".join(by_name), compared, [], [], baseline, None)
     return report, report_page.html(report_page.page_of_several(report, saved_of, comparisons))
 

@@ -30,9 +30,12 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
     saved = saved_config(run_folder)
     compared = [name for name in (report.baseline, report.student or report.compared_model) if name]
     first = folder_of(report.benchmarks[0]) if report.benchmarks else ""
+
     drawn = pictures.pictures(
         run_folder, report.models, report.stages, report.baseline, report.student or report.compared_model
     )
+
+    # An evaluation alone has a shorter page.
     is_alone = bool(report.models) and report.student is None and not (saved.get("teachers") or saved.get("training"))
     return {
         **_of_models(report, _measured_with(report)),
@@ -89,6 +92,8 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
     """All values for a page of several runs. `saved_of`: run -> configuration; `comparisons`: benchmark -> lines."""
     declarations: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     unlike = []
+
+    # Runs may have measured a benchmark differently.
     for benchmark in report.benchmarks:
         has_it = {run: saved for run, saved in saved_of.items() if benchmark in declared(saved)}
         facts = {
@@ -98,10 +103,13 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         unlike += [f"{benchmark}, {line}" for line in benchmark_tables.differences(facts)]
         saved = next(iter(has_it.values()))
         declarations[benchmark] = (declared(saved)[benchmark], saved)
+
     page = _of_models(report, declarations)
     for section in page["sections"]:
         section["comparisons"] = comparisons.get(section["name"], [])
     notes = [f"not measured alike: {line}" for line in unlike]
+
+    # Parts of a single run stay empty.
     return {
         **page,
         "baseline": f"{report.baseline} (where that was not measured: the first model)",
@@ -144,6 +152,7 @@ def _of_models(report: Report, declarations: dict[str, tuple[dict[str, Any], dic
     header, rows = benchmark_tables.recipe_table(
         report.models, [declaration for declaration, _ in declarations.values()]
     )
+
     several = len(report.benchmarks) > 1
     sections = []
     for name in report.benchmarks:
@@ -159,6 +168,7 @@ def _of_models(report: Report, declarations: dict[str, tuple[dict[str, Any], dic
             "published": benchmark_tables.published_rows(declaration),
             "facts": benchmark_tables.facts(declaration, saved, models),
         })  # fmt: skip
+
     return {
         "baseline": report.baseline,
         "student": report.student,

@@ -98,6 +98,8 @@ def _changes(
     made_of = manifest.made_of
     if not made_of:
         return
+
+    # The artifacts whose rows it has.
     for predecessor in _predecessors(name, by_artifact):
         if expected and predecessor not in expected and predecessor in PREDECESSORS:
             continue  # a stage that the run does not have any more
@@ -107,12 +109,16 @@ def _changes(
             yield f"its {predecessor} are not finished"
         elif predecessor in notes:
             yield f"its {predecessor} are of earlier settings"
+
+    # The student that it evaluates.
     student = by_artifact.get("checkpoint") if name.startswith("eval/") else None
     is_of_student = name.startswith("eval/") and "model" not in expected.get(name, {"model": ""})
     if "checkpoint" in notes and student is not None and student.fingerprint in made_of["inputs"]:
         yield "its model is of earlier settings"
     elif is_of_student and (student is None or not is_of_this_student(manifest, student)):
         yield "the student is trained anew"
+
+    # Its own settings.
     if name in expected:
         settings = {key: made_of["settings"].get(key) for key in expected[name]}
         yield from differences(settings, expected[name])

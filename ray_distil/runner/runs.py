@@ -104,13 +104,18 @@ class Run:
             self._check()
             target.bring_back(old)
             self.display.say(f"{name}: the settings are those of an earlier making, which is brought back")
+
+        # A complete artifact needs nothing, unless rows failed.
         manifest = target.manifest()
         if manifest is not None and not self._is_tried_again(target, stage, manifest, name):
             return target
+
         self._refuse_loss(stage, target)
         self._check()
         if manifest is not None and not manifest.content:
             target.content_before = target.digest()
+
+        # The making, which can use old rows again.
         started = time.monotonic()
         target.start(stage.resume, stage.reuse.marks if stage.reuse is not None else None)
         with (
@@ -120,6 +125,7 @@ class Run:
             if stage.reuse is not None and (num_carried := carry(target, stage.reuse, name)):
                 self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
             rows_in, summary = stage.make(target)
+
         gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
         manifest = target.finish(
             name,
@@ -131,6 +137,7 @@ class Run:
             stage.tokens,
         )
         pa.default_memory_pool().release_unused()  # pyarrow keeps freed memory, and this process lives for days
+
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         if left := _transient(stage, manifest):
             command = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
@@ -239,9 +246,12 @@ class Run:
             num_missing = rows_in - len(done)
             if num_missing <= 0:
                 return
+
             self.start_ray(stage.imports)
             rejects = f"{artifact.folder}/{REJECTS_FOLDER}"
             failures = FailureLimit(limits.max_reject_fraction, num_missing, name, rejects, num_failed)
+
+            # Finished rows stay where an attempt fails.
             try:
                 written = artifact.written(
                     stage.datasets(done, num_missing), name, stage.parallel, self.max_shard_bytes
@@ -257,6 +267,8 @@ class Run:
             except Exception as error:
                 if mistake := user_error_in(error):  # a user's mistake: no second start
                     raise UserError(mistake) from error
+
+                # The stage starts again only after progress.
                 num_done = len(artifact.done_ids())
                 if artifact.is_taken():
                     raise

@@ -9,7 +9,7 @@ A stage is one file: its class, what its artifact depends on, and its row functi
 
 from collections.abc import Iterator
 
-from ray_distil.config import TRAINED, EvaluatedModel, enabled_gates
+from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
@@ -36,6 +36,11 @@ __all__ = [
 
 WithProblems = list[tuple[BenchmarkConfig, Artifact]]  # benchmarks, each with its problems
 Compared = tuple[EvaluatedModel, str, str]  # a model's declaration; its folder or hub name; its `model_mark`
+
+
+def enabled_gates(config: StagesConfig) -> list[str]:
+    """The names of the gates that are on, in their order, and the import paths of those of the user's own."""
+    return config.gates.enabled
 
 
 def make_instructions(run: Run, records: Problems | StoredProblems) -> Artifact:

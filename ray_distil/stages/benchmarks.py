@@ -138,6 +138,7 @@ def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[st
     }
     if not isinstance(record, dict):
         return "", reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
+
     try:
         question = _question(record)
         record_id = record.get("id")
@@ -149,6 +150,7 @@ def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[st
             reference = _reference(record.get("answer"), config)
     except BadRecord as error:
         return "", reject(row, error.reason, f"record {position}: {error}")
+
     category = record.get("category")
     return own_id, row | {
         "instruction_id": stable_id(config.name, own_id, normalised(question), *options),

@@ -162,11 +162,13 @@ def requests(
     """
     if row["split"] != "eval":
         return []
+
     requests = []
     for sample_index in range(question.num_samples):
         eval_id = stable_id(name, benchmark, row["instruction_id"], sample_index)
         if eval_id in done:
             continue
+
         requests.append({
             "id": eval_id,
             "model_name": name,

@@ -126,6 +126,8 @@ def instruction_row(record: Any, source: str, split: str, position: int, by_sour
     row = {"instruction_id": stable_id(source, split, position), "source": source, "split": split}
     if not isinstance(record, dict):
         return reject(row, "not_an_object", f"record {position} is a {type(record).__name__}; expected an object")
+
+    # An instruction is text that can be saved.
     try:
         text = instruction_of(record)
     except BadRecord as error:
@@ -136,10 +138,12 @@ def instruction_row(record: Any, source: str, split: str, position: int, by_sour
         text.encode()
     except UnicodeEncodeError:
         return reject(row, "not_unicode", f"record {position}: `instruction` holds a lone surrogate")
+
     try:
         reference = reference_of(record.get("answer"))
     except BadRecord as error:
         return reject(row, error.reason, f"record {position}: {error}")
+
     return row | {
         "instruction_id": instruction_id(text, source if by_source else ""),
         "instruction": text,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ray_distil.chat.prompts import long2short_messages
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_is_open
-from ray_distil.config import StagesConfig, enabled_gates, gate_marks
+from ray_distil.config import StagesConfig
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, against_source, first_reason
@@ -46,7 +46,7 @@ class Rewrites(GeneratingStage):
 
     def __init__(self, run: Run, responses: Artifact, rewriter: Generator) -> None:
         self.run, self.responses, self.rewriter = run, responses, rewriter
-        self.gates = enabled_gates(run.config)
+        self.gates = run.config.gates.enabled
         self.question = rewriter.question()
         self.imports = rewriter.imports
         self.settings, self.inputs = settings_of(run.config, rewriter), [responses.content()]
@@ -86,7 +86,7 @@ def _settings(config: StagesConfig, rewriter: Generator, by_earlier_rules: bool)
     texts = rewriter.texts(by_earlier_rules) | {"system_prompt": None}
     del texts["suffix"]
     texts["prompt"] = long2short_messages("PROBLEM", "ANSWER", "REASONING", rewriter.system_prompt)
-    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": gate_marks(config)})
+    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": config.gates.marks})
 
 
 def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:

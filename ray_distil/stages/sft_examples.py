@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_of
-from ray_distil.config import StagesConfig, enabled_gates, gate_marks
+from ray_distil.config import StagesConfig
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import against_source, first_reason
@@ -52,7 +52,7 @@ class SftExamples(Stage):
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
         options = {name: self.settings.values[name] for name in ("suffix", "direct_thoughts")}
-        options["gates"] = enabled_gates(self.run.config)
+        options["gates"] = self.run.config.gates.enabled
         artifact.write(curate(self.responses.read(), rewrites, candidates, **options), self.artifact)
 
         # Which texts repeat another one is known when all are there.
@@ -91,7 +91,7 @@ class ImportedExamples(Stage):
 
 def settings_of(config: StagesConfig) -> StageSettings:
     thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
-    values = {"gates": gate_marks(config), "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
+    values = {"gates": config.gates.marks, "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
     if config.curation.candidates is not None:
         values["candidates"] = sorted(config.curation.candidates)
     # In earlier versions equal texts of a problem were all learnt. What they have made stays valid.

@@ -214,6 +214,8 @@ class Artifact(ArtifactReader):
                     f"than once; {self.folder} is not marked complete. Run the same command again to make the missing "
                     "ones" + (f"; first remove {self.folder}." if len(doubled) else ".")
                 )
+
+            # With its manifest, the artifact is complete.
             rejects, rejected_tokens = self._count_rejects(tokens)
             extra = {DROPPED: num_dropped} if num_dropped else {}
             manifest = Manifest(
@@ -273,6 +275,8 @@ class Artifact(ArtifactReader):
                     raise
                 time.sleep(LISTING_PAUSE_S)
                 continue
+
+            # After a change, the shards are counted again.
             num_dropped += changed
             if changed and not last:
                 continue
@@ -280,6 +284,7 @@ class Artifact(ArtifactReader):
                 is_merged = True
                 if merge_all(self.folder, self.attempt, itertools.chain(*files.values()), max_shard_bytes):
                     continue
+
             self._counted_files = files
             return num_ids, doubled, num_dropped
         raise AssertionError

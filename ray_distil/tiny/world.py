@@ -135,11 +135,13 @@ def _open(rng: random.Random, problem: Problem, name: str, item: str, containers
             )
         )
         return problem.step("*", a, b, f"{name} starts with {{}} {item}.")
+
     if kind < 0.75:
         a, b = rng.randint(5, 50), rng.randint(5, 45)
         first_colour, two = rng.sample(COLOURS, 2)
         problem.say(f"{name} has {a} {first_colour} {item} and {b} {two} {item}.")
         return problem.step("+", a, b, f"{name} starts with {{}} {item}.")
+
     count = rng.randint(12, 80)
     problem.say(f"{name} has {count} {item}.")
     return count
@@ -150,6 +152,7 @@ def _event(
 ) -> int:
     he, him = subject.lower(), "him" if subject == "He" else "her"
     then = f"Then {he} has {{}} {item}."
+
     kind = rng.random()
     if kind < 0.36:
         x = rng.randint(3, 45)
@@ -163,6 +166,7 @@ def _event(
             )
         )
         return problem.step("+", count, x, then)
+
     if kind < 0.80:
         x = rng.randint(3, 60)
         problem.say(
@@ -175,6 +179,7 @@ def _event(
             )
         )
         return problem.step("-", count, x, then)
+
     a, b = rng.randint(2, 6), rng.randint(2, 9)
     problem.say(f"{subject} buys {a} more {containers} of {b} {item}.")
     new = problem.step("*", a, b, f"The new {containers} hold {{}} {item}.")
@@ -192,6 +197,7 @@ def _ask(
     containers: str,
     container: str,
 ) -> None:
+    # How many are left, or a harder question.
     kind = rng.random()
     if kind < 0.45:
         problem.say(f"How many {item} does {name} have now?")
@@ -216,6 +222,7 @@ def _ask(
         word, op = rng.choice([("more", "+"), ("fewer", "-")])
         problem.say(f"{other} has {x} {word} {item} than {name}.")
         theirs = problem.step(op, count, x, f"{other} has {{}} {item}.", compares=True)
+
         if kind < 0.88:
             problem.say(f"How many {item} does {other} have?")
             problem.closing = f"{other} has {theirs} {item}."

@@ -117,6 +117,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
                 starts, state, num_tokens, lines, logged = ray.get(follower.get.remote())
             except ray.exceptions.RayError:  # the node is lost, or Ray ends: the training itself reports that
                 return
+
             for line in lines[num_lines:]:
                 say(line)
             num_lines = len(lines)
@@ -124,6 +125,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
                 step_shown, steps = starts[-1]
                 num_starts = len(starts)
                 tell.expect(steps, done=step_shown, unit="steps")
+
             for line in logged:
                 metrics.show({GAUGES[k]: v for k, v in line.items() if k in GAUGES and v is not None}, run=run)
                 if line.get("seconds_left") is not None:
@@ -136,6 +138,7 @@ def followed(tell: Teller, say: Callable[[str], None] = print, run: str = "") ->
             if newest and (last or time.monotonic() - told_at >= LINE_SECONDS):
                 tell.line(newest)
                 newest, told_at = "", time.monotonic()
+
             step = int(state.get("step", step_shown))
             if step != step_shown:
                 metrics.show({GAUGES[name]: state[name] for name in ("step", "loss", "grad_norm")}, run=run)

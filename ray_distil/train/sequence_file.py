@@ -69,9 +69,13 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
     finally:
         for file in files:
             file.close()
+
+    # Where each sequence begins, and its length.
     every = np.concatenate(lengths)
     index = np.stack([np.cumsum(every) - every, every], axis=1)
     all_ids = pa.chunked_array(ids)
+
+    # The order does not depend on the shards.
     held_out = np.array([is_held_out(name, eval_fraction) for name in all_ids.to_pylist()], np.bool_)
     order = pc.sort_indices(all_ids).to_numpy()
     for file, is_chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):

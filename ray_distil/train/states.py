@@ -184,10 +184,13 @@ class States:
         state = self._same(states.newest if states is not None else None)
         if state is None:
             return 0
+
         check_sharing(self.folder, state, self.num_workers, self.zero_stage)
         with TemporaryDirectory(prefix="ray_distil-") as place:
             target = Path(place) / TAG
             target.mkdir()
+
+            # The state is divided anew among other workers.
             shared_out = state.num_workers != self.num_workers and self.zero_stage > 0
             self._fetch(state, target, with_optimizer=shared_out)
             if shared_out:
@@ -196,6 +199,7 @@ class States:
                 lengths = [len(part) for part in parts or optimizer.fp32_groups_flat_partition]
                 repartition(target, state.num_workers, self.num_workers, self.rank, lengths)
             loaded, _ = engine.load_checkpoint(place, tag=TAG, load_module_strict=not has_frozen(engine))
+
         if loaded is None:
             raise RuntimeError(f"{_title(state.name)} could not be loaded; remove {self.folder / state.name}")
         if self.rank == 0:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_distil.checks import preflight
-from ray_distil.config import DistillConfig, enabled_gates, gate_marks, load
+from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.judge import scorers
@@ -50,17 +50,17 @@ def test_the_examples_do_what_they_say() -> None:
 
 def test_a_module_in_the_folder_of_the_command_is_a_gate_after_the_others(here: Path) -> None:
     chosen = config("gates.custom=[pen_gates:no_pens]", "gates.correct=false")
-    assert enabled_gates(chosen) == [*(name for name in GATES if name != "correct"), "pen_gates:no_pens"]
+    assert chosen.gates.enabled == [*(name for name in GATES if name != "correct"), "pen_gates:no_pens"]
     row = {"response": "5 pens", "finish_reason": "length", "answer": "5", "reference_answer": None}
-    assert first_reason(row, enabled_gates(chosen)) == "incomplete"
-    assert first_reason(row | {"finish_reason": "stop"}, enabled_gates(chosen)) == "pens"
+    assert first_reason(row, chosen.gates.enabled) == "incomplete"
+    assert first_reason(row | {"finish_reason": "stop"}, chosen.gates.enabled) == "pens"
 
 
 def test_another_source_is_another_gate(here: Path) -> None:
-    before = gate_marks(config("gates.custom=[pen_gates:no_pens]"))
-    assert before[:-1] == gate_marks(config())
+    before = config("gates.custom=[pen_gates:no_pens]").gates.marks
+    assert before[:-1] == config().gates.marks
     (here / "pen_gates.py").write_text(PENS.replace("pens", "pencils"))
-    assert gate_marks(config("gates.custom=[pen_gates:no_pens]")) != before
+    assert config("gates.custom=[pen_gates:no_pens]").gates.marks != before
 
 
 @pytest.mark.parametrize(
