@@ -7,21 +7,26 @@ READY := $(VENV)/.ready
 # `make chaos` and `make test-all`: rounds in which something is killed. Workers: tests at a time, each up to 8 GB.
 ROUNDS ?= 50
 WORKERS ?= 2
-INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 tests/integration
+INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+# One real run: the recipe's two commands, by a served model and by DeepSpeed.
+REAL_RUN := tests/integration/test_published_commands.py
 
 # Python keeps what it compiled, also in images that forbid it: else each process would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all unit chaos lint setup clean
+.PHONY: demo test test-cluster test-all unit chaos lint setup clean
 
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
 
-test: lint unit         ## all that is proven in minutes, with real engines and real training
-	$(INTEGRATION) -m "not long"
+test: lint unit         ## what a newcomer waits for: lint, unit, and one real run
+	$(BIN)/python -m pytest $(REAL_RUN)
 
-test-all: lint unit     ## and what takes long by its nature; `tests/README.md` says what
-	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(INTEGRATION)
+test-cluster: $(READY)  ## all else that is proven in minutes: engines, training, faults, a cluster on this machine
+	$(INTEGRATION) -m "not long" --ignore $(REAL_RUN) tests/integration
+
+test-all: lint unit     ## everything, and what takes long by its nature; `tests/README.md` says what
+	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(INTEGRATION) tests/integration
 
 unit: $(READY)          ## seconds, no engine
 	$(BIN)/python -m pytest -n 2 tests/unit

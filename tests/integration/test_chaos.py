@@ -12,7 +12,7 @@ or on an S3 server. At a random moment one of these is killed with SIGKILL:
     make chaos ROUNDS=50
 
 Some 15 seconds a round with a null engine, 90 with vLLM, whose texts are those of the shared small run's slow teacher.
-`make test` has three rounds, for driver, node and actor. There an engine's own death is in `test_poison.py`, whose row kills
+`make test-cluster` has three rounds, for driver, node and actor. There an engine's own death is in `test_poison.py`, whose row kills
 vLLM's core four times.
 """
 

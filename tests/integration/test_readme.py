@@ -175,7 +175,7 @@ def test_every_command_is_run_by_a_test() -> None:
         assert f"def {name}" in (ROOT / file).read_text(), test
 
 
-# A chain of its own. `make test` has its parts in others: a file of problems in test_poison, the rest in the small run.
+# A chain of its own. `make test-cluster` has its parts in others: a file of problems in test_poison, the rest in the small run.
 LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, ABLATE, SERVE}
 
 
@@ -184,7 +184,14 @@ def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, 
     HERE[command](small_run, tmp_path)
 
 
-@pytest.mark.parametrize(("target", "runs"), [("demo", "jobs/distill.py"), ("test", 'tests/integration -m "not long"')])
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        ("demo", "jobs/distill.py"),
+        ("test", "tests/integration/test_published_commands.py"),
+        ("test-cluster", "--ignore tests/integration/test_published_commands.py tests/integration"),
+    ],
+)
 def test_make_runs_what_the_readme_says(target: str, runs: str) -> None:
     command = ["make", "--no-print-directory", "-n", target]  # under `make test` this make is a nested one
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -25,6 +25,7 @@ from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import STUDENT, Manifest, read_manifest, versions, write_manifest
 from ray_distil.store.schemas import INSTRUCTIONS, SFT_EXAMPLES
 from ray_distil.store.storage import Folder
+from ray_distil.version import __version__
 from tests.unit.test_reuse import Asked
 
 
@@ -217,4 +218,4 @@ def test_a_manifest_has_the_revision_of_the_code(tmp_path: Path) -> None:
     assert manifest_module.revision(tmp_path) == f"{clean} and changes"
     shutil.rmtree(tmp_path / ".git")
     assert manifest_module.revision(tmp_path) not in (without_git, clean)
-    assert versions()["ray-distil"].startswith("0.1.0 (")
+    assert versions()["ray-distil"].startswith(f"{__version__} (")
