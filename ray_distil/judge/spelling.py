@@ -61,6 +61,11 @@ _REWRITES = [
         (r"(?<=\d) ?\([a-z -]+\)\s*$", ""),  # 12 (twelve)
     ]
 ]  # fmt: skip
+_PARTING = re.compile(r"\d \d|[A-Za-z]{2} ")  # blanks that must stay: 1 1/2, sin x, 1 \\frac{1}{2}
+_FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd",
+    "lcm", "mod", "det", "sqrt", "deg", "lim", "sinh", "cosh", "tanh",
+}  # fmt: skip
 
 
 def cleaned(text: str) -> str:
@@ -97,3 +102,31 @@ def _keep_blank(match: "re.Match[str]") -> str:
     if sign in ")]}%!|" and is_behind:
         return f"{sign} "
     return sign
+
+
+def same_text(first: str, second: str) -> bool:
+    """Whether two texts are equal. The case of letters matters only in formulas, where M and m are two variables."""
+    if _tight(first) == _tight(second):
+        return True
+    return not (is_formula(first) and is_formula(second)) and first.casefold() == second.casefold()
+
+
+def _tight(text: str) -> str:
+    """A formula without its blanks, unless a blank separates two numbers or two words. Any other text unchanged."""
+    bare = re.sub(r"\\[A-Za-z]+ ?", r"\\", text)  # the blank behind a command separates nothing
+    parts = _PARTING.search(bare) or re.search(r"\d (?=\\frac)", text)
+    return text if not is_formula(text) or parts else text.replace(" ", "")
+
+
+def is_formula(text: str) -> bool:
+    """Whether a text is a formula. No run of letters, functions and commands apart, may be longer than 3; a run of 2 or
+    3 letters needs a digit, operator or command beside it.
+    """
+    bare = re.sub(r"\\[A-Za-z]+", " ", text)
+    runs = [run for run in re.findall(r"[A-Za-z]+", bare) if run not in _FUNCTIONS]
+    longest = max(map(len, runs), default=0)
+    if longest > 3:
+        return False
+    if longest > 1:
+        return bool(re.search(r"[\d^_=/*]|\\[A-Za-z]", text))
+    return bool(re.search(r"[\d^_=/*+<>|!-]|\\[A-Za-z]", text)) or longest == 1

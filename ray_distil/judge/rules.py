@@ -1,0 +1,337 @@
+r"""The rules by which two answers are compared whose texts differ. The first rule that knows their form decides.
+
+FORMS are rules for forms of their own: times, dates, ratios, matrices, lists. QUANTITIES are rules for values with their
+units, and for formulas. Each rule has an example with its verdict; a test compares all of them.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+from ray_distil.judge import math_process
+from ray_distil.judge.math_process import Verdict
+from ray_distil.judge.quantities import UNITS, exact_value, parts_of, split_unit, units_agree
+from ray_distil.judge.spelling import is_formula, same_text
+
+MOST_ELEMENTS = 50
+_NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
+ONE_LETTER = [name for name in UNITS if len(name) == 1 and name.isalpha()]
+_BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(?(\d{1,2}|[a-z]+)\)? ?\}?")
+_IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
+_TIME = re.compile(r"(\d{1,2}(?::\d{2})*) ?([ap])\.? ?m\.?", re.I)
+_NAMES = re.compile(
+    r"\\(?:angle|triangle|overline\{[A-Z]|overrightarrow|widehat|vec|parallel|perp)"
+)  # behind these, letters name points and are no product
+_SYMBOL = re.compile(rf"(-?(?:\d+(?:\.\d*)?|\.\d+))([{''.join(ONE_LETTER)}])")
+_DECIMAL = re.compile(r"(?<![\w.])(?<!_\{)(\d*\.\d+)(?![\w.]*\.)")
+_DATE = re.compile(
+    r"\d+(?:\.\d+){2,}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?",
+    re.I,
+)
+_RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
+_SUBSTANCE = re.compile(r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}")  # H2O: no product of letters
+_PI = re.compile(r"\\pi(?![A-Za-z])|π")
+_LEADING_RELATION = re.compile(r"\\(?:le|ge|neq?|lt|gt|sim|not)(?![A-Za-z])|[<>]")
+_MODULO = re.compile(r"\\[pb]?mod(?![A-Za-z])|(?<![A-Za-z])mod(?![A-Za-z])")
+_RELATION = re.compile(r"\\(?:le|ge|in|ne|lt|gt)(?![A-Za-z])|[<>]")
+
+
+class Side(NamedTuple):
+    """An answer as a quantity. `text`: the whole answer. `value`, `unit`: of "x = 5 cm" they are "5" and "cm"."""
+
+    text: str
+    value: str
+    unit: str
+
+
+class Form(NamedTuple):
+    """A rule for a form. `decide(first, second)`: the verdict, or None for answers of other forms."""
+
+    name: str
+    example: tuple[str, str, Verdict]
+    decide: Callable[[str, str], Verdict | None]
+
+
+class Quantity(NamedTuple):
+    """A rule for quantities. `decide(first, second)`: the verdict, or None where a later rule decides."""
+
+    name: str
+    example: tuple[str, str, Verdict]
+    decide: Callable[[Side, Side], Verdict | None]
+
+
+def same_values(first: str, second: str) -> Verdict:
+    """The verdict on two answers whose texts differ; both are `spelling.cleaned`."""
+    for form in FORMS:
+        if (verdict := form.decide(first, second)) is not None:
+            return verdict
+    sides = sides_of(first, second)
+    return next(verdict for rule in QUANTITIES if (verdict := rule.decide(*sides)) is not None)
+
+
+def verdict_of(equal: bool) -> Verdict:
+    return "equal" if equal else "different"
+
+
+# Forms.
+
+
+def _times(first: str, second: str) -> Verdict | None:
+    times = [_TIME.fullmatch(text) for text in (first, second)]
+    if not any(times):
+        return None
+    return verdict_of(len({match and (match[1], match[2].lower()) for match in times}) == 1)
+
+
+def _points(first: str, second: str) -> Verdict | None:
+    """Letters that name points are no product: only equal texts are equal."""
+    return "different" if _NAMES.search(first) or _NAMES.search(second) else None
+
+
+def _modulus(first: str, second: str) -> Verdict | None:
+    return "different" if bool(_MODULO.search(first)) != bool(_MODULO.search(second)) else None
+
+
+def _dates(first: str, second: str) -> Verdict | None:
+    return "different" if _DATE.fullmatch(first) or _DATE.fullmatch(second) else None
+
+
+def _ratio_and_number(first: str, second: str) -> Verdict | None:
+    pairs = ((first, second), (second, first))
+    return "different" if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in pairs) else None
+
+
+def _ratios(first: str, second: str) -> Verdict | None:
+    ratios = [[int(part) for part in text.split(":")] if _RATIO.fullmatch(text) else [] for text in (first, second)]
+    return verdict_of(_same_ratio(*ratios)) if all(len(ratio) > 2 for ratio in ratios) else None
+
+
+def _substances(first: str, second: str) -> Verdict | None:
+    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_{}]", "", text) for text in (first, second)]
+    return verdict_of(substances[0] == substances[1]) if any(substances) else None
+
+
+def _matrices(first: str, second: str) -> Verdict | None:
+    matrices = [_MATRIX.fullmatch(text) for text in (first, second)]
+    return _same_matrices(*(match[1] for match in matrices if match)) if all(matrices) else None
+
+
+def _numbers_in_bases(first: str, second: str) -> Verdict | None:
+    bases = [_in_base(text) for text in (first, second)]
+    return verdict_of(bases[0] == bases[1]) if any(bases) else None
+
+
+def _lists(first: str, second: str) -> Verdict | None:
+    lists = [_elements(text) for text in (first, second)]
+    has_relation = any(_RELATION.search(text) for text in (first, second))
+    return _same_lists(*lists) if any(lists) and not has_relation else None
+
+
+def _relations(first: str, second: str) -> Verdict | None:
+    return "different" if _LEADING_RELATION.match(first) or _LEADING_RELATION.match(second) else None
+
+
+def _names(first: str, second: str) -> Verdict | None:
+    """Values of two unknowns. Not a = b and b = a, which math-verify compares."""
+    names = [match and match[1] for match in (_NAMED.match(text) for text in (first, second))]
+    single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
+    if single and names[0] != names[1] and str(names[0]) not in second and str(names[1]) not in first:
+        return "different"
+    return None
+
+
+FORMS = (
+    Form("times of a day", ("5:30 p.m.", "5:30 PM", "equal"), _times),
+    Form("points", (r"\angle ABC", r"\angle CBA", "different"), _points),
+    Form("a modulus on one side", (r"5 \pmod{7}", "5", "different"), _modulus),
+    Form("dates", ("3/4/2024", "4/3/2024", "different"), _dates),
+    Form("a ratio and a number", ("10:1", "10", "different"), _ratio_and_number),
+    Form("ratios of three and more", ("1:2:3", "2:4:6", "equal"), _ratios),
+    Form("substances", ("H_2O", "H2O", "equal"), _substances),
+    Form(
+        "matrices",
+        (r"\begin{pmatrix} 0.5 \\ 2 \end{pmatrix}", r"\begin{pmatrix} \frac{1}{2} \\ 2 \end{pmatrix}", "equal"),
+        _matrices,
+    ),
+    Form("numbers of other bases", ("52_8", "52 base 8", "equal"), _numbers_in_bases),
+    Form("lists", (r"\{1, 2\}", r"\{2, 1\}", "equal"), _lists),
+    Form("a relation on one side", (r"\le 5", "5", "different"), _relations),
+    Form("values of two unknowns", ("x = 5", "y = 5", "different"), _names),
+)  # fmt: skip
+
+
+# Quantities.
+
+
+def sides_of(first: str, second: str) -> tuple[Side, Side]:
+    """The answers as quantities. A letter behind a number is a unit only where the other side has that unit."""
+    pairs = _with_symbols(*(split_unit(_right_side(text)) for text in (first, second)))
+    (value, unit), (expected, expected_unit) = pairs
+    if unit or expected_unit:  # the units are compared by themselves
+        return Side(value, value, unit), Side(expected, expected, expected_unit)
+    return Side(first, value, ""), Side(second, expected, "")
+
+
+def _numbers(first: Side, second: Side) -> Verdict | None:
+    """Two numbers. A percent agrees with its share, and with the bare number where that is larger than 1."""
+    numbers = exact_value(first.value), exact_value(second.value)
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    if {first.unit, second.unit} == {"percent", ""}:
+        larger, smaller = numbers if first.unit == "percent" else numbers[::-1]
+        return verdict_of(larger / 100 == smaller or (larger == smaller and abs(larger) > 1))
+    return verdict_of(numbers[0] == numbers[1] and units_agree(first.unit, second.unit))
+
+
+def _angles(first: Side, second: Side) -> Verdict | None:
+    """Degrees and radians."""
+    if {first.unit, second.unit} != {"degree", ""}:
+        return None
+    degrees, radians = (first, second) if first.unit else (second, first)
+    if not _PI.search(radians.value):
+        return None
+    return math_process.compare(f"\\frac{{({degrees.value})\\pi}}{{180}}", radians.value)
+
+
+def _units(first: Side, second: Side) -> Verdict | None:
+    if not units_agree(first.unit, second.unit):
+        return "different"
+    return "equal" if (first.unit or second.unit) and same_text(first.text, second.text) else None
+
+
+def _letters(first: Side, second: Side) -> Verdict | None:
+    """The case of letters: in a formula, R and r are two variables; a letter alone may be M or m."""
+    if first.text.casefold() != second.text.casefold():
+        return None
+    return verdict_of(bool(re.fullmatch(r"[A-Za-z]\)?|0x[0-9A-Fa-f]+", first.text)))
+
+
+def _words(first: Side, second: Side) -> Verdict | None:
+    is_readable = [is_formula(side.text) or exact_value(side.text) is not None for side in (first, second)]
+    return None if all(is_readable) else "different"
+
+
+def _formulas(first: Side, second: Side) -> Verdict:
+    return math_process.compare(*(_DECIMAL.sub(_as_fraction, side.text) for side in (first, second)))
+
+
+QUANTITIES = (
+    Quantity("numbers", ("1,200 pens", "1200", "equal"), _numbers),
+    Quantity("degrees and radians", (r"\pi", r"180^\circ", "equal"), _angles),
+    Quantity("units", (r"\sqrt{2} cm", r"\sqrt{2} m", "different"), _units),
+    Quantity("the case of letters", ("R^2", "r^2", "different"), _letters),
+    Quantity("words", ("listen", "silent", "different"), _words),
+    Quantity("formulas", ("2x + 1", "1 + 2x", "equal"), _formulas),
+)
+
+
+# Parts of answers.
+
+
+def _same_ratio(first: list[int], second: list[int]) -> bool:
+    """Whether two ratios are the same, as 1:2:3 and 2:4:6 are: by the products of parts, crosswise."""
+    return len(first) == len(second) and all(a * second[0] == b * first[0] for a, b in zip(first, second, strict=True))
+
+
+def _as_fraction(match: "re.Match[str]") -> str:
+    """A decimal number as a fraction: sympy would read the decimal as a floating point number, which is not exact."""
+    value = Fraction(match[1])
+    return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})"
+
+
+def _with_symbols(first: tuple[str, str], second: tuple[str, str]) -> list[tuple[str, str]]:
+    """Values and units. A letter behind a number (5g) counts as a unit only where the other side has that unit."""
+    pairs = []
+    for (value, unit), (_, expected) in ((first, second), (second, first)):
+        match = _SYMBOL.fullmatch(value) if not unit and expected else None
+        is_unit = match is not None and UNITS[match[2]] == expected
+        pairs.append((match[1], expected) if match is not None and is_unit else (value, unit))
+    return pairs
+
+
+def _same_matrices(first: str, second: str) -> Verdict:
+    rows = [
+        [row.split("&") for row in re.split(r"\\\\", inner.strip().removesuffix("\\\\"))] for inner in (first, second)
+    ]
+    if [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
+        return "different"
+    pairs = zip((cell for row in rows[0] for cell in row), (cell for row in rows[1] for cell in row), strict=True)
+    return next((verdict for a, b in pairs if (verdict := _element(a.strip(), b.strip())) != "equal"), "equal")
+
+
+def _right_side(text: str) -> str:
+    """The value of a named result or a calculation: 5 of "x = 5", 50 of "10 * 5 = 50". Other texts are unchanged."""
+    if match := _NAMED.match(text):
+        rest = text[match.end() :]
+        return rest if "=" not in rest else text
+    left, mark, right = text.rpartition("=")
+    return (
+        right.strip() if mark and not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|frac|div)", "", left)) else text
+    )
+
+
+def _in_base(text: str) -> tuple[str, str] | None:
+    """`(digits, base)` of a number such as 52_8 or "52 base 8"; None for any other text."""
+    text = _IN_BASE.sub(r"_{\1}", text)
+    match = _BASE.fullmatch(text)
+    return (match[1].lstrip("0"), _BASES.get(match[2], match[2])) if match else None
+
+
+def _elements(text: str) -> tuple[str, list[str]] | None:
+    r"""`(brackets, elements)` of a list, pair, set or interval; brackets may be "". None for other texts."""
+    if match := re.fullmatch(r"([^,;]*?)\\pm ?([^,;]*)", text):
+        return "", [f"{match[1]}{sign}{match[2]}" for sign in "+-"]
+    brackets, inner = "", text
+    pair = re.fullmatch(r"(\(|\[|\\?\{)(.*?)(\)|\]|\\?\})", text, re.DOTALL)
+    if pair and _closes_last(text):
+        # A set is written with or without the backslash.
+        brackets, inner = {"{": "\\{"}.get(pair[1], pair[1]) + {"}": "\\}"}.get(pair[3], pair[3]), pair[2]
+    parts = parts_of(re.sub(r"(?:, ?| )(?:and|or) ", ",", inner))
+    return (brackets, parts) if len(parts) > 1 else None
+
+
+def _closes_last(text: str) -> bool:
+    depth = 0
+    for position, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0 and sign in ")]}":
+            return position == len(text) - 1
+    return False
+
+
+def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str]] | None) -> Verdict:
+    """Compare two lists element by element. Sets, and lists of formulas without brackets, may be in any order."""
+    if first is None or second is None or len(first[1]) != len(second[1]) or len(first[1]) > MOST_ELEMENTS:
+        return "different"
+    free = {"", "\\{\\}"}
+    for bare, tuple_ in ((first, second), (second, first)):  # x=3,y=4 and (3,4)
+        assignments = [_NAMED.match(element) for element in bare[1]]
+        if (
+            bare[0] == ""
+            and tuple_[0] == "()"
+            and all(assignments)
+            and len({name_match[1] for name_match in assignments if name_match}) == len(assignments)
+        ):
+            first, second = ("()", [e[f.end() :] for e, f in zip(bare[1], assignments, strict=True) if f]), tuple_
+
+    if first[0] != second[0] and not {first[0], second[0]} <= free:
+        return "different"
+    if not (first[0] in free and all(is_formula(e) or exact_value(e) is not None for e in second[1])):
+        verdicts = [_element(a, b) for a, b in zip(first[1], second[1], strict=True)]
+        return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
+
+    # In any order: each element has one partner.
+    left = list(second[1])
+    for element in first[1]:
+        match = next((k for k, e in enumerate(left) if _element(element, e) == "equal"), None)
+        if match is None:
+            return "different"
+        left.pop(match)
+    return "equal"
+
+
+def _element(first: str, second: str) -> Verdict:
+    return "equal" if same_text(first, second) else same_values(first, second)
