@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.errors import DistilError, StageError, UserError
-from ray_distil.version import __version__
+from ray_distil.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ray_distil.api import DistillConfig, Plan, Report, load_config, make_plan, read_report, read_rows, run_pipeline
 
 __all__ = [
-    "DistilError", "DistillConfig", "Plan", "Report", "StageError", "UserError", "__version__", "load_config",
-    "make_plan", "read_report", "read_rows", "run_pipeline",
+    "DistilError", "DistillConfig", "Plan", "Report", "StageError", "UserError", "load_config", "make_plan",
+    "read_report", "read_rows", "run_pipeline",
 ]  # fmt: skip
 
 

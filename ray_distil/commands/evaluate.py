@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_distil import stages
 from ray_distil.commands import cli, pipeline, plan, status
 from ray_distil.commands.pipeline import opened
 from ray_distil.config import RECIPES, TRAINED, StagesConfig
@@ -26,6 +25,7 @@ from ray_distil.report import report
 from ray_distil.report.report import Report
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED
+from ray_distil.stages import make_benchmarks, make_given_evaluations, make_timings
 from ray_distil.store.storage import Folder
 
 
@@ -122,9 +122,9 @@ def default_recipe() -> Path:
 def run(config: StagesConfig, display: Display) -> Report:
     """Make what the run does not have yet, and its report, by the same evaluation stages as a distillation run."""
     with opened(config, display) as this:
-        benchmarks = stages.make_benchmarks(this)
-        stages.make_given_evaluations(this, benchmarks)
-        stages.make_timings(this, benchmarks)
+        benchmarks = make_benchmarks(this)
+        make_given_evaluations(this, benchmarks)
+        make_timings(this, benchmarks)
         this.save_settings()
         return report.build(this.folder)
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
-from ray_distil import __version__
+from ray_distil.version import __version__
 
 
 class Command(NamedTuple):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from ray_distil import stages
 from ray_distil.checks import checks_apart
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
@@ -21,7 +20,21 @@ from ray_distil.runner.shipped_logs import shipped
 from ray_distil.runtime import gpu_hours
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED, in_background, messages_to
-from ray_distil.stages import expected
+from ray_distil.stages import (
+    expected,
+    make_benchmarks,
+    make_checkpoint,
+    make_examples,
+    make_given_evaluations,
+    make_instructions,
+    make_packed,
+    make_responses,
+    make_rewrites,
+    make_student_evaluations,
+    make_timings,
+    read_problems,
+    refuse_lost_answers,
+)
 
 
 def run(config: DistillConfig, display: Display | None = None, quiet: bool = True) -> Report:
@@ -29,20 +42,20 @@ def run(config: DistillConfig, display: Display | None = None, quiet: bool = Tru
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
-    records = stages.read_problems(config)
+    records = read_problems(config)
     display = display or Display()
     with opened(config, display, records, quiet) as this:
-        problems = stages.make_instructions(this, records)
-        benchmarks = stages.make_benchmarks(this, problems)
-        stages.refuse_lost_answers(this, benchmarks)
-        responses = stages.make_responses(this, problems)
-        with beside(lambda: stages.make_given_evaluations(this, benchmarks), config.run.parallel_engines, display.say):
-            rewrites = stages.make_rewrites(this, responses)
-            examples = stages.make_examples(this, responses, rewrites)
-            packed = stages.make_packed(this, examples)
-            checkpoint = stages.make_checkpoint(this, packed)
-        stages.make_student_evaluations(this, benchmarks, checkpoint)
-        stages.make_timings(this, benchmarks, checkpoint)
+        problems = make_instructions(this, records)
+        benchmarks = make_benchmarks(this, problems)
+        refuse_lost_answers(this, benchmarks)
+        responses = make_responses(this, problems)
+        with beside(lambda: make_given_evaluations(this, benchmarks), config.run.parallel_engines, display.say):
+            rewrites = make_rewrites(this, responses)
+            examples = make_examples(this, responses, rewrites)
+            packed = make_packed(this, examples)
+            checkpoint = make_checkpoint(this, packed)
+        make_student_evaluations(this, benchmarks, checkpoint)
+        make_timings(this, benchmarks, checkpoint)
         this.save_settings()  # also those that have begun no stage, such as the prices of the plan
         return report.build(this.folder)
 

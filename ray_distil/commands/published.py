@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ray_distil import stages
 from ray_distil.commands.export import write_records
 from ray_distil.commands.pipeline import opened
 from ray_distil.config import StagesConfig
@@ -28,6 +27,7 @@ from ray_distil.records import sources
 from ray_distil.records.sources import Source
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import start_ray
+from ray_distil.stages import make_checkpoint, make_packed, make_rewrites
 from ray_distil.stages.responses import ImportedResponses
 from ray_distil.stages.sft_examples import ImportedExamples, rewrite_example
 from ray_distil.store.manifest import STUDENT
@@ -132,7 +132,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
     with opened(config, display) as run:
         imported = ImportedResponses(run, records, file.dataset.input_path)
         responses, ids = run.make(imported), [row["response_id"] for row in imported.imported]
-        rewrites = stages.make_rewrites(run, responses)
+        rewrites = make_rewrites(run, responses)
         assert rewrites is not None  # long2short is on, with an endpoint of its own
         gates = run.config.gates.enabled
         written = {row["response_id"]: row for row in rewrites.read_table().to_pylist()}
@@ -179,7 +179,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
 
     with opened(config, display) as run:
         examples = run.make(ImportedExamples(run, records, file.dataset.labeled_path))
-        checkpoint = stages.make_checkpoint(run, stages.make_packed(run, examples))
+        checkpoint = make_checkpoint(run, make_packed(run, examples))
         (checkpoint.folder / STUDENT).download(output)
     display.say(f"the student is in {output}; the losses are in {checkpoint.folder}")
     return output
