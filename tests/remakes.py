@@ -119,7 +119,7 @@ NOTHING = {
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],
 }  # fmt: skip
 # Told by tests of their own: what is asked by an endpoint, or was answered already; a date (chat templates that write it).
-ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "endpoint", "responses", "long2short.enabled",
+ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "endpoint", "backend", "responses", "long2short.enabled",
              "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models", "evaluation.benchmarks",
              "plan.")  # fmt: skip
 OTHERS: dict[str, Any] = {

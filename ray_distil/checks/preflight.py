@@ -90,6 +90,7 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
     paths = [(f"gates.custom: {path}", path) for path in config.gates.custom]
     for benchmark in config.evaluation.benchmarks:
         paths += [(f"evaluation.benchmarks: {benchmark.name}.scorer", benchmark.scorer)] if benchmark.scorer else []
+    paths += [(f"{key}.build", backend.build) for key, backend in config.own_backends.items()]
     for key, path in paths:
         try:
             user_code.load(path)

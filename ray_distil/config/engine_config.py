@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from ray_distil.config.section import Section
+from ray_distil.config.section import ImportPath, Section
 
 OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
 
@@ -175,8 +175,22 @@ class EndpointConfig(Section):
         return value
 
 
+class BackendConfig(Section):
+    """An engine of your own, built by a function of yours (docs/doors.md)."""
+
+    build: ImportPath = Field(description="a function of your own that builds generation, as `my_engine:build`")
+    model: str = Field(min_length=1, description="name of the model, for fingerprints and the report")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the function; they change texts")
+
+
 class Asked(Section):
-    """Who generates: engines of our own, or an endpoint."""
+    """Who generates: engines of our own, an endpoint, or an engine of the user's own."""
 
     engine: EngineConfig | None = None
     endpoint: EndpointConfig | None = None
+    backend: BackendConfig | None = None
+
+    @property
+    def backends(self) -> list[str]:
+        """The names of those that are set."""
+        return [name for name in ("engine", "endpoint", "backend") if getattr(self, name) is not None]

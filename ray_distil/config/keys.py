@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from ray_distil.config.engine_config import Asked, EndpointConfig, EngineConfig, SamplingParams
+from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
 from ray_distil.config.gates_config import GatesConfig
 from ray_distil.config.plan_config import PlanConfig
@@ -140,10 +140,10 @@ class TeacherConfig(Asked, DatasetConfig):
 
     @model_validator(mode="after")
     def _has_one_backend(self) -> "TeacherConfig":
-        backends = [name for name in ("engine", "endpoint", "responses") if getattr(self, name) is not None]
+        backends = self.backends + (["responses"] if self.responses is not None else [])
         if len(backends) != 1:
             raise ValueError(
-                f"teachers: a teacher needs one of `engine`, `endpoint` and `responses`, not {' and '.join(backends) or 'none'}"
+                f"teachers: a teacher needs one of `engine`, `endpoint`, `backend` and `responses`, not {' and '.join(backends) or 'none'}"
                 "; set the others to null"
             )
         return self
@@ -180,8 +180,10 @@ class Long2ShortConfig(Asked):
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "Long2ShortConfig":
-        if self.engine is not None and self.endpoint is not None:
-            raise ValueError("long2short: has an `engine` and an `endpoint`; set one of them to null")
+        if len(self.backends) > 1:
+            raise ValueError(
+                f"long2short: has an `{self.backends[0]}` and an `{self.backends[1]}`; set one of them to null"
+            )
         return self
 
 
@@ -240,13 +242,7 @@ class StagesConfig(Section):
     @model_validator(mode="after")
     def _rewriter_is_there(self) -> "StagesConfig":
         long2short, slow = self.long2short, self.teachers.slow if self.teachers is not None else None
-        if (
-            slow is not None
-            and slow.responses
-            and long2short.enabled
-            and not long2short.engine
-            and not long2short.endpoint
-        ):
+        if slow is not None and slow.responses and long2short.enabled and not long2short.backends:
             raise ValueError(
                 "long2short: the slow teacher's responses are imported, so it rewrites none; give long2short an "
                 "`engine` or an `endpoint`, or set long2short.enabled=false"
@@ -292,6 +288,14 @@ class StagesConfig(Section):
         return {
             f"{key}.endpoint": s.endpoint for key, s in sections.items() if s is not None and s.endpoint is not None
         }
+
+    @property
+    def own_backends(self) -> dict[str, BackendConfig]:
+        """The engines of the user's own, by key."""
+        sections: dict[str, Asked | None] = {"long2short": self.long2short}
+        if self.teachers is not None:
+            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
+        return {f"{key}.backend": s.backend for key, s in sections.items() if s is not None and s.backend is not None}
 
     @property
     def training_seed(self) -> int:

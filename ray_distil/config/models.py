@@ -30,6 +30,8 @@ def resolve_models(config: StagesConfig, at_commit: Container[str] = ()) -> dict
     for key, section in _generating_sections(config).items():
         if section is not None and section.endpoint is not None:
             served[key] = resolve_endpoint(section.endpoint, f"{key}.endpoint")
+        elif section is not None and section.backend is not None:
+            served[key] = section.backend.model
         elif isinstance(section, TeacherConfig) and section.engine is None:
             sources.check(responses_of(section, key))
     for index, model in enumerate(config.evaluation.models):
@@ -49,6 +51,7 @@ def named_models(config: StagesConfig) -> dict[str, str]:
     for key, endpoint in config.endpoints.items():
         section = key.removesuffix(".endpoint")
         sources[f"{section}.model_source" if section.startswith("evaluation.models.") else section] = endpoint.model
+    sources |= {key.removesuffix(".backend"): backend.model for key, backend in config.own_backends.items()}
     return sources
 
 

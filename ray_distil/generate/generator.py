@@ -11,11 +11,12 @@ from math import ceil
 from typing import Any
 
 from ray_distil.chat.chat_templates import ChatSettings, chat_settings
-from ray_distil.config.engine_config import EndpointConfig, EngineConfig, SamplingParams
-from ray_distil.generate import endpoint, engine
+from ray_distil.config.engine_config import BackendConfig, EndpointConfig, EngineConfig, SamplingParams
+from ray_distil.generate import endpoint, engine, own_backend
 from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.question import Question
+from ray_distil.runtime.user_code import with_digest
 from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import model_fingerprint, versions
@@ -48,7 +49,7 @@ class Generator:
     section: str
     backend_section: str
     model: str
-    backend: EngineConfig | EndpointConfig
+    backend: EngineConfig | EndpointConfig | BackendConfig
     sampling: SamplingParams
     system_prompt: str | None = None
     suffix: str = ""
@@ -70,6 +71,8 @@ class Generator:
         """The engine and its version, or the endpoint's model, as the report names them."""
         if self.endpoint is not None:
             return f"endpoint {self.endpoint.model}"
+        if isinstance(self.backend, BackendConfig):
+            return self.backend.build
         return next((f"{name} {number}" for name, number in versions().items() if name.startswith("vllm")), "vllm")
 
     @property
@@ -95,6 +98,8 @@ class Generator:
         """Generation of at most `num_rows` rows."""
         if isinstance(self.backend, EndpointConfig):
             return endpoint.build(self.backend, num_rows)
+        if isinstance(self.backend, BackendConfig):
+            return own_backend.build(self.backend, f"{self.backend_section}.backend", num_rows)
         return engine.build(self.backend, self.model, self.chat(), num_rows)
 
     def one_at_a_time(self) -> "Generator":
@@ -148,6 +153,10 @@ class Generator:
         if isinstance(self.backend, EndpointConfig):
             params = {name: v for name, v in self.backend.request_params.items() if name not in SILENT_PARAMS}
             return {"model": model} | ({"request_params": params} if params else {})
+
+        if isinstance(self.backend, BackendConfig):
+            build = with_digest(self.backend.build, f"{self.backend_section}.backend.build")
+            return {"model": model, "backend": build, "kwargs": self.backend.kwargs}
 
         chat, kwargs = self.chat(model), self.backend.engine_kwargs
         if not by_earlier_rules:

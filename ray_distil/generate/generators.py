@@ -32,7 +32,8 @@ def teachers(config: StagesConfig, models: dict[str, str], date: Date = None) ->
             date=date,
         )
         for name, teacher in sections.items()
-        if (backend := teacher.engine or teacher.endpoint) and (section := f"teachers.{name}") in models
+        if (backend := teacher.engine or teacher.endpoint or teacher.backend)
+        and (section := f"teachers.{name}") in models
     }
 
 
@@ -46,7 +47,7 @@ def possible_rewriter(config: StagesConfig, models: dict[str, str], date: Date =
     """Who rewrites where rewriting is on: long2short's own model, else the slow teacher."""
     long2short, slow = config.long2short, teachers(config, models, date).get("slow")
     prompt = long2short.system_prompt or prompts.LONG2SHORT
-    if backend := long2short.engine or long2short.endpoint:
+    if backend := long2short.engine or long2short.endpoint or long2short.backend:
         if (model := models.get("long2short")) is None:
             return None
         section, sampling, seed = "long2short", long2short.sampling_params, config.run.seed

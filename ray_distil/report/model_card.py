@@ -129,7 +129,7 @@ def _made_of(
     lines = []
     for name, teacher in teachers.items():
         if isinstance(teacher, dict):
-            where = teacher.get("engine") or teacher.get("endpoint") or {}
+            where = teacher.get("engine") or teacher.get("endpoint") or teacher.get("backend") or {}
             source = where.get("model_source") or where.get("model") or teacher.get("responses")
             sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
             lines.append(f"{name} teacher: {_name_of(str(source))}; {sampling}")

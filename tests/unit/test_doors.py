@@ -13,7 +13,9 @@ from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.judge import scorers
 from ray_distil.judge.gates import GATES, first_reason
+from ray_distil.runner.runs import Run
 from ray_distil.runtime import user_code
+from tests.remakes import of_responses
 
 POLITE = "examples.my_gates:polite"
 PERCENT = "examples.my_scorers:within_a_percent"
@@ -87,6 +89,26 @@ def test_a_gate_that_returns_no_reason_is_told_by_name(here: Path, value: str) -
     row: dict[str, Any] = {"response": "5", "finish_reason": "stop", "answer": "5", "reference_answer": None}
     with pytest.raises(UserError, match=f"pen_gates:no_pens returned {value}; a gate returns a reason"):
         first_reason(row, ["pen_gates:no_pens"])
+
+
+def test_an_engine_of_ones_own_marks_its_texts_by_its_source_model_and_arguments(here: Path) -> None:
+    def marks(kwargs: str = "{}", model: str = "m") -> Any:
+        backend = f"{{build: pen_gates:no_pens, model: {model}, kwargs: {kwargs}}}"
+        words = [f"run.storage_path={here}", "teachers.slow.engine=null", f"teachers.slow.backend={backend}"]
+        return of_responses(Run(chosen := config(*words), resolve_models(chosen))).marks["slow"][0]
+
+    before = marks()
+    assert len({before, marks("{a: 1}"), marks(model="n")}) == 3
+    assert marks() == before
+    (here / "pen_gates.py").write_text(PENS + "\n")
+    assert marks() != before
+
+
+def test_a_teacher_has_one_of_the_four_ways() -> None:
+    with pytest.raises(
+        ConfigError, match=r"needs one of `engine`, `endpoint`, `backend` and `responses`, not engine and"
+    ):
+        config("teachers.slow.backend={build: a:b, model: m}")
 
 
 IN_A_WORKER = """

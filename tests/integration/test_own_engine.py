@@ -1,0 +1,83 @@
+"""An engine of a user's own, from `examples/`, answers in Ray's workers as vLLM would: the same texts, each row once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_distil import read_rows
+from ray_distil.config import load
+from ray_distil.config.models import resolve_model
+from tests.integration.cluster import PATIENCE
+from tests.integration.conftest import ROOT
+
+RESPOND = """
+import sys
+from ray_distil import stages
+from ray_distil.config import load
+from ray_distil.config.models import resolve_models
+from ray_distil.runner.runs import Run
+
+config = load(None, sys.argv[1:])
+run = Run(config, resolve_models(config))
+stages.make_responses(run, stages.make_instructions(run, stages.read_problems(config)))
+"""
+SMALL = ["instructions.num_train=24", "instructions.num_eval=1", "teachers.direct=null", "teachers.slow.fraction=0.5"]
+
+
+def without_ray_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def respond(folder: Path, name: str, *overrides: str) -> str:
+    """What the console says of a run of some responses."""
+    words = [f"run.storage_path={folder}", f"run.name={name}", *SMALL, *overrides]
+    command = [sys.executable, "-c", RESPOND, *words]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=without_ray_variables()
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_it_answers_as_its_model_does(tmp_path: Path) -> None:
+    model = {"folder": resolve_model("tiny:teacher-r1", "k")}
+    backend = json.dumps({"build": "examples.my_engine:build", "model": "teacher-r1", "kwargs": model})
+    said = respond(tmp_path, "own", "teachers.slow.engine=null", f"teachers.slow.backend={backend}")
+    rows = read_rows(tmp_path / "own", "responses")
+    assert len(rows) > 5, said
+    assert set(rows.model) == {"teacher-r1"}
+    assert rows.response_id.is_unique
+
+    # Greedy texts of the same model by vLLM.
+    kwargs = load(None).teachers.slow.engine.engine_kwargs  # type: ignore[union-attr]
+    respond(tmp_path, "vllm", f"teachers.slow.engine.engine_kwargs={json.dumps(kwargs)}")
+    texts = read_rows(tmp_path / "vllm", "responses").set_index("response_id").response
+    same = rows.set_index("response_id").response == texts
+    assert same.mean() > 0.9, "float32 sums in another order now and then draw another token"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("rows.map(lambda row: row | {'generated_text': 'x'})", "my_engines:build gives rows without finish_reason"),
+        (
+            "rows.map(lambda row: row | dict(generated_text='x', finish_reason='eos', num_prompt_tokens=1, "
+            "num_generated_tokens=1, num_thinking_tokens=0, error=''))",
+            "my_engines:build gives the finish_reason 'eos'; it is one of stop, length, error",
+        ),
+    ],
+)
+def test_rows_that_do_not_keep_the_contract_end_the_stage(tmp_path: Path, body: str, says: str) -> None:
+    (tmp_path / "my_engines.py").write_text(f"def build(num_rows):\n    return lambda rows: {body}\n")
+    backend = "teachers.slow.backend={build: my_engines:build, model: m}"
+    words = [f"run.storage_path={tmp_path}", "run.name=bad", *SMALL, "teachers.slow.engine=null", backend]
+    command = [sys.executable, "-c", RESPOND, *words]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, env=without_ray_variables()
+    )
+    assert result.returncode != 0
+    assert says in result.stderr.splitlines()[-1]
