@@ -109,7 +109,7 @@ def test_a_command_starts_in_the_image(command: str, image: Path, environment: d
     said = []
     for line in job.stdout:  # to where the first stage that costs something begins
         said.append(line)
-        if re.match(r"teacher +started", line):
+        if re.match(r"responses +started", line):
             break
     job.send_signal(signal.SIGINT)
     said.append(job.communicate(timeout=60)[0])

@@ -143,7 +143,7 @@ def test_stopped_it_leaves_no_process_and_what_was_saved_stays(seen: Seen) -> No
     assert "Job 'stopped' was stopped" in seen.output["stopped"]
     assert seen.left == set()
     assert seen.saved
-    assert "teacher         complete" in seen.output["again"]
+    assert "responses       complete" in seen.output["again"]
     assert seen.saved.items() <= shards(seen.folder / "responses").items()
 
 

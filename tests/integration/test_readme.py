@@ -140,7 +140,7 @@ def ablate(small_run: SmallRun, folder: Path) -> None:
     told = json.loads((folder / "small" / "report" / "ablation.json").read_text())
     assert [one["without"] for one in told["variants"]] == ["", "shorter"]
     assert all(one["accuracy"] > 0 and one["learnt"] for one in told["variants"])
-    assert "teacher         complete" in result.stdout
+    assert "responses       complete" in result.stdout
     assert not (folder / "small-without-shorter-seed-0" / "eval" / "slow").exists()
 
 
