@@ -1,4 +1,4 @@
-"""An engine of one's own: Transformers in a Ray actor, in place of vLLM.
+"""An engine of one's own: Transformers in a Ray actor, in place of vLLM. It decodes greedily, so it has one text a prompt.
 
     ray-distil distill teachers.slow.engine=null \\
         "teachers.slow.backend={build: examples.my_engine:build, model: teacher-r1, kwargs: {folder: PATH}}"
@@ -14,11 +14,13 @@ def build(num_rows: int, folder: str, num_actors: int = 1, batch_size: int = 16)
     """Generation by the model in `folder`. The contract is in `ray_distil/generate/generation.py`."""
 
     def generate(rows: Any) -> Any:
+        from ray.data import ActorPoolStrategy
+
         return rows.map_batches(
             Model,
             fn_constructor_kwargs={"folder": folder},
-            batch_size=min(batch_size, num_rows),
-            concurrency=num_actors,
+            batch_size=max(1, min(batch_size, num_rows)),
+            compute=ActorPoolStrategy(size=num_actors),
         )
 
     return generate
@@ -47,6 +49,7 @@ class Model:
         replies = [row[: self._length(row)] for row in tokens[:, start:].tolist()]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
         thoughts = [text.partition(THINK_END)[0] if THINK_END in text else "" for text in texts]
+        del batch["messages"], batch["sampling_params"]
         batch["generated_text"] = texts
         batch["finish_reason"] = ["length" if len(reply) == max_tokens else "stop" for reply in replies]
         batch["num_prompt_tokens"] = prompts["attention_mask"].sum(1).tolist()

@@ -5,8 +5,12 @@ ray-distil eval --models slow=tiny:student-slow "evaluation.benchmarks=[{name: t
 
 import re
 
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
 
 def within_a_percent(response: str, reference: str) -> bool:
     """Whether a response is right. `response`: the text behind the reasoning; `reference`: the problem's answer."""
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", response.replace(",", ""))
-    return bool(numbers) and abs(float(numbers[-1]) - float(reference)) <= abs(float(reference)) / 100
+    numbers, expected = (NUMBER.findall(text.replace(",", "")) for text in (response, reference))
+    if not numbers or not expected:
+        return False
+    return abs(float(numbers[-1]) - float(expected[-1])) <= abs(float(expected[-1])) / 100

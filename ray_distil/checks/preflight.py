@@ -19,7 +19,7 @@ from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import model_sources, named_models, resolve_model
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.generate import endpoint, engine, generators
+from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.records.problems import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
@@ -96,6 +96,10 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
             user_code.load(path)
         except UserError as error:
             yield Finding(key, str(error))
+            return
+    for key, backend in config.own_backends.items():
+        if mistake := own_backend.wrong_arguments(backend):
+            yield Finding(f"{key}.kwargs", mistake)
 
 
 def _of_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[Finding]:

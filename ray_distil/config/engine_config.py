@@ -1,11 +1,12 @@
 """Who generates text, and how: vLLM engines or an endpoint, and sampling. Engines read these sections."""
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from ray_distil.config.section import ImportPath, Section
+from ray_distil.config.section import SECRET, ImportPath, Section
 
 OWN_KEYS = {"model": "see endpoint.model", "messages": "see system_prompt", "stream": "see endpoint.stream"}
 
@@ -181,6 +182,20 @@ class BackendConfig(Section):
     build: ImportPath = Field(description="a function of your own that builds generation, as `my_engine:build`")
     model: str = Field(min_length=1, description="name of the model, for fingerprints and the report")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the function; they change texts")
+    batch_size: int = Field(16, ge=1, description="rows of a block, saved together")
+
+    @field_validator("kwargs")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if secrets := [name for name in value if SECRET.search(name)]:
+            raise ValueError(
+                f"kwargs: {secrets[0]!r} is the name of a secret, and would be written into the run; let the function read it from the environment"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"kwargs: they must have a form in JSON ({error})") from error
+        return value
 
 
 class Asked(Section):

@@ -6,7 +6,7 @@ from pydantic import Field, create_model
 
 from ray_distil.config.section import ImportPath, Section
 from ray_distil.judge.gates import DESCRIPTIONS
-from ray_distil.runtime.user_code import with_digest
+from ray_distil.runtime.user_code import current_mark
 
 
 class Gates(Section):
@@ -23,7 +23,7 @@ class Gates(Section):
     @property
     def marks(self) -> list[str]:
         """`enabled` for fingerprints: gates of the user's own with a digest of their source."""
-        return [*self._switched_on, *(with_digest(path, "gates.custom") for path in self.custom)]
+        return [*self._switched_on, *(current_mark(path, "gates.custom") for path in self.custom)]
 
     @property
     def _switched_on(self) -> list[str]:

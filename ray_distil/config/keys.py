@@ -182,7 +182,7 @@ class Long2ShortConfig(Asked):
     def _at_most_one(self) -> "Long2ShortConfig":
         if len(self.backends) > 1:
             raise ValueError(
-                f"long2short: has an `{self.backends[0]}` and an `{self.backends[1]}`; set one of them to null"
+                f"long2short: has both `{self.backends[0]}` and `{self.backends[1]}`; set one of them to null"
             )
         return self
 

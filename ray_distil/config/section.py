@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ray_distil.errors import ConfigError
 from ray_distil.runtime.user_code import PATTERN
@@ -31,7 +32,8 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def _import_path(value: str) -> str:
     if not PATTERN.fullmatch(value):
-        raise ValueError(f"{value!r} is no import path; give package.module:function, as my_gates:no_pens")
+        message = "{value} is no import path; give package.module:function, as my_gates:no_pens"
+        raise PydanticCustomError("import_path", message, {"value": repr(value)})
     return value
 
 
@@ -128,6 +130,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         )
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
+    if error["type"] == "import_path":
+        return f"{where}: {error['msg']}"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
 
 

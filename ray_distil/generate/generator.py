@@ -16,7 +16,7 @@ from ray_distil.generate import endpoint, engine, own_backend
 from ray_distil.generate.engine_arguments import of_texts
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.question import Question
-from ray_distil.runtime.user_code import with_digest
+from ray_distil.runtime.user_code import current_mark
 from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import model_fingerprint, versions
@@ -155,7 +155,7 @@ class Generator:
             return {"model": model} | ({"request_params": params} if params else {})
 
         if isinstance(self.backend, BackendConfig):
-            build = with_digest(self.backend.build, f"{self.backend_section}.backend.build")
+            build = current_mark(self.backend.build, f"{self.backend_section}.backend.build")
             return {"model": model, "backend": build, "kwargs": self.backend.kwargs}
 
         chat, kwargs = self.chat(model), self.backend.engine_kwargs

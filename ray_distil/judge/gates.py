@@ -11,6 +11,7 @@ Another gate here, or another rule of a gate, changes which rows pass: raise VER
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ray_distil.chat.reasoning_marks import thinking_is_open
@@ -98,11 +99,13 @@ def first_reason(row: Row, names: Iterable[str]) -> str | None:
 
 
 def _custom_reason(row: Row, path: str) -> str | None:
-    reason = user_code.load(path, "gates.custom")(row)
+    reason = user_code.call(path, "gates.custom", MappingProxyType(dict(row)))
     if reason is not None and (not isinstance(reason, str) or not reason):
         raise UserError(
             f"gates.custom: {path} returned {reason!r}; a gate returns a reason, or None for a row that passes"
         )
+    if reason in REASONS:
+        raise UserError(f"gates.custom: {path} returned {reason!r}, which is the reason of the gate {REASONS[reason]}")
     return reason
 
 

@@ -11,6 +11,7 @@ is the text behind the reasoning. With a new VERSION, or another source of that 
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from ray_distil.chat.reasoning_marks import split_reasoning
@@ -28,7 +29,7 @@ _AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf
 
 def scored_by(kind: str) -> str:
     """The scorer's name in an EVAL row: kind and version, e.g. "math 1"; of a user's own, its path and source's digest."""
-    return user_code.with_digest(kind, SCORER) if ":" in kind else f"{kind} {VERSION}"
+    return user_code.mark(kind) if ":" in kind else f"{kind} {VERSION}"
 
 
 def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -67,10 +68,17 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
 
 def _is_right_by(path: str, conclusion: str, reference: str) -> bool:
     """Raises UserError where a user's own scorer returns something else than True or False."""
-    right = user_code.load(path, SCORER)(conclusion, reference)
-    if not isinstance(right, bool):
+    right = user_code.call(path, SCORER, conclusion, reference)
+    if type(right).__name__ not in ("bool", "bool_"):  # Python's or numpy's
         raise UserError(f"{SCORER}: {path} returned {right!r}; a scorer returns True or False")
-    return right
+    return bool(right)
+
+
+def check_scorer(kind: str, references: Iterable[str | None]) -> None:
+    """Raises UserError where a user's own scorer cannot read a reference: before a model is asked, not behind it."""
+    for reference in references if ":" in kind else ():
+        if reference is not None:
+            _is_right_by(kind, "", reference)
 
 
 def whole_number(text: str) -> int | None:

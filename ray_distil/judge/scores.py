@@ -24,6 +24,7 @@ from ray_distil.judge.agreement import answers_agree
 Z = 1.959964  # quantile of the normal distribution for a 95 % interval
 COLUMNS = (
     "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
+    "scored_by",
 )  # fmt: skip
 REJECTED = "is_rejected"  # a column of `with_rejected`
 SUPPOSED = 12  # problems, see `clustered_wilson`; 8 are too few for 30 problems of 64 samples
@@ -61,7 +62,8 @@ def summary(answers: pa.Table) -> dict[str, Any]:
     tokens_of_right, _wrong, _cut: mean tokens of right answers, of complete wrong answers, and of cut answers.
     tokens_per_correct: tokens of all graded answers, divided by the number of right answers.
     completion_rate: share of answers that ended by themselves. no_answer_rate: share of responses that state no answer;
-    rejected rows do not count there.
+    rejected rows do not count there. Where a scorer of the user's own has judged texts, majority and no_answer_rate are
+    None: they are of stated answers.
     """
     problem, correct, tokens = _problem(answers), _floats(answers, "correct"), _floats(answers, "num_generated_tokens")
     complete, is_there = _floats(answers, "complete") == 1, ~np.isnan(tokens)
@@ -74,6 +76,7 @@ def summary(answers: pa.Table) -> dict[str, Any]:
 
     stated = np.array([text is not None for text in answers["answer"].to_pylist()], bool)
     answered = _floats(answers, REJECTED) != 1
+    by_text = _is_by_own_scorer(answers)
     per_problem = np.bincount(problem) if len(problem) else np.zeros(0)
 
     return {
@@ -82,9 +85,9 @@ def summary(answers: pa.Table) -> dict[str, Any]:
         "accuracy": _mean(shares),
         "accuracy_interval": _rounded(clustered_wilson(shares.tolist(), int(num.sum()))) if len(shares) else None,
         "pass_at": {str(k): pass_at_k(num, num_right, k) for k in _ks(num)},
-        "majority": majority(answers) if len(num) and num.min() > 1 else None,
+        "majority": majority(answers) if len(num) and num.min() > 1 and not by_text else None,
         "completion_rate": _mean(complete.astype(float)),
-        "no_answer_rate": _mean(1.0 - stated[answered]),
+        "no_answer_rate": None if by_text else _mean(1.0 - stated[answered]),
         "mean_tokens": _mean(tokens[is_there]),
         "median_tokens": _quantile(tokens[is_there], 0.5),
         "p90_tokens": _quantile(tokens[is_there], 0.9),
@@ -125,6 +128,11 @@ def pass_at_k(num: Numbers, num_right: Numbers, k: int) -> float | None:
     drawn = np.arange(k)[None, :]
     all_wrong = np.prod(np.clip(num[:, None] - num_right[:, None] - drawn, 0, None) / (num[:, None] - drawn), axis=1)
     return float(np.mean(1 - all_wrong))
+
+
+def _is_by_own_scorer(answers: pa.Table) -> bool:
+    names = answers["scored_by"].drop_null() if "scored_by" in answers.column_names else []
+    return len(names) > 0 and ":" in names[0].as_py()
 
 
 def majority(answers: pa.Table) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from ray_distil.config import StagesConfig
+from ray_distil.config.engine_config import BackendConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import named_models
 from ray_distil.config.plan_config import Expected
@@ -113,6 +114,8 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
         return Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False)
 
     sources = list(_sources(stage.artifact, config))
+    if any(isinstance(source.generator.backend, BackendConfig) for source in sources):  # what it holds is not known
+        return Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False)
     pools = [source.generator.num_gpus for source in sources]
     gpus = (sum if config.run.parallel_engines else max)(pools or [0])
     bills = [_bill(source, tokens) for source in sources if source.generator.endpoint is not None]

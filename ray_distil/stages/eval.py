@@ -24,6 +24,7 @@ from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split
 from ray_distil.runner.stage_settings import StageSettings, of_one_generator, with_earlier
+from ray_distil.runtime.user_code import current_mark
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
@@ -73,6 +74,8 @@ class Eval(GeneratingStage):
         self.inputs = [problems.content(), model_mark]
 
     def make(self, artifact: Artifact) -> Made:
+        tables = of_split(self.problems, EVAL, ["reference_answer"])
+        scorers.check_scorer(self.kind, (text for table in tables for text in table["reference_answer"].to_pylist()))
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples
         self.run.generate(self, artifact, rows_in)
         return rows_in, {}
@@ -149,8 +152,14 @@ def _settings(
     texts |= {"model": model_mark, "name": name, "benchmark": config.label(benchmark)}
     if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
-    values = {"num_samples": config.samples_of(benchmark), "scored_by": scorers.scored_by(benchmark.kind)}
+    values = {"num_samples": config.samples_of(benchmark), "scored_by": _scored_by(benchmark)}
     return of_one_generator(NAME, REQUEST_VERSION, generator, texts, values)
+
+
+def _scored_by(benchmark: BenchmarkConfig) -> str:
+    if benchmark.scorer is not None:
+        return current_mark(benchmark.scorer, scorers.SCORER)
+    return scorers.scored_by(benchmark.kind)
 
 
 def requests(

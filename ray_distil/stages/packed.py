@@ -229,7 +229,7 @@ def pack(read: Callable[[], "Dataset"], starts: Keys, **options: Any) -> Iterato
             fn_kwargs={"starts": starts, "first": first, "end": end},
         )
         borders = list(range(first + 1, end))
-        # One block for each chunk: Ray's sort makes one block between two required boundaries.
+        # One block for each chunk: Ray's sort makes one block between two given boundaries.
         chunks = rows.sort("chunk", boundaries=borders) if borders else rows.repartition(1)
         yield chunks.map_batches(pack_chunk, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 

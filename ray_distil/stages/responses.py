@@ -160,7 +160,7 @@ class Responses(GeneratingStage):
 class ImportedResponses(Stage):
     """Responses of a slow teacher that another system has made: records of `instruction` and `output`.
 
-    source: the path of the file, as required.
+    source: the path of the file, as given.
     """
 
     artifact, fingerprint_name, version = "responses", NAME, VERSION

@@ -25,7 +25,13 @@ config = load(None, sys.argv[1:])
 run = Run(config, resolve_models(config))
 stages.make_responses(run, stages.make_instructions(run, stages.read_problems(config)))
 """
-SMALL = ["instructions.num_train=24", "instructions.num_eval=1", "teachers.direct=null", "teachers.slow.fraction=0.5"]
+SMALL = [
+    "run.max_shard_mb=null",
+    "instructions.num_train=24",
+    "instructions.num_eval=1",
+    "teachers.direct=null",
+    "teachers.slow.fraction=0.5",
+]
 
 
 def without_ray_variables() -> dict[str, str]:
@@ -45,10 +51,19 @@ def respond(folder: Path, name: str, *overrides: str) -> str:
 
 def test_it_answers_as_its_model_does(tmp_path: Path) -> None:
     model = {"folder": resolve_model("tiny:teacher-r1", "k")}
-    backend = json.dumps({"build": "examples.my_engine:build", "model": "teacher-r1", "kwargs": model})
+    backend = json.dumps(
+        {
+            "build": "examples.my_engine:build",
+            "model": "teacher-r1",
+            "kwargs": model | {"batch_size": 4},
+            "batch_size": 4,
+        }
+    )
     said = respond(tmp_path, "own", "teachers.slow.engine=null", f"teachers.slow.backend={backend}")
     rows = read_rows(tmp_path / "own", "responses")
     assert len(rows) > 5, said
+    shards = [path for path in (tmp_path / "own" / "responses").glob("part-*.parquet")]
+    assert len(shards) == -(-len(rows) // 4), "each block of four is saved by itself"
     assert set(rows.model) == {"teacher-r1"}
     assert rows.response_id.is_unique
 

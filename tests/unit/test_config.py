@@ -74,9 +74,9 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ("instructions.columns={question: problem}", "instructions.columns.question"),
         (
             "teachers.slow.responses=r.jsonl",
-            "needs one of `engine`, `endpoint` and `responses`, not engine and responses",
+            "needs one of `engine`, `endpoint`, `backend` and `responses`, not engine and responses",
         ),
-        ("teachers.slow.engine=null", "needs one of `engine`, `endpoint` and `responses`, not none"),
+        ("teachers.slow.engine=null", "needs one of `engine`, `endpoint`, `backend` and `responses`, not none"),
         ("curation.candidates=[direct, direct]", "curation.candidates: direct, direct names a kind twice"),
         ("curation.candidates=[]", "curation.candidates"),
         ("curation.candidates=[conclusion]", "curation.candidates"),

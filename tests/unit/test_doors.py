@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ray_distil.checks import preflight
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError, UserError
-from ray_distil.judge import scorers
+from ray_distil.generate import own_backend
+from ray_distil.judge import scorers, scores
 from ray_distil.judge.gates import GATES, first_reason
 from ray_distil.runner.runs import Run
 from ray_distil.runtime import user_code
@@ -27,11 +29,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a command starts, with a module of the user's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    user_code.load.cache_clear()
+    user_code.imported.cache_clear()
     (tmp_path / "pen_gates.py").write_text(PENS)
     yield tmp_path
     sys.modules.pop("pen_gates", None)
-    user_code.load.cache_clear()
+    user_code.imported.cache_clear()
+
+
+def import_anew() -> None:
+    """As another process would."""
+    sys.modules.pop("pen_gates", None)
+    user_code.imported.cache_clear()
 
 
 def config(*overrides: str) -> DistillConfig:
@@ -44,7 +52,7 @@ def test_the_examples_do_what_they_say() -> None:
     assert first_reason(row | {"response": "It is 5."}, [*GATES, POLITE]) is None
     answer = {"response": "About 1,003.", "reference_answer": "1000", "complete": True}
     judged = scorers.judged(answer, PERCENT)
-    assert (judged["correct"], judged["scored_by"]) == (True, user_code.with_digest(PERCENT))
+    assert (judged["correct"], judged["scored_by"]) == (True, user_code.mark(PERCENT))
     assert scorers.judged(answer | {"response": "900"}, PERCENT)["correct"] is False
     assert scorers.judged(answer | {"complete": False}, PERCENT)["correct"] is False
     assert scorers.judged(answer | {"reference_answer": None}, PERCENT)["correct"] is None
@@ -61,7 +69,10 @@ def test_a_module_in_the_folder_of_the_command_is_a_gate_after_the_others(here: 
 def test_another_source_is_another_gate(here: Path) -> None:
     before = config("gates.custom=[pen_gates:no_pens]").gates.marks
     assert before[:-1] == config().gates.marks
-    (here / "pen_gates.py").write_text(PENS.replace("pens", "pencils"))
+    (here / "pen_gates.py").write_text(PENS.replace('"pens"', '"pencils"'))
+    with pytest.raises(UserError, match="pen_gates.py has changed since it was imported; start this program again"):
+        _ = config("gates.custom=[pen_gates:no_pens]").gates.marks
+    import_anew()
     assert config("gates.custom=[pen_gates:no_pens]").gates.marks != before
 
 
@@ -79,7 +90,9 @@ def test_what_cannot_be_imported_is_refused_before_anything_is_paid_for(here: Pa
 
 
 def test_what_is_no_import_path_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'no_pens' is no import path; give package.module:function"):
+    with pytest.raises(
+        ConfigError, match=r"gates\.custom\.0: 'no_pens' is no import path; give package.module:function"
+    ):
         config("gates.custom=[no_pens]")
 
 
@@ -101,6 +114,7 @@ def test_an_engine_of_ones_own_marks_its_texts_by_its_source_model_and_arguments
     assert len({before, marks("{a: 1}"), marks(model="n")}) == 3
     assert marks() == before
     (here / "pen_gates.py").write_text(PENS + "\n")
+    import_anew()
     assert marks() != before
 
 
@@ -109,6 +123,86 @@ def test_a_teacher_has_one_of_the_four_ways() -> None:
         ConfigError, match=r"needs one of `engine`, `endpoint`, `backend` and `responses`, not engine and"
     ):
         config("teachers.slow.backend={build: a:b, model: m}")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def no_pens(row):\n    return row['resonse']\n", "pen_gates:no_pens raised KeyError: 'resonse'"),
+        ("def no_pens(row):\n    row['response'] = ''\n", "pen_gates:no_pens raised TypeError: .*assignment"),
+        ("def no_pens(row):\n    return 'incomplete'\n", "which is the reason of the gate complete"),
+        ("def no_pens(row):\n    return ['pens']\n", "returned \\['pens'\\]; a gate returns a reason"),
+    ],
+)
+def test_a_gate_that_fails_is_told_by_name(here: Path, source: str, says: str) -> None:
+    (here / "pen_gates.py").write_text(source)
+    with pytest.raises(UserError, match=says):
+        first_reason({"response": "5"}, ["pen_gates:no_pens"])
+
+
+def test_a_scorer_reads_all_references_before_a_model_is_asked(here: Path) -> None:
+    (here / "pen_gates.py").write_text("def near(response, reference):\n    return float(reference) == 5\n")
+    scorers.check_scorer("pen_gates:near", ["5", None, "7"])
+    with pytest.raises(UserError, match="pen_gates:near raised ValueError: could not convert string to float: '1/2'"):
+        scorers.check_scorer("pen_gates:near", ["5", "1/2"])
+    scorers.check_scorer("math", ["1/2"])
+
+
+def test_figures_of_stated_answers_are_not_known_where_a_scorer_judges_texts() -> None:
+    columns = {"instruction_id": ["a", "a"], "correct": [True, True], "complete": [True, True], "answer": [None, None]}
+    columns |= {"num_generated_tokens": [3, 3], "num_thinking_tokens": [0, 0], "category": [None, None]}
+    by_text = scores.summary(scores.with_rejected(pa.table(columns | {"scored_by": ["m:f@1", "m:f@1"]}), []))
+    assert (by_text["accuracy"], by_text["majority"], by_text["no_answer_rate"]) == (1.0, None, None)
+    by_answer = scores.summary(scores.with_rejected(pa.table(columns | {"scored_by": ["math 1", "math 1"]}), []))
+    assert (by_answer["majority"], by_answer["no_answer_rate"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ("{api_key: abc}", "'api_key' is the name of a secret"),
+        ("{day: 2026-01-01}", "they must have a form in JSON"),
+        ("{value: .nan}", "they must have a form in JSON"),
+    ],
+)
+def test_arguments_of_an_engine_that_cannot_be_written_are_refused(kwargs: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        config("teachers.slow.engine=null", f"teachers.slow.backend={{build: a:b, model: m, kwargs: {kwargs}}}")
+
+
+def test_arguments_that_the_function_does_not_take_are_refused(here: Path) -> None:
+    words = ["teachers.slow.engine=null", "teachers.slow.backend={build: pen_gates:no_pens, model: m, kwargs: {b: 1}}"]
+    chosen = config(*words)
+    with pytest.raises(
+        ConfigError, match=r"teachers\.slow\.backend\.kwargs: pen_gates:no_pens is called with num_rows and"
+    ):
+        preflight.check(chosen, resolve_models(chosen))
+
+
+ADDED_VALUES = {"generated_text": "t", "finish_reason": "stop", "num_prompt_tokens": 1, "num_generated_tokens": 1}
+ADDED_VALUES |= {"num_thinking_tokens": 0, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"finish_reason": "eos"}, "the finish_reason 'eos'"),
+        ({"num_generated_tokens": None}, "without num_generated_tokens"),
+        ({"num_generated_tokens": 1.5}, "values of other types"),
+        ({"generated_text": ["t"]}, "values of other types"),
+        ({"finish_reason": "error"}, "without an `error`"),
+        ({"error": "timeout: late"}, "the other way round"),
+    ],
+)
+def test_rows_of_an_engine_keep_the_contract(change: dict[str, Any], says: str) -> None:
+    table = own_backend.pack(
+        pa.Table.from_pylist([{"id": "a", "messages": [], "sampling_params": {"x": 1}, "n": None}])
+    )
+    rows = [row | ADDED_VALUES for row in table.select(["id", "carried"]).to_pylist()]
+    (row,) = own_backend.unpack(pa.Table.from_pylist(rows), "m:f").to_pylist()
+    assert row == {"id": "a", "n": None} | ADDED_VALUES
+    with pytest.raises(UserError, match=f"m:f gives .*{says}"):
+        own_backend.unpack(pa.Table.from_pylist([rows[0] | change]), "m:f")
 
 
 IN_A_WORKER = """
