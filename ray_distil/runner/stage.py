@@ -82,9 +82,8 @@ class GeneratingStage(Stage):
     resume = True
     part_of: ClassVar[str | None] = None  # the column with the part of the settings that made a row, e.g. its teacher
     source_key: ClassVar[str]  # the column by which a row finds its source
-    lasting_rejects: ClassVar[
-        tuple[str, ...]
-    ] = ()  # reasons for which a row may be rejected again untried; see `fails_again`
+    # Reasons for which a row may be rejected again untried; see `fails_again`.
+    lasting_rejects: ClassVar[tuple[str, ...]] = ()
     parallel: bool = True  # run all datasets at once; else one after the other, each with its own engines
     imports: tuple[str, ...] = ()  # modules that generation needs, imported while Ray starts
 

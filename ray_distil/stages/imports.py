@@ -1,6 +1,7 @@
 """Rows made of the records of other systems: a teacher's responses, or training examples."""
 
 import json
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,14 +15,42 @@ from ray_distil.errors import BadRecord
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.results import final_result
 from ray_distil.records.conversations import finish_reason_of, instruction_of, responses_in
+from ray_distil.runner.id_rule import keep_ids_by_source
 from ray_distil.runner.reuse import RowsById
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Made, Row, Stage
 from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.manifest import digest
 from ray_distil.store.schemas import normalised, stable_id
-from ray_distil.store.shards import ROWS_AT_ONCE, reject
+from ray_distil.store.shards import ROWS_AT_ONCE, reject, table_of
 
 TEACHERS = ("direct", "slow")
 MATCHED, UNUSED = "matched", "unused"
 RECORDS_AT_ONCE = 200  # of imported responses: chains of thought are long
+
+
+class ImportedRows(Stage):
+    """Rows that another system has made: one for each record of `instruction` and `output`.
+
+    A stage that takes such rows defines `row`. source: the path of the file, as given.
+    """
+
+    def __init__(self, run: Run, records: list[Any], source: str) -> None:
+        by_source = keep_ids_by_source(run.folder, self.artifact)
+        ids = imported_ids(records, source, by_source)
+        self.imported = [self.row(record, *numbered) for record, numbered in zip(records, ids, strict=True)]
+        self.settings = StageSettings({"source": source} if by_source else {"ids": "text"})
+        self.inputs = [digest(self.imported)]
+
+    @abstractmethod
+    def row(self, record: Any, row_id: str, number: int) -> Row:
+        """A record as an accepted or rejected row. number: see `imported_ids`."""
+
+    def make(self, artifact: Artifact) -> Made:
+        assert self.schema is not None
+        artifact.write_table(table_of(self.imported, self.schema), self.artifact)
+        return len(self.imported), {}
 
 
 def imported_response(record: Any, columns: dict[str, Any]) -> dict[str, Any]:
@@ -173,8 +202,3 @@ def imported_ids(records: list[Any], source: str, by_source: bool) -> list[tuple
         ids.append((stable_id("imported", text, equal[text]), equal[text]))
         equal[text] += 1
     return ids
-
-
-def import_settings(source: str, by_source: bool) -> StageSettings:
-    """The settings of an artifact of imported rows."""
-    return StageSettings({"source": source} if by_source else {"ids": "text"})

@@ -22,16 +22,14 @@ from ray_distil.generate.question import Question
 from ray_distil.judge.answers import extract_answer
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
-from ray_distil.runner.id_rule import keep_ids_by_source
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import GeneratingStage, Made, Row, Stage, of_split, required, where
+from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split, required, where
 from ray_distil.runner.stage_settings import StageSettings, text_marks, with_earlier
 from ray_distil.stages import imports
 from ray_distil.stages.imports import request_columns
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.manifest import digest
 from ray_distil.store.schemas import RESPONSES, stable_fraction, stable_id
 from ray_distil.store.shards import reject, table_of
 
@@ -157,28 +155,15 @@ class Responses(GeneratingStage):
             yield from (row for row in table.to_pylist() if is_asked(row["instruction_id"], teacher, fraction))
 
 
-class ImportedResponses(Stage):
-    """Responses of a slow teacher that another system has made: records of `instruction` and `output`.
-
-    source: the path of the file, as given.
-    """
+class ImportedResponses(imports.ImportedRows):
+    """Responses of a slow teacher that another system has made."""
 
     artifact, fingerprint_name, version = "responses", NAME, VERSION
     schema, unit = RESPONSES, "responses"
 
-    def __init__(self, run: Run, records: list[Any], source: str) -> None:
-        by_source = keep_ids_by_source(run.folder, self.artifact)
-        self.imported = []
-        for record, (response_id, number) in zip(
-            records, imports.imported_ids(records, source, by_source), strict=True
-        ):
-            columns = {"response_id": response_id, "instruction_id": response_id, "teacher": "slow"}
-            self.imported.append(imports.imported_response(record, columns | {"sample_index": number}))
-        self.settings, self.inputs = imports.import_settings(source, by_source), [digest(self.imported)]
-
-    def make(self, artifact: Artifact) -> Made:
-        artifact.write_table(table_of(self.imported, RESPONSES), self.artifact)
-        return len(self.imported), {}
+    def row(self, record: Any, row_id: str, number: int) -> Row:
+        columns = {"response_id": row_id, "instruction_id": row_id, "teacher": "slow", "sample_index": number}
+        return imports.imported_response(record, columns)
 
 
 def settings_of(config: StagesConfig, generators: dict[str, Generator]) -> StageSettings:

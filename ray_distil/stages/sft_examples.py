@@ -14,15 +14,14 @@ from ray_distil.config import StagesConfig
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import against_source, first_reason
-from ray_distil.runner.id_rule import keep_ids_by_source
 from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
-from ray_distil.runner.stage import Made, Stage
+from ray_distil.runner.stage import Made, Row, Stage
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.stages import imports, same_texts
 from ray_distil.stages.same_texts import Repeats, find, text_keys
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import Manifest, digest, most_common
+from ray_distil.store.manifest import Manifest, most_common
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import reject, table_of
 
@@ -69,24 +68,14 @@ class SftExamples(Stage):
             self.run.display.say(f"{self.artifact}: {line}")
 
 
-class ImportedExamples(Stage):
-    """Examples that another system has made: records of `instruction` and `output`, taken without a gate.
-
-    source: the path of the file, as given.
-    """
+class ImportedExamples(imports.ImportedRows):
+    """Examples that another system has made, taken without a gate."""
 
     artifact, fingerprint_name, version = "sft_examples", NAME, VERSION
     schema, unit = SFT_EXAMPLES, "examples"
 
-    def __init__(self, run: Run, records: list[Any], source: str) -> None:
-        by_source = keep_ids_by_source(run.folder, self.artifact)
-        ids = [example_id for example_id, _ in imports.imported_ids(records, source, by_source)]
-        self.imported = list(map(imports.imported_example, records, ids))
-        self.settings, self.inputs = imports.import_settings(source, by_source), [digest(self.imported)]
-
-    def make(self, artifact: Artifact) -> Made:
-        artifact.write_table(table_of(self.imported, SFT_EXAMPLES), self.artifact)
-        return len(self.imported), {}
+    def row(self, record: Any, row_id: str, number: int) -> Row:
+        return imports.imported_example(record, row_id)
 
 
 def settings_of(config: StagesConfig) -> StageSettings:
