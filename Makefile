@@ -37,6 +37,7 @@ chaos: $(READY)         ## runs that are killed at random moments, each compared
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 setup: $(READY)
 

@@ -13,7 +13,7 @@ from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config import keys as config
 from ray_distil.errors import DistilError, StageError, UserError
 from ray_distil.report import report
-from ray_distil.report.report import Report
+from ray_distil.report.contents import Report
 from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact_reader import frame
 from ray_distil.store.storage import Folder

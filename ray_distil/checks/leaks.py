@@ -62,7 +62,7 @@ def _visible_examples(model: str, attn_implementation: str, together: bool) -> s
         return ""
     # `varlen` separates examples by borders, without a mask: it is compared with `eager`, which uses masks.
     reference = tried if implementation != VARLEN else small_copy(config, "eager")
-    if implementation == VARLEN and getattr(tried.config, "attention_dropout", 0):
+    if implementation == VARLEN and getattr(tried.config, "attention_dropout", None):
         return f"{no_such} with attention_dropout"
     draw = torch.Generator().manual_seed(0)
     examples = [

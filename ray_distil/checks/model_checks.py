@@ -10,12 +10,14 @@ from ray_distil.chat.chat_templates import (
     PLAIN,
     ChatSettings,
     default_system_prompt,
+    encode_prompt,
+    load_tokenizer,
     takes_system_turn,
     writes_date,
     writes_today,
 )
 from ray_distil.chat.prompts import instruction_messages
-from ray_distil.chat.tokenization import encode_example, encode_prompt, load_tokenizer
+from ray_distil.chat.tokenization import encode_example
 from ray_distil.config.engine_config import EngineConfig, SamplingParams
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import UserError

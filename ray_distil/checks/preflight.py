@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
-from ray_distil.chat.chat_templates import ChatSettings, render_prompt
+from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_prompt
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.chat.tokenization import encode_prompt
 from ray_distil.checks import model_checks
 from ray_distil.checks.model_checks import CheckedModel, is_at_hand
 from ray_distil.checks.resources import what_cannot_come

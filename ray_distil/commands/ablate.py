@@ -15,7 +15,7 @@ from ray_distil.commands import cli, pipeline
 from ray_distil.config import TRAINED, DistillConfig, load
 from ray_distil.errors import UserError
 from ray_distil.report import ablation, report
-from ray_distil.report.report import Report
+from ray_distil.report.contents import Report
 from ray_distil.runner import frozen
 from ray_distil.runner.id_rule import IDS_BY_SOURCE
 from ray_distil.runner.runs import BEGAN

@@ -22,7 +22,7 @@ from ray_distil.config.evaluation_config import HELD_OUT, built_in
 from ray_distil.config.section import apply_overrides, read_mapping, validate
 from ray_distil.errors import UserError
 from ray_distil.report import report
-from ray_distil.report.report import Report
+from ray_distil.report.contents import Report
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.stages import make_benchmarks, make_given_evaluations, make_timings
@@ -85,7 +85,7 @@ def configuration(arguments: Namespace) -> StagesConfig:
 
     # What the arguments name replaces the recipe's.
     overrides = list(arguments.overrides)
-    named_models = []
+    named_models: list[str] = []
     for text in arguments.models or []:
         (overrides if _is_override(text) else named_models).append(text)
     if named_models:
@@ -156,10 +156,12 @@ def _benchmark(text: str) -> str | dict[str, Any]:
 
 def _with(benchmark: Any, arguments: Namespace) -> Any:
     """A benchmark with the arguments that hold for all benchmarks: --samples, --limit, --max-tokens."""
-    overrides = {OVER_ALL[name]: getattr(arguments, name) for name in OVER_ALL if getattr(arguments, name) is not None}
+    overrides: dict[str, Any] = {
+        key: getattr(arguments, name) for name, key in OVER_ALL.items() if getattr(arguments, name) is not None
+    }
     if not overrides or (isinstance(benchmark, str) and benchmark not in built_in()):
         return benchmark
-    declaration = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
+    declaration: dict[str, Any] = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
     if (max_tokens := overrides.pop("max_tokens", None)) is not None:
         declaration["sampling_params"] = (declaration.get("sampling_params") or {}) | {"max_tokens": max_tokens}
     return declaration | overrides

@@ -12,7 +12,7 @@ from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
 from ray_distil.records.problems import Figures
 from ray_distil.report import report
-from ray_distil.report.report import Report
+from ray_distil.report.contents import Report
 from ray_distil.runner import frozen
 from ray_distil.runner.lease import run_lock
 from ray_distil.runner.runs import Run, beside

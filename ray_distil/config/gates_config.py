@@ -1,6 +1,6 @@
 """The keys of gates: a switch for each gate of the package, and the import paths of a user's own."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
@@ -13,7 +13,7 @@ class Gates(Section):
     """What a configuration says of gates, beside the switches that `GatesConfig` adds."""
 
     if TYPE_CHECKING:  # a field of GatesConfig, behind its switches
-        custom: list[ImportPath]
+        custom: list[ImportPath] = []
 
     @property
     def enabled(self) -> list[str]:
@@ -30,12 +30,15 @@ class Gates(Section):
         return [name for name, is_on in self.model_dump(exclude={"custom"}).items() if is_on]
 
 
+_SWITCHES: dict[str, Any] = {
+    name: (bool, Field(True, description=description)) for name, description in DESCRIPTIONS.items()
+}
 GatesConfig = create_model(
     "GatesConfig",
     __base__=Gates,
     __doc__="Which gates reject a row, in this order.",
     __module__=__name__,
-    **{name: (bool, Field(True, description=description)) for name, description in DESCRIPTIONS.items()},
+    **_SWITCHES,
     custom=(
         list[ImportPath],
         Field(

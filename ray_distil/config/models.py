@@ -63,7 +63,7 @@ def responses_of(teacher: TeacherConfig, key: str) -> Source:
         f"{key}.responses",
         teacher.dataset_split,
         name=teacher.dataset_name,
-        columns=dict(teacher.columns),
+        columns={str(name): column for name, column in teacher.columns.items()},
         drop_system=teacher.drop_system,
     )
 

@@ -254,7 +254,8 @@ class Requests:
     def words(self, error: Exception) -> str:
         """The text of a row's error: the server's own words. The API key is masked, since a server may repeat it."""
         response = getattr(error, "response", None)
-        text = words_of(error.body) if isinstance(getattr(error, "body", None), dict | list | str) else ""
+        body = getattr(error, "body", None)
+        text = words_of(body) if isinstance(body, dict | list | str) else ""
         if isinstance(error, json.JSONDecodeError):
             text = f"not JSON: {words_of(error.doc)}"
         if not text and response is not None:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_distil.chat.chat_templates import PLAIN, ChatSettings
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings, encode_prompt
 from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
-from ray_distil.chat.tokenization import begins_thinking, encode_prompt, end_of_turn, stop_token_ids, token_ids
+from ray_distil.chat.tokenization import begins_thinking, end_of_turn, stop_token_ids, token_ids
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
@@ -151,7 +151,7 @@ def with_environment(engine: type, values: Mapping[str, str]) -> type:
     This is for secrets, e.g. HF_TOKEN: Ray writes the `env_vars` of a runtime environment into its logs.
     """
 
-    class WithEnvironment(engine):  # type: ignore[misc]
+    class WithEnvironment(engine):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             os.environ.update(values)  # the engine's own processes inherit it
             super().__init__(*arguments, **options)
@@ -293,7 +293,7 @@ def offline(engine: type) -> type:
     say who it is. Then vLLM takes 128 rows and 2,048 tokens on every card; for `LLM` on an H100, 1,024 and 16,384.
     """
 
-    class Offline(engine):  # type: ignore[misc]
+    class Offline(engine):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             from vllm import AsyncEngineArgs
             from vllm.usage.usage_lib import UsageContext
@@ -323,7 +323,7 @@ def whole_responses(engine: type, uri: str, engine_kwargs: Mapping[str, Any]) ->
     files: dict[str, Any] = {"weights": load_format != DUMMY, "every_format": load_format in PICKLES}
     files["cache"] = engine_kwargs.get("download_dir")
 
-    class WholeResponses(engine):  # type: ignore[misc]
+    class WholeResponses(engine):
         def __init__(self, *arguments: Any, model: str, **options: Any) -> None:
             super().__init__(*arguments, model=local_copy(uri, **files), **options)
             from vllm.sampling_params import RequestOutputKind

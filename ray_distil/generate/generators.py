@@ -54,8 +54,8 @@ def possible_rewriter(config: StagesConfig, models: dict[str, str], date: Date =
         return Generator(section, section, model, backend, sampling, prompt, seed=seed, date=date)
     if slow is None:
         return None
-    changes = {"sampling": long2short.sampling_params, "system_prompt": prompt, "suffix": "", "split": ""}
-    return replace(slow, section="long2short", **changes)
+    sampling = long2short.sampling_params
+    return replace(slow, section="long2short", sampling=sampling, system_prompt=prompt, suffix="", split="")
 
 
 def evaluated(

@@ -37,7 +37,7 @@ def build(config: BackendConfig, key: str, num_rows: int) -> Generate:
         blocks = rows.repartition(target_num_rows_per_block=config.batch_size)
         packed = blocks.map_batches(pack, batch_size=config.batch_size, batch_format="pyarrow")
         options = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"path": config.build}}
-        return generate(packed).map_batches(unpack, **options)  # type: ignore[no-any-return]
+        return generate(packed).map_batches(unpack, **options)
 
     return checked
 

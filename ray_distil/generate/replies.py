@@ -72,7 +72,9 @@ class Reply:
                 self._take(choice)
 
     def _take(self, choice: dict[str, Any]) -> None:
-        message = next((choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {})
+        message: dict[str, Any] = next(
+            (choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {}
+        )
         thought, content = _texts_of(message.get("content"))
         separate_reasoning = next((text for key in REASONING_FIELDS if (text := _reasoning_of(message.get(key)))), "")
         self.reasoning.append(separate_reasoning or thought)

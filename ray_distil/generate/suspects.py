@@ -54,7 +54,7 @@ def most_at_once(deaths: int, capacity: int) -> int:
 
     E.g. of 512: 512 after one death, 32 after two, 2 after three, 1 after four.
     """
-    return max(1, capacity // FEWER ** max(0, deaths - 1))
+    return max(1, capacity // int(FEWER ** max(0, deaths - 1)))
 
 
 def kills(deaths: int, capacity: int) -> bool:
@@ -129,7 +129,7 @@ class Suspects:
 def watched(engine: type, deaths: "ActorHandle", capacity: int) -> type:
     """The actor class of ray.data.llm's engine, which tracks the suspects among its rows by their `id`."""
 
-    class Watched(engine):  # type: ignore[misc]
+    class Watched(engine):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.suspects = Suspects(deaths, capacity)

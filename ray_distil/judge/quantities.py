@@ -80,9 +80,9 @@ def _unsigned(text: str) -> Fraction | None:
         exponent = int(match[2] or match[3] or 0)
         return Fraction(match[1]) * Fraction(10) ** exponent if abs(exponent) <= MOST_DIGITS else None
     if match := _REPEATING.fullmatch(squeezed):
-        integer, digits, repeated = match.groups()
+        before_point, digits, repeated = match.groups()
         value = Fraction(int(repeated), 10 ** len(repeated) - 1) + int(digits or 0)
-        return int(integer or 0) + value / 10 ** len(digits)
+        return int(before_point or 0) + value / Fraction(10) ** len(digits)
     return None
 
 

@@ -149,9 +149,9 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     if token.lastgroup in ("segment", "number", "command", "sign"):
         return True
     if token.lastgroup == "comma":  # the comma of a list, with mathematics behind it, and not of a sentence
-        following = position + 1
-        following += following < len(tokens) and tokens[following][0] in ("and", "or")
-        return following < len(tokens) and tokens[following].lastgroup != "comma" and _is_mathematics(tokens, following)
+        start = position + 1
+        start += start < len(tokens) and tokens[start][0] in ("and", "or")
+        return start < len(tokens) and tokens[start].lastgroup != "comma" and _is_mathematics(tokens, start)
 
     # Some words always count, long words never.
     if token.lastgroup != "word":

@@ -177,13 +177,13 @@ def sides_of(first: str, second: str) -> tuple[Side, Side]:
 
 def _numbers(first: Side, second: Side) -> Verdict | None:
     """Two numbers. A percent agrees with its share, and with the bare number where that is larger than 1."""
-    numbers = exact_value(first.value), exact_value(second.value)
-    if numbers[0] is None or numbers[1] is None:
+    value, expected = exact_value(first.value), exact_value(second.value)
+    if value is None or expected is None:
         return None
     if {first.unit, second.unit} == {"percent", ""}:
-        larger, smaller = numbers if first.unit == "percent" else numbers[::-1]
-        return verdict_of(larger / 100 == smaller or (larger == smaller and abs(larger) > 1))
-    return verdict_of(numbers[0] == numbers[1] and units_agree(first.unit, second.unit))
+        percent, share = (value, expected) if first.unit == "percent" else (expected, value)
+        return verdict_of(percent / 100 == share or (percent == share and abs(percent) > 1))
+    return verdict_of(value == expected and units_agree(first.unit, second.unit))
 
 
 def _angles(first: Side, second: Side) -> Verdict | None:

@@ -7,6 +7,7 @@ $\dfrac12$, \tfrac{1}{2}       \frac{1}{2}
 
 import re
 import unicodedata
+from typing import Any
 
 from ray_distil.judge.quantities import SUPERSCRIPTS
 
@@ -17,7 +18,7 @@ _SIGNS = {
     "（": "(", "）": ")", "。": ".", "’": "'", "‑": "-", "‐": "-", "、": ",", "≈": r"\approx ",
 }  # fmt: skip
 _TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
-_REWRITES = [
+_REWRITES: list[tuple[re.Pattern[str], Any]] = [  # the replacement: a text, or a function of the match
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # 2**10; other pairs of stars are bold

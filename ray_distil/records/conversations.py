@@ -112,10 +112,10 @@ def _text(content: Any) -> Any:
     """A content as one text, if it is a list of parts that are all text; any other content unchanged."""
     if not isinstance(content, list) or not content:
         return content
-    parts = [
+    texts = [
         part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content
     ]
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else content
+    return "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else content
 
 
 def _role(turn: dict[str, Any]) -> Any:

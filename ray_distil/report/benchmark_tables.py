@@ -62,16 +62,16 @@ def recipe_table(models: list[Model], declared: list[dict[str, Any]]) -> tuple[l
     rows = []
     for name in dict.fromkeys(model["name"] for model in models):
         by_benchmark = {model["benchmark"]: model for model in models if model["name"] == name}
-        tokens = [formatted(by_benchmark.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
-        rows.append([name, *tokens, _gains([by_benchmark.get(b, {}).get("speed_gain") for b in ran])])
+        mean_tokens = [formatted(by_benchmark.get(b, {}).get("mean_tokens"), "{:,.0f}") for b in ran]
+        rows.append([name, *mean_tokens, _gains([by_benchmark.get(b, {}).get("speed_gain") for b in ran])])
     published: dict[str, dict[str, float]] = {}
     for declaration in declared:
         for figure in declaration.get("published", []):
             if figure.get("tokens") and declaration["name"] in ran:
                 published.setdefault(figure["model"], {})[declaration["name"]] = figure["tokens"]
-    slowest = {b: max((tokens[b] for tokens in published.values() if b in tokens), default=None) for b in ran}
+    slowest = {b: max((tokens[b] for tokens in published.values() if b in tokens), default=0.0) for b in ran}
     for name, tokens in published.items():
-        gains = [slowest[b] / tokens[b] if slowest[b] and b in tokens else None for b in ran]
+        gains = [slowest[b] / tokens[b] if b in tokens else None for b in ran]
         rows.append([f"{name} (published)", *(formatted(tokens.get(b), "{:,.0f}") for b in ran), _gains(gains)])
     return ["Model", *(RECIPE[b] for b in ran), "Speed gain"], rows
 

@@ -48,9 +48,7 @@ def rows_of(entries: list[dict[str, Any]]) -> list[list[str]]:
 
 def rewriting(rewrites: Manifest | None) -> str:
     """E.g. "Rewriting made 41,003 tokens of 183,402: 22%, in 771 rewrites."; "" where tokens were not counted."""
-    tokens_before, tokens_after = (
-        (rewrites.summary.get(name) for name in ("tokens_before", "tokens_after")) if rewrites else (0, 0)
-    )
-    if rewrites is None or not tokens_before:
+    if rewrites is None or not rewrites.summary.get("tokens_before"):
         return ""
+    tokens_before, tokens_after = rewrites.summary["tokens_before"], rewrites.summary["tokens_after"]
     return f"Rewriting made {tokens_after:,} tokens of {tokens_before:,}: {tokens_after / tokens_before:.0%}, in {rewrites.rows_out:,} rewrites."

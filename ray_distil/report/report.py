@@ -32,7 +32,8 @@ def read(run_folder: Folder) -> Report:
     compared = _compared(run_folder)
 
     manifests = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
-    gated = [next((m for m in manifests if m.artifact == name), None) for name in ("rewrites", "sft_examples")]
+    rewrites = next((m for m in manifests if m.artifact == "rewrites"), None)
+    examples = next((m for m in manifests if m.artifact == "sft_examples"), None)
     times = {(t["name"], t["benchmark"]): t for m in manifests if m.artifact.startswith("timing/") for t in [m.summary]}
 
     # Figures of the evaluations, beside their baseline.
@@ -53,8 +54,8 @@ def read(run_folder: Folder) -> Report:
         units=[m.unit for m in manifests],
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
-        kept_out=kept_out.by_gate(*gated, settings.configuration(run_folder, gated[1]).get("gates", {})),
-        rewriting=kept_out.rewriting(gated[0]),
+        kept_out=kept_out.by_gate(rewrites, examples, settings.configuration(run_folder, examples).get("gates", {})),
+        rewriting=kept_out.rewriting(rewrites),
         ablation=ablation.saved(run_folder),
         files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in manifests],
         configs={

@@ -131,9 +131,10 @@ def _cost(artifact: Artifact) -> str:
     if manifest is None:
         return ""
     files = [StageFiles(manifest.artifact, manifest.seconds, manifest.files, manifest.made_of.get("config"))]
-    (spent,) = cost.costs(artifact.run, settings.saved_config(artifact.run), files) or [None]
-    if spent is None:
+    costs = cost.costs(artifact.run, settings.saved_config(artifact.run), files)
+    if not costs:
         return ""
+    (spent,) = costs
     parts = [f"{spent.gpu_hours:,.2f} GPU-hours"] if spent.gpu_hours else []
     parts += [f"{spent.dollars:,.2f} USD"] if spent.dollars else []
     parts = parts or ([f"{spent.seconds / 60:,.0f} min"] if spent.seconds >= 60 else [])

@@ -95,8 +95,9 @@ def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool
         return True
     if row["num_generated_tokens"] is None:
         asked_with = json.loads(row.get("sampling_params") or "{}").get("max_tokens")
-        return finished and asked_with is not None and asked_with <= max_tokens
-    return row["num_generated_tokens"] <= max_tokens if finished else row["num_generated_tokens"] == max_tokens
+        return bool(finished and asked_with is not None and asked_with <= max_tokens)
+    num_tokens: int = row["num_generated_tokens"]
+    return num_tokens <= max_tokens if finished else num_tokens == max_tokens
 
 
 def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:

@@ -284,7 +284,7 @@ class Run:
 
     def _show_progress(self, artifact: Artifact, stage: str, rows_in: int, num_missing: int) -> None:
         """The gauges of a generating stage. A stage whose rows are all there has none missing: no alert looks at it."""
-        values = {"distil_rows_expected": rows_in, "distil_rows_missing": num_missing}
+        values: dict[str, float] = {"distil_rows_expected": rows_in, "distil_rows_missing": num_missing}
         left = artifact.tell.seconds_left() if num_missing else 0.0
         if left is not None:
             values["distil_seconds_left"] = left

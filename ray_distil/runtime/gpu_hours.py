@@ -58,4 +58,4 @@ def gpus_held() -> float:
         for actor in actors
         if actor.job_id == job and actor.state == ActorTableData.ALIVE and not actor.placement_group_id
     )
-    return in_groups + alone
+    return float(in_groups + alone)

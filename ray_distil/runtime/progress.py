@@ -167,10 +167,11 @@ class Display:
     def stage(self, name: str, unit: str) -> Iterator[Teller]:
         """Around the work of a stage, which reports to the Teller."""
         stage = Stage(name, unit)
+        texts: dict[str, Any] = stage.texts()
         with self._lock:
             self._last_line[name] = time.monotonic()
             if self.console.is_terminal:
-                self._bars[name] = self._live.add_task(f"{name:<{NAME_WIDTH}}", total=None, **stage.texts())
+                self._bars[name] = self._live.add_task(f"{name:<{NAME_WIDTH}}", total=None, **texts)
         if not self.console.is_terminal:
             self.tell(name, "started")
         try:
@@ -182,7 +183,7 @@ class Display:
 
     def refresh(self, stage: Stage) -> None:
         """Show the progress of a stage: in its bar, or without a terminal as a line when it is time for one."""
-        line = stage.texts()
+        line: dict[str, Any] = stage.texts()
         with self._lock:
             if stage.name in self._bars:
                 self._live.update(self._bars[stage.name], total=stage.total, completed=stage.done, **line)

@@ -37,7 +37,7 @@ ADVICE = (  # lines at the end of errors of pydantic and of Ray Data
     "Failed to apply UDF transform",
     "UDF failed to process",
 )
-USER_ERRORS = "|".join(error.__name__ for error in (UserError, *UserError.__subclasses__()))
+USER_ERRORS = "|".join([UserError.__name__, *(error.__name__ for error in UserError.__subclasses__())])
 USER_ERROR = re.compile(rf"^(?:\w+\.)*(?:{USER_ERRORS}): (.+(?:\n(?!\s|The above|ray::|\n).+)*)", re.MULTILINE)
 ResultT = TypeVar("ResultT")
 

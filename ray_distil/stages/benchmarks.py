@@ -64,7 +64,7 @@ def source_of(config: BenchmarkConfig) -> Source | None:
     """The source of the problems; None: the tiny world."""
     if config.path is None or config.path == TINY:
         return None
-    columns = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
+    columns = {str(ours): theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
     listed_columns = config.columns.get("choices")
     if isinstance(listed_columns, list):
         columns |= {f"choice_{k}": column for k, column in enumerate(listed_columns)}

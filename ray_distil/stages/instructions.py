@@ -91,7 +91,7 @@ def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None
     The first is None for the tiny world. The second is None where no `eval_path` is set: the held-out problems then
     come from the tiny world, or are a part of the first source.
     """
-    dataset_name, columns = config.dataset_name, dict(config.columns)
+    dataset_name, columns = config.dataset_name, {str(name): column for name, column in config.columns.items()}
     train = eval_ = None
     if config.path != TINY:
         split = config.dataset_split

@@ -185,7 +185,7 @@ def _settings(config: StagesConfig, generators: dict[str, Generator], by_earlier
         marks[name] = text_marks(NAME, REQUEST_VERSION, texts, generators[name].limits)
         values[name] |= {"asked": list(marks[name])}
     texts_of = {name: generator.texts(by_earlier_rules) for name, generator in generators.items()}
-    max_tokens = {name: generator.sampling.max_tokens for name, generator in generators.items()}
+    max_tokens: dict[str, int | None] = {name: generator.sampling.max_tokens for name, generator in generators.items()}
     return StageSettings(values, marks, texts_of, max_tokens)
 
 

@@ -262,7 +262,7 @@ class Artifact(ArtifactReader):
         Returns the number of different ids, the ids that are still there more than once, and how many rows were dropped.
         From here on the artifact's files are those that were counted: a shard that comes later is no part of it.
         """
-        num_dropped, is_merged = 0, max_shard_bytes is None
+        num_dropped, is_merged = 0, False
         self._digests = {}
         for last in [False] * (ROUNDS - 1) + [True]:
             self._counted_files = None
@@ -280,7 +280,7 @@ class Artifact(ArtifactReader):
             num_dropped += changed
             if changed and not last:
                 continue
-            if not is_merged and not last:
+            if max_shard_bytes is not None and not is_merged and not last:
                 is_merged = True
                 if merge_all(self.folder, self.attempt, itertools.chain(*files.values()), max_shard_bytes):
                     continue

@@ -258,7 +258,8 @@ def frame(run: Folder, artifact: str, columns: Sequence[str] | None, rejects: bo
     shards = [file for file in manifest.files if file.startswith(start)]
     tables = ahead(lambda file: folder.read_table(file, names), shards)
     empty = schema.empty_table().select(names)
-    return pa.concat_tables([empty, *tables], promote_options="default").to_pandas()
+    rows: pandas.DataFrame = pa.concat_tables([empty, *tables], promote_options="default").to_pandas()
+    return rows
 
 
 def _finished(run: Folder) -> str:

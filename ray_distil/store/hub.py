@@ -106,7 +106,7 @@ def snapshot(model: str, weights: bool, cache: str | None = None, every_format: 
     elif not every_format and _has_safetensors(name, commit):
         left_out = [*OTHER_FORMATS, "*.bin", "*.pt"]
     try:
-        return snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out)
+        return str(snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # the first one also where a licence is needed
         reason = type(error).__name__
         raise UserError(f"{name}: Hugging Face does not give its files at commit {commit} ({reason})") from error

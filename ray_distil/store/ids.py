@@ -39,10 +39,10 @@ class IdSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __contains__(self, row_id: str) -> bool:
+    def __contains__(self, row_id: object) -> bool:
         if not len(self.keys):
             return False
-        key = np.uint64(int(row_id, 16))
+        key = np.uint64(int(str(row_id), 16))
         place = np.searchsorted(self.keys, key)
         return bool(place < len(self.keys) and self.keys[place] == key)
 

@@ -120,16 +120,19 @@ def _with_revision(name: str) -> str:
     return f"{hub.split(name)[0]}@{commit}" if commit is not None else name
 
 
+def _git(checkout: Path, *arguments: str) -> str:
+    git = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(git, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S).stdout.strip()
+
+
 def revision(checkout: Path) -> str:
     """The commit of a checkout, with "and changes" where its package has some; without git, a hash of the package."""
     package = checkout / "ray_distil"
     with suppress(OSError, subprocess.SubprocessError):
         if (checkout / ".git").exists():
-            git = ["git", "-C", str(checkout)]
-            options = {"capture_output": True, "text": True, "check": True, "timeout": GIT_TIMEOUT_S}
-            commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-            changes = subprocess.run([*git, "status", "--porcelain", "--", str(package)], **options).stdout
-            return f"commit {commit[:12]}{' and changes' if changes.strip() else ''}"
+            commit = _git(checkout, "rev-parse", "HEAD")
+            changes = _git(checkout, "status", "--porcelain", "--", str(package))
+            return f"commit {commit[:12]}{' and changes' if changes else ''}"
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(f"{file.relative_to(package)} ".encode() + file.read_bytes())

@@ -103,7 +103,8 @@ def merge_all(folder: Folder, attempt: str, files: Iterable[str], max_bytes: int
     Ray does it, if it runs, where there are several groups or more than HELD_BYTES. No small shard is removed before all
     groups are merged, so that Ray can do the task of a lost worker again.
     """
-    groups, shards = [], set(files)
+    groups: list[dict[str, int]] = []
+    shards = set(files)
     for inside in ("", f"{REJECTS_FOLDER}/"):
         sizes = (folder / inside.rstrip("/") if inside else folder).sizes("part-", ".parquet")
         named_sizes = {inside + name: size for name, size in sizes.items()}

@@ -7,6 +7,7 @@ its own file.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -70,7 +71,7 @@ def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, 
     is_rejected = table.column(REASON).is_valid()
     accepted = table.filter(pa.compute.invert(is_rejected)).select(schema.names).cast(schema)
     rejected = table.filter(is_rejected)
-    files = {}
+    files: dict[str, int] = {}
     if accepted.num_rows:
         files |= write_shard(folder, accepted, attempt)
     if rejected.num_rows:
@@ -111,8 +112,9 @@ def count(shard: Written, run: str, stage: str) -> None:
     metrics.count("distil_rows_written", shard["rows_out"], run=run, stage=stage)
     for reason, number in json.loads(shard["rejects"]).items():
         metrics.count("distil_rows_rejected", number, run=run, stage=stage, reason=reason)
+    tokens: Mapping[str, Any] = shard
     for column in TOKEN_COLUMNS:
-        metrics.count(column.replace("num_", "distil_"), shard[column], run=run, stage=stage)
+        metrics.count(column.replace("num_", "distil_"), tokens[column], run=run, stage=stage)
 
 
 def _why(rejected: pa.Table, num_cut: int) -> list[tuple[str, int, str]]:

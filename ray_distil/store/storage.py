@@ -41,7 +41,8 @@ def _open(root: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a root and its path there. All folders of a bucket share one filesystem and its connections."""
     if root.startswith("s3://") and DELAYED not in root:
         root += f"{'&' if '?' in root else '?'}{DELAYED}=true"  # a small object is one request, not three
-    return fs.FileSystem.from_uri(root)
+    filesystem, path = fs.FileSystem.from_uri(root)
+    return filesystem, path
 
 
 @dataclass(frozen=True)

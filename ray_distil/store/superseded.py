@@ -48,8 +48,9 @@ def earlier_making(run: Folder, artifact: str, fingerprint: str, is_training: bo
     folders = superseded(run, artifact)
     for folder in folders:
         manifest = read_manifest(folder)
-        is_it = manifest is not None and manifest.fingerprint == fingerprint
-        if is_it and set(manifest.files) <= set(folder.files(recursive=True)):
+        if manifest is None or manifest.fingerprint != fingerprint:
+            continue
+        if set(manifest.files) <= set(folder.files(recursive=True)):
             return folder
     of_fingerprint = [folder for folder in folders if folder.name.rsplit("-", 2)[1] == fingerprint]
     return of_fingerprint[0] if is_training and of_fingerprint else None

@@ -81,7 +81,7 @@ def _has_kernel(query: Any, value: Any) -> bool:
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
         return False
     size = query.shape[-1]
-    return _kernel["there"] and size == value.shape[-1] and size <= 256 and size % 8 == 0
+    return bool(_kernel["there"]) and size == value.shape[-1] and size <= 256 and size % 8 == 0
 
 
 def _on_gpu(query: Any, key: Any, value: Any, scaling: Any, window: Any, borders: Any, longest: Any) -> Any:

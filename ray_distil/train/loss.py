@@ -152,4 +152,4 @@ def _has_plain_logits(model: Any) -> bool:
             plain = head(small.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     except Exception:  # noqa: BLE001  at unusual sizes, the code of an architecture may raise any error
         return False
-    return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-4, atol=1e-4)
+    return bool(logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-4, atol=1e-4))

@@ -31,15 +31,16 @@ class Column(Sequence[Any]):
     """A column of all sequences: `column[k]` is a tensor (length,), int64."""
 
     def __init__(self, file: Path, index: np.ndarray) -> None:
-        self.file, self.index = open(file, "rb"), index  # noqa: SIM115  it is read as long as training goes on
+        self.file = open(file, "rb")  # noqa: SIM115  it is read as long as training goes on
+        self.rows = index
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
     def __getitem__(self, k: Any) -> Any:
         import torch
 
-        start, length = (4 * int(number) for number in self.index[k])
+        start, length = (4 * int(number) for number in self.rows[k])
         data = os.pread(self.file.fileno(), length, start)
         if len(data) != length:
             raise RuntimeError(f"{self.file.name}: {len(data)} bytes where sequence {k} has {length}")
@@ -76,10 +77,10 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
     all_ids = pa.chunked_array(ids)
 
     # The order does not depend on the shards.
-    held_out = np.array([is_held_out(name, eval_fraction) for name in all_ids.to_pylist()], np.bool_)
+    held_out = np.array([is_held_out(sequence, eval_fraction) for sequence in all_ids.to_pylist()], np.bool_)
     order = pc.sort_indices(all_ids).to_numpy()
-    for file, is_chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
-        np.save(place / file, index[order[is_chosen[order]]])
+    for name, is_chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
+        np.save(place / name, index[order[is_chosen[order]]])
 
 
 def read_sequences(place: Path, part: str) -> Sequences:

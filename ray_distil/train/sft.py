@@ -77,7 +77,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from ray_distil.chat.tokenization import load_tokenizer
+    from ray_distil.chat.chat_templates import load_tokenizer
 
     job, follower = config["job"], config["follower"]
     settings, output = job.settings, job.output

@@ -204,7 +204,7 @@ class States:
             raise RuntimeError(f"{_title(state.name)} could not be loaded; remove {self.folder / state.name}")
         if self.rank == 0:
             say(f"goes on from {_title(state.name)}")
-        return state.step
+        return int(state.step)
 
     def save(self, engine: Any, step: int) -> None:
         """Write the state after this step, and remove older ones."""

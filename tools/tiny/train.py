@@ -226,7 +226,8 @@ def _log_stderr(path: str) -> None:
 def run_all(courses: Sequence[Course], folder: Path, cores: int, fraction: float) -> None:
     """Make every model that is not in the folder yet, one on each core. A model starts when those it needs are done."""
     done = {FIRST} | {course.name for course in courses if (folder / course.name).exists()}
-    waiting, running = [course for course in courses if course.name not in done], {}
+    waiting = [course for course in courses if course.name not in done]
+    running: dict[Future[None], Course] = {}
     with processes(cores, folder) as pool:
         while waiting or running:
             for course in [c for c in waiting if c.needs <= done][: cores - len(running)]:
