@@ -29,7 +29,7 @@ from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import stable_id
-from ray_distil.store.shards import reject, table_of
+from ray_distil.store.shards import reject_failed, table_of
 from ray_distil.store.superseded import saved_made_of
 
 if TYPE_CHECKING:
@@ -197,8 +197,7 @@ def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
     """A generated row as an EVAL row, judged by the benchmark's kind of answer; or as a reject."""
     columns = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
-        code, _, detail = row["error"].partition(": ")
-        return reject(columns, code, detail)
+        return reject_failed(columns)
     columns |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
     if columns["num_generated_tokens"] is None:
         columns["num_thinking_tokens"] = None

@@ -31,7 +31,7 @@ from ray_distil.stages.imports import request_columns
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import RESPONSES, stable_fraction, stable_id
-from ray_distil.store.shards import reject, table_of
+from ray_distil.store.shards import reject_failed, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -229,8 +229,7 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
     """A generated row as a RESPONSES row. A text that was cut is kept: the gates see its finish_reason."""
     columns = row | {"response_id": row["id"], "model": model}
     if row["error"]:
-        code, _, detail = row["error"].partition(": ")
-        return reject(columns, code, detail)
+        return reject_failed(columns)
     return (
         columns
         | _read(row["generated_text"])

@@ -24,7 +24,7 @@ from ray_distil.runner.stage_settings import StageSettings, of_one_generator, wi
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import RESPONSES, REWRITES, stable_id
-from ray_distil.store.shards import SOURCE, reject, table_of
+from ray_distil.store.shards import SOURCE, reject, reject_failed, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -127,8 +127,7 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
     """
     columns = row | {"rewrite_id": row["id"], "model": model}
     if row["error"]:
-        code, _, detail = row["error"].partition(": ")
-        return reject(columns, code, detail)
+        return reject_failed(columns)
     text = row["generated_text"]
     if not thinking_is_open(text):  # the rewriter's own think block is no part of the rewrite
         text = split_reasoning(text)[1]

@@ -22,7 +22,7 @@ from ray_distil.stages.eval import requests as eval_requests
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import TIMING, stable_id
-from ray_distil.store.shards import reject, table_of
+from ray_distil.store.shards import reject, reject_failed, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -97,8 +97,7 @@ def timed_row(row: dict[str, Any]) -> dict[str, Any]:
     columns = {"timing_id": row["id"], "model": row["model_name"]}
     columns |= {name: row[name] for name in ("benchmark", "instruction_id")}
     if row["error"]:
-        code, _, detail = row["error"].partition(": ")
-        return reject(columns, code, detail)
+        return reject_failed(columns)
     if not row.get("seconds"):
         return reject(columns, "not_measured", "the engine told no time")
     return columns | {"num_generated_tokens": row["num_generated_tokens"] or None, "seconds": row["seconds"]}

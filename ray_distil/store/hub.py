@@ -7,17 +7,16 @@
 `runner/frozen.py` keeps the commits of a run.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from ray_distil.errors import UserError
 from ray_distil.store.schemas import stable_id
@@ -29,7 +28,6 @@ WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onn
 # What no engine reads.
 OTHER_FORMATS = ["original/*", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
 UNUSED_S = 86_400.0  # after which a copy of a model from an object store is removed
-_copying = threading.Lock()
 
 
 def is_hub_name(model_source: str) -> bool:
@@ -144,7 +142,8 @@ def local_copy(model: str, weights: bool = False, cache: str | None = None, ever
     key = stable_id(model, str(weights), *(str(part) for part in source.state()))
     target = Path(tempfile.gettempdir()) / "ray-distil" / "models" / key
     if not target.is_dir():
-        with _alone(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):  # the kernel lets the next process in when one dies
             if not target.is_dir():
                 with tempfile.TemporaryDirectory(dir=target.parent) as staging:
                     folder = Path(staging) / "model"
@@ -153,15 +152,6 @@ def local_copy(model: str, weights: bool = False, cache: str | None = None, ever
                 _remove_unused(target.parent)
     os.utime(target)
     return str(target)
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """One process of this machine at a time, one thread of it; the kernel lets the next one in when a process dies."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _copying, open(f"{target}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_unused(copies: Path) -> None:

@@ -58,6 +58,12 @@ def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]
     return {**row, REASON: reason, DETAIL: detail[:500]}
 
 
+def reject_failed(row: dict[str, Any]) -> dict[str, Any]:
+    """A generated row with an error, "code: detail", marked as rejected for it."""
+    reason, _, detail = row["error"].partition(": ")
+    return reject(row, reason, detail)
+
+
 def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
     """The rows of one shard; its file name is the only row of the batch."""
     return folder.read_table(str(batch["item"][0]), columns)

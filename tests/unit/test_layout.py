@@ -31,6 +31,25 @@ OF_STAGES = (
     "timing",
 )
 STAGES = {f"stages.{name}" for name in OF_STAGES}
+# Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
+SATELLITES = {
+    "checks.checks_apart": "what a process of its own runs, whose memory goes with it",
+    "checks.leaks": "asks Transformers alone, and is called for architectures that nobody has tried",
+    "checks.resources": "asks Ray alone",
+    "config.gates_config": "a section of the configuration a file",
+    "generate.connections": "the only module that knows the client of endpoints",
+    "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
+    "generate.servers": "a rule of its own: which server gets the next request",
+    "report.formulas": "the only module that makes HTML of what a model wrote",
+    "runner.rejecting": "a way to write shards; its caller decides which rows",
+    "runner.shipped_logs": "copies a log while a run goes on, and knows nothing of stages",
+    "runner.waiting": "asks Ray alone",
+    "runner.watchdog": "wraps any iterator of counts, and is tested with a clock of its own",
+    "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
+    "stages.expected": "walks all stages of a configuration, which no stage may",
+    "stages.same_texts": "pure functions of shards, beside a stage's class",
+    "train.repartition": "the only module that knows how DeepSpeed lays out a state",
+}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
 
@@ -68,6 +87,16 @@ def test_imports_go_down_from_room_to_room(path: Path) -> None:
 def test_no_modules_import_each_other_in_circles() -> None:
     arrows = {name_of(path): imported(path) & NAMES for path in MODULES}
     tuple(TopologicalSorter(arrows).static_order())  # raises CycleError, which names them
+
+
+def test_a_small_module_with_a_single_importer_has_a_reason() -> None:
+    importers: dict[str, set[str]] = {name: set() for name in NAMES}
+    for path in [*MODULES, PACKAGE / "__init__.py", *PACKAGE.glob("*/__init__.py")]:
+        for name in imported(path) & NAMES:
+            importers[name].add(name_of(path))
+    small = {name_of(path) for path in MODULES if len(path.read_text().splitlines()) < 100}
+    alone = {name for name in small if len(importers[name]) < 2 and not name.startswith(("commands.", "api"))}
+    assert alone == set(SATELLITES)
 
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "jobs").glob("*.py")], ids=lambda p: p.name)
