@@ -27,6 +27,9 @@ class Report:
         default_factory=dict
     )  # (model, benchmark) -> its configuration
     earlier: dict[str, str] = field(default_factory=dict)  # stage of earlier settings -> what has changed since
+    versions: dict[str, str] = field(
+        default_factory=dict
+    )  # library -> its versions, e.g. "0.28.0, 0.29.0" of two stages
     costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
 
     @property

@@ -62,7 +62,17 @@ def read(run_folder: Folder) -> Report:
             (m.summary["name"], m.summary["benchmark"]): settings.configuration(run_folder, m) for m in evaluations
         },
         earlier={m.artifact: earlier[m.artifact] for m in manifests if m.artifact in earlier},
+        versions=_versions(manifests),
     )
+
+
+def _versions(manifests: list[Manifest]) -> dict[str, str]:
+    """Library -> the versions of it by which the artifacts were made, wherever this page is made."""
+    by_library: dict[str, dict[str, None]] = {}
+    for manifest in manifests:
+        for name, version in manifest.versions.items():
+            by_library.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in by_library.items()}
 
 
 def artifacts_of(run_folder: Folder) -> list[str]:

@@ -1,10 +1,8 @@
 """The page of a report, in HTML and in Markdown, and the page that compares several runs."""
 
 import json
-import platform
 from collections.abc import Sequence
 from html import escape
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from ray_distil.report.settings import declared, saved_config, text_of
 from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
 
-PACKAGES = ("ray", "vllm", "torch", "transformers", "deepspeed", "math-verify", "pyarrow")
 Page = dict[str, Any]
 
 
@@ -51,7 +48,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, list(artifacts)),
-        "versions": _versions(),
+        "versions": list(report.versions.items()),
         "command": "python jobs/eval.py --config FILE" if is_alone else "python jobs/distill.py --config FILE",
         "config": text_of(run_folder, "config.yaml"),
     }
@@ -187,18 +184,6 @@ def _of_models(report: Report, declarations: dict[str, tuple[dict[str, Any], dic
         "category_header": benchmark_tables.CATEGORY_HEADER,
         "published_header": benchmark_tables.PUBLISHED_HEADER,
     }
-
-
-def _versions() -> list[tuple[str, str]]:
-    version_rows = [("python", platform.python_version())]
-    for package in PACKAGES:
-        for distribution in (package, f"{package}-cpu"):
-            try:
-                version_rows.append((distribution, metadata.version(distribution)))
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return version_rows
 
 
 def html(page: Page) -> str:

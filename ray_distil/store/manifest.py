@@ -8,6 +8,7 @@ libraries are not in the fingerprint, though they can change rows too; the manif
 import hashlib
 import json
 import os
+import platform
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -143,6 +144,7 @@ def revision(checkout: Path) -> str:
 def versions() -> dict[str, str]:
     """The version and revision of this package, and the versions of the libraries that make texts and scores."""
     by_library = {"ray-distil": f"{__version__} ({revision(Path(__file__).resolve().parents[2])})"}
+    by_library["python"] = platform.python_version()
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             by_library[name] = version(name)

@@ -80,6 +80,23 @@ def make_run(run: Path, models: list[dict[str, Any]] = MODELS, text: str = "It i
     return run
 
 
+def test_versions_are_those_by_which_the_run_was_made(tmp_path: Path) -> None:
+    """And not those of the machine that makes the page."""
+    (tmp_path / "config.yaml").write_text("run: {name: first}\n")
+    for name, version in (("responses", "0.1.0 (commit a)"), ("rewrites", "0.2.0 (commit b)")):
+        artifact(tmp_path, name, name, {})
+        manifest = Manifest(
+            name, name, "f", "rows", 10, 10, 0, {}, 1.5, [], versions={"ray-distil": version, "vllm": "0.9"}
+        )
+        write_manifest(Folder.at(tmp_path / name), manifest)
+    report.build(Folder.at(tmp_path))
+    page, markdown = (unescape((tmp_path / "report" / f"report.{ending}").read_text()) for ending in ("html", "md"))
+    assert (
+        "<li>ray-distil <span>0.1.0 (commit a), 0.2.0 (commit b)</span></li><li>vllm <span>0.9</span></li></ul>" in page
+    )
+    assert "ray-distil 0.1.0 (commit a), 0.2.0 (commit b), vllm 0.9\n" in markdown
+
+
 def test_rewrites_of_imported_responses_have_no_tokens_before(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     file = run / "rewrites" / "part-1.parquet"
