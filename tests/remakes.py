@@ -26,8 +26,9 @@ from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.stages import benchmarks, checkpoint, eval, instructions, packed, responses, rewrites, sft_examples
+from ray_distil.store.schemas import CHAIN
 
-CHAIN = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint", "eval")
+ORDER = (*CHAIN, "eval")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "remakes.md"
 HEAD = """# What a change remakes
 
@@ -267,7 +268,7 @@ def vllm_arguments() -> set[str]:
 def _place(artifacts: str) -> int:
     """Where the first artifact stands in a run."""
     first = re.split("[,/ ]", artifacts)[0]
-    return CHAIN.index(first) if first in CHAIN else -1
+    return ORDER.index(first) if first in ORDER else -1
 
 
 def _told(names: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from ray_distil.runner.id_rule import IDS_BY_SOURCE
 from ray_distil.runner.runs import BEGAN
 from ray_distil.runtime.progress import Display
 from ray_distil.store.manifest import read_manifest
+from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import saved_made_of, supersede
 
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 REWRITING, REWRITES = "long2short", "rewrites"
 TOGETHER = "+"
 COPIED = "copied.json"  # in a run's folder: artifact -> fingerprint of what was copied
-BEFORE_GATES = ("instructions", "responses", "rewrites")
-BEFORE_TRAINING = (*BEFORE_GATES, "sft_examples", "packed")
+BEFORE_GATES = CHAIN[: CHAIN.index("sft_examples")]
+BEFORE_TRAINING = CHAIN[: CHAIN.index("checkpoint")]
 
 
 def choices(config: DistillConfig) -> list[str]:

@@ -23,6 +23,7 @@ from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.store.ahead import ahead
+from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.shards import TOKEN_COLUMNS
 from ray_distil.store.storage import Folder
 
@@ -31,7 +32,6 @@ NOTE = (
     "Tokens of the rows that are there. Hours are those since a stage's last start, GPU-hours these hours times the GPUs "
     "that it may hold. Dollars are by the prices of the plan section."
 )
-COSTLY = ("responses", "rewrites", "checkpoint", "eval", "timing")  # artifacts for which models generate or learn
 UNCOUNTED = "uncounted"
 Tokens = Counter[tuple[str, str]]  # (teacher or "", column of tokens or UNCOUNTED) -> tokens or rows
 
@@ -79,7 +79,7 @@ def costs(run_folder: Folder, saved: dict[str, Any], stages: Iterable[StageFiles
     """
     stage_costs = []
     for stage in stages:
-        if stage.artifact.partition("/")[0] not in COSTLY:
+        if not ARTIFACTS[stage.artifact.partition("/")[0]].is_costly:
             continue
         try:
             config = validate(StagesConfig, (stage.config or saved) | {"plan": saved.get("plan") or {}})

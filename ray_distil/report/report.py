@@ -20,9 +20,8 @@ from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
-
-ARTIFACTS = ("instructions", "responses", "rewrites", "sft_examples", "packed", "checkpoint")
 
 
 def read(run_folder: Folder) -> Report:
@@ -78,7 +77,7 @@ def _versions(manifests: list[Manifest]) -> dict[str, str]:
 def artifacts_of(run_folder: Folder) -> list[str]:
     """The artifacts that the run's configuration makes, in the order of the stages. Some may not be there."""
     compared = _compared(run_folder)
-    return ["instructions", *_benchmarks(compared), *ARTIFACTS[1:], *_evaluations(compared)]
+    return ["instructions", *_benchmarks(compared), *CHAIN[1:], *_evaluations(compared)]
 
 
 def build(run_folder: Folder) -> Report:

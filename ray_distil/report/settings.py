@@ -13,18 +13,11 @@ import yaml
 
 from ray_distil.config.evaluation_config import HELD_OUT
 from ray_distil.store.manifest import Manifest, content_mark
+from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import differences
 
 EXPECTED = "settings.json"  # artifact -> its settings by the newest configuration
-# Artifact -> those whose rows it is made of, in the order in which they are made.
-PREDECESSORS = {
-    "responses": ("instructions",),
-    "rewrites": ("responses",),
-    "sft_examples": ("responses", "rewrites"),
-    "packed": ("sft_examples",),
-    "checkpoint": ("packed",),
-}
 NAMED = 3  # differences that a line names
 
 
@@ -75,7 +68,7 @@ def first_of(changed: list[str]) -> str:
 
 def successors(artifact: str) -> list[str]:
     """The artifacts that are made of an artifact's rows."""
-    return [name for name, predecessors in PREDECESSORS.items() if artifact in predecessors]
+    return [name for name, kind in ARTIFACTS.items() if artifact in kind.predecessors]
 
 
 def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:
@@ -87,7 +80,7 @@ def is_of_this_student(evaluation: Manifest, checkpoint: Manifest) -> bool:
 def _predecessors(name: str, by_artifact: dict[str, Manifest]) -> tuple[str, ...]:
     """The artifacts whose rows an artifact is made of; of an evaluation its problems."""
     if not name.startswith("eval/"):
-        return PREDECESSORS.get(name, ())
+        return ARTIFACTS[name].predecessors if name in ARTIFACTS else ()
     benchmark = f"benchmarks/{name.rpartition('/')[2]}"
     return (benchmark if benchmark in by_artifact else "instructions",)
 
@@ -101,7 +94,7 @@ def _changes(
 
     # The artifacts whose rows it has.
     for predecessor in _predecessors(name, by_artifact):
-        if expected and predecessor not in expected and predecessor in PREDECESSORS:
+        if expected and predecessor not in expected and ARTIFACTS[predecessor.partition("/")[0]].predecessors:
             continue  # a stage that the run does not have any more
         if predecessor in by_artifact and content_mark(by_artifact[predecessor]) not in made_of["inputs"]:
             yield f"its {predecessor} have changed"

@@ -19,6 +19,7 @@ from ray_distil.runner.reuse import Reuse
 from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import differences, marks_of, saved_made_of, superseded
 from ray_distil.train import states
@@ -154,8 +155,7 @@ def is_used(artifact: Artifact) -> bool:
 
 def later_artifacts(artifact: Artifact, students: Iterable[str]) -> list[Manifest]:
     """The finished artifacts that would be made anew if the artifact had other rows. students: names of the trained model."""
-    order = list(settings.PREDECESSORS)
-    later = [artifact.run / name for name in order[order.index(artifact.name) + 1 :]]
+    later = [artifact.run / name for name in CHAIN[CHAIN.index(artifact.name) + 1 :]]
     for name in students:
         place = artifact.run / "eval" / name
         later += [place / folder for folder in sorted({file.partition("/")[0] for file in place.files(recursive=True)})]

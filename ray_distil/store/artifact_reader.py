@@ -12,7 +12,7 @@ from ray_distil.store import content
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import MANIFEST, STUDENT, Manifest, content_mark, read_manifest
-from ray_distil.store.schemas import OF_ARTIFACTS, REJECTS
+from ray_distil.store.schemas import ARTIFACTS, REJECTS
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
 from ray_distil.store.storage import Folder
 
@@ -245,7 +245,8 @@ def frame(run: Folder, artifact: str, columns: Sequence[str] | None, rejects: bo
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{artifact!r} of {run} is not finished, or is none; finished are {_finished(run)}")
-    schema = REJECTS if rejects else OF_ARTIFACTS.get(artifact.partition("/")[0])
+    kind = ARTIFACTS.get(artifact.partition("/")[0])
+    schema = REJECTS if rejects else kind.schema if kind is not None else None
     if schema is None:
         raise UserError(f"{artifact!r} of {run} holds no rows but other files: {', '.join(manifest.files[:3])}, ...")
     names = schema.names if columns is None else [columns] if isinstance(columns, str) else list(columns)

@@ -8,6 +8,7 @@ its position in a file. Rejected rows of every artifact have the schema REJECTS.
 
 import hashlib
 import unicodedata
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -131,17 +132,29 @@ REJECTS = _schema(
     ("row", pa.string()),  # JSON of the row's columns that are not null
 )
 
-# The first part of an artifact's folder -> the schema of its accepted rows.
-OF_ARTIFACTS = {
-    "instructions": INSTRUCTIONS,
-    "benchmarks": BENCHMARK,
-    "responses": RESPONSES,
-    "rewrites": REWRITES,
-    "sft_examples": SFT_EXAMPLES,
-    "packed": PACKED,
-    "eval": EVAL,
-    "timing": TIMING,
+
+class ArtifactKind(NamedTuple):
+    """What all parts of the package know of an artifact."""
+
+    schema: pa.Schema | None  # of its accepted rows; None: it has other files
+    predecessors: tuple[str, ...] = ()  # the artifacts whose rows it is made of
+    is_costly: bool = False  # models generate or learn for it
+    has_parts: bool = False  # it is a folder of artifacts: of each benchmark, or of each model on each benchmark
+
+
+# The first part of an artifact's folder -> its kind, in the order of the stages. An evaluation is made of its problems.
+ARTIFACTS = {
+    "instructions": ArtifactKind(INSTRUCTIONS),
+    "benchmarks": ArtifactKind(BENCHMARK, has_parts=True),
+    "responses": ArtifactKind(RESPONSES, ("instructions",), is_costly=True),
+    "rewrites": ArtifactKind(REWRITES, ("responses",), is_costly=True),
+    "sft_examples": ArtifactKind(SFT_EXAMPLES, ("responses", "rewrites")),
+    "packed": ArtifactKind(PACKED, ("sft_examples",)),
+    "checkpoint": ArtifactKind(None, ("packed",), is_costly=True),
+    "eval": ArtifactKind(EVAL, is_costly=True, has_parts=True),
+    "timing": ArtifactKind(TIMING, is_costly=True, has_parts=True),
 }
+CHAIN = tuple(name for name, kind in ARTIFACTS.items() if not kind.has_parts)  # from the instructions to the student
 
 
 def stable_id(*parts: str | int) -> str:

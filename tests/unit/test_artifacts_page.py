@@ -2,19 +2,17 @@
 
 import re
 
+import pyarrow as pa
 import pytest
 
-from ray_distil.store import schemas
+from ray_distil.store.schemas import ARTIFACTS, REJECTS
 from tests.unit.test_layout import ROOT
 
 PAGE = (ROOT / "docs" / "artifacts.md").read_text()
+SCHEMAS = {name: kind.schema for name, kind in ARTIFACTS.items() if kind.schema is not None} | {"_rejects": REJECTS}
 
 
-NAMES = ["instructions", "responses", "rewrites", "sft_examples", "packed", "benchmarks", "eval", "timing", "_rejects"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_page_has_the_columns_of_an_artifact(name: str) -> None:
+@pytest.mark.parametrize(("name", "schema"), SCHEMAS.items())
+def test_the_page_has_the_columns_of_an_artifact(name: str, schema: pa.Schema) -> None:
     section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
-    schema = {"benchmarks": "BENCHMARK", "_rejects": "REJECTS"}.get(name, name.upper())
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == getattr(schemas, schema).names
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == schema.names

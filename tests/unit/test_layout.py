@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_distil.runner.stage import Stage
+from ray_distil.store.schemas import ARTIFACTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
@@ -19,17 +20,7 @@ ROOMS = [
     "errors", "version", "tiny", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
     "stages", "checks", "commands",
 ]  # fmt: skip
-OF_STAGES = (
-    "instructions",
-    "responses",
-    "rewrites",
-    "sft_examples",
-    "packed",
-    "checkpoint",
-    "benchmarks",
-    "eval",
-    "timing",
-)
+OF_STAGES = tuple(ARTIFACTS)
 STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
