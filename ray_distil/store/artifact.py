@@ -166,7 +166,9 @@ class Artifact(ArtifactReader):
         if parallel and len(written) > 1:
             written = [written[0].union(*written[1:])]
 
-        merger = Merger(self.folder, self.attempt, max_shard_bytes) if max_shard_bytes is not None else None
+        merger = None
+        if max_shard_bytes is not None:
+            merger = Merger(self.folder, self.schema, self.attempt, max_shard_bytes)
         try:
             for shards in written:
                 for counts in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -282,7 +284,7 @@ class Artifact(ArtifactReader):
                 continue
             if max_shard_bytes is not None and not is_merged and not last:
                 is_merged = True
-                if merge_all(self.folder, self.attempt, itertools.chain(*files.values()), max_shard_bytes):
+                if merge_all(self.folder, self.schema, self.attempt, itertools.chain(*files.values()), max_shard_bytes):
                     continue
 
             self._counted_files = files

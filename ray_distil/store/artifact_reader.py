@@ -12,7 +12,7 @@ from ray_distil.store import content
 from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import MANIFEST, STUDENT, Manifest, content_mark, read_manifest
-from ray_distil.store.schemas import ARTIFACTS, REJECTS
+from ray_distil.store.schemas import ARTIFACTS, REJECTS, conformed
 from ray_distil.store.shards import REJECTS_FOLDER, read_shard
 from ray_distil.store.storage import Folder
 
@@ -85,11 +85,11 @@ class ArtifactReader:
         """
         import ray.data
 
-        files = self._files()
+        files, schema = self._files(), self._schema_of("", columns)
         if not files:
-            return ray.data.from_arrow(self.schema.empty_table().select(columns or self.schema.names))
+            return ray.data.from_arrow(schema.empty_table())
         return ray.data.from_items(files, override_num_blocks=min(len(files), 200)).map_batches(
-            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "columns": columns}
+            read_shard, batch_size=1, fn_kwargs={"folder": self.folder, "schema": schema}
         )
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
@@ -105,11 +105,9 @@ class ArtifactReader:
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """The accepted rows as a table in memory, sorted by id if `columns` include it."""
-        tables = list(self._tables(self._files(), columns))
         key = self.schema.names[0]
-        if not tables:
-            return self.schema.empty_table().select(columns or self.schema.names)
-        table = pa.concat_tables(tables)
+        empty = self._schema_of("", columns).empty_table()
+        table = pa.concat_tables([empty, *self._tables(self._files(), columns)], promote_options="default")
         return table.sort_by(key) if key in table.column_names else table
 
     def rejected(self) -> list[dict[str, Any]]:
@@ -198,7 +196,9 @@ class ArtifactReader:
         sizes = {} if narrow else self.folder.sizes(recursive=True)
 
         def read(file: str) -> Iterable[pa.Table]:
-            parts = self._intact(file, self.folder.read_parts(file, columns, ROWS_PER_SHARD))
+            schema = self._schema_of(file, columns)
+            read_parts = self._intact(file, self.folder.read_parts(file, columns, ROWS_PER_SHARD))
+            parts = (conformed(part, schema) for part in read_parts)
             if sizes.get(file, 0) > HELD_BYTES:
                 return parts
             tables = list(parts)
@@ -221,17 +221,22 @@ class ArtifactReader:
         """Here: raises the damage. An artifact that is being made makes the rows of the shard again."""
         raise damage
 
+    def _schema_of(self, file: str, columns: list[str] | None) -> pa.Schema:
+        """The columns of a shard of accepted rows or of rejects; None: all."""
+        schema = REJECTS if file.startswith(REJECTS_FOLDER) else self.schema
+        return schema if columns is None else pa.schema([schema.field(name) for name in columns])
+
     def _tables(self, files: list[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The table of each shard, in the order of the files."""
         sizes = self.folder.sizes(recursive=True)
 
         def read(file: str) -> pa.Table:
+            schema = self._schema_of(file, columns)
             try:
-                return self.folder.read_table(file, columns)
+                return conformed(self.folder.read_table(file, schema.names), schema)
             except DamagedFile as damage:
                 self._set_aside(file, damage)
-                schema = REJECTS if file.startswith(REJECTS_FOLDER) else self.schema
-                return schema.empty_table().select(columns or schema.names)
+                return schema.empty_table()
 
         return ahead(read, files, lambda file: sizes.get(file, 0))
 

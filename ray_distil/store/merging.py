@@ -19,6 +19,7 @@ from ray_distil.errors import StageError
 from ray_distil.runtime.session import last_line, ray_is_there
 from ray_distil.store.ahead import AT_ONCE, HELD_BYTES, ahead, do_all
 from ray_distil.store.parquet_files import parquet
+from ray_distil.store.schemas import REJECTS, conformed
 from ray_distil.store.shards import REJECTS_FOLDER, check_attempt, write_rows
 from ray_distil.store.storage import Folder
 
@@ -36,10 +37,10 @@ class Merger:
     shards stay as they are.
     """
 
-    def __init__(self, folder: Folder, attempt: str, max_bytes: int) -> None:
+    def __init__(self, folder: Folder, schema: pa.Schema, attempt: str, max_bytes: int) -> None:
         import ray
 
-        self.folder, self.attempt, self.max_bytes = folder, attempt, max_bytes
+        self.folder, self.schema, self.attempt, self.max_bytes = folder, schema, attempt, max_bytes
         options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
         self._merge, self._remove = (ray.remote(**options)(function) for function in (merge_shards, remove_shards))
         self._small: dict[str, dict[str, int]] = {}  # "" or REJECTS_FOLDER -> file -> bytes
@@ -82,7 +83,7 @@ class Merger:
 
         while self._groups and len(self._tasks) < MERGES_AT_ONCE:
             group = self._groups.popleft()
-            merged = self._merge.remote(group, self.folder, self.attempt)
+            merged = self._merge.remote(group, self.folder, self.schema, self.attempt)
             self._tasks.append(self._remove.remote(list(group), self.folder, self.attempt, merged))
 
     def _check(self, task: Any) -> None:
@@ -96,7 +97,7 @@ class Merger:
             print(f"{self.folder}: small shards are merged later: {last_line(error)}", file=sys.stderr)
 
 
-def merge_all(folder: Folder, attempt: str, files: Iterable[str], max_bytes: int) -> bool:
+def merge_all(folder: Folder, schema: pa.Schema, attempt: str, files: Iterable[str], max_bytes: int) -> bool:
     """Merge those of the shards `files` that are small into shards of up to `max_bytes`. Returns whether there were any.
 
     `files` must have no row twice: of rows that one shard has twice, nobody can say which of them was meant to stay.
@@ -115,10 +116,11 @@ def merge_all(folder: Folder, attempt: str, files: Iterable[str], max_bytes: int
         import ray.data
 
         blocks = ray.data.from_items(list(map(json.dumps, groups)), override_num_blocks=min(len(groups), 200))
-        blocks.map_batches(merge_batch, batch_size=1, fn_kwargs={"folder": folder, "attempt": attempt}).materialize()
+        arguments = {"folder": folder, "schema": schema, "attempt": attempt}
+        blocks.map_batches(merge_batch, batch_size=1, fn_kwargs=arguments).materialize()
     else:
         for group in groups:
-            merge_shards(group, folder, attempt)
+            merge_shards(group, folder, schema, attempt)
             pa.default_memory_pool().release_unused()
     remove_shards([file for group in groups for file in group], folder, attempt)
     return bool(groups)
@@ -144,16 +146,16 @@ def small_groups(sizes: dict[str, int], max_bytes: int) -> Iterator[dict[str, in
         yield group
 
 
-def merge_shards(sizes: dict[str, int], folder: Folder, attempt: str) -> None:
+def merge_shards(sizes: dict[str, int], folder: Folder, schema: pa.Schema, attempt: str) -> None:
     """Merge several shards into one. The old shards stay, so that a retry writes the same file.
 
-    `sizes`: name of each shard -> bytes; all of them are reject shards, or none.
+    `sizes`: name of each shard -> bytes; all of them are reject shards, or none. `schema`: of accepted rows.
     """
     inside, _, _ = next(iter(sizes)).rpartition("/")
     ids: list[pa.Array] = []
 
     def read(file: str) -> Iterable[pa.Table]:
-        parts = folder.read_parts(file, None, MERGED_ROWS)
+        parts = (conformed(part, REJECTS if inside else schema) for part in folder.read_parts(file, None, MERGED_ROWS))
         return parts if sizes[file] > HELD_BYTES else list(parts)
 
     def sorted_tables() -> Iterator[pa.Table]:
@@ -179,10 +181,10 @@ def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).sort_by(waiting[0].column_names[0])
 
 
-def merge_batch(batch: dict[str, Any], folder: Folder, attempt: str) -> dict[str, Any]:
+def merge_batch(batch: dict[str, Any], folder: Folder, schema: pa.Schema, attempt: str) -> dict[str, Any]:
     """`merge_shards` for a batch of groups of shards, each as JSON: name -> bytes."""
     for group in batch["item"]:
-        merge_shards(json.loads(group), folder, attempt)
+        merge_shards(json.loads(group), folder, schema, attempt)
     return batch
 
 

@@ -157,6 +157,15 @@ ARTIFACTS = {
 CHAIN = tuple(name for name, kind in ARTIFACTS.items() if not kind.has_parts)  # from the instructions to the student
 
 
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of the schema. A column that it lacks, as shards of an earlier version may, is null."""
+    if table.column_names == schema.names:
+        return table
+    names = set(table.column_names)
+    columns = [table[f.name] if f.name in names else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.table(columns, names=schema.names).cast(schema)
+
+
 def stable_id(*parts: str | int) -> str:
     """16 hexadecimal digits (64 bits of SHA-256) that depend on the parts alone."""
     text = SEPARATOR.join(str(part) for part in parts)

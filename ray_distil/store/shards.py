@@ -15,7 +15,7 @@ import pyarrow as pa
 from ray_distil.errors import StageError
 from ray_distil.runtime import metrics
 from ray_distil.store.parquet_files import parquet
-from ray_distil.store.schemas import REJECTS, SEPARATOR
+from ray_distil.store.schemas import REJECTS, SEPARATOR, conformed
 from ray_distil.store.storage import Folder
 
 ATTEMPT = "_attempt"  # which attempt may write
@@ -64,9 +64,9 @@ def reject_failed(row: dict[str, Any]) -> dict[str, Any]:
     return reject(row, reason, detail)
 
 
-def read_shard(batch: dict[str, Any], folder: Folder, columns: list[str] | None) -> pa.Table:
-    """The rows of one shard; its file name is the only row of the batch."""
-    return folder.read_table(str(batch["item"][0]), columns)
+def read_shard(batch: dict[str, Any], folder: Folder, schema: pa.Schema) -> pa.Table:
+    """The columns of the schema of one shard's rows; its file name is the only row of the batch."""
+    return conformed(folder.read_table(str(batch["item"][0]), schema.names), schema)
 
 
 def write_block(table: pa.Table, folder: Folder, schema: pa.Schema, stage: str, attempt: str) -> pa.Table:

@@ -85,9 +85,11 @@ class World:
             is_last = not self.is_killed and self.dice.random() < 0.5
             self.is_killed |= is_last
             if is_last and self.late == "merge":
-                self.pending += self.uploads_of(lambda group=group: merge_shards(group, target.folder, target.attempt))
+                self.pending += self.uploads_of(
+                    lambda group=group: merge_shards(group, target.folder, target.schema, target.attempt)
+                )
                 raise Killed
-            merge_shards(group, target.folder, target.attempt)
+            merge_shards(group, target.folder, target.schema, target.attempt)
             names = list(group)
             kept = self.dice.randrange(len(names)) if is_last else len(names)
             for name in names[:kept]:

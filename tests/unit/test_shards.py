@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -261,6 +262,30 @@ def test_small_shards_become_shards_of_a_set_size(tmp_path: Path) -> None:
     assert max(target.folder.sizes("part-").values()) < most
 
 
+def test_shards_of_an_earlier_version_may_lack_a_column(tmp_path: Path) -> None:
+    """A stopped run goes on with a version whose rows have one column more."""
+    narrow = pa.schema([field for field in INSTRUCTIONS if field.name != "reference_answer"])
+    older, newer = Artifact(Folder.at(tmp_path), "instructions", narrow, "f1"), artifact(tmp_path)
+    older.start()
+    for names in ("ab", "c"):
+        older.write_table(table_of([*map(row, names), reject(row(names.upper()), "empty")], narrow), "instructions")
+    newer.start()
+    for names in ("d", "ef"):
+        write(newer, *(row(name) | {"reference_answer": "5"} for name in names))
+
+    answers = [*["5"] * 3, *[None] * 3]
+    assert sorted(newer.read_table()["reference_answer"].to_pylist(), key=str) == answers
+    assert sum(table.num_rows for table in newer.tables(["instruction_id", "reference_answer"])) == 6
+    assert (newer.count("reference_answer"), newer.count("reference_answer", "5")) == (6, 3)
+    batches = [blocks.read_shard({"item": [file]}, newer.folder, INSTRUCTIONS) for file in newer.shards()]
+    assert {batch.schema.remove_metadata() for batch in batches} == {INSTRUCTIONS}
+
+    manifest = newer.finish("instructions", "rows", 8, 1.0, max_shard_bytes=2**23)
+    assert (manifest.rows_out, manifest.rows_rejected, len(newer.folder.files("part-"))) == (6, 2, 1)
+    assert sorted(newer.read_table()["reference_answer"].to_pylist(), key=str) == answers
+    assert artifact_reader.frame(Folder.at(tmp_path), "instructions", None, False).shape == (6, len(INSTRUCTIONS))
+
+
 def test_a_merge_of_more_than_is_put_in_order_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once, parts = artifact(tmp_path / "once"), artifact(tmp_path / "parts")
     for target, most in ((once, 2**23), (parts, 1)):
@@ -432,7 +457,7 @@ def test_shards_that_are_merged_while_they_are_read_are_listed_again(
 
     def listed_then_merged(self: Artifact, inside: str) -> list[str]:
         files = real(self, inside)
-        merging.merge_all(target.folder, target.attempt, target.folder.files(recursive=True), 2**20)
+        merging.merge_all(target.folder, target.schema, target.attempt, target.folder.files(recursive=True), 2**20)
         return files
 
     monkeypatch.setattr(Artifact, "_listed", listed_then_merged)
