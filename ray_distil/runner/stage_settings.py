@@ -10,9 +10,11 @@ how often a loss is logged.
 """
 
 import json
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from pydantic import BaseModel
 
 from ray_distil.config.section import without_secrets
 from ray_distil.generate.generator import Generator
@@ -94,3 +96,16 @@ def with_earlier(make: Callable[[bool], StageSettings]) -> StageSettings:
     """`make(by_earlier_rules)`: the settings by the present rules, or by those of earlier versions where they differ."""
     present, earlier = make(False), make(True)
     return present if earlier.values == present.values else replace(present, earlier=earlier)
+
+
+def values_of(section: BaseModel, keys: Collection[str], without: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a section for a fingerprint: those of `keys` always, those of other keys where they are not at their
+    default. `without`: keys that do not count.
+
+    `keys` are those of the first version. A key that comes later remakes no finished artifact until somebody sets it.
+    """
+    defaults = {
+        name: field.get_default(call_default_factory=True) for name, field in type(section).model_fields.items()
+    }
+    later = {name for name in set(defaults) - set(keys) if getattr(section, name) == defaults[name]}
+    return section.model_dump(mode="json", exclude=later | set(without))

@@ -11,7 +11,7 @@ from ray_distil.errors import StageError
 from ray_distil.runner import remaking
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage, required
-from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.runner.stage_settings import StageSettings, values_of
 from ray_distil.stages import export_check
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint, model_fingerprint, read_manifest
@@ -36,6 +36,10 @@ HOW_TRAINED = {
     "gradient_checkpointing", "attn_implementation", "torch_compile", "offload_optimizer", "use_gpu", "zero_stage",
 }  # fmt: skip
 SPLIT = ("num_workers", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+FIRST_KEYS = (  # later ones count where they are set
+    "num_train_epochs", "learning_rate", "weight_decay", "adam_betas", "warmup_ratio", "lr_scheduler_type", "eval_fraction",
+    "gradient_clipping", "bf16", "gradient_checkpointing", "attn_implementation", "torch_compile", "use_gpu", "zero_stage",
+)  # fmt: skip
 BATCH_KEYS = (*SPLIT, "num_train_epochs", "max_steps")
 
 
@@ -141,13 +145,7 @@ def _settings(
 ) -> StageSettings:
     """`counts_...`: the rules of two earlier versions."""
     left_out = {"student", "seed", *SILENT_TRAINING, *OF_PROMPTS, *SPLIT} | (set() if counts_how else HOW_TRAINED)
-    trained = training.model_dump(mode="json", exclude=left_out)
-    # Keys that older runs lack are left out at their default, so that the students of these runs are not remade.
-    trained = {
-        k: v
-        for k, v in trained.items()
-        if (k, v) not in (("lora", None), ("offload_optimizer", False), ("max_steps", None))
-    }
+    trained = values_of(training, FIRST_KEYS, left_out)
     if training.max_steps is not None:
         del trained["num_train_epochs"]  # it counts no more
     trained["train_batch_size"] = prod(getattr(training, name) for name in SPLIT)

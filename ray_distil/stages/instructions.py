@@ -18,7 +18,7 @@ from ray_distil.runner import remaking
 from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
-from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.runner.stage_settings import StageSettings, values_of
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
@@ -26,6 +26,9 @@ from ray_distil.store.shards import reject
 
 NUM_TINY = 2000
 TINY_SEED = 50_000
+FIRST_KEYS = (  # of `instructions`; later ones count where they are set
+    "dataset_split", "dataset_name", "drop_system", "columns", "num_train", "eval_split", "num_eval",
+)  # fmt: skip
 
 
 class Instructions(Stage):
@@ -57,7 +60,7 @@ def settings_of(config: StagesConfig) -> StageSettings:
 
     What the sources hold is an input of the stage (`source_fingerprints`).
     """
-    values = config.instructions.model_dump(mode="json", exclude={"suffix", "path", "eval_path"})
+    values = values_of(config.instructions, FIRST_KEYS, without=("suffix", "path", "eval_path"))
     sources_ = sources_of(config.instructions)
     source_settings: dict[str, Any] = {
         "ids": "text",

@@ -29,7 +29,7 @@ from ray_distil.errors import StageError
 from ray_distil.generate import engine
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage, required
-from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.runner.stage_settings import StageSettings, values_of
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import Keys, keys_of
 from ray_distil.store.manifest import model_fingerprint, why_none
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 NAME = "packing"  # in fingerprints
 VERSION = 2
+FIRST_KEYS = ("enabled", "max_length", "template")  # of `packing`; later ones count where they are set
 CHUNK_TOKENS = 10_000_000  # in a chunk: a good fit even for long examples, and at most 1.5 GiB of a worker's memory
 CHUNK_EXAMPLES = 20_000  # at most in a chunk, however short they are
 BYTES_PER_TOKEN = 3  # of a text in UTF-8 that nobody counted: less than most texts have, so that no chunk is too large
@@ -100,7 +101,7 @@ class Packed(Stage):
 def settings_of(run: Run, student: str, training: TrainingConfig) -> StageSettings:
     chat = chat_settings(student, training.chat_template_kwargs, run.date)
     prompt = {"tokenizer": model_fingerprint(student), "system_prompt": training.system_prompt, "chat": asdict(chat)}
-    return StageSettings(run.config.packing.model_dump() | prompt)
+    return StageSettings(values_of(run.config.packing, FIRST_KEYS) | prompt)
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:

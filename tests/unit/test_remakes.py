@@ -1,7 +1,7 @@
 """Which artifacts a change of the configuration remakes, and which texts it buys again: the whole table.
 
-Each key of the configuration is changed once. REMAKES says what each group of keys makes anew; a key that is in no group
-must remake nothing, and a new key must be put into the table.
+Each key of the configuration is changed once. The tables in `tests/remakes.py` say what each group of keys makes anew; a
+new key must be put into one of them.
 """
 
 import json
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, create_model
 
-from ray_distil.config import DistillConfig, load
+from ray_distil.config import DistillConfig, InstructionsConfig, PackingConfig, TrainingConfig, load
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
 from ray_distil.runner.runs import Run
-from ray_distil.stages import instructions
+from ray_distil.runner.stage_settings import values_of
+from ray_distil.stages import checkpoint, instructions, packed
 from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, of_responses, outcomes, page
 
 
@@ -163,3 +165,15 @@ def test_the_suffix_is_no_part_of_a_benchmark(config: DistillConfig) -> None:
     given = [f"run.storage_path={config.run.storage_path}", LONG2SHORT, *DRAWN_FROM, "evaluation.benchmarks=[aime24]"]
     one, other = made(load(None, given)), made(load(None, [*given, "instructions.suffix=Hm."]))
     assert {name for name in one if "aime24" in name and one[name] != other[name]} == set()
+
+
+@pytest.mark.parametrize(("section", "keys"), [
+    (PackingConfig, packed.FIRST_KEYS), (TrainingConfig, checkpoint.FIRST_KEYS), (InstructionsConfig, instructions.FIRST_KEYS),
+])  # fmt: skip
+def test_a_key_that_comes_later_counts_where_it_is_set(section: type[BaseModel], keys: tuple[str, ...]) -> None:
+    later = create_model("Later", __base__=section, shape=(list[int], [1, 2]))
+    required = {"student": "s"} if "student" in section.model_fields else {}
+    before = values_of(section(**required), keys)
+    assert set(keys) <= set(before)
+    assert values_of(later(**required), keys) == before
+    assert values_of(later(**required, shape=[3]), keys) == before | {"shape": [3]}
