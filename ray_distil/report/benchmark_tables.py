@@ -3,6 +3,7 @@
 `models` are entries of report.json; `declared` is a benchmark's declaration in config.yaml.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT
@@ -10,12 +11,6 @@ from ray_distil.judge.scores import clustered_wilson
 
 Model = dict[str, Any]
 DASH = "–"
-MODEL_HEADER = ("Model", "Accuracy", "95% interval", "Tokens", "Completed", "Speed gain", "Problems")
-SAMPLE_HEADER = (
-    "Model", "Median", "90%", "Thinking", "Right", "Wrong", "Cut", "A right answer", "Without answer", "Samples",
-    "Majority", "One of all",
-)  # fmt: skip
-SPEED_HEADER = ("Model", "Seconds alone", "Gain in seconds", "Gain in tokens", "Tokens/s together", "Timed alone")
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
 GROUP = ("Accuracy", "Tokens", "Speed gain")  # columns of each benchmark
 PUBLISHED_HEADER = ("Published", "Accuracy", "95% interval", "Tokens", "Answers a problem", "Source")
@@ -29,6 +24,61 @@ def formatted(value: float | None, form: str) -> str:
 
 def interval(bounds: list[float] | None) -> str:
     return DASH if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
+def _of(key: str, form: str) -> Callable[[Model], str]:
+    """A cell with a figure of the model, e.g. "{:.1%}"; a dash where it is not known."""
+    return lambda model: formatted(model.get(key), form)
+
+
+def _problems(model: Model) -> str:
+    num_rejected = model.get("num_rejected", 0)
+    return f"{model['num_problems']:,}" + (f" ({num_rejected:,} answers rejected)" if num_rejected else "")
+
+
+def _with_samples(model: Model) -> str:
+    """The share of problems of which at least one of all samples is right."""
+    return formatted(model.get("pass_at", {}).get(str(model.get("num_samples") or 0)), "{:.1%}")
+
+
+# Tables with a row for each model of a benchmark: the header of each column, and its cell. Another figure for each model
+# is computed in judge/scores.py: summary, and has a line here.
+Columns = dict[str, Callable[[Model], str]]
+MODEL_COLUMNS: Columns = {
+    "Model": lambda model: str(model["name"]),
+    "Accuracy": _of("accuracy", "{:.1%}"),
+    "95% interval": lambda model: interval(model.get("accuracy_interval")),
+    "Tokens": _of("mean_tokens", "{:,.1f}"),
+    "Completed": _of("completion_rate", "{:.1%}"),
+    "Speed gain": _of("speed_gain", "{:.1f}x"),
+    "Problems": _problems,
+}
+SAMPLE_COLUMNS: Columns = {
+    "Model": lambda model: str(model["name"]),
+    "Median": _of("median_tokens", "{:,.0f}"),
+    "90%": _of("p90_tokens", "{:,.0f}"),
+    "Thinking": _of("mean_thinking_tokens", "{:,.0f}"),
+    "Right": _of("tokens_of_right", "{:,.0f}"),
+    "Wrong": _of("tokens_of_wrong", "{:,.0f}"),
+    "Cut": _of("tokens_of_cut", "{:,.0f}"),
+    "A right answer": _of("tokens_per_correct", "{:,.0f}"),
+    "Without answer": _of("no_answer_rate", "{:.1%}"),
+    "Samples": lambda model: str(model.get("num_samples") or 0),
+    "Majority": _of("majority", "{:.1%}"),
+    "One of all": _with_samples,
+}
+SPEED_COLUMNS: Columns = {
+    "Model": lambda model: str(model["name"]),
+    "Seconds alone": _of("seconds", "{:,.2f}"),
+    "Gain in seconds": _of("seconds_gain", "{:.1f}x"),
+    "Gain in tokens": _of("speed_gain", "{:.1f}x"),
+    "Tokens/s together": _of("tokens_per_s", "{:,.0f}"),
+    "Timed alone": lambda model: f"{model.get('num_timed') or 0:,}",
+}
+
+
+def rows_of(columns: Columns, models: Iterable[Model]) -> list[list[str]]:
+    return [[cell(model) for cell in columns.values()] for model in models]
 
 
 def overview(models: list[Model], benchmarks: list[str]) -> list[list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_distil.report import cost
-from ray_distil.report.benchmark_tables import DASH, formatted, interval
+from ray_distil.report.benchmark_tables import DASH, MODEL_COLUMNS, SAMPLE_COLUMNS, SPEED_COLUMNS, rows_of
 from ray_distil.report.cost import Cost, StageFiles
 
 
@@ -52,50 +52,15 @@ class Report:
         return [model for model in self.of(benchmark) if model.get("run") == run]
 
     def model_rows(self, benchmark: str | None = None) -> list[list[str]]:
-        return [
-            [
-                model["name"],
-                formatted(model["accuracy"], "{:.1%}"),
-                interval(model.get("accuracy_interval")),
-                formatted(model["mean_tokens"], "{:,.1f}"),
-                formatted(model["completion_rate"], "{:.1%}"),
-                formatted(model["speed_gain"], "{:.1f}x"),
-                f"{model['num_problems']:,}" + _of_them(model.get("num_rejected", 0)),
-            ]
-            for model in self.of(benchmark)
-        ]
+        return rows_of(MODEL_COLUMNS, self.of(benchmark))
 
     def sample_rows(self, benchmark: str | None = None) -> list[list[str]]:
         """For each model: its tokens in more detail, and figures of several samples of a problem."""
-        tokens = ("median_tokens", "p90_tokens", "mean_thinking_tokens", "tokens_of_right", "tokens_of_wrong")
-        rows = []
-        for model in self.of(benchmark):
-            spent = [formatted(model.get(key), "{:,.0f}") for key in (*tokens, "tokens_of_cut", "tokens_per_correct")]
-            num_samples = str(model.get("num_samples") or 0)
-            rows.append([
-                model["name"],
-                *spent,
-                formatted(model.get("no_answer_rate"), "{:.1%}"),
-                num_samples,
-                formatted(model.get("majority"), "{:.1%}"),
-                formatted(model.get("pass_at", {}).get(num_samples), "{:.1%}"),
-            ])  # fmt: skip
-        return rows
+        return rows_of(SAMPLE_COLUMNS, self.of(benchmark))
 
     def speed_rows(self, benchmark: str | None = None) -> list[list[str]]:
         """For each timed model: seconds of a problem alone, gains in seconds and tokens, tokens/s of many requests."""
-        return [
-            [
-                model["name"],
-                formatted(model.get("seconds"), "{:,.2f}"),
-                formatted(model.get("seconds_gain"), "{:.1f}x"),
-                formatted(model.get("speed_gain"), "{:.1f}x"),
-                formatted(model.get("tokens_per_s"), "{:,.0f}"),
-                f"{model.get('num_timed') or 0:,}",
-            ]
-            for model in self.of(benchmark)
-            if model.get("seconds") or model.get("tokens_per_s")
-        ]
+        return rows_of(SPEED_COLUMNS, (m for m in self.of(benchmark) if m.get("seconds") or m.get("tokens_per_s")))
 
     def comparisons(self, benchmark: str | None = None) -> list[str]:
         """A sentence for each model that is compared with the baseline."""
@@ -132,7 +97,3 @@ def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
     return (
         f"{name} beside {baseline}: {'; '.join(parts)}" if parts else f"{name} and {baseline} have no problem in common"
     )
-
-
-def _of_them(num_rejected: int) -> str:
-    return f" ({num_rejected:,} answers rejected)" if num_rejected else ""

@@ -63,7 +63,7 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
         "## Figures",
     ]
     for name in report.benchmarks:
-        parts += [f"On {name}:", _table(benchmark_tables.MODEL_HEADER, report.model_rows(name))]
+        parts += [f"On {name}:", _table(list(benchmark_tables.MODEL_COLUMNS), report.model_rows(name))]
         parts += ["\n".join(f"- {comparison}" for comparison in report.comparisons(name))]
         facts = benchmark_tables.facts(declarations[name], configs[name], report.of(name))
         parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]

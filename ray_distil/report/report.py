@@ -4,7 +4,7 @@ Reads manifests, Parquet shards, `config.yaml`, `notes.json`, `checkpoint/metric
 nothing else. A run can be reported at any point: the page says what the run does not hold. Needs neither Ray nor torch.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.judge import scores
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page, settings
-from ray_distil.report.benchmark_tables import MODEL_HEADER, STAGE_HEADER
+from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.store.manifest import Manifest, read_manifest
@@ -108,7 +108,7 @@ def cost_table(costs: list[Cost]) -> Table:
 def models_tables(report: Report) -> list[Table]:
     """The compared models as tables for the console, one for each benchmark, in the form of the recipe's table."""
     return [
-        console_table(f"Models on {name}", MODEL_HEADER, report.model_rows(name), left=(0,))
+        console_table(f"Models on {name}", list(MODEL_COLUMNS), report.model_rows(name), left=(0,))
         for name in report.benchmarks
     ]
 
@@ -215,7 +215,7 @@ def _beside_baseline(
     return entries
 
 
-def console_table(title: str, header: tuple[str, ...], rows: list[list[str]], left: tuple[int, ...]) -> Table:
+def console_table(title: str, header: Sequence[str], rows: list[list[str]], left: tuple[int, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
