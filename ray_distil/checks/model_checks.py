@@ -21,7 +21,7 @@ from ray_distil.chat.tokenization import encode_example
 from ray_distil.config.engine_config import EngineConfig, SamplingParams
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import UserError
-from ray_distil.generate import engine
+from ray_distil.generate import engine, token_rows
 from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
 
@@ -84,7 +84,7 @@ def context(checked: CheckedModel) -> Iterator[Finding]:
         return
 
     # The shortest prompt: where it does not fit, none does.
-    length = max_model_len or engine.model_length(checked.model)
+    length = max_model_len or token_rows.model_length(checked.model)
     shortest = min(
         len(encode_prompt(instruction_messages(text, "", checked.system_prompt), checked.model, checked.chat))
         for text in checked.prompts or ["?"]
@@ -110,7 +110,7 @@ def _readable_tokens(checked: CheckedModel) -> int | None:
     if changes or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in {*os.environ, *checked.engine.env_vars}:
         return None
     try:
-        length = engine.model_length(checked.model)
+        length = token_rows.model_length(checked.model)
         config = AutoConfig.from_pretrained(local_copy(checked.model)).get_text_config()
     except (UserError, ValueError):
         return None

@@ -26,7 +26,7 @@ from ray_distil.chat.chat_templates import PLAIN, ChatSettings, chat_settings
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
 from ray_distil.config import TrainingConfig
 from ray_distil.errors import StageError
-from ray_distil.generate import engine
+from ray_distil.generate import token_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage, required
 from ray_distil.runner.stage_settings import StageSettings, values_of
@@ -74,7 +74,7 @@ class Packed(Stage):
             raise StageError(f"{self.artifact}: no example passed the gates: {why}")
 
         # The sequences, window by window.
-        max_length = config.max_length or engine.model_length(self.student)
+        max_length = config.max_length or token_rows.model_length(self.student)
         windows = pack(
             lambda: self.examples.read(list(COLUMNS)),
             starts,

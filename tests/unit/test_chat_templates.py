@@ -27,7 +27,7 @@ from ray_distil.chat.tokenization import (
     load_tokenizer,
     stop_token_ids,
 )
-from ray_distil.generate.engine import finish_batch
+from ray_distil.generate.token_rows import finish_batch
 from ray_distil.stages.eval import answer_row
 from tests.chat_families import END, OPEN, START, TEMPLATES, TINY, family, learnt, model_with
 

@@ -12,7 +12,7 @@ from ray_distil.chat.prompts import LONG2SHORT
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.errors import UserError
-from ray_distil.generate import engine, generation
+from ray_distil.generate import engine, generation, token_rows
 from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, first_reason
 from ray_distil.stages import responses, rewrites, sft_examples
@@ -206,12 +206,12 @@ def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None
     messages = [good, None, [], [{"role": "user", "content": None}], [{"role": "user", "content": " "}]]
     messages += [[{"role": "user", "content": "pens " * 600}]]
     rows = [{"id": str(k), "messages": m, "sampling_params": PARAMS, "note": None} for k, m in enumerate(messages)]
-    made = engine.encode_batch(pa.Table.from_pylist(rows), model, 512).to_pylist()
+    made = token_rows.encode_batch(pa.Table.from_pylist(rows), model, 512).to_pylist()
     codes = [row["__inference_error__"].partition(":")[0] for row in made]
     assert codes == ["", "bad_prompt", "bad_prompt", "bad_prompt", "bad_prompt", "prompt_too_long"]
     text = "<|im_start|>user\nAnn has 3 pens.<|im_end|>\n<|im_start|>assistant\n"
     assert tokenization.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
-    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None, engine.THINKS: False}
+    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None, token_rows.THINKS: False}
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -225,15 +225,15 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
     thought, answer = "3 + 4 = 7\n</think>", "\n\n\\boxed{7}"
     text = thought + answer if begun else f"<think>\n{thought}{answer}"
     tokens = tokenization.load_tokenizer(model)(text, add_special_tokens=False)["input_ids"]
-    made = {"carried": json.dumps({"id": "0", engine.THINKS: begun}), "generated_text": text, "num_input_tokens": 9}
-    made |= {"generated_tokens": tokens, engine.INFERENCE_ERROR: ""}
+    made = {"carried": json.dumps({"id": "0", token_rows.THINKS: begun}), "generated_text": text, "num_input_tokens": 9}
+    made |= {"generated_tokens": tokens, token_rows.INFERENCE_ERROR: ""}
     end = tokenization.token_ids("</think>", model)
-    (row,) = engine.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), end, model).to_pylist()
+    (row,) = token_rows.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), end, model).to_pylist()
     assert row["generated_text"] == f"<think>\n{thought}{answer}"
     before = len(tokenization.token_ids(text.partition("</think>")[0] + "</think>", model))
     assert (row["num_thinking_tokens"], row["num_generated_tokens"]) == (before, len(tokens))
     assert 0 < before < len(tokens)
-    assert engine.THINKS not in row
+    assert token_rows.THINKS not in row
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
 )
 def test_thinking_ends_with_its_mark(tokens: list[int], begin: str, text: str, expected: int) -> None:
     model = resolve_model("tiny:teacher-r1", "k")
-    assert engine.num_thinking_tokens(tokens, begin, text, [90, 91], model) == expected
+    assert token_rows.num_thinking_tokens(tokens, begin, text, [90, 91], model) == expected
 
 
 @pytest.mark.parametrize(
@@ -269,9 +269,9 @@ def test_a_transient_error_is_no_fault_of_the_row(code: str, passes: bool) -> No
 def test_finish_reason_is_told_by_the_stop_token() -> None:
     stop = tokenization.stop_token_ids(resolve_model("tiny:teacher-r1", "k"))
     (end,) = stop
-    assert engine.finish_reason([5, end], stop) == "stop"
-    assert engine.finish_reason([end, 5], stop) == "length"
-    assert engine.finish_reason([], stop) == "length"
+    assert token_rows.finish_reason([5, end], stop) == "stop"
+    assert token_rows.finish_reason([end, 5], stop) == "length"
+    assert token_rows.finish_reason([], stop) == "length"
 
 
 def test_a_gate_that_this_process_lacks_passes_no_row() -> None:

@@ -141,13 +141,13 @@ def test_threads_that_need_transformers_at_once_all_get_it() -> None:
         import threading
         from ray_distil.config.models import resolve_model
         from ray_distil.generate import engine
-        from ray_distil.generate import generator
+        from ray_distil.generate import generator, token_rows
         from ray_distil.runtime.session import in_background
         from importlib import import_module
 
         model, go = resolve_model("tiny:student-base", "k"), threading.Barrier(4)
         works = [
-            lambda: engine.model_length(model),
+            lambda: token_rows.model_length(model),
             lambda: generator.generation_config(model),
             lambda: engine.stop_token_ids(model),
             lambda: [import_module(name) for name in engine.IMPORTS],
