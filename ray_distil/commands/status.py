@@ -8,7 +8,7 @@ import time
 
 from rich.table import Table
 
-from ray_distil.report import cost, report, settings
+from ray_distil.report import cost, provenance, report
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.cost import StageFiles
 from ray_distil.report.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
@@ -36,7 +36,7 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
 
     files = [stage for stage in finished.files if stage.artifact not in names]
     files += [StageFiles(stage.artifact, stage.seconds, stage.files) for stage in unfinished]
-    if costs := cost.costs(run_folder, settings.saved_config(run_folder), files):
+    if costs := cost.costs(run_folder, provenance.saved_config(run_folder), files):
         stages_and_cost.append(report.cost_table(costs))
     return stages_and_cost
 

@@ -12,7 +12,7 @@ from typing import Any
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import benchmark_tables
 from ray_distil.report.contents import Report
-from ray_distil.report.settings import configuration, declared, is_of_this_student
+from ray_distil.report.provenance import configuration, declared, is_of_this_student
 from ray_distil.store import hub
 from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
 from ray_distil.store.storage import Folder

@@ -15,7 +15,7 @@ from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.judge import scores
-from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, report_page, settings
+from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
 from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles
@@ -36,7 +36,7 @@ def read(run_folder: Folder) -> Report:
     times = {(t["name"], t["benchmark"]): t for m in manifests if m.artifact.startswith("timing/") for t in [m.summary]}
 
     # Figures of the evaluations, beside their baseline.
-    earlier = settings.earlier(run_folder, manifests)
+    earlier = provenance.earlier(run_folder, manifests)
     evaluations = [m for m in manifests if m.artifact.startswith("eval/")]
     summaries = [_figures(run_folder, m) | _of_settings(earlier.get(m.artifact)) for m in evaluations]
     summaries = [summary | _timed(times.get((summary["name"], summary["benchmark"]))) for summary in summaries]
@@ -53,12 +53,12 @@ def read(run_folder: Folder) -> Report:
         units=[m.unit for m in manifests],
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
-        kept_out=kept_out.by_gate(rewrites, examples, settings.configuration(run_folder, examples).get("gates", {})),
+        kept_out=kept_out.by_gate(rewrites, examples, provenance.configuration(run_folder, examples).get("gates", {})),
         rewriting=kept_out.rewriting(rewrites),
         ablation=ablation.saved(run_folder),
         files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in manifests],
         configs={
-            (m.summary["name"], m.summary["benchmark"]): settings.configuration(run_folder, m) for m in evaluations
+            (m.summary["name"], m.summary["benchmark"]): provenance.configuration(run_folder, m) for m in evaluations
         },
         earlier={m.artifact: earlier[m.artifact] for m in manifests if m.artifact in earlier},
         versions=_versions(manifests),
@@ -83,7 +83,7 @@ def artifacts_of(run_folder: Folder) -> list[str]:
 def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
     report = read(run_folder)
-    saved = settings.saved_config(run_folder)
+    saved = provenance.saved_config(run_folder)
     report = replace(report, costs=cost.costs(run_folder, saved, report.files))
     folder = run_folder / "report"
     page = report_page.page_of(run_folder, report, headline(report), artifacts_of(run_folder))
@@ -170,13 +170,13 @@ def _stage_entry(manifest: Manifest) -> dict[str, Any]:
 
 def _compared(run_folder: Folder) -> dict[str, Any]:
     """From the saved configuration: names of the compared models and benchmarks, the baseline, the trained student."""
-    saved = settings.saved_config(run_folder)
+    saved = provenance.saved_config(run_folder)
     evaluation = saved.get("evaluation", {})
     return {
         "names": [model["name"] for model in evaluation.get("models", [])],
         "baseline": evaluation.get("baseline", "slow"),
         "student": next((m["name"] for m in evaluation.get("models", []) if m.get("model_source") == TRAINED), None),
-        "benchmarks": list(settings.declared(saved)),
+        "benchmarks": list(provenance.declared(saved)),
     }
 
 
@@ -229,7 +229,7 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
     by_name = _names(run_folders)
     for name, folder in by_name.items():
-        saved_of[name] = settings.saved_config(folder)
+        saved_of[name] = provenance.saved_config(folder)
         models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
     if not models:
         raise UserError(f"{', '.join(by_name)}: none of these runs has compared a model yet")

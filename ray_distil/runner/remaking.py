@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from ray_distil.errors import UserError
-from ray_distil.report import cost, settings
+from ray_distil.report import cost, provenance
 from ray_distil.report.cost import StageFiles
 from ray_distil.runner.reuse import Reuse
 from ray_distil.store.ahead import ahead
@@ -33,7 +33,7 @@ def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any
     made_with: the present settings, by the rules by which the artifact was made.
     """
     changed = changes(saved_made_of(artifact.folder), artifact.made_of | {"settings": made_with})
-    change = settings.first_of(list(changed)) or "its settings or inputs have changed"
+    change = provenance.first_of(list(changed)) or "its settings or inputs have changed"
     return f"{stage}: {change}: {loss}{_cost(artifact)}{HOW_TO}"
 
 
@@ -132,7 +132,7 @@ def _cost(artifact: Artifact) -> str:
     if manifest is None:
         return ""
     files = [StageFiles(manifest.artifact, manifest.seconds, manifest.files, manifest.made_of.get("config"))]
-    costs = cost.costs(artifact.run, settings.saved_config(artifact.run), files)
+    costs = cost.costs(artifact.run, provenance.saved_config(artifact.run), files)
     if not costs:
         return ""
     (spent,) = costs
@@ -145,7 +145,7 @@ def _cost(artifact: Artifact) -> str:
 def is_used(artifact: Artifact) -> bool:
     """Whether a later stage has begun with the rows that the artifact has now."""
     content = artifact.content()
-    for name in settings.successors(artifact.name):
+    for name in provenance.successors(artifact.name):
         for folder in (artifact.run / name, *superseded(artifact.run, name)):
             made_of = saved_made_of(folder)
             if content in made_of.get("inputs", ()) or (not made_of and folder.exists() and folder.name == name):

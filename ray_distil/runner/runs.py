@@ -17,7 +17,7 @@ import pyarrow as pa
 from ray_distil.config import TRAINED, StagesConfig
 from ray_distil.errors import StageError, UserError
 from ray_distil.generate.generation import is_transient
-from ray_distil.report.settings import successors
+from ray_distil.report.provenance import successors
 from ray_distil.runner import remaking, waiting
 from ray_distil.runner.reuse import carry
 from ray_distil.runner.stage import GeneratingStage, Stage

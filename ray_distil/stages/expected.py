@@ -14,7 +14,7 @@ from ray_distil.config import TRAINED, EvaluatedModel
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
-from ray_distil.report.settings import EXPECTED
+from ray_distil.report.provenance import EXPECTED
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage_settings import StageSettings
 from ray_distil.stages import (

@@ -24,7 +24,7 @@ COLUMNS = ("input_ids", "labels", "position_ids")
 ROWS = 32  # rows of a shard that are in memory at once
 Sequences = Mapping[str, Sequence[Any]]  # column -> for each sequence a tensor (length,), int64
 # Index files (sequences, 2): the first token of each sequence, and its length in tokens; in the order of their ids.
-TRAINED, HELD_OUT = "trained.npy", "held_out.npy"
+TRAINED_INDEX, HELD_OUT_INDEX = "trained.npy", "held_out.npy"
 
 
 class Column(Sequence[Any]):
@@ -79,12 +79,12 @@ def write_sequences(packed: Folder, place: Path, eval_fraction: float) -> None:
     # The order does not depend on the shards.
     held_out = np.array([is_held_out(sequence, eval_fraction) for sequence in all_ids.to_pylist()], np.bool_)
     order = pc.sort_indices(all_ids).to_numpy()
-    for name, is_chosen in ((TRAINED, ~held_out), (HELD_OUT, held_out)):
+    for name, is_chosen in ((TRAINED_INDEX, ~held_out), (HELD_OUT_INDEX, held_out)):
         np.save(place / name, index[order[is_chosen[order]]])
 
 
 def read_sequences(place: Path, part: str) -> Sequences:
-    """The columns that `write_sequences` wrote, sequences in the order of their ids. `part`: TRAINED or HELD_OUT."""
+    """The columns that `write_sequences` wrote, sequences in the order of their ids. `part`: TRAINED_INDEX or HELD_OUT_INDEX."""
     index = np.load(place / part)
     return {name: Column(place / name, index) for name in COLUMNS}
 
@@ -103,7 +103,7 @@ def open_sequences(packed: Folder, eval_fraction: float, node: int, is_first: bo
     places = [(0, "")] * dist.get_world_size()
     dist.all_gather_object(places, (node, place))
     folder = Path(next(place_of_node for number, place_of_node in places if number == node and place_of_node))
-    trained, held_out = read_sequences(folder, TRAINED), read_sequences(folder, HELD_OUT)
+    trained, held_out = read_sequences(folder, TRAINED_INDEX), read_sequences(folder, HELD_OUT_INDEX)
     dist.barrier()
     if place:
         shutil.rmtree(place)

@@ -71,9 +71,9 @@ def build_engine(settings: TrainingConfig, batch: BatchArithmetic, device: Any, 
     )
     model = load_student(settings, engine_config, seed)
 
-    # Another optimiser: change OPTIMIZER_BYTES too, and raise VERSION in stages/checkpoint.py, else old students and
-    # states are used. `repartition.py` divides its moments among another number of workers; an optimiser without moments
-    # has none to divide. `adam_betas`, and `offload_optimizer` of AdamW, are keys in config/training_config.py.
+    # Another optimiser gets flat parts of all parameters from ZeRO: one that needs matrices, as Muon, goes through
+    # DeepSpeed's own configuration (deepspeed_config.py). A key of `training` names it, so that finished students stay
+    # valid; OPTIMIZER_BYTES is its memory, and repartition.py divides its moments among another number of workers.
     groups = decay_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.adam_betas), fused=True)
     factor = learning_rate_factor(settings.lr_scheduler_type, settings.warmup_ratio, batch.num_steps)

@@ -30,7 +30,7 @@ def model(name: str, accuracy: float | None, tokens: float) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def only_the_figures_of_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures here are not those of the rows. `test_settings.py` has figures that are computed from rows."""
+    """The figures here are not those of the rows. `test_provenance.py` has figures that are computed from rows."""
     monkeypatch.setattr(scores, "summarise", lambda *_: {})
 
 

@@ -15,8 +15,8 @@ from ray_distil.store.storage import Folder
 from ray_distil.train import sequence_file
 from ray_distil.train.sequence_file import (
     COLUMNS,
-    HELD_OUT,
-    TRAINED,
+    HELD_OUT_INDEX,
+    TRAINED_INDEX,
     is_held_out,
     open_sequences,
     read_sequences,
@@ -56,7 +56,7 @@ def test_sequences_are_those_of_the_shards_in_the_order_of_ids(
 ) -> None:
     monkeypatch.setattr(sequence_file, "ROWS", rows)
     write_sequences(packed, tmp_path, 0)
-    read = read_sequences(tmp_path, TRAINED)
+    read = read_sequences(tmp_path, TRAINED_INDEX)
     for name in COLUMNS:
         assert len(read[name]) == len(LENGTHS)
         for k in (6, *range(len(LENGTHS))):
@@ -68,7 +68,7 @@ def test_a_shard_that_came_late_is_not_learnt(packed: Folder, tmp_path: Path) ->
     """As a task of a stopped run may write it: the manifest does not list it."""
     packed.write_table("part-9.parquet", pa.Table.from_pylist([row(k) for k in (1, 2)], schema=PACKED))
     write_sequences(packed, tmp_path, 0)
-    assert len(read_sequences(tmp_path, TRAINED)["labels"]) == len(LENGTHS)
+    assert len(read_sequences(tmp_path, TRAINED_INDEX)["labels"]) == len(LENGTHS)
 
 
 def test_sequences_that_are_not_whole_are_not_learnt(packed: Folder, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_is_cut_is_not_read(packed: Folder, tmp_path: Path) -> None:
     write_sequences(packed, tmp_path, 0)
     file = tmp_path / "labels"
     file.write_bytes(file.read_bytes()[:-4])
-    read = read_sequences(tmp_path, TRAINED)
+    read = read_sequences(tmp_path, TRAINED_INDEX)
     with pytest.raises(RuntimeError, match="labels: 28 bytes where sequence 3 has 32"):
         read["labels"][3]
 
@@ -110,7 +110,7 @@ def not_held_out(fraction: float) -> list[str]:
 def test_what_is_held_out_is_a_function_of_the_id(packed: Folder, tmp_path: Path, fraction: float) -> None:
     write_sequences(packed, tmp_path, fraction)
     trained = not_held_out(fraction)
-    for part, is_trained in ((TRAINED, True), (HELD_OUT, False)):
+    for part, is_trained in ((TRAINED_INDEX, True), (HELD_OUT_INDEX, False)):
         read = read_sequences(tmp_path, part)
         wanted = [row(k)["labels"] for k in range(len(LENGTHS)) if (f"s{k}" in trained) == is_trained]
         assert [read["labels"][k].tolist() for k in range(len(read["labels"]))] == wanted

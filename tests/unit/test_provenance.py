@@ -15,7 +15,7 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.judge import scores
-from ray_distil.report import report, settings
+from ray_distil.report import provenance, report
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
 from ray_distil.stages import expected
@@ -164,7 +164,7 @@ def test_artifacts_of_an_earlier_version_say_nothing(made: Asked) -> None:
     expected.save(run_of(made.folder, "evaluation.sampling_params.temperature=1.5"))
     assert notes(made.folder) == {}
     assert (
-        settings.configuration(Folder.at(made.folder / "tiny"), None)["evaluation"]["sampling_params"]["temperature"]
+        provenance.configuration(Folder.at(made.folder / "tiny"), None)["evaluation"]["sampling_params"]["temperature"]
         == 1.5
     )
 
