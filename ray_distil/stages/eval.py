@@ -197,7 +197,7 @@ def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
     """A generated row as an EVAL row, judged by the benchmark's kind of answer; or as a reject."""
     columns = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
-        return reject_failed(columns)
+        return reject_failed(columns, row["error"])
     columns |= {name: row[name] or None for name in ("num_prompt_tokens", "num_generated_tokens")}  # 0: not counted
     if columns["num_generated_tokens"] is None:
         columns["num_thinking_tokens"] = None

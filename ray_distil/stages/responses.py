@@ -229,7 +229,7 @@ def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any
     """A generated row as a RESPONSES row. A text that was cut is kept: the gates see its finish_reason."""
     columns = row | {"response_id": row["id"], "model": model}
     if row["error"]:
-        return reject_failed(columns)
+        return reject_failed(columns, row["error"])
     return (
         columns
         | _read(row["generated_text"])

@@ -127,7 +127,7 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
     """
     columns = row | {"rewrite_id": row["id"], "model": model}
     if row["error"]:
-        return reject_failed(columns)
+        return reject_failed(columns, row["error"])
     text = row["generated_text"]
     if not thinking_is_open(text):  # the rewriter's own think block is no part of the rewrite
         text = split_reasoning(text)[1]

@@ -97,7 +97,7 @@ def timed_row(row: dict[str, Any]) -> dict[str, Any]:
     columns = {"timing_id": row["id"], "model": row["model_name"]}
     columns |= {name: row[name] for name in ("benchmark", "instruction_id")}
     if row["error"]:
-        return reject_failed(columns)
+        return reject_failed(columns, row["error"])
     if not row.get("seconds"):
         return reject(columns, "not_measured", "the engine told no time")
     return columns | {"num_generated_tokens": row["num_generated_tokens"] or None, "seconds": row["seconds"]}

@@ -21,7 +21,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 # In the errors of Arrow's clients. An upload that was completed, but whose reply was lost, is NO_SUCH_UPLOAD.
 PASSING = re.compile(
     r"SLOW_?DOWN|THROTTL|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|INTERNAL_ERROR|NO_?SUCH_?UPLOAD"
-    r"|NETWORK_CONNECTION|HTTP status (?:code:? )?(?:429|50[0234])"
+    r"|Azure Error: \[(?:ServerBusy|OperationTimedOut|InternalError)\]|NETWORK_CONNECTION|HTTP status (?:code:? )?(?:429|50[0234])"
     r"|curlCode: (?:18|28|52|55|56)\b|reset by peer|timed out|UNAVAILABLE|DEADLINE_EXCEEDED",
     re.IGNORECASE,
 )

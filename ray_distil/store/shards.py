@@ -58,9 +58,9 @@ def reject(row: dict[str, Any], reason: str, detail: str = "") -> dict[str, Any]
     return {**row, REASON: reason, DETAIL: detail[:500]}
 
 
-def reject_failed(row: dict[str, Any]) -> dict[str, Any]:
-    """A generated row with an error, "code: detail", marked as rejected for it."""
-    reason, _, detail = row["error"].partition(": ")
+def reject_failed(row: dict[str, Any], error: str) -> dict[str, Any]:
+    """The row marked as rejected for an error of generation, "code: detail"."""
+    reason, _, detail = error.partition(": ")
     return reject(row, reason, detail)
 
 

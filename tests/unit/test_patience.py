@@ -73,6 +73,30 @@ def test_it_is_not_waited_for_without_end(store: SlowStore, folder: Folder) -> N
     folder.write_text("a", "b")
 
 
+AZURE = "GetProperties failed for 'c/a'. Azure Error: [{}] 503 The server is busy.\nRequestId:a46e"
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"), [("ServerBusy", True), ("OperationTimedOut", True), ("AuthenticationFailed", False)]
+)
+def test_errors_of_azure_that_pass(code: str, passes: bool, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of Arrow's client of Azure; there is no Azure here."""
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.0)
+    errors = [OSError(AZURE.format(code))]
+
+    @patience.patient
+    def read(_: Folder) -> str:
+        if errors:
+            raise errors.pop()
+        return "read"
+
+    if passes:
+        assert read(folder) == "read"
+    else:
+        with pytest.raises(OSError, match=code):
+            read(folder)
+
+
 def test_a_wrong_address_and_a_missing_file_are_errors_at_once(folder: Folder) -> None:
     started = time.monotonic()
     nobody = f"s3://bucket/run?scheme=http&endpoint_override={LOOPBACK}:{free_port()}&region=us-east-1"
