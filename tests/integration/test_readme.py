@@ -147,6 +147,23 @@ def ablate(small_run: SmallRun, folder: Path) -> None:
 ABLATE = ".venv/bin/python jobs/ablate.py --seeds 1 --without shorter"
 
 
+def second_student(small_run: SmallRun, folder: Path) -> None:
+    """On a copy of the small run without its student; all texts are complete, and another student is trained and asked."""
+    shutil.copytree(small_run.folder, folder / "small-3b", ignore=shutil.ignore_patterns("checkpoint"))
+    small = [word for word in SMALL if not word.startswith(("run.name", "training.num_train_epochs"))]
+    words = f"run.name=small-3b run.storage_path={folder} {' '.join(small)} training.num_train_epochs=1"
+    result = shell(f"{DISTILL} {words} training.student=tiny:student-slow", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for stage in ("instructions", "responses", "rewrites", "sft_examples", "eval/base/tiny", "eval/slow/tiny"):
+        assert re.search(rf"^{stage} +complete:", result.stdout, re.MULTILINE), result.stdout
+    assert re.search(r"^checkpoint +.* tokens", result.stdout, re.MULTILINE), result.stdout
+
+
+SECOND_STUDENT = (
+    f"{DISTILL} --config jobs/recipes/one-gpu.yaml run.name=one-gpu-3b training.student=Qwen/Qwen2.5-3B-Instruct"
+)
+
+
 def compare_plan(small_run: SmallRun, folder: Path) -> None:
     command = EVAL_PLAN.replace("runs/one-gpu", str(small_run.folder))
     result = shell(f"{command} --max-tokens 600", folder)
@@ -165,6 +182,7 @@ HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     ABLATE: ablate,
     EVAL_PLAN: compare_plan,
     SERVE: serve,
+    SECOND_STUDENT: second_student,
 }
 
 
@@ -176,7 +194,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 # A chain of its own. `make test-cluster` has its parts in others: a file of problems in test_poison, the rest in the small run.
-LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, ABLATE, SERVE}
+LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, ABLATE, SERVE, SECOND_STUDENT}
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])
