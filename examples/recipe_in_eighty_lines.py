@@ -23,7 +23,7 @@ from ray_distil.tiny.world import SEED_TEST, SUFFIX, held_out, training_problems
 # For other models and problems, change these constants. A problem has a question and an answer.
 TEACHER, BASE, STUDENT = resolve_model("tiny:teacher-r1", ""), resolve_model("tiny:student-base", ""), "runs/student"
 PROBLEMS = list(islice(training_problems(seed=0), int(os.environ.get("NUM_PROBLEMS", 1000))))
-HELD_OUT = held_out(SEED_TEST, 300)
+HELD_OUT = held_out(SEED_TEST, len(PROBLEMS) * 3 // 10)
 ENGINE = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**28, "use_tqdm_on_load": False}
 EPOCHS, BATCH_SIZE, LEARNING_RATE, GREEDY = 4, 8, 2e-3, SamplingParams(temperature=0, max_tokens=600)
 
