@@ -100,6 +100,14 @@ def test_functions_stay_small(path: Path) -> None:
     assert [f"{node.name} at {node.lineno}" for node in functions if (node.end_lineno or 0) - node.lineno >= 60] == []
 
 
+def test_the_recipe_in_eighty_lines_has_them_and_no_machinery() -> None:
+    path = ROOT / "examples" / "recipe_in_eighty_lines.py"
+    assert len(path.read_text().splitlines()) <= 80
+    rooms = {name.split(".")[0] for name in imported(path)} - {"chat", "judge", "tiny"}
+    assert rooms == {"config"}  # which finds the tiny models
+    assert not re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
 def test_rooms_stay_small(room: str) -> None:
     files = [path for path in MODULES if path.parent == PACKAGE / room]
