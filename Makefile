@@ -7,9 +7,9 @@ READY := $(VENV)/.ready
 # `make chaos` and `make test-all`: rounds in which something is killed. Workers: tests at a time, each up to 8 GB.
 ROUNDS ?= 50
 WORKERS ?= 2
-INTEGRATION := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
-# One real run: the recipe's two commands, by a served model and by DeepSpeed.
-REAL_RUN := tests/integration/test_published_commands.py
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+# One real run: the whole chain, small, with vLLM and DeepSpeed.
+REAL_RUN := tests/integration/test_chain.py
 
 # Python keeps what it compiled, also in images that forbid it: else each process would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -19,17 +19,18 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
 
-test: lint unit         ## what a newcomer waits for: lint, unit, and one real run
-	$(BIN)/python -m pytest $(REAL_RUN)
+# Side by side: the real run waits for starts of processes, and many unit tests wait too.
+test: lint              ## what a newcomer waits for: lint, unit, and one real run
+	$(PYTEST) tests/unit $(REAL_RUN)
 
 test-cluster: $(READY)  ## all else that is proven in minutes: engines, training, faults, a cluster on this machine
-	$(INTEGRATION) -m "not long" --ignore $(REAL_RUN) tests/integration
+	$(PYTEST) -m "not long" --ignore $(REAL_RUN) tests/integration
 
-test-all: lint unit     ## everything, and what takes long by its nature; `tests/README.md` says what
-	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(INTEGRATION) tests/integration
+test-all: lint          ## everything, and what takes long by its nature; `tests/README.md` says what
+	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(PYTEST) tests/unit tests/integration
 
 unit: $(READY)          ## seconds, no engine
-	$(BIN)/python -m pytest -n 2 tests/unit
+	$(PYTEST) tests/unit
 
 chaos: $(READY)         ## runs that are killed at random moments, each compared with an undisturbed one
 	RAY_DISTIL_CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/integration/test_chaos.py
@@ -42,12 +43,14 @@ lint: $(READY)
 setup: $(READY)
 
 # torch's CPU build comes first: the lock pins 2.13.0, and where an index offers only the CUDA build under that
-# number, the CPU build is taken from PyTorch's own index.
+# number, the CPU build is taken from PyTorch's own index. pip would compile on one core, for as long as it installs;
+# some packages hold files that are no Python, at which compileall ends with 1.
 $(READY): requirements-cpu.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -qq --no-deps torch==2.13.0+cpu 2>/dev/null \
-	  || $(BIN)/pip install -qq --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu
-	$(BIN)/pip install -qq --no-deps -r requirements-cpu.lock
+	$(BIN)/pip install -qq --no-deps --no-compile torch==2.13.0+cpu 2>/dev/null \
+	  || $(BIN)/pip install -qq --no-deps --no-compile torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install -qq --no-deps --no-compile -r requirements-cpu.lock
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	touch $(READY)
 

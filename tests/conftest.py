@@ -5,13 +5,53 @@ at all of them again and again, and each stage of a run collects besides: a thir
 """
 
 import gc
+import sys
+
+import pytest
 
 gc.set_threshold(50_000, 20, 100)
+num_modules = 0  # that were imported when the collector last left out what is there
+# Files that begin before all others, so that workers end together: the first makes the small run, then the longest.
+FIRST = [
+    "test_chain",
+    "test_cluster_run",
+    "test_poison",
+    "test_published_commands",
+    "test_chaos",
+    "test_vllm_reference",
+    "test_engine_sizes",
+    "test_endpoint",
+    "test_killed_merges",
+    "test_patience",
+    "test_remaking",
+    "test_preflight",
+    "test_checks_apart",
+    "test_eval",
+    "test_agreement",
+    "test_commands",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 def pytest_collection_finish() -> None:
+    leave_out_imports()
+
+
+def pytest_runtest_logfinish() -> None:
+    """Some libraries are imported where a test first needs them."""
+    if len(sys.modules) > num_modules + 100:
+        leave_out_imports()
+
+
+def leave_out_imports() -> None:
+    global num_modules
     gc.collect()
     gc.freeze()
+    num_modules = len(sys.modules)
 
 
 def pytest_unconfigure() -> None:

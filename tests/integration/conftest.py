@@ -4,11 +4,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from ray_distil.runtime.session import start_ray
 from tests.integration.cluster import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,24 +28,6 @@ SMALL = [
     f"teachers.direct.engine.batch_size={BATCH_SIZE}",
     f"teachers.slow.engine.batch_size={BATCH_SIZE}",
 ]
-# The first makes the small run; files that need it come later. Then the longest first, so that workers end together.
-LONGEST = [
-    "test_chain",
-    "test_poison",
-    "test_vllm_reference",
-    "test_cluster_run",
-    "test_published_commands",
-    "test_chaos",
-    "test_engine_sizes",
-]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        name = item.path.stem
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
 
 
 @dataclass
@@ -69,7 +54,9 @@ class SmallRun:
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this test run that all of pytest-xdist's workers have."""
+    """A folder of this test run that all of pytest-xdist's workers have; `.ci/run` names one for all its test runs."""
+    if folder := os.environ.get("RAY_DISTIL_TESTS_SHARE"):
+        return Path(folder)
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -83,3 +70,19 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
         if not (run.folder / "report" / "report.json").exists():
             run.make()
     return run
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of two CPUs in this process, for all tests of a file.
+
+    Started in a thread that ends, as the thread of an evaluation does that begins before the stages beside it.
+    """
+    import ray
+
+    starting = threading.Thread(target=start_ray, args=(2,))
+    starting.start()
+    starting.join()
+    assert ray.is_initialized()
+    yield
+    ray.shutdown()

@@ -1,14 +1,36 @@
-"""What a training tells the driver arrives there, to its last step, on a real Ray."""
+"""What the driver hears of a Ray: the figures of a training, to its last step, and what a stage waits for."""
 
+import re
 import time
 from typing import Any
 
 import pytest
 import ray
 
+from ray_distil.runner import waiting
 from ray_distil.runtime.progress import Teller
 from ray_distil.train import follow
 from ray_distil.train.follow import followed
+from tests.integration.cluster import wait_until
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "EACH_SECONDS", 0.5)
+    assert waiting.unmet() == ""
+    started = time.monotonic()
+    said: list[str] = []
+    with waiting.announced("checkpoint", lambda: time.monotonic() - started, said.append):
+        never = ray.remote(num_cpus=8, num_gpus=1)(int).remote()  # a class: an actor
+        group = ray.util.placement_group([{"CPU": 4}] * 3)
+        line = wait_until(
+            lambda: next((line for line in said if "GPU: 1" in line and "CPU: 4" in line), ""), "both are waited for"
+        )
+    ray.kill(never)
+    ray.util.remove_placement_group(group)
+    assert re.fullmatch(r"checkpoint: waits for .*; this Ray has CPU 2, GPU 0", line)
+    assert "1 x {CPU: 8, GPU: 1}" in line
+    assert "3 x {CPU: 4}" in line
 
 
 class Heard(Teller):
@@ -47,17 +69,14 @@ def train(heard: Heard, said: list[str]) -> None:
                 time.sleep(0.5)
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_every_step_is_told_once_and_again_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     heard, seldom = Heard(), Heard()
     said: list[str] = []
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        monkeypatch.setattr(follow, "LINE_SECONDS", 0.0)
-        train(heard, said)
-        monkeypatch.setattr(follow, "LINE_SECONDS", 3600.0)
-        train(seldom, [])
-    finally:
-        ray.shutdown()
+    monkeypatch.setattr(follow, "LINE_SECONDS", 0.0)
+    train(heard, said)
+    monkeypatch.setattr(follow, "LINE_SECONDS", 3600.0)
+    train(seldom, [])
     assert heard.totals == [(7, 0, "steps"), (7, 4, "steps")]
     assert len(heard.told) > 1, "nothing was told while it went on"
     assert said == ["0 steps are there", "4 steps are there"]
@@ -68,3 +87,8 @@ def test_every_step_is_told_once_and_again_after_a_stop(monkeypatch: pytest.Monk
     assert heard.lines[-1] == "step 7 of 7, loss 0.1429, norm 0.5"
     assert not any(line.startswith(("step 2 ", "step 4 ", "step 6 ")) for line in heard.lines), "they are not logged"
     assert [line.split(",")[0] for line in seldom.lines] == ["step 1 of 7", "step 7 of 7"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_outlives_the_thread_that_has_started_it() -> None:
+    assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7

@@ -1,16 +1,17 @@
 """Workers that are killed while they merge shards: Ray does their work again, and nothing is lost or doubled."""
 
+import itertools
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pytest
 
-from ray_distil.runtime.session import start_ray
 from ray_distil.store import merging, schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import reject, table_of
@@ -23,27 +24,28 @@ SMALL_FILES = 20
 
 def kill_workers(killed: dict[str, list[int]], over: threading.Event) -> None:
     """SIGKILL to this process's Ray workers that do a task in `killed`, up to NUM_KILLS of each."""
-    while not over.is_set():
-        for process in psutil.Process().children(recursive=True):
-            try:
-                command = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
+    workers: list[int] = []
+    for look in itertools.count():
+        if over.is_set():
+            return
+        if look % 20 == 0:  # to look for new processes takes long
+            workers = [process.pid for process in psutil.Process().children(recursive=True)]
+        for pid in workers:
+            command = command_of(pid)
             for task, pids in killed.items():
-                if task in command and process.pid not in pids and len(pids) < NUM_KILLS:
-                    os.kill(process.pid, signal.SIGKILL)
-                    pids.append(process.pid)
-                    time.sleep(0.3)
-        time.sleep(0.002)
+                if task in command and pid not in pids and len(pids) < NUM_KILLS:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        pids.append(pid)
+                        time.sleep(0.3)
+        time.sleep(0.005)
 
 
-@pytest.fixture
-def local_ray():
-    import ray
-
-    start_ray(2)
-    yield
-    ray.shutdown()
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:  # it ended
+        return ""
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -1,4 +1,7 @@
-"""An engine of a user's own, from `examples/`, answers in Ray's workers as vLLM would: the same texts, each row once."""
+"""An engine of a user's own, from `examples/`, answers in Ray's workers as vLLM would: the same texts, each row once.
+
+vLLM's texts are those of the shared small run's slow teacher, which are greedy.
+"""
 
 import json
 import os
@@ -7,10 +10,9 @@ import sys
 from pathlib import Path
 
 from ray_distil import read_rows
-from ray_distil.config import load
 from ray_distil.config.models import resolve_model
 from tests.integration.cluster import PATIENCE
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, SMALL, SmallRun
 
 RESPOND = """
 import sys
@@ -23,13 +25,7 @@ config = load(None, sys.argv[1:])
 run = Run(config, resolve_models(config))
 stages.make_responses(run, stages.make_instructions(run, stages.read_problems(config)))
 """
-SMALL = [
-    "run.max_shard_mb=null",
-    "instructions.num_train=24",
-    "instructions.num_eval=1",
-    "teachers.direct=null",
-    "teachers.slow.fraction=0.5",
-]
+SLOW_ALONE = [*(word for word in SMALL if not word.startswith(("run.name", "teachers.direct"))), "teachers.direct=null"]
 
 
 def without_ray_variables() -> dict[str, str]:
@@ -38,7 +34,7 @@ def without_ray_variables() -> dict[str, str]:
 
 def respond(folder: Path, name: str, *overrides: str) -> str:
     """What the console says of a run of some responses."""
-    words = [f"run.storage_path={folder}", f"run.name={name}", *SMALL, *overrides]
+    words = [f"run.storage_path={folder}", f"run.name={name}", *SLOW_ALONE, *overrides]
     command = [sys.executable, "-c", RESPOND, *words]
     result = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=without_ray_variables()
@@ -47,7 +43,7 @@ def respond(folder: Path, name: str, *overrides: str) -> str:
     return result.stdout
 
 
-def test_it_answers_as_its_model_does(tmp_path: Path) -> None:
+def test_it_answers_as_its_model_does(small_run: SmallRun, tmp_path: Path) -> None:
     model = {"folder": resolve_model("tiny:teacher-r1", "k")}
     backend = json.dumps(
         {
@@ -65,10 +61,8 @@ def test_it_answers_as_its_model_does(tmp_path: Path) -> None:
     assert set(rows.model) == {"teacher-r1"}
     assert rows.response_id.is_unique
 
-    # Greedy texts of the same model by vLLM.
-    kwargs = load(None).teachers.slow.engine.engine_kwargs  # type: ignore[union-attr]
-    respond(tmp_path, "vllm", f"teachers.slow.engine.engine_kwargs={json.dumps(kwargs)}")
-    texts = read_rows(tmp_path / "vllm", "responses").set_index("response_id").response
+    of_vllm = read_rows(small_run.folder, "responses")
+    texts = of_vllm[of_vllm.teacher == "slow"].set_index("response_id").response
     own = rows.set_index("response_id").response
     assert set(own.index) == set(texts.index)
     same = own == texts.reindex(own.index)
@@ -79,7 +73,7 @@ def test_rows_that_do_not_keep_the_contract_end_the_stage(tmp_path: Path) -> Non
     body = "rows.map(lambda row: row | {'generated_text': 'x'})"
     (tmp_path / "my_engines.py").write_text(f"def build(num_rows):\n    return lambda rows: {body}\n")
     backend = "teachers.slow.backend={build: my_engines:build, model: m}"
-    words = [f"run.storage_path={tmp_path}", "run.name=bad", *SMALL, "teachers.slow.engine=null", backend]
+    words = [f"run.storage_path={tmp_path}", "run.name=bad", *SLOW_ALONE, "teachers.slow.engine=null", backend]
     command = [sys.executable, "-c", RESPOND, *words]
     result = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, env=without_ray_variables()

@@ -206,8 +206,8 @@ def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, 
     ("target", "runs"),
     [
         ("demo", "jobs/distill.py"),
-        ("test", "tests/integration/test_published_commands.py"),
-        ("test-cluster", "--ignore tests/integration/test_published_commands.py tests/integration"),
+        ("test", "tests/unit tests/integration/test_chain.py"),
+        ("test-cluster", "--ignore tests/integration/test_chain.py tests/integration"),
     ],
 )
 def test_make_runs_what_the_readme_says(target: str, runs: str) -> None:

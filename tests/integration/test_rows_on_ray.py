@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from ray_distil.config import load
 from ray_distil.config.models import resolve_model, resolve_models
 from ray_distil.runner.runs import Run
-from ray_distil.runtime.session import start_ray
 from ray_distil.stages import make_examples, packed
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
@@ -21,15 +19,6 @@ from ray_distil.store.storage import Folder
 
 STUDENT = resolve_model("tiny:student-base", "k")
 CHUNK, WINDOW = 40, 3
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    start_ray(2)
-    yield
-    ray.shutdown()
 
 
 def examples(folder: Path, number: int) -> Artifact:

@@ -22,7 +22,6 @@ NUM_TRAIN = 96
 RESPOND = Path(__file__).parent / "respond.py"
 # Batches so small that many are saved before the end, by engines that take their time for each of them.
 SLOWLY = [
-    "--null-engine=0.6,3",
     "run.name=stopped",
     "run.max_shard_mb=null",  # shards stay as they were written, for all to see
     f"instructions.num_train={NUM_TRAIN}",
@@ -39,13 +38,14 @@ SLOWLY = [
 class Job:
     """A run of respond.py in a folder; all processes that come of it carry a mark in their environment."""
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, start: int = 0) -> None:
+        """`start`: seconds until an engine is ready."""
         self.mark = f"RAY_DISTIL_TEST={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
         environment = {key: v for key, v in os.environ.items() if not key.startswith("RAY_")} | {name: value}
         self.responses = folder / "runs" / "stopped" / "responses"
         self.process = subprocess.Popen(
-            [sys.executable, str(RESPOND), *SLOWLY, *overrides],
+            [sys.executable, str(RESPOND), f"--null-engine=0.6,{start}", *SLOWLY],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -101,7 +101,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_saved_stays_and_the_same_command_makes_the_rest(tmp_path: Path) -> None:
     # Ctrl-C while the engine starts: a message, the exit code of an interrupted program, and nothing that lives on.
-    interrupted = Job(tmp_path)
+    interrupted = Job(tmp_path, start=3)
     interrupted.wait_for_process("NullEngine")
     code, output = interrupted.stop(signal.SIGINT)
     assert code == 130
@@ -136,19 +136,3 @@ def test_what_is_saved_stays_and_the_same_command_makes_the_rest(tmp_path: Path)
         (teacher,) = set(pd.read_parquet(file).teacher)
         written[teacher].append(file.stat().st_mtime_ns)
     assert max(written["direct"]) < min(written["slow"])
-
-
-def test_ray_outlives_the_thread_that_has_started_it() -> None:
-    """As the thread of an evaluation, where it begins before the stages beside it, and ends before training."""
-    code = """
-import threading
-from ray_distil.runtime.session import start_ray
-thread = threading.Thread(target=start_ray, args=(1,))
-thread.start()
-thread.join()
-import ray
-print("ANSWER", ray.get(ray.remote(lambda: 7).remote(), timeout=60))
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
-    assert ended.returncode == 0, ended.stderr
-    assert "ANSWER 7" in ended.stdout

@@ -1,5 +1,6 @@
 """What cannot be right is told in the first seconds, with the key and the remedy; what may be right is remarked."""
 
+import functools
 import json
 import resource
 import shutil
@@ -12,13 +13,20 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
+from ray_distil.records.problems import Problems
 from ray_distil.stages import instructions
 from tests.chat_families import TEMPLATES, TINY, model_with
 
 
+@functools.cache
+def tiny_problems() -> Problems:
+    """Those of the tiny recipe, drawn once: no check here changes the instructions."""
+    return instructions.collect(load(None, []).instructions, 0)
+
+
 def check(*overrides: str) -> list[str]:
     config: DistillConfig = load(None, list(overrides))
-    return preflight.check(config, resolve_models(config), instructions.collect(config.instructions, 0))
+    return preflight.check(config, resolve_models(config), tiny_problems())
 
 
 @pytest.fixture(autouse=True)
