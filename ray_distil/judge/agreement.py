@@ -16,10 +16,24 @@ from functools import lru_cache
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.math_process import Verdict
 from ray_distil.judge.rules import same_values, verdict_of
-from ray_distil.judge.spelling import cleaned, same_text
+from ray_distil.judge.quantities import exact_value
+from ray_distil.judge.spelling import cleaned, is_formula, same_text
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
 CHOICE = re.compile(r"\(?([A-J])(?:\)|:|\.(?=\s|$))")
+_PHRASES = [
+    (name, re.compile(pattern))
+    for name, pattern in {
+        "no solution": r"no (?:solution|answer|such \w+ exists?)|\\emptyset|(?:the )?empty set|no valid solution",
+        "no real solution": r"no real (?:solution|root|number|value)s?",
+        "infinitely many": r"(?:infinite(?:ly many)?|an infinite number of)(?: \w+)?(?: solution| root| answer)?",
+        "does not exist": r"does not exist|doesn't exist|d\.?n\.?e\.?|(?:the )?limit does not exist",
+        "undefined": r"(?:is )?(?:undefined|not defined)",
+    }.items()
+]
+_TWICE = re.compile(r"\$?(.+?)\$?\s*(?:≈|\\approx(?:eq)?(?![A-Za-z])|\((?:or|i\.e\.|=)(?![A-Za-z]))\s*\$?([^=()≈]+?)\$?\s*\)?\$?")
+_NAME = re.compile(r"\s*(?:[A-Za-z]|\\(?!pi)[a-z]+)(?:_\{?\w+\}?)?\s*")
+_SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:[,/;&]| and | or )+\(?[A-J]\)?)+")
 _OPEN = re.compile(r"\.\.\.|\\[lcd]?dots|…")  # a list that goes on
 
 
@@ -41,14 +55,48 @@ def _compare(answer: str, reference: str) -> Verdict:
             return verdict_of(" ".join(answer.split()) == " ".join(reference.split()) != "")
     if len({bool(_OPEN.search(text)) for text in (answer, reference)}) == 2:
         return "different"  # 1, 2, 3, ... and 1, 2, 3
-    first, second = cleaned(stated(answer)), cleaned(stated(reference))
+    if _without_blanks(answer) == _without_blanks(reference) and answer.count(",") > 1:
+        return "equal"  # 100, 200, 300 and 100,200,300
+    pairs = [(a, b) for a in spellings(stated(answer)) for b in spellings(stated(reference))]
+    verdicts = [_compare_cleaned(cleaned(a), cleaned(b)) for a, b in pairs]
+    return "equal" if "equal" in verdicts else verdicts[0]
+
+
+def _compare_cleaned(first: str, second: str) -> Verdict:
     if not first or not second:
         return "different"
     if same_text(first, second):
         return "equal"
+    if (phrases := (phrase_of(first), phrase_of(second))) != ("", ""):
+        return verdict_of(phrases[0] == phrases[1])
     if verdict := _same_choice(first, second):
         return verdict
     return same_values(first, second)
+
+
+def _without_blanks(text: str) -> str:
+    return re.sub(r",\s+", ",", text.strip())
+
+
+def phrase_of(text: str) -> str:
+    """What an answer without a value says: "no solution", "no real solution", "infinitely many"; "" for other texts."""
+    bare = re.sub(r"^(?:there (?:is|are|exists?) |has )", "", text.casefold().strip(" .{}"))
+    bare = re.sub(r"(?<=solution)s$|(?<=root)s$|(?<=answer)s$", "", bare)
+    return next((name for name, pattern in _PHRASES if pattern.fullmatch(bare)), "")
+
+
+def spellings(text: str) -> list[str]:
+    r"""A value that an answer writes twice, both times: of "1/3 \approx 0.333" and "0.75 (or 3/4)"; else the text alone."""
+    match = _TWICE.fullmatch(text.strip())
+    if match is None or _NAME.fullmatch(match[1]) or not all(map(_is_value, match.groups())):
+        return [text]
+    return [match[1], match[2]]
+
+
+def _is_value(text: str) -> bool:
+    """Whether a text is a number or a formula with one."""
+    text = cleaned(text)
+    return exact_value(text) is not None or (is_formula(text) and bool(re.search(r"\d|\\(?:pi|sqrt)", text)))
 
 
 def stated(text: str) -> str:
@@ -59,12 +107,23 @@ def stated(text: str) -> str:
 def _same_choice(first: str, second: str) -> Verdict | None:
     """A verdict by letters of a multiple choice; None where they do not decide.
 
-    E.g. C and "C) 12" are equal, "A. 5" and "B. 5" are different.
+    E.g. C and "C) 12" are equal, "A. 5" and "B. 5" are different; "A, B and D" is ABD.
     """
     bare = [text.strip("()") if re.fullmatch(r"\(?[A-J]\)?", text) else "" for text in (first, second)]
+    several = [_letters(text) for text in (first, second)]
+    if all(several) and any(re.search(r"[,/;&]| ", text) for text in (first, second)):
+        return verdict_of(several[0] == several[1])
     letters = [
         letter or ((m := CHOICE.match(text)) and m[1]) for letter, text in zip(bare, (first, second), strict=True)
     ]
     if all(letters) and (any(bare) or letters[0] != letters[1]):
         return verdict_of(letters[0] == letters[1])
     return None
+
+
+def _letters(text: str) -> set[str]:
+    """The letters of an answer that names several options: of "A, B and D", A/B/D or ABD; empty for other texts."""
+    bare = re.sub(r"[,;] ?and ", ",", text)
+    if _SEVERAL.fullmatch(bare):
+        return set(re.findall(r"[A-J]", bare))
+    return set(text) if re.fullmatch(r"[A-J]{2,6}", text) and list(text) == sorted(set(text)) else set()

@@ -9,6 +9,8 @@ The answer is 12, since ...    12
 
 import re
 
+from ray_distil.judge.spelling import without_unseen
+
 # A box with braces, or without braces before a number, letter or command: \boxed{5}, \boxed 1,200, \boxed\frac{1}{2}.
 _BOX = re.compile(
     r"\\(?:boxed|f?box)(?![A-Za-z])\s{0,3}\$?(?:(\{)|(-?\d+(?:,\d{3})*(?:\.\d+)?%?|-?\\[A-Za-z]+(?:\s?\{[^{}]*\}|\d)*|[A-Za-z](?![A-Za-z])))"
@@ -18,6 +20,7 @@ _BETWEEN = re.compile(
     r"(?:[\s$]|\\[()\[\]])*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?(?:[\s$]|\\[()\[\]])*"
     r"(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?(?:[\s$]|\\[()\[\]])*"
 )
+_PARTS = re.compile(r"[\s$.,;]*(?:\((?:[b-h]|ii|iii|iv|v)\)|(?:part|Part) (?:[b-h]|[2-9]))[\s:$]*")  # (a) [box] (b) [box]
 _KEY = re.compile(
     r"""
     (?: (?<![A-Za-z])(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?
@@ -37,13 +40,36 @@ _LEADS = re.compile(
 )
 _CHOSEN = re.compile(r"\b(?:option|choice)\s\(?([A-J])\)?\sis\s(?:the\s)?(?:correct|right)", re.IGNORECASE)
 _FILLER = re.compile(
-    r"(?:[\s*_:：]|\b(?:therefore|thus|then|simply|just|indeed|clearly|option|choice|equal to|given by)\b,?)+", re.I
+    r"(?:[\s*_:：]|\b(?:therefore|thus|then|simply|just|indeed|clearly|option|choice|equal to|given by|approximately|about"
+    r"|roughly|around|nearly|exactly)\b,?|≈|\\approx(?![A-Za-z]))+",
+    re.I,
+)
+# Where the sentence of an answer ends: at a dot (but of St., U.S. or J. Smith), a dash, or words that begin a clause.
+_CLAUSE = (
+    r"(?:because|since|as|which|so|where|when|that|thus|hence|therefore|but|while|obtained|making|giving|meaning|using|after|"
+    r"if|i\.e|e\.g|it|we|they|he|she|this|these|there|the|by|in|for|with|not|rounded|at|on|of|to|from|assuming|given)\b"
 )
 _SENTENCE_ENDS = re.compile(
-    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)\.(?=\s+[A-Z])|[。！？](?=\s|$|.)|，(?!\d)|\.\*\*|\s[-–—]\s(?=[A-Za-z]{2})|,\s(?=(?!and\b|or\b)[a-z]{2,})|\s(?=(?:because|since|as|which|so|where|when|if)\s)|\n"
+    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bNo)(?<!\bvs)(?<![.\s][A-Z])(?<!^[A-Z])\.(?=\s+[A-Z])"
+    r"|[。！？](?=\s|$|.)|，(?!\d)|\.\*\*|\s[-–—]\s(?=[A-Za-z]{2})"
+    rf"|,\s(?={_CLAUSE})|\s(?=(?:because|since|as|which|so|where|when)\s)|(?<=[\d$}})])\sif\s|\n"
 )
 _MATHEMATICS = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MARKS = {"<|begin_of_box|>": "<answer>", "<|end_of_box|>": "</answer>"}  # GLM's
+_TURN_ENDS = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eom_id)\|>|</s>|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]"
+)
+_FONTS = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|code|mark|font)(?:\s[^<>]*)?>|<br\s*/?>", re.I)
+_SENTENCE = re.compile(
+    r"(?:The|This|That|Its?)\s[A-Za-z ,'’-]{1,60}?\b(?:is|are|was|equals)\s(?:equal\sto\s|therefore\s|then\s)?(?=[*_$]*[-\\]?[\d$\\(.])"
+)
+# What points elsewhere, or repeats the form that was asked for, is no answer.
+_ECHO = re.compile(
+    r"(?:as |see |shown |given |stated |the )*(?:above|below|boxed|box)(?: (?:above|below|answer|result))?"
+    r"|(?:with)?in(?:side)? \\?boxed\s*\{?\s*\}?|\\boxed\s*\{\s*\}|[\[<({]?(?:your|the|final) (?:final )?answer[\]>)}]?|[\[<]?answer[\]>]?"
+    r"|(?:[A-J]\s*/\s*){2,}[A-J]|\.\.\.|…|_+",
+    re.I,
+)
 WINDOW = 2000  # characters that are read behind "answer is"
 
 
@@ -56,14 +82,20 @@ def extract_answer(text: str) -> str | None:
 
     The time is linear in the text's length.
     """
-    for mark, tag in _MARKS.items():
-        text = text.replace(mark, tag)
+    text = readable(text)
     boxed, end = _last_boxes(text)
     if tagged := _last_tagged(text, end):
         return _last_boxes(tagged)[0] or tagged
     if boxed is not None:
         return _stated(text, end, explicit=True) or boxed
     return _stated(text, 0, explicit=False) or _gsm8k(text)
+
+
+def readable(text: str) -> str:
+    """The text without characters that nobody sees, HTML's tags of fonts, and the marks with which models end a turn."""
+    for mark, tag in _MARKS.items():
+        text = text.replace(mark, tag)
+    return _FONTS.sub("", _TURN_ENDS.sub("", without_unseen(text)))
 
 
 def last_boxed(text: str) -> str | None:
@@ -121,7 +153,8 @@ def _last_boxes(text: str) -> tuple[str | None, int]:
     last = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         between = text[box[1] : last[0][0]]
-        if len(between) > 40 or not between.strip() or not _BETWEEN.fullmatch(between):
+        is_joined = between == "" or (between.strip() and _BETWEEN.fullmatch(between)) or _PARTS.fullmatch(between)
+        if len(between) > 40 or not is_joined:
             break
         last.insert(0, box)
     return ", ".join(dict.fromkeys(content for *_, content in last)), last[-1][1]
@@ -177,9 +210,14 @@ def _value(text: str, heading: bool) -> str | None:
     end = _SENTENCE_ENDS.search(text)
     value = text[: end.start() if end else len(text)]
     label, mark, last = value.rpartition(": ")  # the answer must be negative: -5
-    if mark and re.match(r"[A-Za-z]{2}", label) and re.search(r"\d", last):
+    if mark and re.match(r"[A-Za-z]{2}", label) and ": " not in label and re.search(r"\d", last):
         value = last
+    if sentence := _SENTENCE.match(value):  # Final Answer: The value is 5
+        value = value[sentence.end() :]
+    value = re.sub(r"^\\boxed\s*\{(?=[^{}]*$)", "", value.strip())  # a box that nobody closes
     value = value.strip().strip("*_`").strip().rstrip(".,;:。，").strip("*_ \"“”'‘’").strip()
+    if _ECHO.fullmatch(value):
+        return None
     if re.search(r"\d!$", value):  # the ! ends the sentence: a factorial would stand between $ signs
         value = value[:-1]
     return (value if re.fullmatch(r"\$[\d.,]+( \w+)?", value) else value.strip("$ ")) or None

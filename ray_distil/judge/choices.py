@@ -12,9 +12,10 @@ import re
 import unicodedata
 from string import ascii_uppercase
 
-from ray_distil.judge.answers import boxes, extract_answer, statements
+from ray_distil.judge.answers import boxes, extract_answer, readable, statements
 from ray_distil.store.schemas import stable_id
 
+LETTER_ALONE = 12  # characters of a text that is nothing but a letter and marks around it
 MOST = len(ascii_uppercase)
 # Signs that may stand around a letter: \text{...}, \mathbf{...}, brackets, stars, dollars.
 _AROUND = re.compile(
@@ -49,6 +50,8 @@ def stated_letter(text: str, num_choices: int) -> str | None:
     candidates = [answer] if answer is not None else []
     candidates += reversed(boxes(text))
     candidates += reversed(statements(text))
+    if len(text.strip()) <= LETTER_ALONE:
+        candidates.append(readable(text).strip())
     for candidate in candidates:
         stated = letters_in(candidate, letters)
         if stated:
@@ -64,6 +67,8 @@ def letters_in(stated: str, letters: str) -> list[str]:
     first = _LETTER.match(bare)
     if first is None:
         first = re.match(r"([A-Z])(?=\s*(?:[,;/&+、]|and\b|or\b|和|或)\s*[(\[]?[A-Z](?:$|[^\w]))", bare)
+    if first is None:  # all of the above (D)
+        first = re.search(r"\(([A-Z])\)(?=\W*$)", bare)
     if first is None or first[1] not in letters:
         return []
     rest, letters_stated = bare[first.end(1) :].lstrip(" )]）."), [first[1]]

@@ -34,6 +34,10 @@ _TIMES_OF = rf"(?:{'|'.join(MULTIPLIERS)})(?!\w)"  # 5 million
 _UNIT = re.compile(
     rf"(?:{_TIMES_OF}\s)?(?:{'|'.join(re.escape(u) for u in sorted(UNITS, key=len, reverse=True))})(?:\^\{{?\d\}}?|/\w+)*(?!\w)|{_TIMES_OF}"
 )
+# A clause behind the result: 3 when divided by 7.
+_BEHIND_RESULT = re.compile(
+    r"(?<=[\d)}$%])\s(?:when|if|because|since|where|after|as\s(?:required|needed|desired|we|the)|for\sall|for\sany)\s[^=$]*$"
+)
 _CALCULATION = re.compile(
     r"[\w)}]\s?(?:[-+*/×·÷^]|\\(?:times|cdot|div|pm)(?![A-Za-z]))\s?[\w(\\{][^=\n]{0,200}=|\d\s*\}?\s*=\s*-?[\d\\]"
 )
@@ -45,7 +49,10 @@ _WHOLE = re.compile(
     rf"""
       ^(?:(?:so|thus|hence|therefore),?\s)?(?:it(?:'s|\sis)\s|(?:the\s)?(?:choice|option)\s)?\(?([B-HJ])\)?(?:\sis\s(?:correct|right))?\.?$
     | \b(\d+\s{_TIMES}\s(?:and\s)?\d+\s{_TIMES}(?:\s(?:and\s)?\d+\s{_TIMES})?)\.?$
-    | \bratio\b.*?\s(\d+\sto\s\d+)\.?$
+    | \b(?:ratio|odds)\b.*?\s(\d+\sto\s\d+)\.?$
+    | \b(?:probability|chance|likelihood)\b.*?\s(\d+\s(?:in|out\sof)\s\d+)\.?$
+    | \b(no\s(?:real\s|integer\s|valid\s)?solutions?|infinitely\smany\ssolutions|does\snot\sexist)\.?$
+    | \bis\s(true|false|possible|impossible|undefined)\.?$
     | \b([0-9A-F]+\sin\sbase\s\w+)\.?$
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -93,6 +100,7 @@ def last_expression(line: str) -> str | None:
         return next(group for group in match.groups() if group)
     while shorter := _REMARK.sub("", line) if _REMARK.search(line) else "":
         line = shorter
+    line = _BEHIND_RESULT.sub("", line)
     segments: list[str] = []
 
     def mask(match: "re.Match[str]") -> str:
@@ -166,6 +174,8 @@ def _is_mathematics(tokens: "list[re.Match[str]]", position: int) -> bool:
     following = tokens[position + 1] if position + 1 < len(tokens) else None
     if len(token[0]) == 1:
         is_last = following is None or (following[0] in ".!" and position + 2 >= len(tokens))
+        if previous is not None and previous[0] == "°" and token[0] in "CF":
+            return True  # 5 °C
         if previous is not None and previous[0] in ("is", "choice", "option") and token[0].isupper() and is_last:
             return True  # the choice is B.
 

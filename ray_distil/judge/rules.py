@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from ray_distil.judge import math_process
 from ray_distil.judge.math_process import Verdict
-from ray_distil.judge.quantities import UNITS, exact_value, parts_of, split_unit, units_agree
+from ray_distil.judge.measures import measure, seconds_of
+from ray_distil.judge.quantities import SHARES, UNITS, exact_value, parts_of, split_unit, units_agree
 from ray_distil.judge.spelling import is_formula, same_text
 
 MOST_ELEMENTS = 50
-_NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
+_NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+|pH|pOH|pK_?\{?[a-z]?\}?)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
 ONE_LETTER = [name for name in UNITS if len(name) == 1 and name.isalpha()]
 _BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(?(\d{1,2}|[a-z]+)\)? ?\}?")
 _IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
@@ -28,12 +29,27 @@ _NAMES = re.compile(
 _SYMBOL = re.compile(rf"(-?(?:\d+(?:\.\d*)?|\.\d+))([{''.join(ONE_LETTER)}])")
 _DECIMAL = re.compile(r"(?<![\w.])(?<!_\{)(\d*\.\d+)(?![\w.]*\.)")
 _DATE = re.compile(
-    r"\d+(?:\.\d+){2,}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?",
+    r"\d+(?:\.\d+){2,}|\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([/.])\d{1,2}\2\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\.?)?",
     re.I,
 )
 _RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
-_SUBSTANCE = re.compile(r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}")  # H2O: no product of letters
+_SUBSTANCE = re.compile(
+    r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?)+\^?\{?\d*[+-]\}?"
+)  # H2O, SO4^{2-}: no product of letters
+_SHELLS = re.compile(r"(?:\d[spdf]\^?\{?\d{1,2}\}? ?){2,}")  # 1s^2 2s^2 2p^6
+_REACTION = re.compile(r"[A-Za-z0-9_^{}()+ -]+->[A-Za-z0-9_^{}()+ -]+")
+_SETS = re.compile(r"[A-Z](?:'|\^c)?(?:(?: ?\\cap ?[A-Z](?:'|\^c)?)+|(?: ?\\cup ?[A-Z](?:'|\^c)?)+)")
+_ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_NAMED_DATE = re.compile(
+    rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:[,;]? ?(\d{{4}}))?|(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}(?:,? ?(\d{{4}}))?", re.I
+)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
 _PI = re.compile(r"\\pi(?![A-Za-z])|π")
+_ADDED_CONSTANT = re.compile(r"\+ ?[CcK](?:_\{?\d\}?)?$")
+_PERIOD = re.compile(r"(?<![A-Za-z\\])[kmn](?= ?\\pi(?![A-Za-z]))")
+_WHOLE_NUMBERS = re.compile(r",? ?(?:where |for )?[kmn] ?\\in ?\\?(?:mathbb)? ?\{?Z\}?$")
 _LEADING_RELATION = re.compile(r"\\(?:le|ge|neq?|lt|gt|sim|not)(?![A-Za-z])|[<>]")
 _MODULO = re.compile(r"\\[pb]?mod(?![A-Za-z])|(?<![A-Za-z])mod(?![A-Za-z])")
 _RELATION = re.compile(r"\\(?:le|ge|in|ne|lt|gt)(?![A-Za-z])|[<>]")
@@ -80,10 +96,32 @@ def verdict_of(equal: bool) -> Verdict:
 
 
 def _times(first: str, second: str) -> Verdict | None:
-    times = [_TIME.fullmatch(text) for text in (first, second)]
-    if not any(times):
+    """Times of which one has a.m. or p.m.; the other may count 24 hours."""
+    if not any(_TIME.fullmatch(text) for text in (first, second)):
         return None
-    return verdict_of(len({match and (match[1], match[2].lower()) for match in times}) == 1)
+    times = [_minutes(text) for text in (first, second)]
+    return verdict_of(times[0] == times[1] is not None)
+
+
+def _minutes(text: str) -> int | str | None:
+    """Minutes since midnight, or a time with seconds in one spelling; None for what is no time."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        clock = _CLOCK.fullmatch(text)
+        is_clear = clock is not None and not 0 < int(clock[1]) < 13  # 10:30 may be in the evening
+        return 60 * int(clock[1]) + int(clock[2]) if clock and is_clear else None
+    hours, *rest = (int(part) for part in match[1].split(":"))
+    if len(rest) > 1:
+        return f"{match[1]} {match[2].lower()}"
+    return 60 * (hours % 12 + 12 * (match[2].lower() == "p")) + sum(rest)
+
+
+def _durations(first: str, second: str) -> Verdict | None:
+    """Durations of which one is in several units."""
+    if not any(len(re.findall(r"\d [A-Za-z]", text)) > 1 for text in (first, second)):
+        return None
+    seconds = [seconds_of(text) for text in (first, second)]
+    return verdict_of(seconds[0] == seconds[1]) if None not in seconds else None
 
 
 def _points(first: str, second: str) -> Verdict | None:
@@ -96,7 +134,21 @@ def _modulus(first: str, second: str) -> Verdict | None:
 
 
 def _dates(first: str, second: str) -> Verdict | None:
-    return "different" if _DATE.fullmatch(first) or _DATE.fullmatch(second) else None
+    """Dates. Where the order of day and month cannot be known, only equal texts are equal."""
+    dates = [_date(text) for text in (first, second)]
+    if all(dates):
+        return verdict_of(dates[0] == dates[1])
+    return "different" if any(dates) or _DATE.fullmatch(first) or _DATE.fullmatch(second) else None
+
+
+def _date(text: str) -> tuple[int, int, int] | None:
+    """(year, month, day) of 2024-03-05 or "March 5, 2024"; the year is 0 where it is not said."""
+    if match := _ISO_DATE.fullmatch(text):
+        return int(match[1]), int(match[2]), int(match[3])
+    if (match := _NAMED_DATE.fullmatch(text)) is None:
+        return None
+    month, day, year = match.groups()[:3] if match[1] else (match[5], match[4], match[6])
+    return int(year or 0), _MONTHS.index(month.lower()) + 1, int(day)
 
 
 def _ratio_and_number(first: str, second: str) -> Verdict | None:
@@ -110,8 +162,34 @@ def _ratios(first: str, second: str) -> Verdict | None:
 
 
 def _substances(first: str, second: str) -> Verdict | None:
-    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_{}]", "", text) for text in (first, second)]
+    substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_^{}]", "", text) for text in (first, second)]
     return verdict_of(substances[0] == substances[1]) if any(substances) else None
+
+
+def _shells(first: str, second: str) -> Verdict | None:
+    """Configurations of electrons."""
+    shells = [_SHELLS.fullmatch(text) and re.findall(r"(\d[spdf])\^?\{?(\d+)", text) for text in (first, second)]
+    return verdict_of(shells[0] == shells[1]) if all(shells) else None
+
+
+def _reactions(first: str, second: str) -> Verdict | None:
+    """Equations of chemistry: the substances of a side may be in any order."""
+    if not all(_REACTION.fullmatch(text) for text in (first, second)):
+        return None
+    sides = [
+        [sorted(re.sub(r"[_{} ]", "", term) for term in re.split(r"(?<!\^)\+(?=[A-Z\d(])", side)) for side in text.split("->")]
+        for text in (first, second)
+    ]
+    return verdict_of(sides[0] == sides[1])
+
+
+def _sets(first: str, second: str) -> Verdict | None:
+    """Sets by their names, joined by one sign: in any order."""
+    if not all(_SETS.fullmatch(text) for text in (first, second)):
+        return None
+    same_sign = ("\\cap" in first) == ("\\cap" in second)
+    names = [set(re.findall(r"[A-Z](?:'|\^c)?", text)) for text in (first, second)]
+    return verdict_of(same_sign and names[0] == names[1])
 
 
 def _matrices(first: str, second: str) -> Verdict | None:
@@ -145,12 +223,16 @@ def _names(first: str, second: str) -> Verdict | None:
 
 FORMS = (
     Form("times of a day", ("5:30 p.m.", "5:30 PM", "equal"), _times),
+    Form("durations", ("2 hours 30 minutes", "2.5 hours", "equal"), _durations),
     Form("points", (r"\angle ABC", r"\angle CBA", "different"), _points),
+    Form("sets by their names", (r"A \cap B", r"B \cap A", "equal"), _sets),
     Form("a modulus on one side", (r"5 \pmod{7}", "5", "different"), _modulus),
-    Form("dates", ("3/4/2024", "4/3/2024", "different"), _dates),
+    Form("dates", ("2024-03-05", "March 5, 2024", "equal"), _dates),
     Form("a ratio and a number", ("10:1", "10", "different"), _ratio_and_number),
     Form("ratios of three and more", ("1:2:3", "2:4:6", "equal"), _ratios),
     Form("substances", ("H_2O", "H2O", "equal"), _substances),
+    Form("configurations of electrons", ("1s^2 2s^2 2p^6", "1s2 2s2 2p6", "equal"), _shells),
+    Form("reactions", ("O2 + 2H2 -> 2H2O", r"2H_2 + O_2 \to 2H_2O", "equal"), _reactions),
     Form(
         "matrices",
         (r"\begin{pmatrix} 0.5 \\ 2 \end{pmatrix}", r"\begin{pmatrix} \frac{1}{2} \\ 2 \end{pmatrix}", "equal"),
@@ -180,9 +262,15 @@ def _numbers(first: Side, second: Side) -> Verdict | None:
     value, expected = exact_value(first.value), exact_value(second.value)
     if value is None or expected is None:
         return None
-    if {first.unit, second.unit} == {"percent", ""}:
-        percent, share = (value, expected) if first.unit == "percent" else (expected, value)
-        return verdict_of(percent / 100 == share or (percent == share and abs(percent) > 1))
+    unit = first.unit or second.unit
+    if unit in SHARES and first.unit != second.unit and "" in (first.unit, second.unit):
+        share, number = (value, expected) if first.unit else (expected, value)
+        same_text_without_unit = unit == "percent" and share == number and abs(share) > 1
+        return verdict_of(share / SHARES[unit] == number or same_text_without_unit)
+    measures = [measure(side.unit) for side in (first, second) if side.unit]
+    if len(measures) == 2 and measures[0] is not None and measures[1] is not None:
+        (size, kinds), (expected_size, expected_kinds) = measures
+        return verdict_of(kinds == expected_kinds and value * size == expected * expected_size)
     return verdict_of(value == expected and units_agree(first.unit, second.unit))
 
 
@@ -197,9 +285,20 @@ def _angles(first: Side, second: Side) -> Verdict | None:
 
 
 def _units(first: Side, second: Side) -> Verdict | None:
-    if not units_agree(first.unit, second.unit):
+    measures = [measure(side.unit) for side in (first, second)]
+    is_spelling = measures[0] is not None and measures[0] == measures[1]
+    if not is_spelling and not units_agree(first.unit, second.unit):
         return "different"
     return "equal" if (first.unit or second.unit) and same_text(first.text, second.text) else None
+
+
+def _constants(first: Side, second: Side) -> Verdict | None:
+    """A constant that is added, and the whole number of a period, have any name: x^2 + C, x^2 + c; n\\pi, k\\pi."""
+    texts = [_WHOLE_NUMBERS.sub("", side.text) for side in (first, second)]
+    if not any(all(pattern.search(text) for text in texts) for pattern in (_ADDED_CONSTANT, _PERIOD)):
+        return None
+    renamed = [_PERIOD.sub("k", _ADDED_CONSTANT.sub("+C", text)) for text in texts]
+    return "equal" if renamed[0] == renamed[1] else math_process.compare(renamed[0], renamed[1])
 
 
 def _letters(first: Side, second: Side) -> Verdict | None:
@@ -222,6 +321,7 @@ QUANTITIES = (
     Quantity("numbers", ("1,200 pens", "1200", "equal"), _numbers),
     Quantity("degrees and radians", (r"\pi", r"180^\circ", "equal"), _angles),
     Quantity("units", (r"\sqrt{2} cm", r"\sqrt{2} m", "different"), _units),
+    Quantity("constants", ("x^2 + C", "x^2 + c", "equal"), _constants),
     Quantity("the case of letters", ("R^2", "r^2", "different"), _letters),
     Quantity("words", ("listen", "silent", "different"), _words),
     Quantity("formulas", ("2x + 1", "1 + 2x", "equal"), _formulas),
@@ -289,7 +389,10 @@ def _elements(text: str) -> tuple[str, list[str]] | None:
     if pair and _closes_last(text):
         # A set is written with or without the backslash.
         brackets, inner = {"{": "\\{"}.get(pair[1], pair[1]) + {"}": "\\}"}.get(pair[3], pair[3]), pair[2]
-    parts = parts_of(re.sub(r"(?:, ?| )(?:and|or) ", ",", inner))
+    inner = re.sub(r"[,;]? ?\b(?:and|or) ", ";", inner)
+    if brackets and not re.search(r", |;", inner):  # (12,144): within brackets, a comma separates
+        inner = inner.replace(",", ";")
+    parts = parts_of(inner)
     return (brackets, parts) if len(parts) > 1 else None
 
 
@@ -319,7 +422,7 @@ def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str
 
     if first[0] != second[0] and not {first[0], second[0]} <= free:
         return "different"
-    if not (first[0] in free and all(is_formula(e) or exact_value(e) is not None for e in second[1])):
+    if not (first[0] in free and all(_is_countable(element) for element in second[1])):
         verdicts = [_element(a, b) for a, b in zip(first[1], second[1], strict=True)]
         return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
 
@@ -331,6 +434,12 @@ def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str
             return "different"
         left.pop(match)
     return "equal"
+
+
+def _is_countable(text: str) -> bool:
+    """Whether an element of a list is a number, with a unit or without, or a formula."""
+    value, unit = split_unit(text)
+    return is_formula(text) or exact_value(text) is not None or (unit != "" and exact_value(value) is not None)
 
 
 def _element(first: str, second: str) -> Verdict:

@@ -19,11 +19,14 @@ from ray_distil.errors import UserError
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.choices import stated_letter
+from ray_distil.judge.spelling import without_unseen
 from ray_distil.runtime import user_code
 
 VERSION = 1
 SCORER = "evaluation.benchmarks.scorer"
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
+_NO_RESULT = re.compile(r"[=<>≤≥≠,;!]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])|\bor\b")  # before the last =: x = 5 or x = 25
+_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*(?:\\(?:text|mathrm)\s*)?\{?\s*(?:\\(?:text|mathrm)\s*\{)?(?:st|nd|rd|th)\}*$")
 _AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf)\s*\{|[{}$*]|\\[ ()\[\]]|\.$")
 
 
@@ -60,7 +63,9 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
     if kind == "text":
         return _words(answer) == _words(reference)
     if kind == "integer":
-        numbers = whole_number(answer.rpartition("=")[2]), whole_number(reference)  # m + n = 25
+        left, mark, right = answer.rpartition("=")  # m + n = 25
+        is_result = not mark or not _NO_RESULT.search(left)
+        numbers = whole_number(right if is_result else answer), whole_number(reference)
         if None not in numbers:
             return numbers[0] == numbers[1]
     return answers_agree(answer, reference)
@@ -83,9 +88,10 @@ def check_scorer(kind: str, references: Iterable[str | None]) -> None:
 
 def whole_number(text: str) -> int | None:
     r"""The whole number in a text: 25 for 025, 25., 25^\circ and $25$; 1200 for 1,200; None for any other text."""
-    bare = _AROUND.sub("", unicodedata.normalize("NFKC", text).replace("−", "-").strip()).strip()
+    text = _ORDINAL.sub("", without_unseen(unicodedata.normalize("NFKC", text)).strip("$ "))
+    bare = _AROUND.sub("", text.replace("−", "-").strip()).strip()
     return int(re.sub(r"\.0*$|[^\d.+-]", "", bare)) if len(bare) < 100 and _INTEGER.fullmatch(bare) else None
 
 
 def _words(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!\"'*$")
+    return " ".join(without_unseen(unicodedata.normalize("NFKC", text)).casefold().split()).strip(" .,;:!\"'*$")

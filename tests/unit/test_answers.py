@@ -174,7 +174,7 @@ STATED = [
     ("Answer: 3 : 4", "3:4"),
     ("The answer is 12 (twelve).", "12"),
     ("Answer: 12%", "12%"),
-    ("The answer is approximately 3.14.", "approximately 3.14"),
+    ("The answer is approximately 3.14.", "3.14"),
     (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
     ("The answer is {1, 2}.", "{1, 2}"),
     ("the answers are 2, 3 and 5", "2,3,5"),
