@@ -14,9 +14,10 @@ import re
 from functools import lru_cache
 
 from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.forms import verdict_of
 from ray_distil.judge.math_process import Verdict
-from ray_distil.judge.rules import same_values, verdict_of
 from ray_distil.judge.quantities import exact_value
+from ray_distil.judge.rules import same_values
 from ray_distil.judge.spelling import cleaned, is_formula, same_text
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
@@ -31,7 +32,9 @@ _PHRASES = [
         "undefined": r"(?:is )?(?:undefined|not defined)",
     }.items()
 ]
-_TWICE = re.compile(r"\$?(.+?)\$?\s*(?:≈|\\approx(?:eq)?(?![A-Za-z])|\((?:or|i\.e\.|=)(?![A-Za-z]))\s*\$?([^=()≈]+?)\$?\s*\)?\$?")
+_TWICE = re.compile(
+    r"\$?(.+?)\$?\s*(?:≈|\\approx(?:eq)?(?![A-Za-z])|\((?:or|i\.e\.|=)(?![A-Za-z]))\s*\$?([^=()≈]+?)\$?\s*\)?\$?"
+)
 _NAME = re.compile(r"\s*(?:[A-Za-z]|\\(?!pi)[a-z]+)(?:_\{?\w+\}?)?\s*")
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:[,/;&]| and | or )+\(?[A-J]\)?)+")
 _OPEN = re.compile(r"\.\.\.|\\[lcd]?dots|…")  # a list that goes on

@@ -9,7 +9,7 @@ The answer is 12, since ...    12
 
 import re
 
-from ray_distil.judge.spelling import without_unseen
+from ray_distil.store.schemas import without_unseen
 
 # A box with braces, or without braces before a number, letter or command: \boxed{5}, \boxed 1,200, \boxed\frac{1}{2}.
 _BOX = re.compile(
@@ -20,7 +20,9 @@ _BETWEEN = re.compile(
     r"(?:[\s$]|\\[()\[\]])*(?:,|;|and|or|\\text\{ ?(?:and|or) ?\})?(?:[\s$]|\\[()\[\]])*"
     r"(?:(?:and|or)\s)?(?:[A-Za-z](?:_\{?\w\}?)?\s?=)?(?:[\s$]|\\[()\[\]])*"
 )
-_PARTS = re.compile(r"[\s$.,;]*(?:\((?:[b-h]|ii|iii|iv|v)\)|(?:part|Part) (?:[b-h]|[2-9]))[\s:$]*")  # (a) [box] (b) [box]
+_PARTS = re.compile(
+    r"[\s$.,;]*(?:\((?:[b-h]|ii|iii|iv|v)\)|(?:part|Part) (?:[b-h]|[2-9]))[\s:$]*"
+)  # (a) [box] (b) [box]
 _KEY = re.compile(
     r"""
     (?: (?<![A-Za-z])(?:answers?|ans) (?:\s(?:to|for|of)\s[^.:\n]{1,80}?)?

@@ -15,6 +15,13 @@ from string import ascii_uppercase
 from ray_distil.judge.answers import boxes, extract_answer, readable, statements
 from ray_distil.store.schemas import stable_id
 
+_NAMES_OTHERS = re.compile(
+    r"(?<!\w)\(?[A-J]\)?\s*(?:and|or|nor|&|,)\s*\(?[A-J]\)?(?!\w)|\b(?:both|neither|either|only)\s\(?[A-J]\)?(?!\w)",
+    re.IGNORECASE,
+)
+_LAST = re.compile(
+    r"(?:all|none|both|neither|any) of (?:the |these )?(?:above|these|them|options|choices)\.?", re.IGNORECASE
+)
 LETTER_ALONE = 12  # characters of a text that is nothing but a letter and marks around it
 MOST = len(ascii_uppercase)
 # Signs that may stand around a letter: \text{...}, \mathbf{...}, brackets, stars, dollars.
@@ -30,8 +37,15 @@ _ANOTHER = re.compile(r"^\s*(?:[,;/&+、]|and\b|or\b|和|或)?\s*[(\[（]?\s*([A
 
 
 def ordered(row_id: str, options: list[str]) -> list[str]:
-    """The options in the order in which they are shown, without duplicates."""
-    return sorted(dict.fromkeys(options), key=lambda option: stable_id(row_id, option))
+    """The options in the order in which they are shown, without duplicates.
+
+    Where an option names others by their letters ("Both A and B") the order is that of the source. "None of the above"
+    stays last.
+    """
+    unique = list(dict.fromkeys(options))
+    if any(_NAMES_OTHERS.search(option) for option in unique):
+        return unique
+    return sorted(unique, key=lambda option: (bool(_LAST.fullmatch(option.strip())), stable_id(row_id, option)))
 
 
 def listed(options: list[str]) -> str:

@@ -154,7 +154,12 @@ def _are_known(words: list[str]) -> bool:
     parts = [part for word in words for part in re.split(r"[/*]", word) if part]
     names = [_POWER.sub("", part.rstrip(".")) for part in parts]
     joining = ("per", "square", "cubic", "squared", "cubed", "sq", "a", "an")
-    return bool(names) and not words[0].startswith(("/", "*")) and any(name in UNITS for name in names) and all(n in UNITS or n in joining for n in names)
+    return (
+        bool(names)
+        and not words[0].startswith(("/", "*"))
+        and any(name in UNITS for name in names)
+        and all(n in UNITS or n in joining for n in names)
+    )
 
 
 def _unit(text: str) -> str:

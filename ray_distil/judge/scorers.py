@@ -19,8 +19,8 @@ from ray_distil.errors import UserError
 from ray_distil.judge.agreement import answers_agree
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.choices import stated_letter
-from ray_distil.judge.spelling import without_unseen
 from ray_distil.runtime import user_code
+from ray_distil.store.schemas import without_unseen
 
 VERSION = 1
 SCORER = "evaluation.benchmarks.scorer"

@@ -10,6 +10,7 @@ import unicodedata
 from typing import Any
 
 from ray_distil.judge.quantities import SUPERSCRIPTS
+from ray_distil.store.schemas import without_unseen
 
 _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ",
@@ -17,8 +18,6 @@ _SIGNS = {
     "±": r"\pm ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "°": r"^\circ ", "√": r"\sqrt", "，": ",",
     "（": "(", "）": ")", "。": ".", "’": "'", "‑": "-", "‐": "-", "、": ",", "≈": r"\approx ",
 }  # fmt: skip
-# Characters of no width: spaces, joiners, marks of direction, soft hyphens, variation selectors.
-_UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]")
 _SQUARES = {"㎟": "mm^2", "㎠": "cm^2", "㎡": "m^2", "㎢": "km^2", "㎣": "mm^3", "㎤": "cm^3", "㎥": "m^3"}
 _TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
 _REWRITES: list[tuple[re.Pattern[str], Any]] = [  # the replacement: a text, or a function of the match
@@ -85,24 +84,153 @@ _FUNCTIONS = {
 _GENOTYPE = re.compile(r"(?:([A-Za-z])\1){1,4}", re.IGNORECASE)
 # Words of two and three letters, which + and - do not make products of letters.
 _SHORT_WORDS = set(
-    "a all am an and any are as at be big but by can co day did do far few for get had has her he him his how if in is it its "
-    "last low man may me men mid my new no non nor not now odd of off old on one or our out own per pre re red saw say see "
-    "set she six so ten the too top to two up us use was way we who why yes you ray bar tip age end mom dad son"
-    .split()
+    [
+        "a",
+        "all",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "big",
+        "but",
+        "by",
+        "can",
+        "co",
+        "day",
+        "did",
+        "do",
+        "far",
+        "few",
+        "for",
+        "get",
+        "had",
+        "has",
+        "her",
+        "he",
+        "him",
+        "his",
+        "how",
+        "if",
+        "in",
+        "is",
+        "it",
+        "its",
+        "last",
+        "low",
+        "man",
+        "may",
+        "me",
+        "men",
+        "mid",
+        "my",
+        "new",
+        "no",
+        "non",
+        "nor",
+        "not",
+        "now",
+        "odd",
+        "of",
+        "off",
+        "old",
+        "on",
+        "one",
+        "or",
+        "our",
+        "out",
+        "own",
+        "per",
+        "pre",
+        "re",
+        "red",
+        "saw",
+        "say",
+        "see",
+        "set",
+        "she",
+        "six",
+        "so",
+        "ten",
+        "the",
+        "too",
+        "top",
+        "to",
+        "two",
+        "up",
+        "us",
+        "use",
+        "was",
+        "way",
+        "we",
+        "who",
+        "why",
+        "yes",
+        "you",
+        "ray",
+        "bar",
+        "tip",
+        "age",
+        "end",
+        "mom",
+        "dad",
+        "son",
+    ]
 )
 
 
 # Words of up to four letters that are written in capitals too.
 _FREE_WORDS = set(
-    "yes no true none both odd even zero one two four five six nine ten up down left east west red blue pink gold more less "
-    "ph usa uk ok mon tue wed thu fri sat sun june july may all any cat dog"
-    .split()
+    [
+        "yes",
+        "no",
+        "true",
+        "none",
+        "both",
+        "odd",
+        "even",
+        "zero",
+        "one",
+        "two",
+        "four",
+        "five",
+        "six",
+        "nine",
+        "ten",
+        "up",
+        "down",
+        "left",
+        "east",
+        "west",
+        "red",
+        "blue",
+        "pink",
+        "gold",
+        "more",
+        "less",
+        "ph",
+        "usa",
+        "uk",
+        "ok",
+        "mon",
+        "tue",
+        "wed",
+        "thu",
+        "fri",
+        "sat",
+        "sun",
+        "june",
+        "july",
+        "may",
+        "all",
+        "any",
+        "cat",
+        "dog",
+    ]
 )
-
-
-def without_unseen(text: str) -> str:
-    """The text without characters that nobody sees."""
-    return _UNSEEN.sub("", text)
 
 
 def cleaned(text: str) -> str:
@@ -148,7 +276,7 @@ def same_text(first: str, second: str) -> bool:
     """Whether two texts are equal. The case of letters matters only in formulas, where M and m are two variables."""
     if _tight(first) == _tight(second):
         return True
-    if is_formula(first) and is_formula(second) or first.casefold() != second.casefold():
+    if (is_formula(first) and is_formula(second)) or first.casefold() != second.casefold():
         return False
     return not (_is_symbol(first) or _is_symbol(second))
 

@@ -12,8 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.judge import scores
-from ray_distil.report import excerpts
+from ray_distil.report import excerpts, scores
 from ray_distil.report.benchmark_tables import DASH, formatted, interval
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder

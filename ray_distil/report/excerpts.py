@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_distil.judge.scores import with_rejected
+from ray_distil.report.scores import with_rejected
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.schemas import EVAL
 from ray_distil.store.shards import REJECTS_FOLDER

@@ -14,8 +14,7 @@ from rich.table import Table
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
-from ray_distil.judge import scores
-from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
+from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page, scores
 from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence
 from ray_distil.report.cost import Cost, StageFiles

@@ -92,8 +92,10 @@ def problems(config: BenchmarkConfig) -> list[Row]:
     seen_ids: dict[str, str] = {}
     accepted: list[tuple[str, Row]] = []
     rejected: list[Row] = []
-    for position, record in enumerate(_records(config), 1):
-        own_id, row = problem_row(record, config, position)
+    records = list(_records(config))
+    by_index = config.answer == "choice" and all(map(_may_be_index, records))
+    for position, record in enumerate(records, 1):
+        own_id, row = problem_row(record, config, position, by_index)
         if REASON not in row and row["instruction_id"] in seen_ids:
             same = f"record {position}: same text as {seen_ids[row['instruction_id']]}"
             row = reject(row, "duplicate", same) | {"instruction_id": stable_id(row["instruction_id"], position)}
@@ -127,8 +129,17 @@ def _tiny(config: BenchmarkConfig) -> Iterator[Row]:
         yield {"instruction": problem.question, "answer": str(problem.answer)}
 
 
-def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[str, Row]:
-    """(the record's own id, its row). A rejected row gets an id from the record's position, and its own id is ""."""
+def _may_be_index(record: Any) -> bool:
+    """Whether a record's answer may be the index of an option, from 0. Where all are, they are: also 1 of 1, 2, 3, 4."""
+    choices, answer = (record.get("choices"), record.get("answer")) if isinstance(record, dict) else (None, None)
+    return answer is None or (type(answer) is int and isinstance(choices, list) and 0 <= answer < len(choices))
+
+
+def problem_row(record: Any, config: BenchmarkConfig, position: int, by_index: bool = False) -> tuple[str, Row]:
+    """(the record's own id, its row). A rejected row gets an id from the record's position, and its own id is "".
+
+    by_index: the answers of the benchmark are indices of options.
+    """
     row: Row = {
         "instruction_id": stable_id(config.name, "record", position),
         "source": config.name,
@@ -145,7 +156,7 @@ def problem_row(record: Any, config: BenchmarkConfig, position: int) -> tuple[st
         own_id = normalised(question) if record_id is None else str(record_id)
         options: list[str] = []
         if config.answer == "choice":
-            options, reference = _choice(record, config, own_id)
+            options, reference = _choice(record, config, own_id, by_index)
         else:
             reference = _reference(record.get("answer"), config)
     except BadRecord as error:
@@ -198,7 +209,7 @@ def _reference(answer: Any, config: BenchmarkConfig) -> str | None:
     return reference
 
 
-def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str], str | None]:
+def _choice(record: Row, config: BenchmarkConfig, own_id: str, by_index: bool) -> tuple[list[str], str | None]:
     """(the options in the order in which they are shown, the letter of the right option or None)."""
     columns = config.columns.get("choices", "choices")
     is_list = isinstance(columns, str)
@@ -206,7 +217,7 @@ def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str
     if not isinstance(choices, list) or not all(isinstance(choice, str | int | float | None) for choice in choices):
         raise BadRecord("bad_choices", "`choices` is no list of texts")
     texts = ["" if choice is None else str(choice).strip() for choice in choices]
-    right = _right(record.get("answer"), texts, is_list)
+    right = _right(record.get("answer"), texts, is_list, by_index)
     left = [text for text in texts if text and (text != config.no_choice or text == right)]
     options = ordered(own_id, left)
     if not 2 <= len(options) <= MOST:
@@ -214,11 +225,11 @@ def _choice(record: Row, config: BenchmarkConfig, own_id: str) -> tuple[list[str
     return options, None if right is None else ascii_uppercase[options.index(right)]
 
 
-def _right(answer: Any, texts: list[str], is_list: bool) -> str | None:
+def _right(answer: Any, texts: list[str], is_list: bool, by_index: bool) -> str | None:
     """The text of the right option. `answer` is this text, or its letter or index from 0 if the options are a list."""
     if answer is None:
         return None
-    if is_list and type(answer) is int and 0 <= answer < len(texts) and str(answer) not in texts:
+    if is_list and type(answer) is int and 0 <= answer < len(texts) and (by_index or str(answer) not in texts):
         return _not_empty(texts[answer], answer)
     text = str(answer).strip()
     if is_list and len(text) == 1 and text in ascii_uppercase[: len(texts)]:

@@ -17,9 +17,10 @@ from ray_distil.generate import generators
 from ray_distil.generate.generation import TIMES
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
-from ray_distil.judge import scorers, scores
-from ray_distil.judge.scores import COLUMNS
+from ray_distil.judge import scorers
 from ray_distil.records.problems import EVAL
+from ray_distil.report import scores
+from ray_distil.report.scores import COLUMNS
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split

@@ -7,6 +7,7 @@ its position in a file. Rejected rows of every artifact have the schema REJECTS.
 """
 
 import hashlib
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -
 
 
 NULLABLE = True
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
 SEPARATOR = "\x1f"  # between the parts that an id is a hash of
 TOKENS = pa.list_(pa.int32())
 
@@ -177,9 +181,16 @@ def stable_fraction(*parts: str | int) -> float:
     return int(stable_id(*parts), 16) / 16**16
 
 
+def without_unseen(text: str) -> str:
+    """The text without characters that nobody sees: those of no width, marks of direction, variation selectors."""
+    return text if text.isascii() else _UNSEEN.sub("", text)
+
+
 def normalised(text: str) -> str:
-    """The form in which two instructions are compared: Unicode NFC, each run of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """The form in which two instructions are compared: Unicode NFC without unseen characters, each run of white space as
+    one blank.
+    """
+    return " ".join(unicodedata.normalize("NFC", without_unseen(text)).split())
 
 
 def instruction_id(instruction: str, source: str = "") -> str:

@@ -13,8 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ray_distil.errors import UserError
-from ray_distil.judge import scores
-from ray_distil.report import excerpts, report
+from ray_distil.report import excerpts, report, scores
 from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
