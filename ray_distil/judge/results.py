@@ -38,6 +38,7 @@ _UNIT = re.compile(
 _BEHIND_RESULT = re.compile(
     r"(?<=[\d)}$%])\s(?:when|if|because|since|where|after|as\s(?:required|needed|desired|we|the)|for\sall|for\sany)\s[^=$]*$"
 )
+_BEFORE_RESULT = re.compile(r"^(?:When|If|For|Since|Because|As|With|At)\s[^,]*,\s(?=.*\d)")  # when x = 3, y = 10
 _CALCULATION = re.compile(
     r"[\w)}]\s?(?:[-+*/×·÷^]|\\(?:times|cdot|div|pm)(?![A-Za-z]))\s?[\w(\\{][^=\n]{0,200}=|\d\s*\}?\s*=\s*-?[\d\\]"
 )
@@ -100,7 +101,7 @@ def last_expression(line: str) -> str | None:
         return next(group for group in match.groups() if group)
     while shorter := _REMARK.sub("", line) if _REMARK.search(line) else "":
         line = shorter
-    line = _BEHIND_RESULT.sub("", line)
+    line = _BEFORE_RESULT.sub("", _BEHIND_RESULT.sub("", line))
     segments: list[str] = []
 
     def mask(match: "re.Match[str]") -> str:

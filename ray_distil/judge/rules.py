@@ -76,7 +76,7 @@ def _relations(first: str, second: str) -> Verdict | None:
 def _names(first: str, second: str) -> Verdict | None:
     """Values of two unknowns. Not a = b and b = a, which math-verify compares."""
     names = [match and match[1] for match in (_NAMED.match(text) for text in (first, second))]
-    single = all(name is not None and re.fullmatch(r"[A-Za-z]", name) for name in names)
+    single = all(name is not None and re.fullmatch(r"[A-Za-z]|p[A-Z]\w*", name) for name in names)
     if single and names[0] != names[1] and str(names[0]) not in second and str(names[1]) not in first:
         return "different"
     return None
