@@ -65,7 +65,10 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
     if kind == "integer":
         left, mark, right = answer.rpartition("=")  # m + n = 25
         is_result = not mark or not _NO_RESULT.search(left)
-        numbers = whole_number(right if is_result else answer), whole_number(reference)
+        number = whole_number(right if is_result else answer)
+        if number is None and is_result:
+            number = whole_number(left)  # 25 = 5^2
+        numbers = number, whole_number(reference)
         if None not in numbers:
             return numbers[0] == numbers[1]
     return answers_agree(answer, reference)
