@@ -122,7 +122,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
             "sampling_params": {"temperature": None, "top_p": None, "max_tokens": file.inference.max_new_tokens},
             "endpoint": {
                 "base_url": base_url,
-                "model": served_model(base_url, os.environ[api_key_env]),
+                "model": served_model(base_url, os.environ[api_key_env].strip()),
                 "api_key_env": api_key_env,
                 "stream": file.inference.stream,
             },

@@ -120,6 +120,16 @@ class EngineConfig(Section):
         return least, largest
 
 
+def wrong_key(key: str, variable: str) -> str:
+    """Why a key cannot be sent to an endpoint; "" if it can. The key itself is not in the text."""
+    if key and not re.fullmatch(r"[!-~]+", key):
+        return (
+            f"the key in {variable} holds a blank, a line break or a character that no HTTP header takes, as quotation marks "
+            "of a text editor; export it anew"
+        )
+    return ""
+
+
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint. Its key is read from the environment of the nodes and written nowhere."""
 

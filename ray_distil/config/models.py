@@ -5,7 +5,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
-from ray_distil.config.engine_config import Asked, EndpointConfig
+from ray_distil.config.engine_config import Asked, EndpointConfig, wrong_key
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
@@ -107,7 +107,10 @@ def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
 
 def resolve_endpoint(endpoint: EndpointConfig, key: str) -> str:
     """The name that the endpoint gives the model. Raises ConfigError where its API key is not in the environment."""
-    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+    variable = endpoint.api_key_env
+    if variable and (problem := wrong_key(os.environ.get(variable, "").strip(), variable)):
+        raise ConfigError(f"{key}.api_key_env: {problem}")
+    if variable and not os.environ.get(variable, "").strip():
         raise ConfigError(
             f"{key}.api_key_env: {endpoint.api_key_env!r} is not set in the environment; "
             f"export the key of {', '.join(endpoint.urls)}, or set api_key_env to null for an endpoint that takes none"

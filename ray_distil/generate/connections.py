@@ -12,6 +12,7 @@ properties are dealt with here:
 import resource
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 CONNECT_S = 60.0  # for a connection: a thousand TLS handshakes at once take several seconds
 IDLE_S = 2.0  # that an idle connection is open; servers close theirs after 5 s (uvicorn) or more
@@ -27,6 +28,21 @@ def http_client(num_connections: int) -> Any:
         max_connections=num_connections, max_keepalive_connections=num_connections, keepalive_expiry=IDLE_S
     )
     return openai.DefaultAioHttpClient(limits=limits)
+
+
+def client(base_url: str, key: str, http_client: Any, silence_s: float) -> Any:
+    """A client of a server. A query behind the base URL goes with each request: .../v1?api-version=2024-10-21 (Azure)."""
+    from openai import AsyncOpenAI
+
+    address, _, query = base_url.partition("?")
+    return AsyncOpenAI(
+        base_url=address,
+        api_key=key or "none",
+        default_query=dict(parse_qsl(query, keep_blank_values=True)),
+        http_client=http_client,
+        timeout=timeouts(silence_s),
+        max_retries=0,  # the client's own retries would ignore the limits, and never wait longer than a minute
+    )
 
 
 def timeouts(silence_s: float) -> Any:
@@ -56,6 +72,11 @@ def is_unsent(error: BaseException) -> bool:
     import aiohttp
 
     return isinstance(connection_error(error), aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The last of the causes of an error that says something: openai says "Connection error." of all of them."""
+    return next((cause for cause in reversed(list(_causes(error))) if str(cause).strip()), error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.config.engine_config import EndpointConfig, wrong_key
 from ray_distil.config.findings import Finding
 from ray_distil.errors import BadReply, UserError
 from ray_distil.generate import connections
 from ray_distil.generate.generation import ADDED, TIMES, Generate, check_messages
 from ray_distil.generate.rate_limits import Pace, pause_s, retry_after_s
-from ray_distil.generate.replies import FEW_TRIES, Reply, words_of
+from ray_distil.generate.replies import FEW_TRIES, Reply, chunks_of, parsed, reply_of, words_of
 from ray_distil.generate.servers import Server, Servers
 
 if TYPE_CHECKING:
@@ -119,9 +119,7 @@ class Requests:
     """An actor that keeps up to `max_concurrency` requests in flight, within the limits for each minute."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """`settings`: see `settings_of`."""
-        from openai import AsyncOpenAI
-
+        """`settings`: see `settings_of`; `base_url` may be one URL too."""
         num_places = settings["max_concurrency"]
         if shortage := connections.missing_files(num_places):
             raise UserError(f"max_concurrency: {shortage}")
@@ -129,18 +127,11 @@ class Requests:
 
         self.settings = settings
         name = settings["api_key_env"]
-        self.key = os.environ.get(name, "") if name else ""
+        self.key = os.environ.get(name, "").strip() if name else ""  # Kubernetes' Secrets end with a line break
+        self.key_problem = f"bad_key: {problem}" if (problem := wrong_key(self.key, f"{name}")) else ""
         http_client = connections.http_client(num_places)
-        clients = (
-            AsyncOpenAI(
-                base_url=url,
-                api_key=self.key or "none",
-                http_client=http_client,
-                timeout=connections.timeouts(settings["timeout_s"]),
-                max_retries=0,  # the client's own retries would ignore the limits, and never wait longer than a minute
-            )
-            for url in settings["base_url"]
-        )
+        urls = [settings["base_url"]] if isinstance(settings["base_url"], str) else settings["base_url"]
+        clients = [connections.client(url, self.key, http_client, settings["timeout_s"]) for url in urls]
         self.servers = Servers([Server(client) for client in clients])
         self.free = asyncio.Semaphore(num_places)
         self.pace = Pace(settings["requests_per_minute"], settings["tokens_per_minute"])
@@ -160,7 +151,7 @@ class Requests:
 
     async def reply(self, row: dict[str, Any]) -> dict[str, Any]:
         """One row's reply in the columns ADDED. Any failure of this row's request is the row's `error`."""
-        problem = check_messages(row["messages"])
+        problem = self.key_problem or check_messages(row["messages"])
         if problem:
             return failed(problem)
         body, most_tokens = self.request(row)
@@ -231,24 +222,23 @@ class Requests:
         """Send `body` and read the reply as a row. `cast_to=object`: openai's types reject some servers' replies."""
         import openai
 
-        reply = Reply()
         if not body.get("stream"):
-            reply.add(await client.post(PATH, cast_to=object, body=body))
+            reply = Reply()
+            reply.add(parsed(await client.post(PATH, cast_to=object, body=body)))
             return reply.row()
+
+        # A stream, or the whole reply at once.
         stream = await client.post(PATH, cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object])
         kind = stream.response.headers.get("content-type", "")
-        if "json" in kind or "html" in kind:  # no stream: the server sent the whole reply, or an error, at once
+        if "event-stream" not in kind:
             text = (await stream.response.aread()).decode(errors="replace")
-            reply.add(json.loads(text) if "json" in kind else text)
-            return reply.row()
+            return reply_of(text, is_json="json" in kind).row()
+        reply = Reply(is_stream=True)
         try:
-            async for chunk in stream:
-                if chunk is not None:
-                    reply.add(chunk)
-        except openai.APIError as error:
-            if isinstance(error.body, dict):  # an error among the chunks
-                reply.add({"error": error.body})
-            raise
+            async for chunk in chunks_of(stream.response.aiter_bytes()):
+                reply.add(chunk)
+        finally:
+            await stream.close()
         return reply.row()
 
     def words(self, error: Exception) -> str:
@@ -260,7 +250,7 @@ class Requests:
             text = f"not JSON: {words_of(error.doc)}"
         if not text and response is not None:
             text = words_of(response.text)
-        cause = connections.connection_error(error) or error
+        cause = connections.connection_error(error) or connections.root_cause(error)
         text = text or (str(cause).strip().splitlines() or [""])[0] or type(cause).__name__
         return (text.replace(self.key, "***") if self.key else text)[:300]
 

@@ -12,6 +12,8 @@ server does not give are 0.
 
 import json
 import re
+from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 from ray_distil.chat.reasoning_marks import joined, thinking_of
@@ -44,9 +46,10 @@ _HTML = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNOR
 
 
 class Reply:
-    """A reply that is being received: one JSON object, or the chunks of a stream one by one."""
+    """A reply that is being received: one JSON object, or with `is_stream` the chunks of a stream one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stream: bool = False) -> None:
+        self.places = ("delta", "message") if is_stream else ("message", "delta")  # some chunks hold the whole text too
         self.reasoning: list[str] = []
         self.content: list[str] = []
         self.finish_reason: str | None = None
@@ -55,7 +58,7 @@ class Reply:
 
     def add(self, sent: Any) -> None:
         """Take one object of the server. Raises BadReply, with the server's own words, if it is no part of a reply."""
-        if isinstance(sent, dict) and (sent.get("error") or sent.get("object") == "error"):
+        if isinstance(sent, dict) and (_is_error(sent) or sent.get("object") == "error"):
             status = _status(sent.get("error")) or _status(sent)
             final = status is not None and 400 <= status < 500 and status not in (408, 409, 429)
             passing = status is not None and not final
@@ -72,14 +75,14 @@ class Reply:
                 self._take(choice)
 
     def _take(self, choice: dict[str, Any]) -> None:
-        message: dict[str, Any] = next(
-            (choice[key] for key in ("message", "delta") if isinstance(choice.get(key), dict)), {}
-        )
+        message: dict[str, Any] = next((choice[key] for key in self.places if isinstance(choice.get(key), dict)), {})
         thought, content = _texts_of(message.get("content"))
         separate_reasoning = next((text for key in REASONING_FIELDS if (text := _reasoning_of(message.get(key)))), "")
         self.reasoning.append(separate_reasoning or thought)
         self.content.append(content)
         reason = choice.get("finish_reason")
+        if isinstance(reason, dict):  # {"type": "stop"}
+            reason = next((value for value in reason.values() if isinstance(value, str) and value), None)
         self.finish_reason = str(reason) if reason else self.finish_reason
 
     def row(self) -> dict[str, Any]:
@@ -95,12 +98,79 @@ class Reply:
             raise BadReply("the endpoint did not finish this reply", tries=1, code=reason.lower())
         if reason not in ("stop", "length"):  # insufficient_system_resource, abort, ...
             raise BadReply(f"the endpoint broke off ({reason[:100]})", tries=None)
-        text = joined(
-            without_half_characters("".join(self.reasoning)).strip(), without_half_characters("".join(self.content))
-        )
+        reasoning, content = whole_text(self.reasoning), whole_text(self.content)
+        text = joined(without_half_characters(reasoning).strip(), without_half_characters(content))
         if not text.strip() and reason == "stop":
             raise BadReply("the reply is empty")
         return {"generated_text": text, "finish_reason": reason, "error": "", **token_counts(self.usage, text)}
+
+
+def whole_text(parts: list[str]) -> str:
+    """The text of a stream's parts. Where each part begins with all that came before, as some servers send it, it is the
+    last part.
+    """
+    sent = [part for part in parts if part]
+    pairs = list(pairwise(sent))
+    is_repeated = bool(pairs) and len(sent[-1]) > len(sent[0]) and all(b.startswith(a) for a, b in pairs)
+    return sent[-1] if is_repeated else "".join(sent)
+
+
+def parsed(sent: Any) -> Any:
+    """A reply as JSON. A text is parsed: some servers call their JSON text/plain, and the client then gives the text."""
+    if isinstance(sent, bytes):
+        sent = sent.decode(errors="replace")
+    if isinstance(sent, str) and sent.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(sent)
+        except (ValueError, RecursionError):
+            return sent
+    return sent
+
+
+def reply_of(text: str, is_json: bool) -> Reply:
+    """The reply to a request for a stream that the server sent as one text: JSON, an error, or the lines of a stream.
+
+    Raises JSONDecodeError for what calls itself JSON and is none; BadReply for what is no reply.
+    """
+    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    reply = Reply(is_stream=bool(lines))
+    for part in [line for line in lines if line != "[DONE]"] or [text]:
+        reply.add(json.loads(part) if is_json and not lines else parsed(part))
+    return reply
+
+
+async def chunks_of(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    """The objects of a stream of server-sent events, up to [DONE]. Lines without data, as heartbeats, are left out.
+
+    Raises JSONDecodeError for an event that is no JSON.
+    """
+    waiting, event = b"", ""
+    async for part in parts:
+        *lines, waiting = (waiting + part).split(b"\n")
+        for line in lines:
+            field, _, value = line.decode(errors="replace").strip().partition(":")
+            if field != "data":
+                if not field and event:
+                    json.loads(event)  # the event has ended, and is no JSON
+                continue
+            event += value.strip()
+            if event == "[DONE]":
+                return
+            try:
+                chunk = json.loads(event) if event else None
+            except json.JSONDecodeError:
+                continue  # it may go on in the next line
+            event = ""
+            if chunk is not None:
+                yield chunk
+
+
+def _is_error(sent: dict[str, Any]) -> bool:
+    """Whether an object says that something failed. Beside choices, an error without a message is none."""
+    error = sent.get("error")
+    if sent.get("choices") and isinstance(error, dict):
+        return bool(_message_in(error)) or any(error.values())
+    return bool(error)
 
 
 def token_counts(usage: dict[str, Any], text: str) -> dict[str, int]:

@@ -32,7 +32,19 @@ FINISHED = dict.fromkeys(
     "stop",
 )
 FINISHED |= dict.fromkeys(
-    ("length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "model_length", "token_limit"),
+    (
+        "length",
+        "max_tokens",
+        "max_length",
+        "max_new_tokens",
+        "max_output_tokens",
+        "model_length",
+        "token_limit",
+        "context_length_exceeded",
+        "context_window_exceeded",
+        "model_context_window_exceeded",
+        "context_length",
+    ),
     "length",
 )
 TURNS = (["user"], ["user", "assistant"])

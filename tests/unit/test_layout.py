@@ -28,7 +28,6 @@ SATELLITES = {
     "checks.leaks": "asks Transformers alone, and is called for architectures that nobody has tried",
     "checks.resources": "asks Ray alone",
     "config.gates_config": "a section of the configuration a file",
-    "generate.connections": "the only module that knows the client of endpoints",
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
     "generate.servers": "a rule of its own: which server gets the next request",
     "report.formulas": "the only module that makes HTML of what a model wrote",
