@@ -111,7 +111,8 @@ def whole_text(parts: list[str]) -> str:
     """
     sent = [part for part in parts if part]
     pairs = list(pairwise(sent))
-    is_repeated = bool(pairs) and len(sent[-1]) > len(sent[0]) and all(b.startswith(a) for a, b in pairs)
+    grows = all(len(b) > len(a) for a, b in pairs[:-1]) and sent[-1:] > sent[:1]  # the last part may add nothing
+    is_repeated = bool(pairs) and grows and all(b.startswith(a) for a, b in pairs)
     return sent[-1] if is_repeated else "".join(sent)
 
 

@@ -44,6 +44,7 @@ class EndpointServer:
     ) -> None:
         """`body`: of each reply. `odd`: bytes and type of the first replies. `models`: what /models says."""
         self.faults, self.requests, self.times = deque(faults), [], []
+        self.paths: list[str] = []  # of the requests
         self.fault_of: Callable[[dict[str, Any]], str] = lambda body: ""  # of a request, whatever `faults` say
         self.message_of: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # of a request, without `stream`
         self.message, self.finish_reason = message or {"content": "It is 5."}, finish_reason
@@ -62,6 +63,7 @@ class EndpointServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with server.lock:
                     server.requests.append((self.headers, body))
+                    server.paths.append(self.path)
                     server.times.append(time.monotonic())
                     server.now += 1
                     self.here = True

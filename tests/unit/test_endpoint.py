@@ -14,7 +14,8 @@ import pytest
 
 from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.config.engine_config import EndpointConfig
-from ray_distil.errors import UserError
+from ray_distil.config.models import resolve_endpoint
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import connections, rate_limits
 from ray_distil.generate.endpoint import Clients, Requests, clients_of, settings_of
 from tests.unit.endpoint_server import EndpointServer
@@ -213,6 +214,33 @@ def test_the_key_is_not_in_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert row["error"].startswith("http_401: ")
     assert row["error"].endswith("no such key: Bearer ***")
     assert "sk-secret" not in row["error"]
+
+
+def test_a_key_is_sent_without_the_line_break_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "sk-secret\r\n")  # as a file of a Kubernetes Secret ends
+    with EndpointServer() as server:
+        assert ask(server, "2 + 3?", api_key_env="A_KEY")[0]["error"] == ""
+    assert server.requests[0][0]["Authorization"] == "Bearer sk-secret"
+
+
+def test_a_key_that_no_header_takes_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "\u201csk-secret\u201d")
+    with EndpointServer() as server:
+        (row,) = ask(server, "2 + 3?", api_key_env="A_KEY")
+        with pytest.raises(ConfigError, match=r"teachers\.slow\.endpoint\.api_key_env: the key in A_KEY holds a blank"):
+            resolve_endpoint(
+                EndpointConfig(base_url=server.url, model="m", api_key_env="A_KEY"), "teachers.slow.endpoint"
+            )
+    assert row["error"].startswith("bad_key: the key in A_KEY holds a blank")
+    assert "sk-secret" not in row["error"]
+    assert server.requests == []
+
+
+def test_a_query_behind_the_base_url_goes_with_each_request() -> None:
+    with EndpointServer() as server:
+        (row,) = replies_of({"base_url": f"{server.url}?api-version=2024-10-21"}, ["2 + 3?"])
+    assert row["error"] == ""
+    assert server.paths == ["/v1/chat/completions?api-version=2024-10-21"]
 
 
 def test_a_retry_after_that_is_no_time_is_none_and_a_very_long_one_is_told() -> None:

@@ -208,3 +208,74 @@ def test_whatever_bytes_come_the_other_rows_go_on(stream: bool, monkeypatch: pyt
         assert len(rows) == 2 * len(BYTES)
         assert sum(row["error"] == "" for row in rows) >= len(BYTES), rows
         assert sum(row["error"].startswith(("bad_reply: ", "no_connection: ")) for row in rows) >= len(BYTES) - 1
+
+
+def streamed(*chunks: dict[str, Any], ends: str = "\n\n", start: str = "data: ") -> bytes:
+    lines = [json.dumps(one, ensure_ascii=False) for one in chunks] + ["[DONE]"]
+    return "".join(f"{start}{line}{ends}" for line in lines).encode()
+
+
+PARTS = [chunk({"content": "It is "}), chunk({"content": "5."}), END]
+TEXT_SO_FAR = [
+    chunk({"content": "It is "}),
+    chunk({"content": "It is 5."}),
+    chunk({"content": "It is 5."}, finish_reason="stop"),
+]
+WHOLE_BESIDE = [
+    {"choices": [{"index": 0, "delta": {"content": part}, "message": {"content": whole}, "finish_reason": end}]}
+    for part, whole, end in (("It is ", "It is ", None), ("5.", "It is 5.", None), ("", "It is 5.", "stop"))
+]
+
+
+@pytest.mark.parametrize(
+    ("stream", "data", "kind"),
+    [
+        (False, json.dumps(whole_reply()).encode(), "text/plain"),
+        (False, json.dumps(whole_reply()).encode(), "application/octet-stream"),
+        (True, json.dumps(whole_reply()).encode(), "text/plain"),
+        (True, streamed(*PARTS), "text/event-stream"),
+        (True, streamed(*PARTS), "text/plain"),
+        (True, streamed(*PARTS, ends="\n"), "text/event-stream; charset=utf-8"),
+        (True, streamed(*PARTS, ends="\r\n\r\n", start="data:"), "text/event-stream"),
+        (True, b": alive\n\ndata:\n\ndata: \n\n" + streamed(*PARTS), "text/event-stream"),
+        (True, b"event: message\nid: 7\n" + streamed(*PARTS), "text/event-stream"),
+        (True, streamed(*PARTS).replace(b'{"index"', b'\ndata: {"index"'), "text/event-stream"),
+        (True, streamed(*TEXT_SO_FAR), "text/event-stream"),
+        (True, streamed(*WHOLE_BESIDE), "text/event-stream"),
+        (False, json.dumps(whole_reply(error={"code": 0, "message": ""})).encode(), "application/json"),
+        (False, json.dumps(whole_reply(finish_reason={"type": "stop"})).encode(), "application/json"),
+    ],
+)
+def test_a_good_reply_in_an_odd_form_is_read(stream: bool, data: bytes, kind: str) -> None:
+    with EndpointServer(odd=[(data, kind)], body=whole_reply({"content": "a second request"})) as server:
+        (row,) = ask(server, "2 + 3?", stream=stream)
+    assert (row["generated_text"], row["finish_reason"], row["error"]) == ("It is 5.", "stop", "")
+
+
+def test_signs_that_end_a_line_elsewhere_end_none_in_a_stream() -> None:
+    text = "one\u2028two\x85three\x0bfour"
+    with EndpointServer(odd=[(streamed(chunk({"content": text}), END), "text/event-stream")]) as server:
+        (row,) = ask(server, "2 + 3?", stream=True)
+    assert row["generated_text"] == text
+
+
+def test_a_stream_that_repeats_a_word_is_no_text_so_far() -> None:
+    parts = [chunk({"content": part}) for part in ("so ", "so ", "so much")]
+    assert of_stream(*parts, END)["generated_text"] == "so so so much"
+    assert of_stream(chunk({"content": "5"}), chunk({"content": "5"}), END)["generated_text"] == "55"
+
+
+def of_stream(*sent: Any) -> dict[str, Any]:
+    reply = Reply(is_stream=True)
+    for one in sent:
+        reply.add(one)
+    return reply.row()
+
+
+def test_a_context_that_is_full_is_a_text_that_was_cut() -> None:
+    assert of(whole_reply(finish_reason="context_length_exceeded"))["finish_reason"] == "length"
+
+
+def test_an_error_with_a_message_beside_choices_is_one() -> None:
+    with pytest.raises(BadReply, match="overloaded"):
+        of(whole_reply(error={"message": "overloaded"}))
