@@ -8,6 +8,7 @@ and at most one of the assistant. Students are trained without a system prompt, 
 """
 
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -47,6 +48,7 @@ FINISHED |= dict.fromkeys(
     ),
     "length",
 )
+LONGEST_SETTING = 20  # characters; a thought has a blank, at the least
 TURNS = (["user"], ["user", "assistant"])
 
 
@@ -117,7 +119,20 @@ def finish_reason_of(value: Any) -> str:
 
 def _reasoning(holder: dict[str, Any]) -> Any:
     """The reasoning that a record has apart from the answer, under any of the keys of servers and datasets."""
-    return next((holder[key] for key in ("reasoning_content", "reasoning", "thinking") if holder.get(key)), None)
+    values = (holder.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+    return next((value for value in values if value and not _is_setting(value)), None)
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value says how much is thought, and is no thought: true, "off", "disabled", "high"."""
+    if isinstance(value, bool | int | float):
+        return True
+    return (
+        isinstance(value, str)
+        and value.isascii()
+        and len(value) <= LONGEST_SETTING
+        and not re.search(r"\s", value.strip())
+    )
 
 
 def _text(content: Any) -> Any:

@@ -37,6 +37,7 @@ SPLITS = {
 BATCH_ROWS = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CSV_BLOCK_BYTES = 2**26  # the longest row
+START_BYTES = 256  # by which compression, Parquet and files that are no data are known
 SAMPLE_BYTES = 2**20  # bytes from which the dialect of a CSV file is guessed
 _SPLIT = re.compile(rf"(?:^|[ ._\-/\d])({'|'.join(SPLITS)})(?=[ ._\-/\d]|$)", re.IGNORECASE)
 _HIVE = re.compile(r"([^/=]+)=([^/]*)/")
@@ -81,10 +82,12 @@ def records_of(place: Folder, file: str, key: str, label: str) -> Iterator[Any]:
     filesystem, path = place.filesystem_and_path(file)
     hive = {name: unquote(value) for name, value in _HIVE.findall(file)}
     with filesystem.open_input_file(path) as stream:
-        start = stream.read(4)
+        start = stream.read(START_BYTES)
         stream.seek(0)
+        if wrong := _no_data(start):
+            raise UserError(f"{key}: {label} is {wrong}")
         packed = next((codec for magic, codec in MAGIC.items() if start.startswith(magic)), None)
-        kind = "parquet" if start == b"PAR1" else _format(path)
+        kind = "parquet" if start.startswith(b"PAR1") else _format(path)
         data = _unpacked(stream, packed)
         if kind == "csv":
             sample = data.read(SAMPLE_BYTES)
@@ -95,6 +98,16 @@ def records_of(place: Folder, file: str, key: str, label: str) -> Iterator[Any]:
             records = _read(data, kind, key, label)
         for record in records:
             yield {**hive, **record} if hive and isinstance(record, dict) else record
+
+
+def _no_data(start: bytes) -> str:
+    """What a file is in place of data, by its first bytes; "" for what may be data."""
+    text = start.removeprefix(BYTE_ORDER_MARK).lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder, or download the file"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a page in HTML, not data; download the file itself (on Hugging Face's hub under /resolve/, not /blob/)"
+    return ""
 
 
 def _unpacked(stream: pa.NativeFile, packed: str | None) -> pa.NativeFile:
@@ -112,9 +125,34 @@ def _read(stream: Any, kind: str, key: str, label: str) -> Iterator[Any]:
     if kind == "parquet":
         source = stream if stream.seekable() else pa.BufferReader(stream.read_buffer())
         for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
-            yield from map(plain, batch.to_pylist())
+            columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+            for values in zip(*columns.values(), strict=True):
+                yield {name: plain(value) for name, value in zip(columns, values, strict=True)}
     else:
         yield from _json(io.BufferedReader(stream), key, label)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column. A float of 32 bits has its own digits: 0.1, and not 0.10000000149011612.
+
+    A text that is not UTF-8 has lone surrogates, by which its row is rejected; a date beyond Python's is text.
+    """
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+        return [None if text is None else float(text) for text in column.cast(pa.string()).to_pylist()]
+    try:
+        return column.to_pylist()
+    except (UnicodeDecodeError, OverflowError, ValueError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        buffer = scalar.as_buffer() if hasattr(scalar, "as_buffer") else None
+        return None if buffer is None else buffer.to_pybytes().decode("utf-8", "surrogateescape")
+    except (OverflowError, ValueError):
+        return f"{scalar.type} {getattr(scalar, 'value', '')}".strip()
 
 
 def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool) -> Iterator[dict[str, Any]]:
@@ -123,19 +161,7 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool)
     """
     header = sample.partition(b"\n")[0]
     delimiter = "\t" if tabs else next((sign for sign in ",;\t|" if sign.encode() in header), ",")
-    # Spark writes \" for a quote within quotes, where others write "".
-    escaped = b'\\"' in sample and not re.search(rb'[^,;\t|\n\r]""[^,;\t|\n\r]', sample)
-    reader = csv.open_csv(
-        stream,
-        csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-        csv.ParseOptions(
-            delimiter=delimiter,
-            newlines_in_values=True,
-            escape_char="\\" if escaped else False,
-            double_quote=not escaped,
-        ),
-        csv.ConvertOptions(default_column_type=pa.string(), null_values=[""], strings_can_be_null=True),
-    )
+    reader = _csv_reader(stream, delimiter, _is_escaped(sample, delimiter))
     names = [name.strip() for name in reader.schema.names]
     if len(set(names)) < len(names):
         raise UserError(f"{key}: {label}: two columns have one name in {names}; give each its own")
@@ -143,6 +169,43 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             rows = batch.slice(start, BATCH_ROWS).to_pylist()
             yield from (dict(zip(names, row.values(), strict=True)) for row in rows)
+
+
+def _is_escaped(sample: bytes, delimiter: str) -> bool:
+    """Whether quotes within quotes are \\", as Spark writes them, and not "" as others do.
+
+    A \\" at the end of a cell may be a backslash and the quote that closes it, as pandas writes LaTeX's line break: only
+    one within a cell says that it is Spark's. The dialect must give each row of the sample as many cells as the header.
+    """
+    is_within = re.search(rb'\\"(?![,;\t|\r\n]|$)', sample) is not None
+    is_escaped = is_within and not re.search(rb'[^,;\t|\n\r]""[^,;\t|\n\r]', sample)
+    if b'\\"' not in sample or _reads(sample, delimiter, is_escaped):
+        return is_escaped
+    return not is_escaped if _reads(sample, delimiter, not is_escaped) else is_escaped
+
+
+def _reads(sample: bytes, delimiter: str, is_escaped: bool) -> bool:
+    whole_lines = sample if len(sample) < SAMPLE_BYTES else sample[: sample.rfind(b"\n") + 1]
+    try:
+        for _ in _csv_reader(pa.BufferReader(whole_lines), delimiter, is_escaped):
+            pass
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _csv_reader(stream: pa.NativeFile, delimiter: str, is_escaped: bool) -> csv.CSVStreamingReader:
+    return csv.open_csv(
+        stream,
+        csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+        csv.ParseOptions(
+            delimiter=delimiter,
+            newlines_in_values=True,
+            escape_char="\\" if is_escaped else False,
+            double_quote=not is_escaped,
+        ),
+        csv.ConvertOptions(default_column_type=pa.string(), null_values=[""], strings_can_be_null=True),
+    )
 
 
 def _json(stream: io.BufferedReader, key: str, path: str) -> Iterator[Any]:
