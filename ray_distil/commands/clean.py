@@ -20,10 +20,11 @@ from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.report import console_table
 from ray_distil.report.unfinished import unfinished_stages
 from ray_distil.runner.lease import run_lock
+from ray_distil.runtime.redaction import redacted
 from ray_distil.store.ahead import do_all
 from ray_distil.store.listing import StoredFile, is_shard, newest, rows_by_file, stored_files
 from ray_distil.store.shards import REJECTS_FOLDER
-from ray_distil.store.storage import Folder, redacted
+from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import SUPERSEDED
 
 

@@ -103,7 +103,7 @@ def configuration(arguments: Namespace) -> StagesConfig:
         evaluation["num_timed"] = arguments.timed
     evaluation = apply_overrides(data, overrides)["evaluation"]  # apply_overrides may return a copy
     evaluation["benchmarks"] = [_with(text, arguments) for text in evaluation.get("benchmarks") or ["tiny"]]
-    config = validate(StagesConfig, data)
+    config = validate(StagesConfig, data, overrides)
 
     # Only a distillation run has these.
     if any(benchmark.name == HELD_OUT for benchmark in config.evaluation.benchmarks):

@@ -128,7 +128,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
             },
         },
     }
-    config = validate(StagesConfig, apply_overrides(data, overrides))
+    config = validate(StagesConfig, apply_overrides(data, overrides), overrides)
     with opened(config, display) as run:
         imported = ImportedResponses(run, records, file.dataset.input_path)
         responses, ids = run.make(imported), [row["response_id"] for row in imported.imported]
@@ -175,7 +175,7 @@ def train(path: str, overrides: Sequence[str] = (), display: Display | None = No
             **devices(),
         },
     }
-    config = validate(StagesConfig, apply_overrides(data, overrides))
+    config = validate(StagesConfig, apply_overrides(data, overrides), overrides)
 
     with opened(config, display) as run:
         examples = run.make(ImportedExamples(run, records, file.dataset.labeled_path))

@@ -329,4 +329,5 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfi
 
     Values have YAML's spelling. Raises ConfigError with one line a mistake.
     """
-    return validate(DistillConfig, apply_overrides(read_mapping(path or RECIPES / "tiny.yaml"), overrides))
+    data = apply_overrides(read_mapping(path or RECIPES / "tiny.yaml"), overrides)
+    return validate(DistillConfig, data, overrides)

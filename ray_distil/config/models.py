@@ -9,9 +9,10 @@ from ray_distil.config.engine_config import Asked, EndpointConfig, wrong_key
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
+from ray_distil.runtime.redaction import redacted
 from ray_distil.store import hub
 from ray_distil.store.manifest import model_fingerprint
-from ray_distil.store.storage import Folder, describe, redacted
+from ray_distil.store.storage import Folder, describe
 
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ray_distil.errors import ConfigError
+from ray_distil.runtime.redaction import redacted
 from ray_distil.runtime.user_code import PATTERN
-from ray_distil.store.storage import redacted
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # Names of secrets: environment variables such as HF_TOKEN_2, and keys such as hf_token; not stop_token_ids or api_key_env.
@@ -50,7 +50,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """A YAML file, or a JSON file, which is YAML as well. Raises ConfigError where it holds no mapping."""
     file = config_file(path)
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"--config {file}: cannot be read ({getattr(error, 'strerror', error)}); give a YAML file, or the name of a "
@@ -63,6 +63,26 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return data
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice: of two, YAML keeps the last one without a word."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    keys: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key.value in keys:
+            line = key.start_mark.line + 1
+            raise yaml.YAMLError(f"{key.value!r} stands twice, the second time in line {line}; keep one of them")
+        keys.add(key.value)
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Set `key.path=value`, values in YAML spelling. Raises ConfigError."""
     for override in overrides:
@@ -70,24 +90,36 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return data
 
 
-def validate(model: type[SectionT], data: dict[str, Any]) -> SectionT:
-    """The mapping as a section. Raises ConfigError with one line a mistake."""
+def validate(model: type[SectionT], data: dict[str, Any], overrides: Sequence[str] = ()) -> SectionT:
+    """The mapping as a section. Raises ConfigError with one line a mistake.
+
+    `overrides`: those that the mapping has. Where a key takes a text, the override's value is its text, as 2024.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        texts = {tuple(key.split(".")): override for override in overrides if (key := override.partition("=")[0])}
+        no_texts = [tuple(map(str, line["loc"])) for line in error.errors() if line["type"] == "string_type"]
+        changed = [override for key, override in texts.items() if key in no_texts or (*key, "str") in no_texts]
+        if changed:
+            for override in changed:
+                _apply(data, override, is_text=True)
+            return validate(model, data)
         raise ConfigError("\n".join(dict.fromkeys(_explain(line, model) for line in error.errors()))) from error
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str, is_text: bool = False) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected key.path=value, e.g. training.num_train_epochs=2")
     try:
-        value = yaml.safe_load(text)
+        value = text if is_text else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             f"override {override!r}: {text!r} is not YAML ({str(error).splitlines()[0]}); quote it"
         ) from error
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        value = text  # " Answer: x" is a text: a mapping has braces
     *parents, leaf = key.split(".")
     node: Any = data
     for parent in parents:

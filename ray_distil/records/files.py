@@ -2,7 +2,6 @@
 recognised by their first bytes.
 
 a.jsonl  a.ndjson  a.json  a.csv  a.tsv  a.parquet    formats; .gz, .zst, .bz2 or .lz4 may follow
-data/train-00000-of-00001.parquet, test.jsonl         the name tells the split, as in Hugging Face's datasets
 year=2024/part-0.parquet                              the folder's name gives a column (Hive)
 """
 
@@ -11,7 +10,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 from urllib.parse import unquote
@@ -29,52 +27,17 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 NO_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json", "config.json"}
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
 BATCH_ROWS = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CSV_BLOCK_BYTES = 2**26  # the longest row
 START_BYTES = 256  # by which compression, Parquet and files that are no data are known
 SAMPLE_BYTES = 2**20  # bytes from which the dialect of a CSV file is guessed
-_SPLIT = re.compile(rf"(?:^|[ ._\-/\d])({'|'.join(SPLITS)})(?=[ ._\-/\d]|$)", re.IGNORECASE)
 _HIVE = re.compile(r"([^/=]+)=([^/]*)/")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The files of a folder that are read, and those that are not."""
-
-    files: list[str]
-    left_out: list[str]
-    splits: list[str]  # the splits in the files' names; [] if no name has one
 
 
 def is_data(name: str) -> bool:
     """Whether a file holds records, by its name; it may be compressed."""
     return bool(_format(name)) and name.rpartition("/")[2].lower() not in NO_DATA
-
-
-def choose(folder: Folder, split: str) -> Chosen:
-    """The files in a folder, and in the folders below, that hold records of a split.
-
-    If no file's name tells a split, all files count. A file whose name tells none, beside others that do, counts as
-    train. Files and folders whose names begin with _ or a dot are no data.
-    """
-    data_files = [
-        name
-        for name in folder.files(recursive=True)
-        if not any(part.startswith(("_", ".")) for part in name.split("/"))
-    ]
-    data = [name for name in data_files if is_data(name)]
-    splits = {name: SPLITS[parts[-1].lower()] for name in data if (parts := _SPLIT.findall(name))}
-    of_split = {name: splits.get(name, "train") for name in data} if splits else dict.fromkeys(data, split)
-    files = [name for name in data if of_split[name] == SPLITS.get(split, split)]
-    return Chosen(
-        files, [name for name in data_files if name not in files], sorted(set(of_split.values())) if splits else []
-    )
 
 
 def records_of(place: Folder, file: str, key: str, label: str) -> Iterator[Any]:
@@ -140,7 +103,7 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         return [None if text is None else float(text) for text in column.cast(pa.string()).to_pylist()]
     try:
-        return column.to_pylist()
+        return list(column.to_pylist())
     except (UnicodeDecodeError, OverflowError, ValueError):
         return [_value(scalar) for scalar in column]
 

@@ -27,7 +27,8 @@ from pyarrow import fs
 
 from ray_distil.errors import UserError
 from ray_distil.records.conversations import without_system
-from ray_distil.records.files import BATCH_ROWS, FORMATS, choose, plain, reason, records_of
+from ray_distil.records.files import BATCH_ROWS, FORMATS, plain, reason, records_of
+from ray_distil.records.folders import Chosen, choose, missing_parts
 from ray_distil.store.manifest import MANIFEST
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder, describe
@@ -176,19 +177,41 @@ def _files(source: Source, folder: Folder) -> list[str]:
     """The files of a folder that hold records of the split. Raises UserError without any."""
     with _readable_errors(source):
         files = folder.files()
-        chosen_files = choose(folder, source.split)
+        chosen_files = choose(folder, source.split, source.name)
     if UNFINISHED in files and MANIFEST not in files:
         raise UserError(f"{source.key}: {source.path!r} is an artifact of a run that is not complete; let that run end")
+    if problem := _wrong_choice(source, chosen_files):
+        raise UserError(problem)
+    return chosen_files.files
+
+
+def _wrong_choice(source: Source, chosen_files: Chosen) -> str:
+    """Why the files of a folder cannot be the source; "" if they can."""
+    section = source.key.rpartition(".")[0]
+    if not chosen_files.is_known:
+        configurations = ", ".join(map(repr, chosen_files.configurations)) or "none"
+        return (
+            f"{section}.dataset_name: nothing in {source.path!r} is named {source.name!r}; there are {configurations}"
+        )
+
+    # Parts that are missing.
+    if missing := missing_parts(chosen_files.files):
+        return (
+            f"{source.key}: {source.path!r} lacks {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}, as the "
+            "names of its other files say; download them, or give the others names without -of-"
+        )
+
+    # No file is left.
     if not chosen_files.files and chosen_files.splits:
-        section, splits = source.key.rpartition(".")[0], ", ".join(map(repr, chosen_files.splits))
-        raise UserError(
+        splits = ", ".join(map(repr, chosen_files.splits))
+        return (
             f"{section}.{source.split_key}: {source.path!r} has no file of the split {source.split!r}; it has {splits}"
         )
     if not chosen_files.files:
         names = chosen_files.left_out
         present = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "nothing"
-        raise UserError(f"{source.key}: {source.path!r} has no file in {', '.join(FORMATS)}; there is {present} in it")
-    return chosen_files.files
+        return f"{source.key}: {source.path!r} has no file in {', '.join(FORMATS)}; there is {present} in it"
+    return ""
 
 
 def left_out(source: Source) -> list[str]:
@@ -196,7 +219,7 @@ def left_out(source: Source) -> list[str]:
     if source.is_on_hub:
         return []
     place, is_folder = _place(source)
-    return choose(place, source.split).left_out if is_folder and not _is_saved(place) else []
+    return choose(place, source.split, source.name).left_out if is_folder and not _is_saved(place) else []
 
 
 @contextmanager

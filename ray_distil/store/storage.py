@@ -6,7 +6,6 @@ shows an object only when its upload is complete. Where a store fails for a whil
 """
 
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,11 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ray_distil.errors import DamagedFile, UserError
+from ray_distil.runtime.redaction import redacted
 from ray_distil.store.ahead import do_all
 from ray_distil.store.parquet_files import is_damage, opened, parquet
 from ray_distil.store.patience import Patience, patient
@@ -27,10 +28,6 @@ from ray_distil.store.patience import Patience, patient
 RENAMING = {"local", "hdfs"}  # filesystems that show half-written files, but can rename; the others put whole objects
 FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
-URI = re.compile(r"\w+://[^\s'\"]+")
-OPTION = re.compile(r"([^&=#]+)(=[^&#]*)")
-HARMLESS = {"region", "scheme", "endpoint_override", "allow_delayed_open", "enable_tls", "blob_storage_authority",
-            "dfs_storage_authority", "api-version", "version", "connect_timeout", "request_timeout"}  # fmt: skip
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
@@ -58,6 +55,10 @@ class Folder:
         Raises UserError for a URI that no pyarrow filesystem takes.
         """
         text = str(where)
+        if text.startswith("file://"):  # as Ray, Spark and pyarrow write paths
+            text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+        if "://" in text and not text.partition("://")[2].strip("/"):
+            raise UserError(f"{text!r} names no bucket; give e.g. {text.rstrip('/')}//BUCKET/PATH")
         if "://" not in text:
             return cls(str((base or Path.cwd()) / Path(text).expanduser()))
         folder = cls(text)
@@ -321,27 +322,6 @@ def _flush(path: str) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def redacted(text: str) -> str:
-    """A text with *** for the keys in its URIs: s3://***@BUCKET, and secret_key=*** among a URI's options.
-
-    All options are hidden but those of HARMLESS. The container in abfs://CONTAINER@ACCOUNT is no key.
-    """
-    return URI.sub(lambda uri: _without_keys(uri[0]), text)
-
-
-def _without_keys(uri: str) -> str:
-    place, mark, options = uri.partition("?")
-    scheme, _, rest = place.partition("://")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    if at and not (scheme.startswith("abfs") and ":" not in user):
-        place = f"{scheme}://***{rest[len(user) :]}"
-    return (
-        place
-        + mark
-        + OPTION.sub(lambda option: option[1] + (option[2] if option[1].lower() in HARMLESS else "=***"), options)
-    )
 
 
 def describe(error: OSError) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from ray_distil.config.section import without_secrets
-from ray_distil.store.storage import redacted
+from ray_distil.runtime.redaction import redacted
 
 
 @pytest.mark.parametrize(
