@@ -22,7 +22,7 @@ from ray_distil.judge.choices import stated_letter
 from ray_distil.runtime import user_code
 from ray_distil.store.schemas import without_unseen
 
-VERSION = 1
+VERSION = 2
 SCORER = "evaluation.benchmarks.scorer"
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
 _NO_RESULT = re.compile(r"[=<>≤≥≠,;!]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])|\bor\b")  # before the last =: x = 5 or x = 25

@@ -29,7 +29,7 @@ from ray_distil.store.schemas import BENCHMARK, normalised, stable_id
 from ray_distil.store.shards import REASON, reject, table_of
 
 NAME = "benchmark"  # in fingerprints
-VERSION = 1
+VERSION = 2
 _PLACE = re.compile(r"\{(instruction|choices)\}")
 _COMMIT = re.compile(r"@[0-9a-f]{40}$")
 Row = dict[str, Any]

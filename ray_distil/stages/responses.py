@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ray_distil.generate.generation import Generate
 
 NAME = "teacher"  # in fingerprints
-VERSION = 4
+VERSION = 5
 REQUEST_VERSION = 1  # of the requests: with another version all texts are generated again
 IMPORTED_ROWS = 1000  # in a shard: chains of thought are long
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 NAME = "curation"  # in fingerprints
-VERSION = 3
+VERSION = 4
 
 
 class SftExamples(Stage):
