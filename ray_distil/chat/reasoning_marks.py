@@ -13,17 +13,46 @@ from bisect import bisect_left
 from typing import NamedTuple
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"
-# Marks of other models and datasets: begin and end of the reasoning; begin and end of the conclusion, if it has marks.
+
+
+class Marks(NamedTuple):
+    """Marks of a family of models, or of a dataset: begin and end of the reasoning, and of the conclusion if it has some.
+
+    `label`: a line that the model writes behind the begin mark.
+    """
+
+    begin: str
+    end: str
+    conclusion: str = ""
+    conclusion_end: str = ""
+    label: str = ""
+
+
 OTHER_MARKS = [
-    ("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # OpenThoughts
-    ("<thinking>", "</thinking>", "", ""),
-    ("<thought>", "</thought>", "", ""),
-    ("<reasoning>", "</reasoning>", "", ""),
-    ("[THINK]", "[/THINK]", "", ""),  # Magistral
-    ("◁think▷", "◁/think▷", "", ""),  # Kimi
-    ("<seed:think>", "</seed:think>", "", ""),
-    ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
+    Marks("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # OpenThoughts
+    Marks("<thinking>", "</thinking>"),
+    Marks("<thought>", "</thought>"),
+    Marks("<reasoning>", "</reasoning>"),
+    Marks("[THINK]", "[/THINK]"),  # Magistral, Ministral
+    Marks("◁think▷", "◁/think▷"),  # Kimi
+    Marks(
+        "<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>", "<|close|>response<|sep|>"
+    ),  # Kimi
+    Marks("<seed:think>", "</seed:think>"),
+    Marks("<mm:think>", "</mm:think>"),  # MiniMax
+    Marks("<longcat_think>", "</longcat_think>"),
+    Marks("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
+    Marks("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    Marks("<|channel>", "<channel|>", label="thought"),  # Gemma 4
+    Marks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "", "[END FINAL RESPONSE]"),  # Apriel
+    Marks("Here is my thought process:", "Here is my response:"),  # Granite
 ]
+# gpt-oss: each message has a channel; `final` is the conclusion, all others are reasoning.
+_HARMONY = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_MESSAGE = re.compile(
+    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
 _MARK = re.compile(r"</?think>")
 _ON_A_LINE = re.compile(r"^[ \t]*</?think>[ \t]*$", re.MULTILINE)
 
@@ -43,10 +72,10 @@ def _blocks(text: str) -> list[Block]:
     lead = len(text) - len(text.lstrip())
     if text.startswith(THINK_BEGIN, lead):
         first = Block(lead, lead + len(THINK_BEGIN), len(text), None)
+    elif 0 <= (begin := _begin_on_a_line(text, 0)) and THINK_END not in text[:begin]:
+        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     elif THINK_END in text:
         first = Block(0, 0, len(text), None)
-    elif (begin := _begin_on_a_line(text, 0)) >= 0:
-        first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     elif THINK_BEGIN in text:  # the mark is within a line, and the block is never closed
         begin = text.index(THINK_BEGIN)
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
@@ -132,6 +161,8 @@ def joined(reasoning: str, content: str) -> str:
     if not reasoning.strip():
         return with_think_begin(content)
     thought = reasoning.strip().removeprefix(THINK_BEGIN).removesuffix(THINK_END).strip()
+    if content.lstrip().startswith(f"{thought}\n"):  # the same thought again, without marks
+        content = content.lstrip()[len(thought) :]
     if content.lstrip().startswith((THINK_BEGIN, THINK_END)):  # the same thought again, or its end mark alone
         within, conclusion = split_reasoning(content)
         if thinking_is_open(content) or (within and within != thought and thought not in within):
@@ -144,15 +175,45 @@ def joined(reasoning: str, content: str) -> str:
 
 
 def with_our_marks(text: str) -> str:
-    """The text with `<think>` and `</think>` in place of OTHER_MARKS, if it begins with a block in those marks."""
-    for begin, end, solution, separator in OTHER_MARKS:
-        if text.lstrip().startswith(begin):
-            thought, mark, conclusion = text.lstrip().removeprefix(begin).partition(end)
-            if not mark:
-                return THINK_BEGIN + thought
-            if solution:
-                conclusion = conclusion.replace(solution, "", 1)
-                head, _, tail = conclusion.rpartition(separator)
-                conclusion = head + tail
-            return f"{THINK_BEGIN}{thought}{THINK_END}\n\n{conclusion.strip()}"
+    """The text with `<think>` and `</think>` in place of OTHER_MARKS, if it begins with a block in those marks, or has
+    such marks alone on their lines; a text in gpt-oss' channels as one block and the final message.
+    """
+    if _HARMONY.match(text):
+        return _of_channels(text)
+    for marks in OTHER_MARKS:
+        if text.lstrip()[: len(marks.begin)].lower() == marks.begin.lower():
+            return _of_family(text.lstrip()[len(marks.begin) :], marks)
+    return _of_lines(text)
+
+
+def _of_channels(text: str) -> str:
+    messages = [(channel, content.strip()) for channel, content in _MESSAGE.findall(text)]
+    thought = "\n\n".join(content for channel, content in messages if channel != "final" and content)
+    final = "\n\n".join(content for channel, content in messages if channel == "final")
+    if not any(channel == "final" for channel, _ in messages):  # it was cut while it thought
+        return f"{THINK_BEGIN}\n{thought}"
+    return f"{THINK_BEGIN}\n{thought}\n{THINK_END}\n\n{final}" if thought else final
+
+
+def _of_family(text: str, marks: Marks) -> str:
+    """A text, without its begin mark, in our marks."""
+    thought, mark, conclusion = text.partition(marks.end)
+    if marks.label:
+        thought = thought.lstrip().removeprefix(marks.label)
+    if not mark:
+        return THINK_BEGIN + thought
+    conclusion = conclusion.replace(marks.conclusion, "", 1) if marks.conclusion else conclusion
+    if marks.conclusion_end:
+        head, _, tail = conclusion.rpartition(marks.conclusion_end)
+        conclusion = head + tail
+    return f"{THINK_BEGIN}{thought}{THINK_END}\n\n{conclusion.strip()}"
+
+
+def _of_lines(text: str) -> str:
+    """A text with an end mark alone on its line: the prompt, or words, may stand where its begin mark would be."""
+    for begin, end, *_ in OTHER_MARKS:
+        if end not in text or not (ends := re.compile(rf"^[ \t]*{re.escape(end)}[ \t]*$", re.MULTILINE)).search(text):
+            continue
+        begins = re.compile(rf"^[ \t]*{re.escape(begin)}[ \t]*$", re.MULTILINE)
+        return ends.sub(THINK_END, begins.sub(THINK_BEGIN, text))
     return text

@@ -125,7 +125,7 @@ def _reasoning(holder: dict[str, Any]) -> Any:
 
 def _is_setting(value: Any) -> bool:
     """Whether a value says how much is thought, and is no thought: true, "off", "disabled", "high"."""
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float | dict):
         return True
     return (
         isinstance(value, str)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.chat.reasoning_marks import joined, split_reasoning, thinking_is_open, thinking_of
+from ray_distil.chat.reasoning_marks import joined, split_reasoning, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.judge.gates import GATES, REASONS, against_source, first_reason
 
 
@@ -106,3 +106,56 @@ def test_without_a_reference_the_source_is_the_measure() -> None:
     row = GOOD | {"reference_answer": None, "answer": "6"}
     assert first_reason(row, GATES) is None
     assert first_reason(against_source(row), GATES) == "wrong_answer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>analysis<|message|>2 + 3.<|end|><|start|>assistant<|channel|>final<|message|>It is 5.<|return|>",
+        "<|start|>assistant<|channel|>analysis<|message|>2 + 3.<|end|><|start|>assistant<|channel|>final<|message|>It is 5.",
+        "<|channel>thought\n2 + 3.<channel|>It is 5.",
+        "<|inner_prefix|>2 + 3.<|inner_suffix|>It is 5.",
+        "<mm:think>\n2 + 3.\n</mm:think>\n\nIt is 5.",
+        "<|open|>think<|sep|>2 + 3.<|close|>think<|sep|><|open|>response<|sep|>It is 5.<|close|>response<|sep|>",
+        "Here are my reasoning steps:\n2 + 3.\n[BEGIN FINAL RESPONSE]\nIt is 5.\n[END FINAL RESPONSE]",
+        "Here is my thought process: 2 + 3. Here is my response: It is 5.",
+        "<Thinking>2 + 3.</thinking>It is 5.",
+        "2 + 3.\n</thinking>\nIt is 5.",
+        "<|begin_of_thought|>2 + 3.<|end_of_thought|><|begin_of_solution|>It is 5.<|end_of_solution|>",
+    ],
+)
+def test_marks_of_families_become_ours(text: str) -> None:
+    assert split_reasoning(with_our_marks(text)) == ("2 + 3.", "It is 5.")
+    assert with_our_marks(with_our_marks(text)) == with_our_marks(text)
+
+
+@pytest.mark.parametrize("text", ["<|channel|>analysis<|message|>2 +", "<|channel>thought\n2 +", "<mm:think>2 +"])
+def test_a_thought_that_was_cut_is_open_in_each_family(text: str) -> None:
+    assert thinking_is_open(with_our_marks(text))
+    assert split_reasoning(with_our_marks(text)) == ("2 +", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is 5.",
+        "The tag </thinking> closes a thought.",
+        "Say [/THINK] when you are done, and [THINK] before.",
+        "<|channel|>final<|message|>It is 5.",
+    ],
+)
+def test_a_text_without_a_thought_has_none(text: str) -> None:
+    assert split_reasoning(with_our_marks(text))[0] == ""
+    assert split_reasoning(with_our_marks(text))[1] in (text, "It is 5.")
+
+
+def test_words_before_a_block_belong_to_the_reasoning() -> None:
+    for begin, end in (("<think>", "</think>"), ("<thinking>", "</thinking>")):
+        text = f"Okay.\n{begin}\n2 + 3.\n{end}\nIt is 5."
+        assert split_reasoning(with_our_marks(text)) == ("Okay.\n\n2 + 3.", "It is 5.")
+
+
+def test_a_thought_that_the_content_repeats_without_marks_stands_once() -> None:
+    assert split_reasoning(joined("2 + 3.", "2 + 3.\n\nIt is 5.")) == ("2 + 3.", "It is 5.")
+    assert split_reasoning(joined("5", "5 apples")) == ("5", "5 apples")
+    assert split_reasoning(joined("<|channel|>analysis<|message|>2.", "<|channel|>final<|message|>5")) == ("2.", "5")
