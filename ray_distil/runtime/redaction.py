@@ -11,7 +11,7 @@ HARMLESS = {"region", "scheme", "endpoint_override", "allow_delayed_open", "enab
 def redacted(text: str) -> str:
     """A text with *** for the keys in its URIs: s3://***@BUCKET, and secret_key=*** among a URI's options.
 
-    All options are hidden but those of HARMLESS. The container in abfs://CONTAINER@ACCOUNT is no key.
+    All options are hidden but those of HARMLESS. The container in abfs://CONTAINER@ACCOUNT.dfs.core.windows.net is no key.
     """
     return URI.sub(lambda uri: _without_keys(uri[0]), text)
 

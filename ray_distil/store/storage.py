@@ -65,7 +65,7 @@ class Folder:
         try:
             folder.filesystem_and_path()
         except (pa.ArrowException, ValueError, OSError) as error:
-            kinds = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT/PATH or a path"
+            kinds = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or a path"
             raise UserError(
                 f"{redacted(text)!r} is no place that pyarrow can open ({redacted(str(error))}); give {kinds}"
             ) from error
