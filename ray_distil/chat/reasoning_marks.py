@@ -72,7 +72,7 @@ def _blocks(text: str) -> list[Block]:
     lead = len(text) - len(text.lstrip())
     if text.startswith(THINK_BEGIN, lead):
         first = Block(lead, lead + len(THINK_BEGIN), len(text), None)
-    elif 0 <= (begin := _begin_on_a_line(text, 0)) and THINK_END not in text[:begin]:
+    elif (begin := _begin_on_a_line(text, 0)) >= 0 and THINK_END not in text[:begin]:
         first = Block(begin, begin + len(THINK_BEGIN), len(text), None)
     elif THINK_END in text:
         first = Block(0, 0, len(text), None)
