@@ -55,14 +55,24 @@ def choose(folder: Folder, split: str, name: str | None = None) -> Chosen:
         is_known = name is None or name in by_card
         return _chosen(files, of_split, split, list(by_card), is_known, has_splits=True)
 
-    # The folder of a configuration, or its file.
-    configurations = sorted({file.partition("/")[0] if "/" in file else file.partition(".")[0] for file in data})
-    if name is not None:
-        of_folder = [file for file in data if file.startswith(f"{name}/")]
-        data = of_folder or [file for file in data if file.rpartition("/")[2].partition(".")[0] == name]
+    # The folder of a configuration, or its file. Files that are named by their splits alone are of one configuration.
+    of_configuration = {file: own_name for file in data if (own_name := _configuration_of(file))}
+    configurations = sorted(set(of_configuration.values()))
+    if name is not None and configurations:
+        data = [file for file in data if of_configuration.get(file) == name]
     splits = {file: SPLITS[parts[-1].lower()] for file in data if (parts := _SPLIT.findall(file))}
     of_split = {file: splits.get(file, "train") for file in data} if splits else dict.fromkeys(data, split)
     return _chosen(files, of_split, split, configurations, name is None or bool(data), bool(splits))
+
+
+def _configuration_of(file: str) -> str:
+    """The configuration that the name of a file tells: its first folder, else the file's name; "" for names of splits."""
+    folder, _, _ = file.rpartition("/")
+    first = folder.partition("/")[0]
+    if first and first != "data" and "=" not in first and not _SPLIT.search(f"{first}/"):
+        return first
+    stem = file.rpartition("/")[2].partition(".")[0]
+    return "" if _SPLIT.search(stem) or folder else stem
 
 
 def missing_parts(names: list[str]) -> list[str]:
