@@ -244,4 +244,5 @@ def is_local() -> bool:
 
 def ray_is_there() -> bool:
     """Whether this process works on a Ray."""
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # None: another thread is importing Ray
+    return is_initialized is not None and bool(is_initialized())

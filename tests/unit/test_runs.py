@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ray_distil.runner.lease import run_lock
 from ray_distil.runner.runs import Run, beside
 from ray_distil.runner.stage import GeneratingStage, Stage
 from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.runtime import metrics, session
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import in_background, messages_to
 from ray_distil.stages.sft_examples import few_kept
@@ -133,6 +135,13 @@ def test_stages_that_begin_side_by_side_are_checked_once(tmp_path: Path) -> None
         run.make(Quick("second"))
     assert len(num_checks) == 1
     assert console.file.getvalue().count("note: look out") == 1
+
+
+def test_a_ray_that_another_thread_is_importing_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that takes over rows may count them while the stage beside it loads Ray."""
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    assert not session.ray_is_there()
+    metrics.count("distil_rows_written", 3, run="r", stage="responses")
 
 
 def test_threads_that_need_transformers_at_once_all_get_it() -> None:
