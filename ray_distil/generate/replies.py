@@ -110,10 +110,10 @@ def whole_text(parts: list[str]) -> str:
     last part.
     """
     sent = [part for part in parts if part]
-    pairs = list(pairwise(sent))
-    grows = all(len(b) > len(a) for a, b in pairs[:-1]) and sent[-1:] > sent[:1]  # the last part may add nothing
-    is_repeated = bool(pairs) and grows and all(b.startswith(a) for a, b in pairs)
-    return sent[-1] if is_repeated else "".join(sent)
+    if len(sent) > 2 and sent[-1] == sent[-2]:
+        sent.pop()  # the last part of such a stream may add nothing
+    is_repeated = len(sent) > 1 and all(len(b) > len(a) and b.startswith(a) for a, b in pairwise(sent))
+    return sent[-1] if is_repeated else "".join(part for part in parts if part)
 
 
 def parsed(sent: Any) -> Any:
@@ -133,7 +133,7 @@ def reply_of(text: str, is_json: bool) -> Reply:
 
     Raises JSONDecodeError for what calls itself JSON and is none; BadReply for what is no reply.
     """
-    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    lines = [line.removeprefix("data:").strip() for line in text.split("\n") if line.startswith("data:")]
     reply = Reply(is_stream=bool(lines))
     for part in [line for line in lines if line != "[DONE]"] or [text]:
         reply.add(json.loads(part) if is_json and not lines else parsed(part))
@@ -145,25 +145,35 @@ async def chunks_of(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
 
     Raises JSONDecodeError for an event that is no JSON.
     """
-    waiting, event = b"", ""
+    event = ""
+    async for line in _lines(parts):
+        field, _, value = line.strip().partition(":")
+        if field != "data":
+            if not field and event:
+                json.loads(event)  # the event has ended, and is no JSON
+            continue
+
+        # The data of an event: in one line, or in several.
+        event += value.strip()
+        if event == "[DONE]":
+            return
+        try:
+            chunk = json.loads(event) if event else None
+        except json.JSONDecodeError:
+            continue
+        event = ""
+        if chunk is not None:
+            yield chunk
+
+
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """The lines of bytes that come in parts; the last one may lack its end. Only a line feed ends a line."""
+    waiting = b""
     async for part in parts:
         *lines, waiting = (waiting + part).split(b"\n")
         for line in lines:
-            field, _, value = line.decode(errors="replace").strip().partition(":")
-            if field != "data":
-                if not field and event:
-                    json.loads(event)  # the event has ended, and is no JSON
-                continue
-            event += value.strip()
-            if event == "[DONE]":
-                return
-            try:
-                chunk = json.loads(event) if event else None
-            except json.JSONDecodeError:
-                continue  # it may go on in the next line
-            event = ""
-            if chunk is not None:
-                yield chunk
+            yield line.decode(errors="replace")
+    yield waiting.decode(errors="replace")
 
 
 def _is_error(sent: dict[str, Any]) -> bool:

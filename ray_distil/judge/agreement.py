@@ -35,6 +35,7 @@ _PHRASES = [
 _TWICE = re.compile(
     r"\$?(.+?)\$?\s*(?:≈|\\approx(?:eq)?(?![A-Za-z])|\((?:or|i\.e\.|=)(?![A-Za-z]))\s*\$?([^=()≈]+?)\$?\s*\)?\$?"
 )
+_LIST = re.compile(r"\d{3}(?:,\s*\d{3}){2,}")  # 100, 200, 300 and 100,200,300; but 1,234,567 is a number
 _NAME = re.compile(r"\s*(?:[A-Za-z]|\\(?!pi)[a-z]+)(?:_\{?\w+\}?)?\s*")
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:[,/;&]| and | or )+\(?[A-J]\)?)+")
 _OPEN = re.compile(r"\.\.\.|\\[lcd]?dots|…")  # a list that goes on
@@ -58,8 +59,8 @@ def _compare(answer: str, reference: str) -> Verdict:
             return verdict_of(" ".join(answer.split()) == " ".join(reference.split()) != "")
     if len({bool(_OPEN.search(text)) for text in (answer, reference)}) == 2:
         return "different"  # 1, 2, 3, ... and 1, 2, 3
-    if _without_blanks(answer) == _without_blanks(reference) and answer.count(",") > 1:
-        return "equal"  # 100, 200, 300 and 100,200,300
+    if _LIST.fullmatch(answer.strip()) and _without_blanks(answer) == _without_blanks(reference):
+        return "equal"
     pairs = [(a, b) for a in spellings(stated(answer)) for b in spellings(stated(reference))]
     verdicts = [_compare_cleaned(cleaned(a), cleaned(b)) for a, b in pairs]
     return "equal" if "equal" in verdicts else verdicts[0]

@@ -61,7 +61,7 @@ _MARKS = {"<|begin_of_box|>": "<answer>", "<|end_of_box|>": "</answer>"}  # GLM'
 _TURN_ENDS = re.compile(
     r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eom_id)\|>|</s>|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]"
 )
-_FONTS = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|code|mark|font)(?:\s[^<>]*)?>|<br\s*/?>", re.I)
+_FONTS = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|code|mark|font)(?:\s+[\w-]+=[\"'][^<>]*)?>|<br\s*/?>", re.I)
 _SENTENCE = re.compile(
     r"(?:The|This|That|Its?)\s[A-Za-z ,'’-]{1,60}?\b(?:is|are|was|equals)\s(?:equal\sto\s|therefore\s|then\s)?(?=[*_$]*[-\\]?[\d$\\(.])"
 )

@@ -27,6 +27,7 @@ _SUBSTANCE = re.compile(
     r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?)+\^?\{?\d*[+-]\}?"
 )  # H2O, SO4^{2-}: no product of letters
 _SHELLS = re.compile(r"(?:\d[spdf]\^?\{?\d{1,2}\}? ?){2,}")  # 1s^2 2s^2 2p^6
+_ARROW = re.compile(r"\\(?:long|Long)?(?:right|Right)arrow(?![A-Za-z]) ?|\\to(?![A-Za-z]) ?|-+>|→|⟶")
 _REACTION = re.compile(r"[A-Za-z0-9_^{}()+ -]+->[A-Za-z0-9_^{}()+ -]+")
 _SETS = re.compile(r"[A-Z](?:'|\^c)?(?:(?: ?\\cap ?[A-Z](?:'|\^c)?)+|(?: ?\\cup ?[A-Z](?:'|\^c)?)+)")
 _ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
@@ -136,14 +137,15 @@ def _shells(first: str, second: str) -> Verdict | None:
 
 def _reactions(first: str, second: str) -> Verdict | None:
     """Equations of chemistry: the substances of a side may be in any order."""
-    if not all(_REACTION.fullmatch(text) for text in (first, second)):
+    reactions = [_ARROW.sub("->", text) for text in (first, second)]
+    if not all(_REACTION.fullmatch(text) for text in reactions):
         return None
     sides = [
         [
             sorted(re.sub(r"[_{} ]", "", term) for term in re.split(r"(?<!\^)\+(?=[A-Z\d(])", side))
             for side in text.split("->")
         ]
-        for text in (first, second)
+        for text in reactions
     ]
     return verdict_of(sides[0] == sides[1])
 

@@ -115,8 +115,8 @@ def _numbers(first: Side, second: Side) -> Verdict | None:
     unit = first.unit or second.unit
     if unit in SHARES and first.unit != second.unit and "" in (first.unit, second.unit):
         share, number = (value, expected) if first.unit else (expected, value)
-        same_text_without_unit = unit == "percent" and share == number and abs(share) > 1
-        return verdict_of(share / SHARES[unit] == number or same_text_without_unit)
+        is_same_percent = unit == "percent" and share == number and abs(share) > 1
+        return verdict_of(share / SHARES[unit] == number or is_same_percent)
     measured, expected_measure = (measure(side.unit) if side.unit else None for side in (first, second))
     if measured is not None and expected_measure is not None:
         (size, kinds), (expected_size, expected_kinds) = measured, expected_measure

@@ -241,6 +241,7 @@ WHOLE_BESIDE = [
         (True, b"event: message\nid: 7\n" + streamed(*PARTS), "text/event-stream"),
         (True, streamed(*PARTS).replace(b'{"index"', b'\ndata: {"index"'), "text/event-stream"),
         (True, streamed(*TEXT_SO_FAR), "text/event-stream"),
+        (True, streamed(*PARTS).removesuffix(b"data: [DONE]\n\n").rstrip(), "text/event-stream"),
         (True, streamed(*WHOLE_BESIDE), "text/event-stream"),
         (False, json.dumps(whole_reply(error={"code": 0, "message": ""})).encode(), "application/json"),
         (False, json.dumps(whole_reply(finish_reason={"type": "stop"})).encode(), "application/json"),
@@ -254,9 +255,10 @@ def test_a_good_reply_in_an_odd_form_is_read(stream: bool, data: bytes, kind: st
 
 def test_signs_that_end_a_line_elsewhere_end_none_in_a_stream() -> None:
     text = "one\u2028two\x85three\x0bfour"
-    with EndpointServer(odd=[(streamed(chunk({"content": text}), END), "text/event-stream")]) as server:
-        (row,) = ask(server, "2 + 3?", stream=True)
-    assert row["generated_text"] == text
+    for kind in ("text/event-stream", "text/plain"):
+        with EndpointServer(odd=[(streamed(chunk({"content": text}), END), kind)]) as server:
+            (row,) = ask(server, "2 + 3?", stream=True)
+        assert row["generated_text"] == text
 
 
 def test_a_stream_that_repeats_a_word_is_no_text_so_far() -> None:
