@@ -48,7 +48,7 @@ FINISHED |= dict.fromkeys(
     ),
     "length",
 )
-LONGEST_SETTING = 20  # characters; a thought has a blank, at the least
+_SETTING = re.compile(r"[A-Za-z_-]{1,20}|\d+")  # a single word; a thought has more
 TURNS = (["user"], ["user", "assistant"])
 
 
@@ -127,12 +127,7 @@ def _is_setting(value: Any) -> bool:
     """Whether a value says how much is thought, and is no thought: true, "off", "disabled", "high"."""
     if isinstance(value, bool | int | float | dict):
         return True
-    return (
-        isinstance(value, str)
-        and value.isascii()
-        and len(value) <= LONGEST_SETTING
-        and not re.search(r"\s", value.strip())
-    )
+    return isinstance(value, str) and _SETTING.fullmatch(value.strip()) is not None
 
 
 def _text(content: Any) -> Any:

@@ -103,10 +103,10 @@ def _chosen(
 
 def _configurations(folder: Folder) -> dict[str, list[Any]]:
     """Configuration -> its `data_files`, by the folder's card; {} where the card tells none."""
-    head = _HEAD.match(folder.read_text(CARD))
     try:
+        head = _HEAD.match(folder.read_text(CARD))
         card = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):  # a page of another kind
         return {}
     configs = card.get("configs") if isinstance(card, dict) else None
     configurations = {}

@@ -75,6 +75,13 @@ def test_a_card_tells_them(tmp_path: Path, name: str | None, split: str, chosen:
     assert choose(folder(tmp_path, *files, card=CARD), split, name).files == chosen
 
 
+@pytest.mark.parametrize("card", [b"---\nconfigs: [\n---\n", b"caf\xe9", b"# No card\n", b"---\nlicense: mit\n---\n"])
+def test_a_page_that_is_no_card_tells_nothing(tmp_path: Path, card: bytes) -> None:
+    place = folder(tmp_path, "train.jsonl", "test.jsonl")
+    (tmp_path / "README.md").write_bytes(card)
+    assert choose(place, "train").files == ["train.jsonl"]
+
+
 def test_a_configuration_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     folder(tmp_path, "easy.jsonl", "hard.jsonl")
     with pytest.raises(

@@ -62,7 +62,7 @@ def test_a_setting_is_no_thought(key: str, setting: Any) -> None:
 
 
 def test_a_thought_is_one_in_each_language() -> None:
-    for thought in ("2 and 3.", "二加三等于五"):
+    for thought in ("2 and 3.", "2+3=5", "二加三等于五"):
         (text,) = responses_in({"instruction": "2 + 3?", "output": "It is 5.", "reasoning": thought})
         assert text == f"<think>\n{thought}\n</think>\n\nIt is 5."
 
