@@ -15,8 +15,8 @@ from rich.table import Table
 
 from ray_distil.commands import cli
 from ray_distil.commands.status import duration
-from ray_distil.errors import UserError
 from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.provenance import check_run
 from ray_distil.report.report import console_table
 from ray_distil.report.unfinished import unfinished_stages
 from ray_distil.runner.lease import run_lock
@@ -108,8 +108,7 @@ def remove_superseded(run: Folder) -> list[SupersededFolder]:
 
 
 def _superseded_files(run: Folder) -> list[StoredFile]:
-    if not run.exists():
-        raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
+    check_run(run)
     return stored_files(run / SUPERSEDED)
 
 

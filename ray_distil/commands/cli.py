@@ -8,6 +8,7 @@
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -90,6 +91,8 @@ def stdout_console(width: int = 120) -> Console:
 def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = lambda: None) -> int:
     """Run a job and return its exit code, or end the process at a signal; the last line on stderr says what to do."""
     _end_by_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash or a bar that the locale lacks is shown as "?"
     code = 0
     try:
         job()
@@ -107,11 +110,13 @@ def _print_error(error: Exception, folder: Path | None) -> int:
     if (mistake := user_error_in(error)) is not None:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
-    if folder is None:
+    if folder is None and not isinstance(error, OSError):
         traceback.print_exception(error)
         return 1
     message = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
     print(f"failed: {message}", file=sys.stderr)
+    if folder is None:  # a command without logs, on a disk that is full or gone
+        return 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_distil.commands import cli
 from ray_distil.errors import UserError
+from ray_distil.report.provenance import check_run
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import read_manifest
@@ -45,8 +46,7 @@ COLUMNS = {  # ours -> the record's
 
 def export(run: Folder, artifact: str, output: Path) -> int:
     """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete."""
-    if not run.exists():
-        raise UserError(f"there is no run folder {str(run)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
+    check_run(run)
     complete = {name: finished for name in SCHEMAS if (finished := _complete(run, name)) is not None}
     if artifact not in complete:
         choice = f"complete are {', '.join(complete)}" if complete else f"none of {', '.join(SCHEMAS)} is complete"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_distil.commands import cli
+from ray_distil.errors import UserError
 from ray_distil.report import report
 from ray_distil.store.storage import Folder
 
@@ -26,8 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             content, place = report.build(folders[0]), str(folders[0] / "report" / "report.html")
         else:
             content, page = report.build_several(folders)
-            arguments.output.write_text(page, encoding="utf-8")
+            write_page(arguments.output, page)
             place = str(arguments.output)
         cli.stdout_console().print(*report.models_tables(content), f"report: {place}", sep="\n", soft_wrap=True)
 
     return cli.guarded(job)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Raises UserError where the file cannot be written."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output: cannot write {str(path)!r} ({error.strerror}); give another file") from error

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.errors import UserError
 from ray_distil.store.manifest import Manifest, content_mark
 from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.storage import Folder
@@ -19,6 +20,15 @@ from ray_distil.store.superseded import differences
 
 EXPECTED = "settings.json"  # artifact -> its settings by the newest configuration
 NAMED = 3  # differences that a line names
+
+
+def check_run(run_folder: Folder) -> None:
+    """Raises UserError where there is no folder of a run, e.g. where the path is that of a file."""
+    if not run_folder.is_folder():
+        kind = ", which is a file" if run_folder.exists() else ""
+        raise UserError(
+            f"there is no run folder {str(run_folder)!r}{kind}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny"
+        )
 
 
 def saved_config(run_folder: Folder) -> dict[str, Any]:

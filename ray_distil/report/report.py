@@ -25,8 +25,7 @@ from ray_distil.store.storage import Folder
 
 def read(run_folder: Folder) -> Report:
     """The report of a run from its manifests. Raises UserError without a run folder."""
-    if not run_folder.exists():
-        raise UserError(f"there is no run folder {str(run_folder)!r}; a run lives in STORAGE_PATH/NAME, e.g. runs/tiny")
+    provenance.check_run(run_folder)
     compared = _compared(run_folder)
 
     manifests = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]

@@ -83,8 +83,14 @@ def run_lock(folder: Folder, take_over: bool = False, say: Callable[[str], None]
         with _leased(folder, take_over, say):
             yield
         return
-    folder.local.mkdir(parents=True, exist_ok=True)
-    with open(folder.local / LOCK, "w") as file:
+    try:
+        folder.local.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.local / LOCK, "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}); set run.storage_path to a folder that can"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

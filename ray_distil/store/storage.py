@@ -95,6 +95,12 @@ class Folder:
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
     @patient
+    def is_folder(self) -> bool:
+        """Whether this folder is there, and no file."""
+        filesystem, path = self.filesystem_and_path()
+        return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
+
+    @patient
     def modified(self, file: str) -> float | None:
         """When a file was written, in seconds since 1970 by the clock of its disk or store; None where it is not there."""
         filesystem, path = self.filesystem_and_path(file)
@@ -116,10 +122,13 @@ class Folder:
 
     @patient
     def read_bytes(self, file: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, also where the path leads through a file."""
         filesystem, path = self.filesystem_and_path(file)
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
+        try:
+            with filesystem.open_input_stream(path) as stream:
+                return bytes(stream.read())
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from error
 
     def read_text(self, file: str) -> str:
         return self.read_bytes(file).decode("utf-8")

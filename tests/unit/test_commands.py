@@ -98,6 +98,22 @@ def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
     assert "one-gpu" in result.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_console_that_lacks_characters_shows_the_others(encoding: str) -> None:
+    result = command("plan", environment={"PYTHONIOENCODING": encoding})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "instructions           2,300              ?" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["export", "file", "x.json"], ["clean", "file"], ["report", "file", "file"]])
+def test_a_file_is_no_run(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    result = command(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "which is a file; a run lives in STORAGE_PATH/NAME" in result.stderr
+
+
 def test_status_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     result = command("status", "runs/none", folder=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
