@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_prompt
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.checks import model_checks
+from ray_distil.checks import endpoint_checks, model_checks
 from ray_distil.checks.model_checks import CheckedModel, is_at_hand
 from ray_distil.checks.resources import what_cannot_come
 from ray_distil.config import StagesConfig, TrainingConfig
@@ -70,6 +70,7 @@ def _phases(
     yield _user_code(config)
     resources = [finding._replace(is_error=not planned) for finding in _resources(config)]
     yield [*resources, *_of_models(config, models, problems)]
+    yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
     if config.training is not None and (student := models.get("training.student")) and is_at_hand(student):
         yield _thinks_twice(config, config.training, student)
         yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))

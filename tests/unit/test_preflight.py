@@ -16,6 +16,7 @@ from ray_distil.generate import engine
 from ray_distil.records.problems import Problems
 from ray_distil.stages import instructions
 from tests.chat_families import TEMPLATES, TINY, model_with
+from tests.unit.endpoint_server import EndpointServer
 
 
 @functools.cache
@@ -46,13 +47,14 @@ def student(folder: Path, **changes: str) -> str:
 
 
 def test_more_connections_than_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = "{base_url: 'http://x/v1', model: m, api_key_env: null, max_concurrency: 3000}"
-    overrides = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2256))
-    assert check(*overrides) == []
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2255))
-    with pytest.raises(UserError, match=r"teachers.slow.endpoint.max_concurrency: 1,000 connections .* allows 2,255"):
-        check(*overrides)
+    with EndpointServer() as server:
+        endpoint = f"{{base_url: '{server.url}', model: m, api_key_env: null, max_concurrency: 3000}}"
+        overrides = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
+        monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2256))
+        assert check(*overrides) == []
+        monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 2255))
+        with pytest.raises(UserError, match=r"slow.endpoint.max_concurrency: 1,000 connections .* allows 2,255"):
+            check(*overrides)
 
 
 def test_the_tiny_recipe_has_nothing_to_remark() -> None:
