@@ -7,6 +7,7 @@ from typing import Any
 from ray_distil.report import cost
 from ray_distil.report.benchmark_tables import DASH, MODEL_COLUMNS, SAMPLE_COLUMNS, SPEED_COLUMNS, rows_of
 from ray_distil.report.cost import Cost, StageFiles
+from ray_distil.runtime.session import counted
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Report:
         default_factory=dict
     )  # library -> its versions, e.g. "0.28.0, 0.29.0" of two stages
     costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
+    facts: dict[str, str] = field(default_factory=dict)  # who is who, when and where; from `provenance.facts`
 
     @property
     def benchmarks(self) -> list[str]:
@@ -78,19 +80,27 @@ class Report:
         return rows
 
     def to_json(self) -> str:
-        facts = {"run": self.run, "models": self.models, "stages": self.stages, "kept_out": self.kept_out}
-        facts["costs"] = cost.to_json(self.costs)
-        return json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        values = {"run": self.run, "facts": self.facts, "models": self.models, "stages": self.stages}
+        values |= {"kept_out": self.kept_out, "costs": cost.to_json(self.costs)}
+        return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def difference_seen(accuracy: dict[str, Any] | None) -> str:
+    """What follows on two accuracies: ", on 300 problems", or ", no difference seen on 6 problems"; "" without a pair."""
+    if accuracy is None:
+        return ""
+    low, high = accuracy["interval"]
+    remark = "no difference seen " if low <= 0 <= high else ""
+    return f", {remark}on {counted(accuracy['problems'], 'problem')}"
 
 
 def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
-    """E.g. "fast beside slow: accuracy +0.7 points (-1.2 to +2.6), no difference seen, on 300 problems; ..."."""
+    """E.g. "fast beside slow: accuracy +0.7 points (-1.2 to +2.6), no difference seen on 300 problems; ..."."""
     parts = []
     if accuracy := against["accuracy"]:
         low, high = (100 * bound for bound in accuracy["interval"])
-        remark = ", no difference seen" if low <= 0 <= high else ""
-        points = f"accuracy {100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f}){remark}"
-        parts.append(f"{points}, on {accuracy['problems']:,} problems")
+        points = f"accuracy {100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
+        parts.append(points + difference_seen(accuracy))
     if gained := against["tokens"]:
         low, high = gained["interval"]
         parts.append(f"speed gain {gained['gain']:.2f} ({low:.2f} to {high:.2f})")

@@ -12,7 +12,7 @@ from typing import Any
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
 from ray_distil.report import benchmark_tables
 from ray_distil.report.contents import Report
-from ray_distil.report.provenance import configuration, declared, is_of_this_student
+from ray_distil.report.provenance import configuration, declared, is_of_this_student, source_of
 from ray_distil.store import hub
 from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
 from ray_distil.store.storage import Folder
@@ -107,6 +107,7 @@ def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dic
                         metric_type=figure,
                         metric_name=title,
                         metric_value=round(scale * figures[figure], 2),
+                        dataset_args={"num_problems": figures["num_problems"]},
                     )
                 )
     training, instructions = saved.get("training") or {}, str((saved.get("instructions") or {}).get("path") or "")
@@ -129,10 +130,8 @@ def _made_of(
     lines = []
     for name, teacher in teachers.items():
         if isinstance(teacher, dict):
-            where = teacher.get("engine") or teacher.get("endpoint") or teacher.get("backend") or {}
-            source = where.get("model_source") or where.get("model") or teacher.get("responses")
             sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
-            lines.append(f"{name} teacher: {_name_of(str(source))}; {sampling}")
+            lines.append(f"{name} teacher: {_name_of(source_of(teacher))}; {sampling}")
 
     # How many rows came through, and why.
     lines += [

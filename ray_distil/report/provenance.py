@@ -7,10 +7,13 @@ from it, or whose predecessors have changed since, is of earlier settings.
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import HELD_OUT
 from ray_distil.errors import UserError
 from ray_distil.store.manifest import Manifest, content_mark
@@ -56,6 +59,49 @@ def configuration(run_folder: Folder, manifest: Manifest | None) -> dict[str, An
     """The configuration with which an artifact was made; the run's own where its version did not keep it."""
     saved = manifest.made_of.get("config") if manifest is not None else None
     return saved or saved_config(run_folder)
+
+
+def source_of(section: dict[str, Any] | None) -> str:
+    """Who generates by a saved section: a model's folder or name, an endpoint's model and host, a file of responses."""
+    section = section or {}
+    if endpoint := section.get("endpoint"):
+        urls = [endpoint["base_url"]] if isinstance(endpoint["base_url"], str) else endpoint["base_url"]
+        return f"{endpoint['model']} at {urlsplit(urls[0]).hostname}"
+    backend = section.get("engine") or section.get("backend") or section
+    return str(backend.get("model_source") or backend.get("model") or section.get("responses") or "")
+
+
+def facts(saved: dict[str, Any], manifests: list[Manifest]) -> dict[str, str]:
+    """Who is who in a report, and when and where its run was made; without what is not known."""
+    evaluation, teachers = saved.get("evaluation") or {}, saved.get("teachers") or {}
+    student = str((saved.get("training") or {}).get("student") or "")
+    by_name = {}
+    for model in evaluation.get("models") or []:
+        source = source_of(model)
+        by_name[model["name"]] = f"{student}, trained here" if source == TRAINED and student else source
+    by_name |= {f"{name} teacher": source_of(teachers.get(name)) for name in ("direct", "slow")}
+    if (long2short := saved.get("long2short") or {}).get("enabled"):
+        by_name["rewriter"] = source_of(long2short)
+    if "student" not in by_name and not evaluation.get("models"):
+        by_name["student"] = student
+    return {name: text for name, text in (by_name | {"made": _when_and_where(manifests)}).items() if text}
+
+
+def _when_and_where(manifests: list[Manifest]) -> str:
+    """E.g. "2026-12-01, in 7 min, on 2 CPUs": the day of the newest artifact, and the time in which some stage worked."""
+    dated = [(datetime.fromisoformat(m.finished), m.seconds, m.machine) for m in manifests if m.finished]
+    if not dated:
+        return ""
+    worked, until = 0.0, 0.0
+    for start, end in sorted((end.timestamp() - seconds, end.timestamp()) for end, seconds, _ in dated):
+        worked += max(0.0, end - max(until, start))
+        until = max(until, end)
+    newest = max(dated)
+    places = [machine for *_, machine in dated if "GPU" in machine] or [
+        newest[2]
+    ]  # before Ray starts no GPU is counted
+    duration = f"{worked / 60:,.0f} min" if worked < 7200 else f"{worked / 3600:,.1f} h"
+    return f"{newest[0].date()}, in {duration}" + (f", on {places[-1]}" if places[-1] else "")
 
 
 def earlier(run_folder: Folder, manifests: list[Manifest]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page, scores
 from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
-from ray_distil.report.contents import Report, compared_sentence
+from ray_distil.report.contents import Report, compared_sentence, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.schemas import CHAIN
@@ -60,6 +60,7 @@ def read(run_folder: Folder) -> Report:
         },
         earlier={m.artifact: earlier[m.artifact] for m in manifests if m.artifact in earlier},
         versions=_versions(manifests),
+        facts=provenance.facts(provenance.saved_config(run_folder), manifests),
     )
 
 
@@ -134,7 +135,8 @@ def headline(report: Report) -> str:
     sentence = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
     if slow["accuracy"] is None or fast["accuracy"] is None:
         return sentence
-    return f"{sentence}: accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
+    sentence += f": accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
+    return sentence + difference_seen((fast.get("against") or {}).get("accuracy"))
 
 
 def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:

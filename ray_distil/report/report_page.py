@@ -40,6 +40,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "kicker": f"Run {report.run}",
         "title": f"{report.run}: {'evaluation' if is_alone else 'distillation report'}",
         "headline": headline,
+        "facts": [f"{name}: {text}" for name, text in report.facts.items()],
         "stages": report.stage_rows(),
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
@@ -113,6 +114,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "run": report.run,
         "kicker": f"Runs {report.run}",
         "title": f"{report.run}: compared",
+        "facts": [f"{name}: {text}" for name, text in report.facts.items()],
         "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
         "costs": [],
@@ -204,7 +206,11 @@ def markdown(page: Page) -> str:
         lines += [[plain(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
-    parts = [f"# {plain(page['headline'])}", f"{page['kicker']}."]
+    parts = [
+        f"# {plain(page['headline'])}",
+        f"{page['kicker']}.",
+        "\n".join(f"- {plain(fact)}" for fact in page["facts"]),
+    ]
     if page["overview"]:
         header = ["Model", *(f"{name} {column}" for name in page["benchmarks"] for column in page["groups"])]
         parts += ["## Models", table(header, page["overview"])]

@@ -246,3 +246,29 @@ def ray_is_there() -> bool:
     """Whether this process works on a Ray."""
     is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # None: another thread is importing Ray
     return is_initialized is not None and bool(is_initialized())
+
+
+def machine() -> str:
+    """What the run works on: "2 CPUs", or of a cluster "3 nodes, 64 CPUs, 8 GPUs (H100)"."""
+    resources: dict[str, float] = {}
+    num_nodes = 1
+    if ray_is_there():
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            resources = ray.cluster_resources()
+            num_nodes = sum(node["Alive"] for node in ray.nodes())
+    cpus = (
+        (os.cpu_count() or 1) if is_local() else int(resources.get("CPU", 0))
+    )  # a Ray of our own counts as it is told
+    gpus = int(resources.get("GPU", 0))
+    kinds = ", ".join(sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")))
+    parts = [counted(num_nodes, "node")] if num_nodes > 1 else []
+    parts += [counted(cpus, "CPU")] if cpus else []
+    parts += [counted(gpus, "GPU") + (f" ({kinds})" if kinds else "")] if gpus else []
+    return ", ".join(parts)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 node, 2 nodes."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -13,12 +13,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ray_distil.runtime import session
 from ray_distil.store import hub
 from ray_distil.store.schemas import stable_id
 from ray_distil.store.storage import Folder
@@ -52,6 +54,8 @@ class Manifest:
     rejected_tokens: dict[str, int] = field(default_factory=dict)  # reason -> tokens of the rejected texts
     content: str = ""  # the digest of the accepted rows (`content.py`); "" where an earlier version has made them
     made_of: dict[str, Any] = field(default_factory=dict)  # "settings" and "inputs" of the fingerprint, for readers
+    finished: str = ""  # date and time, UTC; "" where an earlier version has made it
+    machine: str = ""  # on which it was made, e.g. "16 CPUs, 1 GPU (H200)"
 
 
 def content_mark(manifest: Manifest) -> str:
@@ -163,7 +167,10 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
 
 def write_manifest(folder: Folder, manifest: Manifest, check: Callable[[], None] | None = None) -> Manifest:
-    """Write the manifest; the artifact is whole from here on. `check` is called right before; if it raises, there is none."""
+    """Write the manifest, with its time and machine; the artifact is whole from here on. `check` is called right before; if it raises, there is none."""
+    if not manifest.finished:
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = replace(manifest, finished=finished, machine=session.machine())
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
     folder.write_bytes(MANIFEST, text.encode(), check)
     return manifest

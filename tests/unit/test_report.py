@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ray_distil.errors import UserError
-from ray_distil.report import excerpts, report, scores
+from ray_distil.report import excerpts, provenance, report, scores
 from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
@@ -109,7 +109,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
     facts = json.loads((run / "report" / "report.json").read_text())
-    assert list(facts) == ["run", "models", "stages", "kept_out", "costs"]
+    assert list(facts) == ["run", "facts", "models", "stages", "kept_out", "costs"]
     assert facts["run"] == "mine"
     against = [entry.pop("against") for entry in facts["models"]]
     assert facts["models"] == MODELS
@@ -123,7 +123,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
 def test_models_are_compared_with_the_baseline_in_words(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
-    said = "fast beside slow: accuracy +0.0 points (-65.3 to +65.3), no difference seen, on 1 problems; speed gain 1.00"
+    said = "fast beside slow: accuracy +0.0 points (-65.3 to +65.3), no difference seen on 1 problem; speed gain 1.00"
     for file in ("report.html", "report.md"):
         words = (run / "report" / file).read_text()
         assert said in words
@@ -139,7 +139,10 @@ def test_page_has_its_pictures_and_asks_for_nothing(tmp_path: Path) -> None:
     assert "#00000" not in page, "a stand-in colour was left"
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(set(ids)) == len(ids)
-    assert "fast answers with 25% of the tokens of slow: accuracy 95.0% against 96.0%" in page
+    assert (
+        "fast answers with 25% of the tokens of slow: accuracy 95.0% against 96.0%, no difference seen on 1 problem"
+        in page
+    )
 
 
 def test_data_is_escaped(tmp_path: Path) -> None:
@@ -222,6 +225,42 @@ def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
     made = report.build(Folder.at(make_run(tmp_path / "mine", [MODELS[0], MODELS[2]])))
     assert [row[5] for row in made.model_rows()] == ["–", "–"]
     assert "compares no student" in report.headline(made)
+
+
+def test_the_head_names_models_teachers_day_and_machine(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    endpoint = {"model": "deepseek-reasoner", "base_url": ["https://user:secret@api.example.com/v1?key=secret"]}
+    saved |= {"training": {"student": "Qwen/Qwen2.5-7B"}, "teachers": {"direct": None, "slow": {"endpoint": endpoint}}}
+    saved["long2short"] = {"enabled": True, "engine": {"model_source": "m/rewriter"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    made = report.build(Folder.at(run))
+    day = made.facts.pop("made")
+    assert made.facts == {
+        "base": "m/base",
+        "slow": "m/slow",
+        "fast": "Qwen/Qwen2.5-7B, trained here",
+        "slow teacher": "deepseek-reasoner at api.example.com",
+        "rewriter": "m/rewriter",
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d, in 0 min, on [\d,]+ CPUs?(, .*GPU.*)?", day)
+    page, markdown, values = ((run / "report" / f"report.{ending}").read_text() for ending in ("html", "md", "json"))
+    assert "<span>slow teacher: deepseek-reasoner at api.example.com</span> ·" in page
+    assert f"\n- made: {day}\n" in markdown
+    assert json.loads(values)["facts"] == made.facts | {"made": day}
+    assert "secret" not in values
+
+
+def test_the_time_is_that_in_which_some_stage_worked() -> None:
+    def made(stage: str, finished: str, seconds: float, machine: str = "4 CPUs") -> Manifest:
+        return Manifest(stage, stage, "f", "rows", 1, 1, 0, {}, seconds, [], finished=finished, machine=machine)
+
+    beside = [made("responses", "2026-12-01T10:10:00+00:00", 600), made("eval", "2026-12-01T10:10:00+00:00", 300)]
+    later = made("checkpoint", "2026-12-03T10:30:00+00:00", 1200, "8 CPUs, 1 GPU (H200)")
+    last = made("sft_examples", "2026-12-03T10:31:00+00:00", 1, "8 CPUs")
+    facts = provenance.facts({"training": {"student": "m"}}, [last, later, *beside])
+    assert facts == {"student": "m", "made": "2026-12-03, in 30 min, on 8 CPUs, 1 GPU (H200)"}
+    assert provenance.facts({}, [made("responses", "", 600)]) == {}  # of an earlier version
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
