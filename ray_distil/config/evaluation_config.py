@@ -166,7 +166,11 @@ class EvaluationConfig(Section):
         validate_default=True,
         description="names of built-in ones, or mappings; held-out: the run's own held-out problems",
     )
-    benchmark: str = Field("held-out", min_length=1, description="name of the held-out problems in the report")
+    benchmark: str | None = Field(
+        None,
+        min_length=1,
+        description="name of the held-out problems in the report; null: tiny for those of the tiny world, else held-out",
+    )
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="answers a problem")
     num_timed: int = Field(
@@ -191,7 +195,7 @@ class EvaluationConfig(Section):
 
     def label(self, benchmark: BenchmarkConfig) -> str:
         """The benchmark's name in the report."""
-        return self.benchmark if benchmark.name == HELD_OUT else benchmark.name
+        return (self.benchmark or HELD_OUT) if benchmark.name == HELD_OUT else benchmark.name
 
     def samples_of(self, benchmark: BenchmarkConfig) -> int:
         return self.num_samples if benchmark.num_samples is None else benchmark.num_samples

@@ -239,6 +239,17 @@ class StagesConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     plan: PlanConfig = PlanConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tiny_problems_are_named(cls, values: Any) -> Any:
+        """The held-out problems of the tiny world are called tiny, unless another benchmark is, or they have a name."""
+        evaluation, instructions = (values.get(name) for name in ("evaluation", "instructions"))
+        if not isinstance(evaluation, dict) or evaluation.get("benchmark") is not None:
+            return values
+        names = [b.get("name") if isinstance(b, dict) else b for b in evaluation.get("benchmarks") or []]
+        is_tiny = not isinstance(instructions, dict) or instructions.get("path", TINY) == TINY
+        return values | {"evaluation": evaluation | {"benchmark": TINY}} if is_tiny and TINY not in names else values
+
     @model_validator(mode="after")
     def _rewriter_is_there(self) -> "StagesConfig":
         long2short, slow = self.long2short, self.teachers.slow if self.teachers is not None else None

@@ -205,14 +205,15 @@ def _beside_baseline(
     base = _answers(run_folder, baseline, benchmark)
     entries = []
     for model in models:
-        answers = None if model["name"] == baseline else _answers(run_folder, model["name"], benchmark)
-        pair = (
-            {"accuracy": scores.difference(answers, base), "tokens": scores.gain(answers, base)}
-            if answers is not None
-            else None
-        )
+        is_baseline = model["name"] == baseline
+        pair = None if is_baseline else _pair(_answers(run_folder, model["name"], benchmark), base)
         entries.append(model | {"against": pair})
     return entries
+
+
+def _pair(answers: pa.Table, base: pa.Table) -> dict[str, Any]:
+    """A model beside the baseline, on their common problems."""
+    return {"accuracy": scores.difference(answers, base), "tokens": scores.gain(answers, base)}
 
 
 def console_table(title: str, header: Sequence[str], rows: list[list[str]], left: tuple[int, ...]) -> Table:
@@ -227,10 +228,12 @@ def console_table(title: str, header: Sequence[str], rows: list[list[str]], left
 def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     """Several runs as one report, and its HTML page. A model is named RUN/NAME. Raises UserError for what is no run."""
     models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
+    facts: dict[str, str] = {}
     by_name = _names(run_folders)
     for name, folder in by_name.items():
-        saved_of[name] = provenance.saved_config(folder)
-        models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in read(folder).models]
+        of_run, saved_of[name] = read(folder), provenance.saved_config(folder)
+        models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in of_run.models]
+        facts |= {f"{name}/{fact}": text for fact, text in of_run.facts.items()}
     if not models:
         raise UserError(f"{', '.join(by_name)}: none of these runs has compared a model yet")
 
@@ -244,17 +247,12 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     for benchmark in benchmarks:
         of_benchmark = [model for model in models if model["benchmark"] == benchmark]
         base = baseline if any(model["name"] == baseline for model in of_benchmark) else of_benchmark[0]["name"]
-        compared += scores.compare(of_benchmark, base)
         answers = {m["name"]: _answers(by_name[m["run"]], m["own_name"], benchmark) for m in of_benchmark}
-        for name, model_answers in answers.items():
-            if name != base:
-                pair = {
-                    "accuracy": scores.difference(model_answers, answers[base]),
-                    "tokens": scores.gain(model_answers, answers[base]),
-                }
-                comparisons.setdefault(benchmark, []).append(compared_sentence(name, base, pair))
+        pairs = {name: _pair(rows, answers[base]) if name != base else None for name, rows in answers.items()}
+        compared += scores.compare([m | {"against": pairs[m["name"]]} for m in of_benchmark], base)
+        comparisons[benchmark] = [compared_sentence(name, base, pair) for name, pair in pairs.items() if pair]
 
-    report = Report(", ".join(by_name), compared, [], [], baseline, None)
+    report = Report(", ".join(by_name), compared, [], [], baseline, None, facts=facts)
     return report, report_page.html(report_page.page_of_several(report, saved_of, comparisons))
 
 

@@ -208,11 +208,15 @@ def gain(model: pa.Table, baseline: pa.Table) -> dict[str, Any] | None:
 def compare(models: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     """The models' summaries with `speed_gain`, as in the recipe's table: the baseline's mean tokens over the model's.
 
-    `seconds_gain`: the same for seconds a problem, where seconds were measured.
+    `seconds_gain`: the same for seconds a problem, where seconds were measured. A model has none where its entry
+    `against` says that it has no problem in common with the baseline.
     """
     base = next((model for model in models if model["name"] == baseline), {})
 
     def gain_of(model: dict[str, Any], figure: str) -> float | None:
+        pair = model.get("against")
+        if pair is not None and not any(pair.values()):
+            return None
         reference, value = base.get(figure), model.get(figure)
         return reference / value if reference and value else None
 

@@ -185,3 +185,17 @@ def test_a_recipe_is_named_without_its_ending(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "one-gpu").write_text("run: {name: mine}\n")
     with pytest.raises(ConfigError, match="teachers"):
         load("one-gpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ([], "tiny"),
+        (["instructions.path=problems.jsonl"], "held-out"),
+        (["instructions.path=problems.jsonl", "evaluation.benchmark=mine"], "mine"),
+        (["evaluation.benchmarks=[held-out, tiny]"], "held-out"),
+    ],
+)
+def test_only_problems_of_the_tiny_world_are_called_tiny(overrides: list[str], label: str) -> None:
+    evaluation = load(None, overrides).evaluation
+    assert evaluation.label(evaluation.benchmarks[0]) == label

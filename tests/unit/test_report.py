@@ -411,6 +411,21 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     assert re.findall(r"<script|<link|<iframe|<img|@import|src=|url\(http|href=\"http", page) == []
 
 
+def test_models_without_a_common_problem_have_no_gain(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    for entry in MODELS:
+        row = answer(entry["name"], "It is 5.") | {"instruction_id": "of another file"}
+        pq.write_table(pa.Table.from_pylist([row], EVAL), second / "eval" / entry["name"] / "sums" / "part-1.parquet")
+    made, page = report.build_several([Folder.at(first), Folder.at(second)])
+    gains = {model["name"]: model["speed_gain"] for model in made.models}
+    assert gains == {"one/base": 20.0, "one/slow": 1.0, "one/fast": 4.0} | dict.fromkeys(
+        ("two/base", "two/slow", "two/fast")
+    )
+    assert [row[5] for row in made.model_rows()] == ["20.0x", "1.0x", "4.0x", "–", "–", "–"]
+    assert "two/fast and one/slow have no problem in common" in page
+    assert "<span>two/slow: m/slow</span>" in page
+
+
 def test_runs_without_a_model_are_not_compared(tmp_path: Path) -> None:
     artifact(tmp_path / "new", "instructions", "instructions", {})
     with pytest.raises(UserError, match="none of these runs has compared a model yet"):
