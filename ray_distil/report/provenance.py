@@ -44,8 +44,8 @@ def declared(saved: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name in the report -> declaration of the benchmark in the saved configuration."""
     evaluation = saved.get("evaluation", {})
     declarations = evaluation.get("benchmarks", [{"name": HELD_OUT}])
-    own = evaluation.get("benchmark") or HELD_OUT
-    return {own if b["name"] == HELD_OUT else b["name"]: b for b in declarations}
+    label = evaluation.get("benchmark") or HELD_OUT
+    return {label if b["name"] == HELD_OUT else b["name"]: b for b in declarations}
 
 
 def text_of(folder: Folder, file: str) -> str:
