@@ -5,6 +5,10 @@ r"""Whether two answers mean the same.
     "\frac{1}{2}" "0.5"                 agree, as exact fractions
     "2x + 1"      "1 + 2x"              agree, by math-verify
     "listen"      "silent"              differ: they are words, not products of letters
+    "a dozen"     "12"                  unclear: no rule reads the words
+
+An answer that no rule reads is `unclear`: it counts as unequal, and is counted apart. So does one that needs too much
+time. Where a rule has read both, its no is certain.
 
 Texts, exact numbers, units and lists are compared in microseconds, by the table of `rules.py`. Only formulas go to
 math-verify, which accepts some wrong answers (huggingface/Math-Verify issues 14, 41, 60); see `math_child.py`.
@@ -17,7 +21,7 @@ from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.forms import verdict_of
 from ray_distil.judge.math_process import Verdict
 from ray_distil.judge.quantities import exact_value
-from ray_distil.judge.rules import same_values
+from ray_distil.judge.rules import is_value, same_values
 from ray_distil.judge.spelling import cleaned, is_formula, same_text
 
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
@@ -47,7 +51,7 @@ def answers_agree(answer: str | None, reference: str | None) -> bool:
 
 
 def compare_answers(answer: str | None, reference: str | None) -> Verdict:
-    """The verdict on two answers: "equal", "different", "unreadable" or "timeout". Verdicts are cached by pair."""
+    """The verdict on two answers: "equal", "different", "unclear" or "timeout". Verdicts are cached by pair."""
     return "different" if answer is None or reference is None else _compare(answer, reference)
 
 
@@ -56,14 +60,14 @@ def _compare(answer: str, reference: str) -> Verdict:
     if max(len(answer), len(reference)) > MOST_CHARACTERS:
         answer, reference = (stated(text) for text in (answer, reference))
         if max(len(answer), len(reference)) > MOST_CHARACTERS:
-            return verdict_of(" ".join(answer.split()) == " ".join(reference.split()) != "")
+            return "equal" if " ".join(answer.split()) == " ".join(reference.split()) != "" else "unclear"
     if len({bool(_OPEN.search(text)) for text in (answer, reference)}) == 2:
         return "different"  # 1, 2, 3, ... and 1, 2, 3
     if _LIST.fullmatch(answer.strip()) and _without_blanks(answer) == _without_blanks(reference):
         return "equal"
     pairs = [(a, b) for a in spellings(stated(answer)) for b in spellings(stated(reference))]
     verdicts = [_compare_cleaned(cleaned(a), cleaned(b)) for a, b in pairs]
-    return "equal" if "equal" in verdicts else verdicts[0]
+    return next((verdict for verdict in ("equal", "different", *verdicts) if verdict in verdicts), "different")
 
 
 def _compare_cleaned(first: str, second: str) -> Verdict:
@@ -71,8 +75,11 @@ def _compare_cleaned(first: str, second: str) -> Verdict:
         return "different"
     if same_text(first, second):
         return "equal"
-    if (phrases := (phrase_of(first), phrase_of(second))) != ("", ""):
+    phrases = phrase_of(first), phrase_of(second)
+    if all(phrases):
         return verdict_of(phrases[0] == phrases[1])
+    if any(phrases):
+        return "different" if is_value(second if phrases[0] else first) else "unclear"
     if verdict := _same_choice(first, second):
         return verdict
     return same_values(first, second)

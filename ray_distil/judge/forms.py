@@ -5,11 +5,12 @@ themselves, as lists and matrices, and tries all rules in their order.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ray_distil.judge.math_process import Verdict
 from ray_distil.judge.measures import seconds_of
+from ray_distil.judge.quantities import exact_value
 
 _BASE = re.compile(r"\(?([0-9][0-9A-F]*|[A-F][0-9A-F]*[0-9][0-9A-F]*)\)?_\{? ?\(?(\d{1,2}|[a-z]+)\)? ?\}?")
 _IN_BASE = re.compile(r" \(?(?:in )?base[- ](\d{1,2}|[a-z]+)\)?$")
@@ -26,6 +27,7 @@ _RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
 _SUBSTANCE = re.compile(
     r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?)+\^?\{?\d*[+-]\}?"
 )  # H2O, SO4^{2-}: no product of letters
+_SYMBOLS = re.compile(r"\d*(?:[A-Z][a-z]?_?\{?\d*\}?)+(?:\^?\{?\d*[+-]\}?)?")  # of elements: also CO, 2CO and No2
 _SHELLS = re.compile(r"(?:\d[spdf]\^?\{?\d{1,2}\}? ?){2,}")  # 1s^2 2s^2 2p^6
 _ARROW = re.compile(r"\\(?:long|Long)?(?:right|Right)arrow(?![A-Za-z]) ?|\\to(?![A-Za-z]) ?|-+>|→|⟶")
 _REACTION = re.compile(r"[A-Za-z0-9_^{}()+ -]+->[A-Za-z0-9_^{}()+ -]+")
@@ -53,12 +55,35 @@ def verdict_of(equal: bool) -> Verdict:
     return "equal" if equal else "different"
 
 
+def verdict_of_all(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict on two answers by those on their parts, which must all be equal. The first certain no decides."""
+    doubt: Verdict = "equal"
+    for verdict in verdicts:
+        if verdict in ("different", "timeout"):  # the next parts may take as long
+            return verdict
+        doubt = verdict if doubt == "equal" else doubt
+    return doubt
+
+
+def verdict_beside(text: str) -> Verdict:
+    """The verdict on an answer in a form of its own, beside a text that is not in it. A plain number is another answer."""
+    return verdict_of(False) if exact_value(text) is not None else "unclear"
+
+
 def _times(first: str, second: str) -> Verdict | None:
     """Times of which one has a.m. or p.m.; the other may count 24 hours."""
     if not any(_TIME.fullmatch(text) for text in (first, second)):
         return None
     times = [_minutes(text) for text in (first, second)]
-    return verdict_of(times[0] == times[1] is not None)
+    if None not in times:
+        return verdict_of(times[0] == times[1])
+
+    # One side is no time, or does not say which half of the day it is.
+    text, time = (first, times[1]) if times[0] is None else (second, times[0])
+    clock = _CLOCK.fullmatch(text)
+    if clock is None or not isinstance(time, int):
+        return verdict_beside(text)
+    return "different" if (60 * int(clock[1]) + int(clock[2]) - time) % 720 else "unclear"
 
 
 def _minutes(text: str) -> int | str | None:
@@ -83,8 +108,11 @@ def _durations(first: str, second: str) -> Verdict | None:
 
 
 def _points(first: str, second: str) -> Verdict | None:
-    """Letters that name points are no product: only equal texts are equal."""
-    return "different" if _NAMES.search(first) or _NAMES.search(second) else None
+    """Letters that name points are no product: only equal texts are equal. The same points in another order may be."""
+    if not (_NAMES.search(first) or _NAMES.search(second)):
+        return None
+    points = [sorted(re.findall(r"[A-Z]", text)) for text in (first, second)]
+    return "unclear" if points[0] == points[1] else "different"
 
 
 def _modulus(first: str, second: str) -> Verdict | None:
@@ -96,7 +124,20 @@ def _dates(first: str, second: str) -> Verdict | None:
     dates = [_date(text) for text in (first, second)]
     if all(dates):
         return verdict_of(dates[0] == dates[1])
-    return "different" if any(dates) or _DATE.fullmatch(first) or _DATE.fullmatch(second) else None
+    are_like_dates = [
+        date is not None or bool(_DATE.fullmatch(text)) for date, text in zip(dates, (first, second), strict=True)
+    ]
+    if not any(are_like_dates):
+        return None
+    if not all(are_like_dates):
+        return verdict_beside(first if are_like_dates[1] else second)
+
+    # The same numbers in another order may be the same day.
+    numbers = [
+        sorted(int(n) % 100 for n in date or re.findall(r"\d+", text))
+        for date, text in zip(dates, (first, second), strict=True)
+    ]
+    return "unclear" if numbers[0] == numbers[1] else "different"
 
 
 def _date(text: str) -> tuple[int, int, int] | None:
@@ -126,7 +167,12 @@ def _same_ratio(first: list[int], second: list[int]) -> bool:
 
 def _substances(first: str, second: str) -> Verdict | None:
     substances = [_SUBSTANCE.fullmatch(text) and re.sub(r"[_^{}]", "", text) for text in (first, second)]
-    return verdict_of(substances[0] == substances[1]) if any(substances) else None
+    if all(substances):
+        return verdict_of(substances[0] == substances[1])
+    if not any(substances):
+        return None
+    text = second if substances[0] else first
+    return "different" if _SYMBOLS.fullmatch(text) else verdict_beside(text)
 
 
 def _shells(first: str, second: str) -> Verdict | None:
@@ -161,7 +207,9 @@ def _sets(first: str, second: str) -> Verdict | None:
 
 def _numbers_in_bases(first: str, second: str) -> Verdict | None:
     bases = [_in_base(text) for text in (first, second)]
-    return verdict_of(bases[0] == bases[1]) if any(bases) else None
+    if all(bases):
+        return verdict_of(bases[0] == bases[1])
+    return verdict_beside(second if bases[0] else first) if any(bases) else None
 
 
 def _in_base(text: str) -> tuple[str, str] | None:
@@ -174,7 +222,7 @@ def _in_base(text: str) -> tuple[str, str] | None:
 FORMS = (
     Form("times of a day", ("5:30 p.m.", "5:30 PM", "equal"), _times),
     Form("durations", ("2 hours 30 minutes", "2.5 hours", "equal"), _durations),
-    Form("points", (r"\angle ABC", r"\angle CBA", "different"), _points),
+    Form("points", (r"\angle ABC", r"\angle CBA", "unclear"), _points),
     Form("sets by their names", (r"A \cap B", r"B \cap A", "equal"), _sets),
     Form("a modulus on one side", (r"5 \pmod{7}", "5", "different"), _modulus),
     Form("dates", ("2024-03-05", "March 5, 2024", "equal"), _dates),

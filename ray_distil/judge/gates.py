@@ -53,13 +53,15 @@ def answered(row: Row) -> str | None:
     return None if row["answer"] else "no_answer"
 
 
-@gate("the answer equals the reference, where there is one (math-verify)", "wrong_answer", "answer_timeout")
+_NOT_CORRECT = {"different": "wrong_answer", "unclear": "unclear_answer", "timeout": "answer_timeout"}
+
+
+@gate("the answer equals the reference, where there is one (math-verify)", *_NOT_CORRECT.values())
 def correct(row: Row) -> str | None:
-    """The answer equals the reference; a row without a reference passes. A row whose comparison times out fails."""
+    """The answer equals the reference; a row without a reference passes. One that cannot be compared fails."""
     if row["reference_answer"] is None:
         return None
-    verdict = compare_answers(row["answer"], row["reference_answer"])
-    return {"equal": None, "timeout": "answer_timeout"}.get(verdict, "wrong_answer")
+    return _NOT_CORRECT.get(compare_answers(row["answer"], row["reference_answer"]))
 
 
 @gate("a rewrite holds a step beside its answer", "no_steps")

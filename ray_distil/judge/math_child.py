@@ -4,6 +4,7 @@
 processor time, the kernel ends the process. Python itself could not: a power such as 10^{10^{10}} never returns to it.
 """
 
+import itertools
 import json
 import re
 import resource
@@ -110,7 +111,7 @@ def letters(text: str) -> list[str]:
 
 def compare(answer: str, reference: str) -> str:
     import sympy
-    from math_verify import parse, verify
+    from math_verify import parse
 
     # No timeout here: `main` limits the time. math-verify's own limit needs SIGALRM, and cannot stop long arithmetic.
     parsed = []
@@ -124,7 +125,7 @@ def compare(answer: str, reference: str) -> str:
             None,
         )
         if read is None:
-            return "unreadable"
+            return "unclear"
         parsed.append(read)
     expected, stated = parsed
     pair = (stated[0], expected[0])
@@ -142,9 +143,23 @@ def compare(answer: str, reference: str) -> str:
         same = same_formulas(*pair)
     elif all(isinstance(side, sympy.MatrixBase) for side in pair):
         same = pair[0].shape == pair[1].shape and all(map(same_formulas, *pair))
-    if same is None:
-        same = verify(expected, stated, allow_set_relation_comp=True, timeout_seconds=None)
-    return "equal" if same else "different"
+    return verified(expected, stated) if same is None else "equal" if same else "different"
+
+
+def verified(expected: list[Any], stated: list[Any]) -> str:
+    """math-verify's own verdict on two parsed texts. "unclear": it took one of them for no formula, or failed on them."""
+    from math_verify import verify
+
+    has_failed = any(isinstance(side[0], str) for side in (expected, stated))
+    for pair in itertools.product(expected, stated):
+        try:
+            if verify(*pair, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
+                return "equal"
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  sympy may raise any error; another pair may still be equal
+            has_failed = True
+    return "unclear" if has_failed else "different"
 
 
 def main(seconds: float) -> None:
@@ -159,7 +174,7 @@ def main(seconds: float) -> None:
         except MemoryError:
             verdict = "timeout"
         except Exception:  # noqa: BLE001  on an arbitrary text, a parser of formulas may raise any error
-            verdict = "unreadable"
+            verdict = "unclear"
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(verdict, flush=True)
 

@@ -15,7 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-Verdict = Literal["equal", "different", "unreadable", "timeout"]
+Verdict = Literal["equal", "different", "unclear", "timeout"]
+# Not equal, and not certain either: one of two answers could not be read, or not in time.
+NOT_CERTAIN: tuple[Verdict, ...] = ("unclear", "timeout")
 
 PAIR_SECONDS = 5.0  # processor time for a pair
 WAIT_SECONDS = 120.0  # wall clock; a child that writes nothing for so long is killed

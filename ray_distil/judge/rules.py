@@ -10,13 +10,14 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ray_distil.judge import forms, math_process
-from ray_distil.judge.forms import Form, verdict_of
+from ray_distil.judge.forms import Form, verdict_of, verdict_of_all
 from ray_distil.judge.math_process import Verdict
 from ray_distil.judge.measures import measure
 from ray_distil.judge.quantities import SHARES, UNITS, exact_value, parts_of, split_unit, units_agree
 from ray_distil.judge.spelling import is_formula, same_text
 
 MOST_ELEMENTS = 50
+MOST_WORDS = 3  # of a name; a longer text is a sentence, which no rule reads
 _NAMED = re.compile(r"((?:[A-Za-z]|\\[a-z]+|pH|pOH|pK_?\{?[a-z]?\}?)(?:_\{?\w+\}?|\([a-z]\))?) ?= ?(?=\S)")
 ONE_LETTER = [name for name in UNITS if len(name) == 1 and name.isalpha()]
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
@@ -65,12 +66,18 @@ def _matrices(first: str, second: str) -> Verdict | None:
 
 def _lists(first: str, second: str) -> Verdict | None:
     lists = [_elements(text) for text in (first, second)]
-    has_relation = any(_RELATION.search(text) for text in (first, second))
-    return _same_lists(*lists) if any(lists) and not has_relation else None
+    if not any(lists) or any(_RELATION.search(text) for text in (first, second)):
+        return None
+    with_brackets = [elements or ("", [text]) for elements, text in zip(lists, (first, second), strict=True)]
+    return _same_lists(*with_brackets)
 
 
 def _relations(first: str, second: str) -> Verdict | None:
-    return "different" if _LEADING_RELATION.match(first) or _LEADING_RELATION.match(second) else None
+    leading = [bool(_LEADING_RELATION.match(text)) for text in (first, second)]
+    if not any(leading) or all(leading):
+        return "different" if all(leading) else None
+    text = second if leading[0] else first
+    return "unclear" if _RELATION.search(text) or not is_value(text) else "different"
 
 
 def _names(first: str, second: str) -> Verdict | None:
@@ -121,7 +128,26 @@ def _numbers(first: Side, second: Side) -> Verdict | None:
     if measured is not None and expected_measure is not None:
         (size, kinds), (expected_size, expected_kinds) = measured, expected_measure
         return verdict_of(kinds == expected_kinds and value * size == expected * expected_size)
-    return verdict_of(value == expected and units_agree(first.unit, second.unit))
+    return verdict_of(value == expected) if units_agree(first.unit, second.unit) else _other_units(first, second)
+
+
+def _other_units(first: Side, second: Side) -> Verdict:
+    """The verdict on quantities whose units do not agree. Where the size of a unit is not known, they may be equal still:
+    2 furlongs and 402 m, 12 apples and 12 fruits. Not so 5 apples and 6 pears, nor 1 gallon and 1 L.
+    """
+    is_same_number = same_text(first.value, second.value)
+    measures = [measure(side.unit) for side in (first, second)]
+    if measures[0] is not None and measures[1] is not None:
+        return "different" if measures[0][1] != measures[1][1] or is_same_number else "unclear"
+    if not {first.unit, second.unit}.isdisjoint(SHARES):
+        return "different"
+
+    # Things and units: whose names are known.
+    units = [set(re.split(r"[ /*]", side.unit)) for side in (first, second)]
+    are_things = (units[0] | units[1]).isdisjoint(UNITS.values())
+    are_units = units[0] | units[1] <= set(UNITS.values())
+    is_certain = (are_units and is_same_number) or (are_things and not is_same_number)
+    return "different" if is_certain and exact_value(first.value) is not None else "unclear"
 
 
 def _angles(first: Side, second: Side) -> Verdict | None:
@@ -138,7 +164,7 @@ def _units(first: Side, second: Side) -> Verdict | None:
     measures = [measure(side.unit) for side in (first, second)]
     is_spelling = measures[0] is not None and measures[0] == measures[1]
     if not is_spelling and not units_agree(first.unit, second.unit):
-        return "different"
+        return _other_units(first, second)
     return "equal" if (first.unit or second.unit) and same_text(first.text, second.text) else None
 
 
@@ -159,8 +185,8 @@ def _letters(first: Side, second: Side) -> Verdict | None:
 
 
 def _words(first: Side, second: Side) -> Verdict | None:
-    is_readable = [is_formula(side.text) or exact_value(side.text) is not None for side in (first, second)]
-    return None if all(is_readable) else "different"
+    are_values = [is_formula(side.text) or exact_value(side.text) is not None for side in (first, second)]
+    return None if all(are_values) else _verdict_by_words((first.text, second.text), are_values)
 
 
 def _formulas(first: Side, second: Side) -> Verdict:
@@ -204,7 +230,7 @@ def _same_matrices(first: str, second: str) -> Verdict:
     if [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
         return "different"
     pairs = zip((cell for row in rows[0] for cell in row), (cell for row in rows[1] for cell in row), strict=True)
-    return next((verdict for a, b in pairs if (verdict := _element(a.strip(), b.strip())) != "equal"), "equal")
+    return verdict_of_all(_element(a.strip(), b.strip()) for a, b in pairs)
 
 
 def _right_side(text: str) -> str:
@@ -243,10 +269,13 @@ def _closes_last(text: str) -> bool:
     return False
 
 
-def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str]] | None) -> Verdict:
+def _same_lists(first: tuple[str, list[str]], second: tuple[str, list[str]]) -> Verdict:
     """Compare two lists element by element. Sets, and lists of formulas without brackets, may be in any order."""
-    if first is None or second is None or len(first[1]) != len(second[1]) or len(first[1]) > MOST_ELEMENTS:
-        return "different"
+    if len(first[1]) != len(second[1]):
+        are_values = [all(map(is_value, elements)) for _, elements in (first, second)]
+        return _verdict_by_words((" ".join(first[1]), " ".join(second[1])), are_values)
+    if len(first[1]) > MOST_ELEMENTS:
+        return "unclear"
     free = {"", "\\{\\}"}
     for bare, tuple_ in ((first, second), (second, first)):  # x=3,y=4 and (3,4)
         assignments = [_NAMED.match(element) for element in bare[1]]
@@ -261,17 +290,38 @@ def _same_lists(first: tuple[str, list[str]] | None, second: tuple[str, list[str
     if first[0] != second[0] and not {first[0], second[0]} <= free:
         return "different"
     if not (first[0] in free and all(_is_countable(element) for element in second[1])):
-        verdicts = [_element(a, b) for a, b in zip(first[1], second[1], strict=True)]
-        return next((verdict for verdict in verdicts if verdict != "equal"), "equal")
+        return verdict_of_all(_element(a, b) for a, b in zip(first[1], second[1], strict=True))
 
-    # In any order: each element has one partner.
-    left = list(second[1])
-    for element in first[1]:
-        match = next((k for k, e in enumerate(left) if _element(element, e) == "equal"), None)
-        if match is None:
-            return "different"
-        left.pop(match)
-    return "equal"
+    # In any order: where an element may be equal to one that cannot be read, the other list may be certain.
+    left, right = list(second[1]), list(first[1])
+    verdict = verdict_of_all(_with_partner(element, left) for element in first[1])
+    return verdict_of_all(_with_partner(element, right) for element in second[1]) if verdict == "unclear" else verdict
+
+
+def _with_partner(element: str, left: list[str]) -> Verdict:
+    """Whether one of the elements that are left is equal, which is taken from them: each is the partner of one."""
+    doubt: Verdict = "different"
+    for position, candidate in enumerate(left):
+        verdict = _element(element, candidate)
+        if verdict == "equal":
+            left.pop(position)
+        if verdict in ("equal", "timeout"):
+            return verdict
+        doubt = verdict if doubt == "different" else doubt
+    return doubt
+
+
+def is_value(text: str) -> bool:
+    """Whether a text is a number, with its unit or without, or a formula."""
+    return is_formula(text) or exact_value(split_unit(text)[0]) is not None
+
+
+def _verdict_by_words(texts: tuple[str, str], are_values: list[bool]) -> Verdict:
+    """The verdict on texts of which one at least is in words. Two names that differ are different; of a sentence, or of
+    words beside a value, no rule knows what they mean.
+    """
+    are_names = not any(are_values) and all(len(text.split()) <= MOST_WORDS for text in texts)
+    return "different" if all(are_values) or are_names else "unclear"
 
 
 def _is_countable(text: str) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 NAME = "curation"  # in fingerprints
-VERSION = 4
+VERSION = 5
 
 
 class SftExamples(Stage):
