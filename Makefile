@@ -14,7 +14,7 @@ REAL_RUN := tests/integration/test_chain.py
 # Python keeps what it compiled, also in images that forbid it: else each process would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-cluster test-all unit chaos lint setup clean
+.PHONY: demo test test-cluster test-all unit chaos lint setup setup-gpu clean
 
 demo: $(READY)          ## the whole chain on the tiny world, then its table
 	$(BIN)/python jobs/distill.py
@@ -41,6 +41,12 @@ lint: $(READY)
 	$(BIN)/mypy
 
 setup: $(READY)
+
+# A new environment: torch's CPU build would pass for the version that is asked for.
+setup-gpu:              ## .venv for NVIDIA GPUs
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q -e ".[gpu,dev]"
+	touch $(READY)
 
 # torch's CPU build comes first: the lock pins 2.13.0, and where an index offers only the CUDA build under that
 # number, the CPU build is taken from PyTorch's own index. pip would compile on one core, for as long as it installs;

@@ -34,6 +34,10 @@ class StoppedError(StageError):
     """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
 
 
+class NoRowsLeft(StageError):
+    """A stage has nothing to work on. The same command would end in the same way; the message names what to change."""
+
+
 class BadRecord(DistilError, ValueError):
     """A record that cannot be used; `reason` is a short code."""
 

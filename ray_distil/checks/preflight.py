@@ -16,7 +16,7 @@ from ray_distil.checks.model_checks import CheckedModel, is_at_hand
 from ray_distil.checks.resources import what_cannot_come
 from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
-from ray_distil.config.models import model_sources, named_models, resolve_model
+from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.records.problems import Figures
@@ -78,6 +78,7 @@ def _phases(
         yield export_check.before_training(config, config.training, student)
     yield engine.unknown_arguments(config.engines)
     yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
+    yield [remark("", text) for text in [beyond_tiny(config)] if text]
     if problems is not None:
         yield [
             *instructions.left_out(config.instructions),

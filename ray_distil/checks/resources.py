@@ -7,6 +7,7 @@ from math import prod
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.findings import Finding
+from ray_distil.runtime.session import counted
 
 
 def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
@@ -27,11 +28,11 @@ def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
     workers = training.num_workers
     if workers * training.cpus_per_worker > num_cpus:
         text = (
-            f"{workers} workers of {training.cpus_per_worker:g} CPU, and this Ray has {num_cpus}; lower it, or raise "
+            f"{counted(workers, 'worker')} of {training.cpus_per_worker:g} CPU, and this Ray has {num_cpus}; lower it, or raise "
             "ray.num_cpus"
         )
         yield Finding("training.num_workers", text)
-    yield from _gpus("training.use_gpu", workers if training.use_gpu else 0, f"{workers} workers")
+    yield from _gpus("training.use_gpu", workers if training.use_gpu else 0, counted(workers, "worker"))
     yield from _custom("training", training.resources_per_worker)
 
 
@@ -46,7 +47,17 @@ def _engine_cpus(key: str, reserved: float, num_cpus: int) -> Iterator[Finding]:
 
 def _gpus(key: str, needed: float, holder: str) -> Iterator[Finding]:
     if needed > 0 and needed > _num_gpus():
-        yield Finding(key, f"{holder} would need {needed:g} GPUs, and this machine has {_num_gpus() or 'none'}")
+        text = f"{holder} would need {needed:g} GPU{'' if needed == 1 else 's'}, and this machine has {_num_gpus() or 'none'}"
+        yield Finding(key, text + _of_the_build())
+
+
+def _of_the_build() -> str:
+    """That the installed torch sees no GPU whatever there is."""
+    import torch
+
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return ""
+    return f" that torch sees: torch {torch.__version__} is a build for CPUs; see Install in README.md for GPUs"
 
 
 def _custom(key: str, resources: dict[str, float]) -> Iterator[Finding]:

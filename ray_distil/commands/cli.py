@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import psutil
 from rich.console import Console
 
-from ray_distil.errors import StoppedError
+from ray_distil.errors import NoRowsLeft, StoppedError
 from ray_distil.runtime.session import at_work, family, kill, last_line, user_error_in
 
 GRACE_SECONDS = 5.0  # after Ctrl-C; a job that still runs then is killed
@@ -123,7 +123,8 @@ def _print_error(error: Exception, folder: Path | None) -> int:
         place = f"the whole error is in {folder / 'error.log'}"
     except OSError as refused:  # e.g. a full disk, which may be the error itself
         place = f"{folder / 'error.log'} could not be written ({refused.strerror})"
-    print(f"{place}; run the same command again to go on", file=sys.stderr)
+    advice = "" if isinstance(error, NoRowsLeft) else "; run the same command again to go on"
+    print(f"{place}{advice}", file=sys.stderr)
     return 1
 
 

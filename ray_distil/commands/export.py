@@ -17,7 +17,7 @@ from ray_distil.errors import UserError
 from ray_distil.report.provenance import check_run
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import read_manifest
+from ray_distil.store.manifest import most_common, read_manifest
 from ray_distil.store.storage import TEMPORARY, Folder
 
 
@@ -45,12 +45,16 @@ COLUMNS = {  # ours -> the record's
 
 
 def export(run: Folder, artifact: str, output: Path) -> int:
-    """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete."""
+    """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete, or empty."""
     check_run(run)
     complete = {name: finished for name in SCHEMAS if (finished := _complete(run, name)) is not None}
     if artifact not in complete:
         choice = f"complete are {', '.join(complete)}" if complete else f"none of {', '.join(SCHEMAS)} is complete"
         raise UserError(f"--artifact: {artifact!r} of {run} is not complete, or is none that can be exported; {choice}")
+    manifest = read_manifest(run / artifact)
+    if manifest is not None and not manifest.rows_out:
+        why = most_common(manifest.rejects) or "there were none"
+        raise UserError(f"{artifact} of {run} has no rows ({why}); nothing is written")
     return write_records(output, _records(complete[artifact], COLUMNS[artifact]))
 
 

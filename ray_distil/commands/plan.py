@@ -144,8 +144,7 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
         return assumed, config_section.num_eval, None
     problems = instructions.collected(config)
     facts = problems.facts
-    if facts.rejects:
-        remarks.append(f"{facts.rejects.total():,} of {facts.num_rows:,} records will be rejected as instructions")
+    remarks += filter(None, [instructions.reading(config_section, facts)])
     return facts.usable[TRAIN], facts.usable[EVAL], problems
 
 

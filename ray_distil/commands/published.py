@@ -20,7 +20,7 @@ from ray_distil.commands.pipeline import opened
 from ray_distil.config import StagesConfig
 from ray_distil.config.models import resolve_model
 from ray_distil.config.section import Section, apply_overrides, read_mapping, validate
-from ray_distil.errors import ConfigError, StageError, UserError
+from ray_distil.errors import ConfigError, NoRowsLeft, UserError
 from ray_distil.generate.replies import words_of
 from ray_distil.judge.gates import GATES
 from ray_distil.records import sources
@@ -149,7 +149,7 @@ def simplify(path: str, overrides: Sequence[str] = (), display: Display | None =
             rewritten.append({"instruction": row["instruction"], "output": example["completion"]})
     why = ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
     if not rewritten:
-        raise StageError(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
+        raise NoRowsLeft(f"no row was rewritten: {why}; the details are in {run.folder}/rewrites/_rejects")
     write_records(output, rewritten)
     display.say(f"{len(rewritten):,} of {len(records):,} rows in {output}" + (f"; rejected: {why}" if why else ""))
     return output

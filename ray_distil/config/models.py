@@ -88,6 +88,18 @@ def _generating_sections(config: StagesConfig) -> dict[str, Asked | None]:
     return sections
 
 
+def beyond_tiny(config: StagesConfig) -> str:
+    """A word on tiny teachers that are asked about problems of another world than the tiny one; "" where none is."""
+    sections = config.teachers.sections if config.teachers is not None else {}
+    engines = [teacher.engine for teacher in sections.values() if teacher.engine is not None]
+    if config.instructions.path == TINY or not any(e.model_source.startswith(f"{TINY}:") for e in engines):
+        return ""
+    return (
+        "the tiny teachers know the problems of the tiny world alone, and answer few others rightly or none; for your own "
+        "problems choose a recipe with real teachers, as --config one-gpu (--plan shows what is read of them)"
+    )
+
+
 def share_tiny_models(models: dict[str, str], run: Folder) -> dict[str, str]:
     """The models, with the tiny models of this package copied to the run's folder, which all nodes see.
 

@@ -41,9 +41,9 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]  # of a function of th
 
 
 def config_file(path: str | Path) -> Path:
-    """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`)."""
-    shipped = RECIPES / f"{path}.yaml"
-    return shipped if os.path.isfile(shipped) and not os.path.isfile(path) else Path(path)
+    """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`, `one-gpu.yaml`)."""
+    names = () if os.path.isfile(path) or os.path.isabs(path) else (f"{path}.yaml", f"{path}")
+    return next((RECIPES / name for name in names if os.path.isfile(RECIPES / name)), Path(path))
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from ray_distil.chat.chat_templates import chat_settings
 from ray_distil.chat.export_template import export_template
 from ray_distil.chat.tokenization import encode_example
 from ray_distil.config import TrainingConfig
-from ray_distil.errors import StageError
+from ray_distil.errors import NoRowsLeft
 from ray_distil.runner import remaking
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage, required
@@ -102,15 +102,15 @@ class Checkpoint(Stage):
         return num_sequences, {"num_steps": result.num_steps, "num_held_out": num_held_out, **losses}
 
     def _num_held_out(self) -> int:
-        """How many sequences are held out. Raises StageError where there is nothing to train on, or to hold out."""
+        """How many sequences are held out. Raises NoRowsLeft where there is nothing to train on, or to hold out."""
         num_sequences, fraction = self.packed.count("sequence_id"), self.config.eval_fraction
         if not num_sequences:
-            raise StageError(f"{self.artifact}: every example was too long; raise packing.max_length")
+            raise NoRowsLeft(f"{self.artifact}: every example was too long; raise packing.max_length")
         ids = (row_id for table in self.packed.tables(["sequence_id"]) for row_id in table["sequence_id"].to_pylist())
         num_held_out = sum(is_held_out(row_id, fraction) for row_id in ids)
         if fraction and not 0 < num_held_out < num_sequences:
             change = "raise" if not num_held_out else "lower"
-            raise StageError(
+            raise NoRowsLeft(
                 f"{self.artifact}: training.eval_fraction={fraction:g} holds {num_held_out} of {num_sequences} sequences "
                 f"out; {change} it"
             )

@@ -208,6 +208,19 @@ def unchecked(config: InstructionsConfig, facts: Facts) -> Iterator[Finding]:
     yield remark("", f"{text}; there are: {names}; see instructions.columns")
 
 
+def reading(config: InstructionsConfig, facts: Facts) -> str:
+    """What is read of the user's own records, in a line; "" for the tiny world.
+
+    E.g. "60 records: 49 to train on, 5 held out; 46 have an answer; rejected: duplicate 6 (record 12: ...)".
+    """
+    if sources_of(config)[0] is None:
+        return ""
+    usable, rejects = facts.usable, facts.rejects.most_common()
+    reasons = ", ".join(f"{reason} {number:,} ({facts.details[reason]})" for reason, number in rejects)
+    line = f"{config.path!r}: {facts.num_rows:,} records: {usable[TRAIN]:,} to train on, {usable[EVAL]:,} held out"
+    return f"{line}; {facts.num_answered:,} have an answer" + (f"; rejected: {reasons}" if reasons else "")
+
+
 def left_out(config: InstructionsConfig) -> Iterator[Finding]:
     """A remark for each source that is a folder with files that are not read, e.g. those of another split."""
     for source in sources_of(config):

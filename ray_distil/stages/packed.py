@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, chat_settings
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
 from ray_distil.config import TrainingConfig
-from ray_distil.errors import StageError
+from ray_distil.config.models import beyond_tiny
+from ray_distil.errors import NoRowsLeft
 from ray_distil.generate import token_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage, required
@@ -71,7 +72,8 @@ class Packed(Stage):
         starts = chunk_starts(all_sizes(self.examples.read(list(SIZED))))
         if not len(starts):
             why = why_none(self.run.folder, BEFORE_PACKING)
-            raise StageError(f"{self.artifact}: no example passed the gates: {why}")
+            hint = f"; {limits}" if (limits := beyond_tiny(self.run.config)) else ""
+            raise NoRowsLeft(f"{self.artifact}: no example passed the gates: {why}{hint}")
 
         # The sequences, window by window.
         max_length = config.max_length or token_rows.model_length(self.student)

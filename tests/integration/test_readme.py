@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ray_distil.tiny.world import held_out
 from tests.integration.cluster import PATIENCE, free_port, wait_until
 
 from .conftest import ROOT, SMALL, SmallRun
@@ -27,12 +26,12 @@ ELSEWHERE = {
     "make test": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
     "ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/distill.py "
     "run.storage_path=s3://BUCKET/runs": "tests/integration/test_cluster_run.py::test_stopped_it_leaves",
-    "ENDPOINT=https://... TOKEN=... python jobs/infer.py --config=distilqwen2.5-0324_stage1.json": "tests/integration/"
+    "ENDPOINT=https://... TOKEN=... .venv/bin/python jobs/infer.py --config=distilqwen2.5-0324_stage1.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
-    "python jobs/train.py --config=distilqwen2.5-0324_stage2.json": "tests/integration/"
+    ".venv/bin/python jobs/train.py --config=distilqwen2.5-0324_stage2.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
-    # vLLM reads the trained student of the shared small run, to evaluate it.
-    "vllm serve runs/one-gpu/checkpoint/student": "tests/integration/test_chain.py::test_the_fast_student_answers",
+    # Downloads several GB, for a machine with GPUs.
+    "make setup-gpu": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
 }
 
 
@@ -51,12 +50,16 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def own_problems(small_run: SmallRun, folder: Path) -> None:
-    problems = [{"instruction": p.question, "answer": str(p.answer)} for p in held_out(5, 40)]
+    problems = [{"instruction": f"What does a coat of ${k} cost at 20 % off?"} for k in range(40)]
     (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)) + "\n")
-    quick = "teachers.slow=null training.num_train_epochs=1 evaluation.models=[]"
-    result = shell(f"{DISTILL} instructions.path=problems.jsonl run.name=mine {quick}", folder)
+    result = shell(OWN_PROBLEMS, folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (folder / "runs" / "mine" / "report" / "report.html").exists()
+    assert "'problems.jsonl': 40 records: 36 to train on, 4 held out; 0 have an answer" in result.stdout
+    assert "the tiny teachers know the problems of the tiny world alone" in result.stdout
+    assert not (folder / "runs").exists()
+
+
+OWN_PROBLEMS = f"{DISTILL} --plan instructions.path=problems.jsonl"
 
 
 def plan(small_run: SmallRun, folder: Path) -> None:
@@ -173,7 +176,7 @@ def compare_plan(small_run: SmallRun, folder: Path) -> None:
 
 EVAL_PLAN = f"{EVAL} aime24,math500 --models mine=runs/one-gpu/checkpoint/student --plan"
 HERE: dict[str, Callable[[SmallRun, Path], None]] = {
-    f"{DISTILL} instructions.path=problems.jsonl run.name=mine": own_problems,
+    OWN_PROBLEMS: own_problems,
     f"{DISTILL} --plan --config jobs/recipes/one-gpu.yaml": plan,
     f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
     f"{DISTILL} --status runs/one-gpu": status,
@@ -194,7 +197,7 @@ def test_every_command_is_run_by_a_test() -> None:
 
 
 # A chain of its own. `make test-cluster` has its parts in others: a file of problems in test_poison, the rest in the small run.
-LONG = {f"{DISTILL} instructions.path=problems.jsonl run.name=mine", COMPARE, ABLATE, SERVE, SECOND_STUDENT}
+LONG = {COMPARE, ABLATE, SERVE, SECOND_STUDENT}
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.long] * (c in LONG)) for c in HERE])
@@ -206,6 +209,7 @@ def test_a_command_does_what_the_readme_says(command: str, small_run: SmallRun, 
     ("target", "runs"),
     [
         ("demo", "jobs/distill.py"),
+        ("setup-gpu", "touch .venv/.ready"),
         ("test", "tests/unit tests/integration/test_chain.py"),
         ("test-cluster", "--ignore tests/integration/test_chain.py tests/integration"),
     ],

@@ -114,6 +114,12 @@ def test_a_file_is_no_run(arguments: list[str], tmp_path: Path) -> None:
     assert "which is a file; a run lives in STORAGE_PATH/NAME" in result.stderr
 
 
+def test_the_recipes_own_files_are_found_by_their_names(tmp_path: Path) -> None:
+    result = command("infer", "--config=distilqwen2.5-0324_stage1.json", folder=tmp_path)
+    assert result.returncode == 2
+    assert "dataset.input_path: there is no file './raw.json'" in result.stderr
+
+
 def test_status_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     result = command("status", "runs/none", folder=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

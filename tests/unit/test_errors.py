@@ -80,6 +80,24 @@ raise SystemExit(cli.guarded(job, lambda: Path({str(tmp_path)!r})))
     assert time.monotonic() - started < 40
 
 
+def test_nobody_is_told_to_repeat_a_command_that_would_end_the_same_way(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from ray_distil.commands import cli
+from ray_distil.errors import NoRowsLeft, StageError
+
+def job(error):
+    raise error
+
+for error in (NoRowsLeft("no example"), StageError("no engine")):
+    cli.guarded(lambda: job(error), lambda: Path({str(tmp_path)!r}))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    said = ended.stderr.splitlines()
+    assert said[::2] == ["failed: no example", "failed: no engine"]
+    assert [line.endswith("; run the same command again to go on") for line in said[1::2]] == [False, True]
+
+
 def test_all_errors_of_the_package_are_below_one_class() -> None:
     """A class of errors elsewhere in the package is below DistilError too, or is private to its module."""
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "ray_distil").rglob("*.py")}

@@ -99,3 +99,11 @@ def test_a_place_that_takes_no_file_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot write"):
             write_records(path, [{"a": 1}])
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_empty_artifact_is_told_and_not_written(tmp_path: Path) -> None:
+    run = Folder.at(tmp_path / "run")
+    make(run, "sft_examples", [])
+    with pytest.raises(UserError, match=r"sft_examples of .*run has no rows \(no_use 1\); nothing is written"):
+        export(run, "sft_examples", tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()

@@ -1,5 +1,6 @@
 """The plan of a run: rows as the stages will have them, and a word on what would go wrong."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,3 +145,14 @@ def test_dollars_in_all_are_a_bound_where_a_price_is_missing(tmp_path: Path) -> 
     assert total() == "–"
     assert total(prices[0]).startswith("at least ~")
     assert total(*prices).startswith("~")
+
+
+def test_the_plan_says_what_it_has_read_of_own_problems(tmp_path: Path) -> None:
+    lines = [{"instruction": f"{k} + 1?", "answer": str(k + 1)} for k in range(20)] + [{"instruction": "How?"}] * 2
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*lines, {"question": "?"}])))
+    _, remarks = planned([f"instructions.path={file}"])
+    (line,) = [text for text in remarks if "records" in text]
+    assert line.startswith(f"{str(file)!r}: 23 records: 19 to train on, 2 held out; 20 have an answer; rejected: ")
+    assert "duplicate 1 (record 22: " in line
+    assert "no_instruction 1 (record 23: " in line

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from ray_distil.checks import leaks, preflight
 from ray_distil.config import DistillConfig, load
@@ -66,7 +67,10 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
     [
         (["training.num_workers=8"], "training.num_workers: 8 workers of 1 CPU, and this Ray has 4"),
         (["training.use_gpu=true"], "training.use_gpu: 2 workers would need 2 GPUs, and this machine has none"),
-        (["teachers.slow.engine.num_gpus=1"], "teachers.slow.engine.num_gpus: an engine would need 1 GPUs"),
+        (
+            ["teachers.slow.engine.num_gpus=1"],
+            "teachers.slow.engine.num_gpus: an engine would need 1 GPU, and this machine has",
+        ),
         (["teachers.slow.engine.num_cpus=9"], "teachers.slow.engine.num_cpus: an engine reserves 9 CPUs"),
         (
             ["teachers.slow.engine.num_cpus=3.5"],
@@ -116,6 +120,24 @@ def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None
 def test_on_a_cluster_what_is_not_there_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert check("training.num_workers=8", "teachers.slow.engine.num_gpus=1") == []
+
+
+@pytest.mark.parametrize(("cuda", "is_told"), [(None, True), ("13.0", False)])
+def test_a_build_of_torch_without_gpus_is_told(
+    cuda: str | None, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(UserError) as told:
+        check("training.use_gpu=true", "training.num_workers=1")
+    assert "1 worker would need 1 GPU, and this machine has none" in str(told.value)
+    assert ("is a build for CPUs; see Install in README.md" in str(told.value)) == is_told
+
+
+def test_tiny_teachers_know_their_own_world_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"instruction": "2 + 3?", "answer": "5"}\n{"instruction": "3 + 3?"}\n')
+    config = load(None, [f"instructions.path={tmp_path}/mine.jsonl"])
+    remarks = preflight.check(config, resolve_models(config))
+    assert [text for text in remarks if text.startswith("the tiny teachers know the problems of the tiny world alone")]
 
 
 def test_all_mistakes_are_told_at_once() -> None:
