@@ -41,9 +41,12 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]  # of a function of th
 
 
 def config_file(path: str | Path) -> Path:
-    """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`, `one-gpu.yaml`)."""
-    names = () if os.path.isfile(path) or os.path.isabs(path) else (f"{path}.yaml", f"{path}")
-    return next((RECIPES / name for name in names if os.path.isfile(RECIPES / name)), Path(path))
+    """The file that `--config` names: a path, or a shipped recipe by its name (`one-gpu`, `eval/gpu`).
+
+    The published JSON files of the recipe have their whole names, as in its own commands.
+    """
+    shipped = RECIPES / (f"{path}" if str(path).endswith(".json") else f"{path}.yaml")
+    return shipped if os.path.isfile(shipped) and not os.path.isfile(path) else Path(path)
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
