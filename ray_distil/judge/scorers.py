@@ -16,13 +16,15 @@ from typing import Any
 
 from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.errors import UserError
-from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.choices import stated_letter
+from ray_distil.judge.forms import verdict_of
+from ray_distil.judge.math_process import NOT_CERTAIN, Verdict
 from ray_distil.runtime import user_code
 from ray_distil.store.schemas import without_unseen
 
-VERSION = 2
+VERSION = 3
 SCORER = "evaluation.benchmarks.scorer"
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
 _NO_RESULT = re.compile(r"[=<>≤≥≠,;!]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])|\bor\b")  # before the last =: x = 5 or x = 25
@@ -36,16 +38,19 @@ def scored_by(kind: str) -> str:
 
 
 def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
-    """An EVAL row with `answer`, `correct` and `scored_by`. A response that was cut is never correct."""
+    """An EVAL row with `answer`, `correct`, `unclear` and `scored_by`. A response that was cut is never correct, nor unclear.
+
+    A user's own scorer gives no reason: there `unclear` is None.
+    """
     conclusion, reference = split_reasoning(row["response"])[1], row["reference_answer"]
     answer = stated(conclusion, kind, row.get("num_choices"))
-    if reference is None:
-        right = None
-    elif ":" in kind:
+    right = unclear = None
+    if reference is not None and ":" in kind:
         right = row["complete"] and _is_right_by(kind, conclusion, reference)
-    else:
-        right = row["complete"] and is_right(answer, reference, kind)
-    return row | {"answer": answer, "correct": right, "scored_by": scored_by(kind)}
+    elif reference is not None:
+        verdict = compare(answer, reference, kind) if row["complete"] else "different"
+        right, unclear = verdict == "equal", verdict in NOT_CERTAIN
+    return row | {"answer": answer, "correct": right, "unclear": unclear, "scored_by": scored_by(kind)}
 
 
 def stated(conclusion: str, kind: str, num_choices: int | None = None) -> str | None:
@@ -56,12 +61,15 @@ def stated(conclusion: str, kind: str, num_choices: int | None = None) -> str | 
 
 
 def is_right(answer: str | None, reference: str, kind: str) -> bool:
-    if answer is None:
-        return False
-    if kind == "choice":
-        return answer == reference
+    return compare(answer, reference, kind) == "equal"
+
+
+def compare(answer: str | None, reference: str, kind: str) -> Verdict:
+    """The verdict on an answer by the kind of answer. A letter and words are always read."""
+    if answer is None or kind == "choice":
+        return verdict_of(answer == reference)
     if kind == "text":
-        return _words(answer) == _words(reference)
+        return verdict_of(_words(answer) == _words(reference))
     if kind == "integer":
         left, mark, right = answer.rpartition("=")  # m + n = 25
         is_result = not mark or not _NO_RESULT.search(left)
@@ -70,8 +78,8 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
             number = whole_number(left)  # 25 = 5^2
         numbers = number, whole_number(reference)
         if None not in numbers:
-            return numbers[0] == numbers[1]
-    return answers_agree(answer, reference)
+            return verdict_of(numbers[0] == numbers[1])
+    return compare_answers(answer, reference)
 
 
 def _is_right_by(path: str, conclusion: str, reference: str) -> bool:

@@ -14,6 +14,7 @@ DASH = "–"
 STAGE_HEADER = ("Stage", "In", "Out", "Rejected", "Seconds", "Counted in", "Why rejected")
 GROUP = ("Accuracy", "Tokens", "Speed gain")  # columns of each benchmark
 PUBLISHED_HEADER = ("Published", "Accuracy", "95% interval", "Tokens", "Answers a problem", "Source")
+UNCLEAR_HEADER = ("Where", "Stated answer", "Reference")
 CATEGORY_HEADER = ("Category", "Model", "Accuracy", "95% interval", "Tokens", "Completed", "Problems")
 RECIPE = {"mmlu_pro": "MMLU_PRO tokens", "aime24": "AIME2024 tokens"}  # columns of the recipe's own table
 
@@ -63,6 +64,7 @@ SAMPLE_COLUMNS: Columns = {
     "Cut": _of("tokens_of_cut", "{:,.0f}"),
     "A right answer": _of("tokens_per_correct", "{:,.0f}"),
     "Without answer": _of("no_answer_rate", "{:.1%}"),
+    "Unclear": lambda model: formatted(model.get("num_unclear"), f"{{:,}} of {model.get('num_wrong') or 0:,}"),
     "Samples": lambda model: str(model.get("num_samples") or 0),
     "Majority": _of("majority", "{:.1%}"),
     "One of all": _with_samples,

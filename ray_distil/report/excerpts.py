@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_distil.config.evaluation_config import folder_of
 from ray_distil.report.scores import with_rejected
 from ray_distil.store.manifest import read_manifest
-from ray_distil.store.schemas import EVAL
-from ray_distil.store.shards import REJECTS_FOLDER
+from ray_distil.store.schemas import EVAL, conformed
+from ray_distil.store.shards import REJECTS_FOLDER, SOURCE
 from ray_distil.store.storage import Folder
 
 NUM_SHOWN = 3
@@ -52,7 +53,9 @@ def answers(folder: Folder, columns: list[str]) -> pa.Table:
 
 def answers_and_rejects(folder: Folder, columns: list[str]) -> tuple[pa.Table, list[dict[str, Any]]]:
     """(these columns of a model's answers, the rows that were rejected)."""
-    answers = pa.concat_tables([EVAL.empty_table().select(columns), *_tables(folder, columns)])
+    schema = pa.schema([EVAL.field(name) for name in columns])
+    tables = (conformed(table, schema) for table in _tables(folder, columns))
+    answers = pa.concat_tables([schema.empty_table(), *tables])
     rejects = _tables(folder, ["row"], f"{REJECTS_FOLDER}/")
     return answers, [json.loads(text) for table in rejects for text in table["row"].to_pylist()]
 
@@ -79,7 +82,7 @@ def first_rows(
             if len(of_kind) < number or value < of_kind[-1][0]:
                 smallest[kind] = sorted([*of_kind, (value, shard.removeprefix(start), position)])[:number]
     rows = []
-    for kind in sorted(smallest):
+    for kind in sorted(smallest, key=repr):
         for _, shard, position in smallest[kind]:
             rows += place.read_table(shard, columns).slice(position, 1).to_pylist()
     return rows
@@ -103,21 +106,46 @@ def rewritten(run: Folder) -> list[dict[str, Any]]:
     """The first rewrites: `instruction`, `before` and `after`, and the tokens of each."""
     columns = ["rewrite_id", "response_id", "instruction", "reasoning", "original_tokens", "rewritten_tokens"]
     first = first_rows(run / "rewrites", columns, NUM_SHOWN)
-    originals = _reasonings(run / "responses", {row["response_id"] for row in first})
-    return [row | {"before": originals.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
+    originals = _by_id(run / "responses", ["response_id", "reasoning"], {row["response_id"] for row in first})
+    reasonings = {key: row["reasoning"] for key, row in originals.items()}
+    return [row | {"before": reasonings.get(row["response_id"], ""), "after": row["reasoning"]} for row in first]
 
 
-def _reasonings(responses: Folder, ids_wanted: set[str]) -> dict[str, str]:
-    """Response id -> reasoning of the wanted responses; no other reasoning is kept in memory."""
-    manifest = read_manifest(responses)
-    reasonings: dict[str, str] = {}
+def _by_id(folder: Folder, columns: list[str], ids_wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """Id -> these columns of the wanted rows; no other row is kept in memory. The first column is the id."""
+    manifest = read_manifest(folder)
+    found_rows: dict[str, dict[str, Any]] = {}
     for shard in manifest.files if manifest and ids_wanted else ():
         if shard.startswith("part-"):
-            ids = responses.read_table(shard, ["response_id"])["response_id"].to_pylist()
+            ids = folder.read_table(shard, columns[:1])[columns[0]].to_pylist()
             positions = [position for position, row_id in enumerate(ids) if row_id in ids_wanted]
-            texts = responses.read_table(shard, ["reasoning"])["reasoning"] if positions else []
-            reasonings |= {ids[position]: texts[position].as_py() for position in positions}
-    return reasonings
+            table = folder.read_table(shard, columns).take(positions) if positions else pa.table({})
+            found_rows |= {row[columns[0]]: row for row in table.to_pylist()}
+    return found_rows
+
+
+def unclear(run: Folder, models: list[dict[str, Any]]) -> list[list[str]]:
+    """The first answers of each model and stage that the judge could not read: where, the stated answer, the reference."""
+    unread: list[tuple[str, dict[str, Any]]] = []
+    for model in (model for model in models if model.get("num_unclear")):
+        folder = run / "eval" / model["name"] / folder_of(model["benchmark"])
+        first = first_rows(folder, ["eval_id", "answer", "reference_answer", "unclear"], NUM_SHOWN, by=("unclear",))
+        where = f"{model['name']} on {model['benchmark']}: {model['num_unclear']:,} of {model['num_wrong']:,} wrong"
+        unread += [(where, row) for row in first if row["unclear"]]
+
+    # Texts that are not learnt. A candidate has its answer in the row of which it is made.
+    answers = ["answer", "source_answer", "reference_answer"]
+    for artifact, start in (("rewrites", SOURCE), ("sft_examples", "")):
+        first = first_rows(run / artifact, ["id", "reason", "row"], NUM_SHOWN, REJECTS_FOLDER, ("reason",))
+        rejects = [json.loads(row["row"]) for row in first if row["reason"] == f"{start}unclear_answer"]
+        ids = {row.get("origin_id", "") for row in rejects}
+        for origin, key in (("responses", "response_id"), ("rewrites", "rewrite_id")):
+            rejects += _by_id(run / origin, [key, *answers], ids).values()
+        unread += [(f"{artifact}: not learnt", row) for row in rejects if "reference_answer" in row]
+    return [
+        [where, row.get("answer") or row["source_answer"], row["reference_answer"] or row["source_answer"]]
+        for where, row in unread
+    ]
 
 
 def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, list(artifacts)),
+        "unclear": excerpts.unclear(run_folder, report.models),
         "versions": list(report.versions.items()),
         "command": "python jobs/eval.py --config FILE" if is_alone else "python jobs/distill.py --config FILE",
         "config": text_of(run_folder, "config.yaml"),
@@ -123,6 +124,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "pictures": pictures.scatters(report.models, report.baseline, None),
         "examples": [],
         "rewritten": [],
+        "unclear": [],
         "rejected": [],
         "versions": [],
         "command": "",
@@ -185,6 +187,7 @@ def _of_models(report: Report, declarations: dict[str, tuple[dict[str, Any], dic
         "cost_note": cost.NOTE,
         "category_header": benchmark_tables.CATEGORY_HEADER,
         "published_header": benchmark_tables.PUBLISHED_HEADER,
+        "unclear_header": benchmark_tables.UNCLEAR_HEADER,
     }
 
 
@@ -235,6 +238,8 @@ def markdown(page: Page) -> str:
         parts += ["## What it has cost", table(page["cost_header"], page["costs"]), plain(page["cost_note"])]
     if page["gates"]:
         parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
+    if page["unclear"]:
+        parts += ["## Answers that could not be read", table(page["unclear_header"], page["unclear"])]
     for variant_table in page["ablations"]:
         where = f": on {plain(variant_table['name'])}" if len(page["ablations"]) > 1 else ""
         parts += [f"## Without a gate{where}", table(page["ablation_header"], variant_table["rows"])]

@@ -2,6 +2,7 @@
 
     instruction_id         id of the problem
     correct                whether the answer equals the reference; null without a reference
+    unclear                whether the judge could not read one of the two; null where that is not known
     complete               whether the model stopped by itself
     answer                 the answer that the response states; null where it states none
     num_generated_tokens   null for a rejected row, which counts as wrong and not complete; null where not counted
@@ -23,7 +24,7 @@ from ray_distil.judge.agreement import answers_agree
 
 Z = 1.959964  # quantile of the normal distribution for a 95 % interval
 COLUMNS = (
-    "instruction_id", "correct", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
+    "instruction_id", "correct", "unclear", "complete", "answer", "num_generated_tokens", "num_thinking_tokens", "category",
     "scored_by",
 )  # fmt: skip
 REJECTED = "is_rejected"  # a column of `with_rejected`
@@ -61,12 +62,14 @@ def summary(answers: pa.Table) -> dict[str, Any]:
     mean_tokens, median_tokens, p90_tokens: generated tokens of an answer, with reasoning and end token; cut ones count.
     tokens_of_right, _wrong, _cut: mean tokens of right answers, of complete wrong answers, and of cut answers.
     tokens_per_correct: tokens of all graded answers, divided by the number of right answers.
+    num_wrong: answers that count as wrong. num_unclear: those of them that the judge could not read; None: not known.
     completion_rate: share of answers that ended by themselves. no_answer_rate: share of responses that state no answer;
     rejected rows do not count there. Where a scorer of the user's own has judged texts, majority and no_answer_rate are
     None: they are of stated answers.
     """
     problem, correct, tokens = _problem(answers), _floats(answers, "correct"), _floats(answers, "num_generated_tokens")
     complete, is_there = _floats(answers, "complete") == 1, ~np.isnan(tokens)
+    unclear = _not_nan(_floats(answers, "unclear"))
     graded = ~np.isnan(correct)
 
     # Each problem counts the same.
@@ -92,6 +95,8 @@ def summary(answers: pa.Table) -> dict[str, Any]:
         "median_tokens": _quantile(tokens[is_there], 0.5),
         "p90_tokens": _quantile(tokens[is_there], 0.9),
         "mean_thinking_tokens": _mean(_not_nan(_floats(answers, "num_thinking_tokens"))),
+        "num_wrong": int((correct == 0).sum()),
+        "num_unclear": int(unclear.sum()) if len(unclear) else None,
         "tokens_of_right": _mean(tokens[is_there & (correct == 1)]),
         "tokens_of_wrong": _mean(tokens[is_there & complete & (correct == 0)]),
         "tokens_of_cut": _mean(tokens[is_there & ~complete]),

@@ -108,6 +108,11 @@ EVAL = _schema(
     ("response", pa.string()),
     ("answer", pa.string(), NULLABLE),
     ("correct", pa.bool_(), NULLABLE),  # null where there is no reference
+    (
+        "unclear",
+        pa.bool_(),
+        NULLABLE,
+    ),  # the judge could not read it; also null by a user's scorer, and in earlier versions
     ("complete", pa.bool_()),  # the model stopped by itself
     ("num_prompt_tokens", pa.int32(), NULLABLE),  # null where an endpoint does not count
     ("num_generated_tokens", pa.int32(), NULLABLE),

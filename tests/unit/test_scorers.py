@@ -39,5 +39,6 @@ def test_only_the_conclusion_counts_and_only_where_it_is_whole() -> None:
 
 
 def test_nothing_said_is_wrong_and_no_reference_is_no_verdict() -> None:
-    assert scorers.judged(row(), "choice") == row(answer=None, correct=False, scored_by=f"choice {scorers.VERSION}")
+    figures = {"answer": None, "correct": False, "unclear": False, "scored_by": f"choice {scorers.VERSION}"}
+    assert scorers.judged(row(), "choice") == row(**figures)
     assert scorers.judged(row(reference_answer=None, response="Answer: C"), "choice")["correct"] is None
