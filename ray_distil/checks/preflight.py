@@ -78,12 +78,18 @@ def _phases(
         yield export_check.before_training(config, config.training, student)
     yield engine.unknown_arguments(config.engines)
     yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
-    yield [remark("", text) for text in [beyond_tiny(config)] if text]
+    yield [remark("", text) for text in (beyond_tiny(config), _ends_with_examples(config)) if text]
     if problems is not None:
         yield [
             *instructions.left_out(config.instructions),
             *instructions.unchecked(config.instructions, problems.facts),
         ]
+
+
+def _ends_with_examples(config: StagesConfig) -> str:
+    if config.teachers is None or config.training is not None:
+        return ""
+    return "training is null: the run ends with its examples; nothing is trained, and no model is compared"
 
 
 def _user_code(config: StagesConfig) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from ray_distil.report.contents import Report
 from ray_distil.runner import frozen
 from ray_distil.runner.id_rule import IDS_BY_SOURCE
 from ray_distil.runner.runs import BEGAN
+from ray_distil.runner.stage import required
 from ray_distil.runtime.progress import Display
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.schemas import CHAIN
@@ -115,10 +116,10 @@ def variant(config: DistillConfig, without: str, seed: int) -> DistillConfig:
     name = "-".join([config.run.name, *(["without", *left_out] if left_out else []), "seed", str(seed)]).replace(
         ":", "."
     )
-    first = config.run.seed if config.training.seed is None else config.training.seed
+    first, training = config.training_seed, required(config.training)
     changes = {
         "run": config.run.model_copy(update={"name": name}),
-        "training": config.training.model_copy(update={"seed": first + seed}),
+        "training": training.model_copy(update={"seed": first + seed}),
         "evaluation": config.evaluation.model_copy(
             update={"models": [student], "baseline": student.name, "num_timed": 0}
         ),
@@ -148,7 +149,7 @@ def _as_long(config: DistillConfig, full_run: Folder) -> DistillConfig:
     is_by_epochs = bool(saved_settings) and "max_steps" not in saved_settings.get("settings", {})
     if trained is None or "num_steps" not in trained.summary or is_by_epochs:
         return config
-    training = config.training.model_copy(update={"max_steps": trained.summary["num_steps"]})
+    training = required(config.training).model_copy(update={"max_steps": trained.summary["num_steps"]})
     return config.model_copy(update={"training": training})
 
 

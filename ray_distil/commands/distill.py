@@ -10,7 +10,7 @@ ray-distil distill --status runs/tiny                    what a run holds, finis
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_distil.commands import cli, pipeline, plan, status
+from ray_distil.commands import cli, export, pipeline, plan, status
 from ray_distil.config import load
 from ray_distil.report import report
 from ray_distil.runtime.progress import Display
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.append(pipeline.log_folder(config))
         finished = pipeline.run(config, Display(console))
         console.print(report.stages_table(finished), "", *report.models_tables(finished), "")
+        if config.training is None:
+            console.print(f"examples: {config.run_folder / str(export.EXPORTED)}", soft_wrap=True)
         console.print(
             f"{report.headline(finished)}\nreport: {config.run_folder / 'report'}/report.html", soft_wrap=True
         )

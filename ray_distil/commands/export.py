@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil.commands import cli
-from ray_distil.errors import UserError
+from ray_distil.errors import NoRowsLeft, UserError
 from ray_distil.report.provenance import check_run
+from ray_distil.stages.packed import BEFORE_PACKING
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import most_common, read_manifest
+from ray_distil.store.manifest import most_common, read_manifest, why_none
 from ray_distil.store.storage import TEMPORARY, Folder
 
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.guarded(job)
 
 
+EXPORTED = Path("export/training.json")  # in the folder of a run without training
 SCHEMAS = {"sft_examples": schemas.SFT_EXAMPLES, "responses": schemas.RESPONSES, "rewrites": schemas.REWRITES}
 COLUMNS = {  # ours -> the record's
     "sft_examples": {"prompt": "instruction", "completion": "output", "origin": "origin"},
@@ -56,6 +58,15 @@ def export(run: Folder, artifact: str, output: Path) -> int:
         why = most_common(manifest.rejects) or "there were none"
         raise UserError(f"{artifact} of {run} has no rows ({why}); nothing is written")
     return write_records(output, _records(complete[artifact], COLUMNS[artifact]))
+
+
+def write_examples(run: Folder) -> None:
+    """Write the training examples of a run as RUN/export/training.json. Raises NoRowsLeft where there is none."""
+    examples = _complete(run, "sft_examples")
+    if examples is None or not examples.count("example_id"):
+        raise NoRowsLeft(f"sft_examples: no example passed the gates: {why_none(run, BEFORE_PACKING)}")
+    with (run / EXPORTED.parent.name).writable() as folder:
+        write_records(folder / EXPORTED.name, _records(examples, COLUMNS["sft_examples"]))
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:

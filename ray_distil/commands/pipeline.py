@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ray_distil.checks import checks_apart
+from ray_distil.commands import export
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
 from ray_distil.records.problems import Figures
@@ -38,7 +39,8 @@ from ray_distil.stages import (
 
 
 def run(config: DistillConfig, display: Display | None = None, quiet: bool = True) -> Report:
-    """Make what the run does not have yet, and its report. `quiet`: see `opened`.
+    """Make what the run does not have yet, and its report; where nothing is trained, its examples as records too
+    (`export.write_examples`). `quiet`: see `opened`.
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
@@ -52,10 +54,12 @@ def run(config: DistillConfig, display: Display | None = None, quiet: bool = Tru
         with beside(lambda: make_given_evaluations(this, benchmarks), config.run.parallel_engines, display.say):
             rewrites = make_rewrites(this, responses)
             examples = make_examples(this, responses, rewrites)
-            packed = make_packed(this, examples)
-            checkpoint = make_checkpoint(this, packed)
-        make_student_evaluations(this, benchmarks, checkpoint)
-        make_timings(this, benchmarks, checkpoint)
+            checkpoint = make_checkpoint(this, make_packed(this, examples)) if config.training is not None else None
+        if checkpoint is not None:
+            make_student_evaluations(this, benchmarks, checkpoint)
+            make_timings(this, benchmarks, checkpoint)
+        if checkpoint is None:
+            export.write_examples(this.folder)
         this.save_settings()  # also those that have begun no stage, such as the prices of the plan
         return report.build(this.folder)
 

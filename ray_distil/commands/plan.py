@@ -127,6 +127,9 @@ def make(config: StagesConfig) -> Plan:
 
     if config.training is not None and num_examples:
         steps += _training(round(num_examples), tokens_learnt, config, config.training)
+    elif num_examples:
+        size = tokens_learnt * assumed.bytes_per_token
+        steps.append(Step("sft_examples", round(num_examples), False, size=size))
     steps += _evaluations(num_eval, config, remarks)
     if any(step.seconds is None for step in steps if step.tokens):
         remarks.append("hours are told where the plan section gives tokens_per_s; take them from a first small run")

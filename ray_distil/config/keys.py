@@ -279,34 +279,33 @@ class StagesConfig(Section):
         return [*(self.curation.candidates or ("direct", "rewrite" if self.long2short.enabled else "slow"))]
 
     @property
+    def _generating(self) -> dict[str, Asked]:
+        """The sections that say who generates, by key; without the compared models."""
+        teachers = self.teachers.sections if self.teachers is not None else {}
+        return {"long2short": self.long2short, **{f"teachers.{name}": teacher for name, teacher in teachers.items()}}
+
+    @property
     def engines(self) -> dict[str, EngineConfig]:
         """All vLLM engines of the configuration, by key."""
-        sections: dict[str, Asked | EvaluationConfig | None] = {
-            "long2short": self.long2short,
-            "evaluation": self.evaluation,
-        }
-        if self.teachers is not None:
-            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
-        return {f"{key}.engine": s.engine for key, s in sections.items() if s is not None and s.engine is not None}
+        sections: dict[str, Asked | EvaluationConfig] = {**self._generating}
+        if self.evaluation.models:
+            sections["evaluation"] = self.evaluation
+        return {f"{key}.engine": section.engine for key, section in sections.items() if section.engine is not None}
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:
         """All endpoints of the configuration, by key."""
-        sections: dict[str, Asked | EvaluatedModel | None] = {"long2short": self.long2short}
-        if self.teachers is not None:
-            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
+        sections: dict[str, Asked | EvaluatedModel] = {**self._generating}
         sections |= {f"evaluation.models.{index}": model for index, model in enumerate(self.evaluation.models)}
         return {
-            f"{key}.endpoint": s.endpoint for key, s in sections.items() if s is not None and s.endpoint is not None
+            f"{key}.endpoint": section.endpoint for key, section in sections.items() if section.endpoint is not None
         }
 
     @property
     def own_backends(self) -> dict[str, BackendConfig]:
         """The engines of the user's own, by key."""
-        sections: dict[str, Asked | None] = {"long2short": self.long2short}
-        if self.teachers is not None:
-            sections |= {"teachers.direct": self.teachers.direct, "teachers.slow": self.teachers.slow}
-        return {f"{key}.backend": s.backend for key, s in sections.items() if s is not None and s.backend is not None}
+        sections = self._generating
+        return {f"{key}.backend": section.backend for key, section in sections.items() if section.backend is not None}
 
     @property
     def training_seed(self) -> int:
@@ -329,10 +328,19 @@ class StagesConfig(Section):
 
 
 class DistillConfig(StagesConfig):
-    """One run, from instructions to the report."""
+    """One run, from instructions to the report. Without training it ends with its examples."""
 
     teachers: TeachersConfig
-    training: TrainingConfig
+    training: TrainingConfig | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compares_students(cls, values: Any) -> Any:
+        """Where nothing is trained, there is no student, and no model is compared with it."""
+        evaluation = values.get("evaluation")
+        if isinstance(evaluation, dict) and "training" in values and values["training"] is None:
+            return values | {"evaluation": evaluation | {"models": []}}
+        return values
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> DistillConfig:

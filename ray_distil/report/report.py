@@ -129,6 +129,9 @@ def headline(report: Report) -> str:
     if report.student is None and report.models:
         models = len({model["name"] for model in report.models})
         return f"{models} model{'s' if models > 1 else ''} on {report_page.listed(report.benchmarks)}"
+    examples = next((stage for stage in report.stages if stage["name"] == "sft_examples"), None)
+    if not report.models and examples is not None:
+        return f"{examples['rows_out']:,} of {examples['rows_in']:,} texts of the teachers pass the gates, as training examples"
     if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
         return "This run compares no student with its baseline"
     share = fast["mean_tokens"] / slow["mean_tokens"]

@@ -34,6 +34,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
 
     # An evaluation alone has a shorter page.
     is_alone = bool(report.models) and report.student is None and not (saved.get("teachers") or saved.get("training"))
+    has_all = not is_alone and (saved.get("training") is not None or not saved.get("teachers"))
     return {
         **_of_models(report, _measured_with(report)),
         "run": report.run,
@@ -45,7 +46,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
         "notes": [*_of_settings(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
-        "pictures": [picture for picture in drawn if picture["svg"] or not is_alone],
+        "pictures": [picture for picture in drawn if picture["svg"] or has_all],
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
         "rejected": excerpts.rejected(run_folder, list(artifacts)),

@@ -8,6 +8,7 @@ import yaml
 
 from ray_distil.config import RECIPES, DistillConfig, load
 from ray_distil.config.models import resolve_model
+from ray_distil.config.section import validate
 from ray_distil.errors import ConfigError
 
 
@@ -199,3 +200,11 @@ def test_a_recipe_is_named_without_its_ending(tmp_path: Path, monkeypatch: pytes
 def test_only_problems_of_the_tiny_world_are_called_tiny(overrides: list[str], label: str) -> None:
     evaluation = load(None, overrides).evaluation
     assert evaluation.label(evaluation.benchmarks[0]) == label
+
+
+def test_a_run_without_training_compares_no_models_and_needs_no_engine_for_them() -> None:
+    config = load(None, ["training=null", "evaluation.engine.num_gpus=8"])
+    assert (config.training, config.evaluation.models) == (None, [])
+    assert list(config.engines) == ["teachers.direct.engine", "teachers.slow.engine"]
+    with pytest.raises(ConfigError, match="training: missing"):
+        validate(DistillConfig, {"teachers": {"direct": {"responses": "x.jsonl"}}})

@@ -1,0 +1,65 @@
+"""A run that makes only data: teachers by endpoint, nothing is trained, and the examples are written for any trainer."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.integration.cluster import PATIENCE
+from tests.integration.conftest import ROOT
+from tests.unit.endpoint_server import EndpointServer
+
+NUM_PROBLEMS = 40
+
+
+def answer(body: dict[str, Any]) -> dict[str, Any]:
+    """Right for even numbers; the first request asks 1 + 1."""
+    first, second = map(int, re.findall(r"\d+", body["messages"][-1]["content"])[:2])
+    return {"content": f"{first} + {second} = {first + second}\n\n\\boxed{{{first + second + first % 2}}}"}
+
+
+def distill(folder: Path, server: EndpointServer, *overrides: str) -> subprocess.CompletedProcess[str]:
+    endpoint = {"base_url": server.url, "model": "served", "api_key_env": None}
+    command = [sys.executable, str(ROOT / "jobs" / "distill.py"), "--config", "data-by-endpoint"]
+    command += ["instructions.suffix=", "teachers.slow=null", f"teachers.direct.endpoint={json.dumps(endpoint)}"]
+    command += ["teachers.direct.endpoint.api_key_env=null", "long2short.enabled=false", "long2short.endpoint=null"]
+    return subprocess.run([*command, *overrides], cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_a_run_without_training_ends_with_its_examples(tmp_path: Path) -> None:
+    problems = [{"instruction": f"What is {k} + 4?", "answer": str(k + 4)} for k in range(NUM_PROBLEMS)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    with EndpointServer() as server:
+        server.message_of = answer
+        made = distill(tmp_path, server)
+        assert made.returncode == 0, made.stdout + made.stderr
+        again = distill(tmp_path, server)
+        num_train = NUM_PROBLEMS - NUM_PROBLEMS // 10
+        assert len(server.requests) == num_train + 1  # and one before Ray starts
+    assert again.stdout.count("complete:") == 3, again.stdout
+
+    # The records are those of the right answers, and the report says how many they are.
+    run = tmp_path / "runs" / "data-by-endpoint"
+    records = json.loads((run / "export" / "training.json").read_text())
+    numbers = [int(re.findall(r"\d+", record["instruction"])[0]) for record in records]
+    assert records
+    assert all(number % 2 == 0 for number in numbers)
+    assert f"{len(records)} of {num_train} texts of the teachers pass the gates, as training examples" in made.stdout
+    assert f"examples: {run}/export/training.json" in made.stdout
+    assert "note: training is null: the run ends with its examples" in made.stdout
+    assert {file.name for file in run.iterdir()} >= {"instructions", "responses", "sft_examples", "export", "report"}
+    assert not {"packed", "checkpoint", "eval"} & {file.name for file in run.iterdir()}
+
+
+def test_without_an_example_it_fails_and_says_why(tmp_path: Path) -> None:
+    problems = [{"instruction": f"What is {k} + 4?", "answer": "0"} for k in range(NUM_PROBLEMS)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    with EndpointServer() as server:
+        server.message_of = answer
+        made = distill(tmp_path, server)
+    assert made.returncode == 1
+    assert "failed: sft_examples: no example passed the gates: wrong_answer 36" in made.stderr
+    assert "run the same command again" not in made.stderr
+    assert not (tmp_path / "runs" / "data-by-endpoint" / "export").exists()
