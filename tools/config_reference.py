@@ -30,14 +30,26 @@ file beside it, as the recipes have it.
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a run's configuration."""
-    made = _plain(DistillConfig.model_json_schema())
+    """The JSON schema (draft 2020-12) of a run's configuration.
+
+    What must be there, null or a section, says which key of the section is wrong, and not that nothing fits.
+    """
+    made = _with_null(_plain(DistillConfig.model_json_schema()))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ray_distil configuration", **made}
+
+
+def _with_null(whole: dict[str, Any]) -> dict[str, Any]:
+    properties = whole["properties"]
+    for key in whole["required"]:
+        if "anyOf" in properties[key]:
+            section, _ = properties[key]["anyOf"]
+            properties[key] = {"if": {"type": "null"}, "else": section}
+    return whole
 
 
 def page() -> str:
     """The page: a table of keys for each section. Sections that stand under several keys come once, at the end."""
-    whole = schema()
+    whole = _plain(DistillConfig.model_json_schema())
     uses = _uses(whole)
     parts = [HEAD]
     for name in sorted(uses, key=lambda name: len(uses[name]) > 1):  # sorted keeps the order of the sections

@@ -31,8 +31,6 @@ from ray_distil.store.storage import Folder
 
 TINY = "tiny"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
-
-
 OF_ONE_COMMAND = {"take_over", "remake", "retry_failed"}  # keys of `run` that its config.yaml does not keep
 
 
@@ -242,13 +240,13 @@ class StagesConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _tiny_problems_are_named(cls, values: Any) -> Any:
-        """The held-out problems of the tiny world are called tiny, unless another benchmark is, or they have a name."""
-        evaluation, instructions = (values.get(name) for name in ("evaluation", "instructions"))
-        if not isinstance(evaluation, dict) or evaluation.get("benchmark") is not None:
+        """The held-out problems of the tiny world are called tiny, unless they have a name or a benchmark is called so."""
+        evaluation, instructions = values.get("evaluation"), values.get("instructions") or {}
+        if not isinstance(evaluation, dict) or evaluation.get("benchmark") or not isinstance(instructions, dict):
             return values
         names = [b.get("name") if isinstance(b, dict) else b for b in evaluation.get("benchmarks") or []]
-        is_tiny = not isinstance(instructions, dict) or instructions.get("path", TINY) == TINY
-        return values | {"evaluation": evaluation | {"benchmark": TINY}} if is_tiny and TINY not in names else values
+        is_own = instructions.get("path", TINY) != TINY or TINY in names
+        return values if is_own else values | {"evaluation": evaluation | {"benchmark": TINY}}
 
     @model_validator(mode="after")
     def _rewriter_is_there(self) -> "StagesConfig":

@@ -14,7 +14,8 @@ from ray_distil.errors import ConfigError
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_recipes_parse(path: Path) -> None:
-    assert load(str(path)).training.student
+    config = load(str(path))
+    assert config.training is None or config.training.student
 
 
 def test_defaults_are_the_tiny_recipe_and_overrides_win() -> None:
