@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ray_distil.report.formulas import rendered
+from ray_distil.drawing.formulas import rendered
 
 
 @pytest.mark.parametrize(

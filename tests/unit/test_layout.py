@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
@@ -30,7 +30,7 @@ SATELLITES = {
     "config.gates_config": "a section of the configuration a file",
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
     "generate.servers": "a rule of its own: which server gets the next request",
-    "report.formulas": "the only module that makes HTML of what a model wrote",
+    "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.shipped_logs": "copies a log while a run goes on, and knows nothing of stages",
     "runner.waiting": "asks Ray alone",

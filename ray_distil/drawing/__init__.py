@@ -1,0 +1,1 @@
+"""Drawings for a page: figures as SVG, formulas as MathML."""
