@@ -26,6 +26,7 @@ from ray_distil.errors import NoRowsLeft, StoppedError
 from ray_distil.runtime.session import at_work, family, kill, last_line, user_error_in
 
 GRACE_SECONDS = 5.0  # after Ctrl-C; a job that still runs then is killed
+ERROR_LOG = "error.log"
 INTERRUPTED = "interrupted; finished shards and saved training states are kept: run the same command again to go on"
 
 
@@ -84,8 +85,9 @@ def program(command: str) -> str:
 
 
 def stdout_console(width: int = 120) -> Console:
-    """The console of a command; `width`: of lines that go to no terminal."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else width, highlight=False)
+    """The console of a command, which prints texts as they are; `width`: of lines that go to no terminal."""
+    width_there = None if sys.stdout.isatty() else width
+    return Console(file=sys.stdout, width=width_there, highlight=False, markup=False, emoji=False)
 
 
 def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = lambda: None) -> int:
@@ -96,6 +98,8 @@ def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = l
     code = 0
     try:
         job()
+        if (folder := log_folder()) is not None:
+            (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier command
     except KeyboardInterrupt as error:
         _leave(143 if isinstance(error, Terminated) else 130)
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
@@ -119,10 +123,10 @@ def _print_error(error: Exception, folder: Path | None) -> int:
         return 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        place = f"the whole error is in {folder / 'error.log'}"
+        (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        place = f"the whole error is in {folder / ERROR_LOG}"
     except OSError as refused:  # e.g. a full disk, which may be the error itself
-        place = f"{folder / 'error.log'} could not be written ({refused.strerror})"
+        place = f"{folder / ERROR_LOG} could not be written ({refused.strerror})"
     advice = "" if isinstance(error, NoRowsLeft) else "; run the same command again to go on"
     print(f"{place}{advice}", file=sys.stderr)
     return 1

@@ -4,6 +4,7 @@ Nothing is written, and Ray is not needed: the run may be made by another machin
 """
 
 import fcntl
+import re
 import time
 
 from rich.table import Table
@@ -13,14 +14,19 @@ from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.cost import StageFiles
 from ray_distil.report.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
 from ray_distil.runner.lease import EXPIRY_S, LEASE, LOCK
+from ray_distil.runner.shipped_logs import LOGS
+from ray_distil.runtime.session import last_line
 from ray_distil.store.listing import stored_files
+from ray_distil.store.manifest import MANIFEST
 from ray_distil.store.storage import Folder
 
 HEADER = ("Stage", "Out", "Rejected", f"Last {RECENT_SECONDS / 60:.0f} min", "Newest", "State")
 
 
-def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
-    """The finished stages, those in the middle, and what they have cost. Raises UserError where there is no run.
+def tables(run_folder: Folder, now: float | None = None) -> list[Table | str]:
+    """The finished stages, those in the middle, a line on how the last command failed, if it did, and the cost.
+
+    Raises UserError where there is no run.
 
     `now`: seconds since 1970; None: the time of this machine.
     """
@@ -28,17 +34,35 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table]:
     finished = report.read(run_folder)
     unfinished = unfinished_stages(run_folder, now)
     names = {stage.artifact for stage in unfinished}
-    stages_and_cost = [report.stages_table(finished, without=names)]
+    stages_and_cost: list[Table | str] = [report.stages_table(finished, without=names)]
+    at_work = is_at_work(run_folder, max((stage.changed for stage in unfinished), default=0.0), now)
     if unfinished:
-        at_work = is_at_work(run_folder, max(stage.changed for stage in unfinished), now)
         rows = [_row(stage, at_work, now) for stage in unfinished]
         stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
+    if not at_work and (failed := failure(run_folder, [stage["name"] for stage in finished.stages], now)):
+        stages_and_cost.append(failed)
 
     files = [stage for stage in finished.files if stage.artifact not in names]
     files += [StageFiles(stage.artifact, stage.seconds, stage.files) for stage in unfinished]
     if costs := cost.costs(run_folder, provenance.saved_config(run_folder), files):
         stages_and_cost.append(report.cost_table(costs))
     return stages_and_cost
+
+
+def failure(run_folder: Folder, stages: list[str], now: float) -> str:
+    """How the last command failed, by its log; "" where it did not, or where one of the `stages` was finished since."""
+    logs = [file for file in stored_files(run_folder / LOGS, recursive=False) if file.name.startswith("error")]
+    if not logs:
+        return ""
+    newest = max(logs, key=lambda file: file.changed)
+    if any((run_folder.modified(f"{stage}/{MANIFEST}") or 0.0) > newest.changed for stage in stages):
+        return ""
+
+    # An error of this package says it in its own words; of another one, the cause does.
+    text = (run_folder / LOGS).read_text(newest.name)
+    own_errors = re.findall(r"^ray_distil\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    words = own_errors[-1] if own_errors else last_line(RuntimeError(text))
+    return f"The last command failed {duration(now - newest.changed)} ago: {words}\nall of it: {run_folder / LOGS / newest.name}"
 
 
 def is_at_work(run_folder: Folder, changed: float, now: float) -> bool:

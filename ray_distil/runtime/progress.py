@@ -126,17 +126,17 @@ class Display:
     """The console of a run. Without a terminal it writes lines only."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, highlight=False)
+        self.console = console or Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
         self._bars: dict[str, BarID] = {}
         self._last_line: dict[str, float] = {}
         self._lock = threading.Lock()
         self._live = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("[cyan]{task.fields[rate]}"),
-            TextColumn("{task.fields[note]}"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[rate]}", style="cyan", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
             transient=True,

@@ -105,6 +105,13 @@ def test_a_console_that_lacks_characters_shows_the_others(encoding: str) -> None
     assert "instructions           2,300              ?" in result.stdout
 
 
+def test_names_with_brackets_and_colons_are_shown_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "my[bold]:smile:.jsonl").write_text('{"instruction": "2 + 3?"}\n{"instruction": "3 + 3?"}\n')
+    result = command("plan", "instructions.path='my[bold]:smile:.jsonl'", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "'my[bold]:smile:.jsonl': 2 records" in result.stdout
+
+
 @pytest.mark.parametrize("arguments", [["export", "file", "x.json"], ["clean", "file"], ["report", "file", "file"]])
 def test_a_file_is_no_run(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")

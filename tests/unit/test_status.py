@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -177,3 +179,41 @@ def test_in_an_object_store(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert status.duration(seconds) == text
+
+
+def test_how_the_last_command_failed_is_shown_until_something_is_finished(tmp_path: Path) -> None:
+    run = Folder.at(tmp_path / "run")
+    with run_lock(run):
+        begun(run)
+    program = f"""
+from pathlib import Path
+from ray_distil.commands import cli
+from ray_distil.errors import StageError
+
+def job(fails):
+    try:
+        raise OSError("the cause")
+    except OSError as error:
+        if fails:
+            raise StageError("responses: failed twice; see the log") from error
+
+for fails in {{numbers}}:
+    cli.guarded(lambda: job(fails), lambda: Path({str(tmp_path / "run" / "logs")!r}))
+"""
+    subprocess.run([sys.executable, "-c", program.format(numbers="[1]")], timeout=60, check=True, capture_output=True)
+    text = " ".join(printed(run, time.time() + 300).split())
+    assert "The last command failed 5 min ago: responses: failed twice; see the log all of it: " in text
+    with run_lock(run):
+        assert "failed" not in printed(run)
+    subprocess.run(
+        [sys.executable, "-c", program.format(numbers="[1, 0]")], timeout=60, check=True, capture_output=True
+    )
+    assert "failed" not in printed(run)
+
+    (run / "logs").write_text("error-20261130T070000Z.log", "Traceback\n  File\nValueError: another cause\n")
+    assert "ago: ValueError: another cause" in printed(run)
+    (tmp_path / "run" / "logs" / "error-20261130T070000Z.log").touch()
+    make_older(tmp_path / "run" / "logs", HOUR)
+    manifest = Manifest("instructions", "instructions", "f", "rows", 1, 1, 0, {}, 1.0, [])
+    write_manifest(run / "instructions", manifest)
+    assert "failed" not in printed(run)
