@@ -32,7 +32,6 @@ SATELLITES = {
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
-    "runner.shipped_logs": "copies a log while a run goes on, and knows nothing of stages",
     "runner.waiting": "asks Ray alone",
     "runner.watchdog": "wraps any iterator of counts, and is tested with a clock of its own",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
