@@ -12,6 +12,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ray_distil.store import hub, manifest
+
 INFO = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/?]+))?(?:/tree/([^/?]+))?(?:\?.*)?$")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
 
@@ -38,12 +40,12 @@ class FakeHub:
         return (commit, history[commit]) if commit in history else None
 
     def __enter__(self) -> "FakeHub":
-        hub = self
+        served = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                hub.requests.append(self.path)
-                self.answer(*hub.reply(self.path))
+                served.requests.append(self.path)
+                self.answer(*served.reply(self.path))
 
             do_HEAD = do_GET
 
@@ -95,3 +97,9 @@ class FakeHub:
 
 def _etag(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
+
+
+def forget() -> None:
+    """What this process knows of the hub; as in a new process."""
+    hub.snapshot.cache_clear()
+    manifest._with_revision.cache_clear()

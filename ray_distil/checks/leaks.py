@@ -1,4 +1,4 @@
-"""Whether the examples of a micro-batch see each other, tried on a small copy of the student's architecture.
+"""Whether the examples of a micro-batch see each alternative, tried on a small copy of the student's architecture.
 
 The copy has random weights. Attention is separated by borders between the examples, or by position_ids that start
 again. A convolution or a recurrent state crosses such borders, and some architectures take no position_ids at all. No
@@ -15,6 +15,9 @@ from ray_distil.train.batches import tensors_of
 from ray_distil.train.small_copies import VOCABULARY, small_copy
 
 LENGTHS = (7, 5, 9)  # of the examples, in tokens
+OTHERS = ("sdpa", "eager")
+NO_SUCH = "its architecture has no attn_implementation="
+UNPACKED = "can't keep packed sequences apart"  # Transformers' error of a recurrent layer without its kernels
 
 
 def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -> str:
@@ -24,19 +27,26 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
     Flash attention needs a GPU: `sdpa` is tried in its place. Raises the error of transformers where the small copy
     cannot be built.
     """
-    if not together and attn_implementation != VARLEN:
-        return ""
     problem = _visible_examples(model, attn_implementation, together)
     if not problem:
         return ""
-    if attn_implementation == VARLEN:
-        for alternative in ("sdpa", "eager"):
+    # Another attention with the same packing.
+    lacks_attention = problem.startswith(NO_SUCH)
+    alternatives = [name for name in OTHERS if name != attn_implementation]
+    if attn_implementation == VARLEN or lacks_attention:
+        for alternative in alternatives:
             if not _visible_examples(model, alternative, together):
                 return f"{problem}; set training.attn_implementation={alternative}"
-    if "attn_implementation" in problem or not together:
+    if not together:
         return problem
-    rows = " and training.train_micro_batch_size_per_gpu=1" if attn_implementation in FLAT else ""
-    return f"{problem}; set packing.enabled=false{rows}, or train another student"
+
+    # It cannot be packed: each example alone in its row.
+    for alternative in [attn_implementation, *alternatives]:
+        if not _visible_examples(model, alternative, together=False):
+            change = f" and training.attn_implementation={alternative}" if alternative != attn_implementation else ""
+            rows = " and training.train_micro_batch_size_per_gpu=1" if alternative in FLAT else ""
+            return f"{problem}; set packing.enabled=false{change}{rows}, or train another student"
+    return f"{problem}; train another student"
 
 
 def _visible_examples(model: str, attn_implementation: str, together: bool) -> str:
@@ -46,13 +56,13 @@ def _visible_examples(model: str, attn_implementation: str, together: bool) -> s
 
     config = AutoConfig.from_pretrained(local_copy(model))
     implementation = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
-    no_such = f"its architecture has no attn_implementation={implementation}"
+    no_such = f"{NO_SUCH}{implementation}"
     attention.register()
     try:
         tried = small_copy(config, implementation)
     except ValueError as error:
         if "attention implementation" in str(error):
-            return f"{no_such}; set training.attn_implementation=eager"
+            return no_such
         raise
     except KeyError as error:
         if error.args != (VARLEN,):
@@ -78,13 +88,17 @@ def _visible_examples(model: str, attn_implementation: str, together: bool) -> s
     except ValueError as error:
         if implementation == VARLEN and str(error).startswith("attention by segments"):
             return f"{no_such} ({error})"
+        if UNPACKED in str(error):
+            return f"its architecture cannot be packed without a package that is not installed ({error})"
         raise
     difference = float((packed - alone).abs().max())
     size = float(alone.abs().max())
     if difference <= 1e-4 * max(1.0, size):
         return ""
     shared = (
-        "packed examples see each other in its architecture" if together else "its architecture's attention is another"
+        "packed examples see each alternative in its architecture"
+        if together
+        else "its architecture's attention is another"
     )
     return f"{shared} (logits {difference:.2g} apart)"
 

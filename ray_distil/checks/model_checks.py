@@ -18,14 +18,12 @@ from ray_distil.chat.chat_templates import (
 )
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.tokenization import encode_example
+from ray_distil.checks import engine_models, weight_files
 from ray_distil.config.engine_config import EngineConfig, SamplingParams
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import UserError
 from ray_distil.generate import engine, token_rows
-from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -47,19 +45,16 @@ class CheckedModel:
 
     @property
     def name(self) -> str:
-        return self.model.rstrip("/").rpartition("/")[2]
-
-
-def is_at_hand(model: str) -> bool:
-    """Whether the model's tokenizer is on this machine. A hub model that is not in the cache is left to the engines."""
-    if "://" in model or Path(model).is_dir():
-        return True
-    return hub.cached(model, "tokenizer_config.json") is not None
+        return self.model.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 
 def findings(checked: CheckedModel) -> Iterator[Finding]:
-    """All findings on a model. A check that cannot read the model's files is a finding too."""
+    """All findings on a model. A check that cannot read the model's files is a finding too.
+
+    Of a hub's model, what is not in the hub's cache comes first, without its weights: some MB.
+    """
     try:
+        local_copy(checked.model)
         for check in CHECKS:
             yield from check(checked)
     except (UserError, OSError) as error:
@@ -93,11 +88,17 @@ def context(checked: CheckedModel) -> Iterator[Finding]:
         yield Finding(
             checked.section, f"the shortest prompt has {shortest:,} tokens, and the engine reads {length:,} in all"
         )
-    elif shortest + max_tokens > length:
+    elif max_tokens > length:
         yield Finding(
             f"{checked.section}.sampling_params.max_tokens",
             f"{max_tokens:,} and a prompt of {shortest:,} tokens, the shortest, are more than the engine's {length:,}; "
             f"lower it to {length - shortest:,} or less, or raise {setting}",
+        )
+    elif length > max_tokens > length - shortest:  # max_tokens = max_model_len: "as far as it reads"
+        yield remark(
+            f"{checked.section}.sampling_params.max_tokens",
+            f"{max_tokens:,}, and behind a prompt of {shortest:,} tokens, the shortest, the engine's {length:,} leave "
+            f"{length - shortest:,}; a longer text is cut there",
         )
 
 
@@ -163,7 +164,7 @@ def vocabulary(checked: CheckedModel) -> Iterator[Finding]:
             )
         return
     size = getattr(config, "vocab_size", None)
-    largest = max(load_tokenizer(checked.model).get_vocab().values(), default=0)
+    largest = _largest_id(checked.model)
     if size is not None and largest >= size:
         yield Finding(
             checked.section,
@@ -171,23 +172,40 @@ def vocabulary(checked: CheckedModel) -> Iterator[Finding]:
         )
 
 
+def _largest_id(model: str) -> int:
+    """The largest id that a text, its template or its padding can have. Gemma 3's mark of a picture lies behind all words
+    of its text models, and is never written.
+    """
+    tokenizer = load_tokenizer(model)
+    template = str(tokenizer.chat_template)
+    unused = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if str(token) not in template and number not in (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    }
+    return max((number for number in tokenizer.get_vocab().values() if number not in unused), default=0)
+
+
 def weights(checked: CheckedModel) -> Iterator[Finding]:
-    """A model folder without weights, and each weight file that is truncated."""
-    from safetensors import SafetensorError, safe_open
-
-    folder = Path(checked.model)
+    """Files of weights that are missing or half."""
     load_format = checked.engine.engine_kwargs.get("load_format") if checked.engine is not None else None
-    if not folder.is_dir() or load_format is not None:
+    if Path(checked.model).is_dir() and load_format is None:
+        yield from (Finding(checked.section, mistake) for mistake in weight_files.wrong_files(checked.model))
+
+
+def engines(checked: CheckedModel) -> Iterator[Finding]:
+    """Of a model that generates: an architecture, or a division, that vLLM refuses when its engines start."""
+    if checked.engine is None:
         return
-    files = [file for file in folder.iterdir() if file.suffix in WEIGHTS]
-    if not files:
-        yield Finding(checked.section, f"{checked.model!r} has no weights (*.safetensors); copy the whole model")
-    for file in (file for file in files if file.suffix == ".safetensors"):
-        try:
-            with safe_open(file, "pt") as opened:
-                opened.keys()
-        except SafetensorError as error:
-            yield Finding(checked.section, f"{str(file)!r} is no whole file of weights ({error}); copy it again")
+    for argument, mistake in engine_models.wrong_model(checked.model, checked.engine):
+        yield Finding(f"{checked.engine_key}.engine_kwargs.{argument}" if argument else checked.section, mistake)
 
 
-CHECKS: tuple[Callable[[CheckedModel], Iterator[Finding]], ...] = (example, context, template, vocabulary, weights)
+CHECKS: tuple[Callable[[CheckedModel], Iterator[Finding]], ...] = (
+    example,
+    context,
+    template,
+    vocabulary,
+    weights,
+    engines,
+)

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_prompt
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.checks import endpoint_checks, model_checks
-from ray_distil.checks.model_checks import CheckedModel, is_at_hand
+from ray_distil.checks import endpoint_checks, model_checks, weight_files
+from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.checks.resources import what_cannot_come
-from ray_distil.config import StagesConfig, TrainingConfig
+from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
 from ray_distil.errors import ConfigError, UserError
@@ -71,10 +71,12 @@ def _phases(
     resources = [finding._replace(is_error=not planned) for finding in _resources(config)]
     yield [*resources, *_of_models(config, models, problems)]
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
-    if config.training is not None and (student := models.get("training.student")) and is_at_hand(student):
+    if config.training is not None and (student := models.get("training.student")):
         yield _thinks_twice(config, config.training, student)
         yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))
-        yield _packing_leak(student, config.training, config.packing.enabled)
+        yield _not_loaded(student, config.training)
+        evaluated = any(model.model_source == TRAINED for model in config.evaluation.models)
+        yield _trial(student, config.training, config.packing.enabled, evaluated)
         yield export_check.before_training(config, config.training, student)
     yield engine.unknown_arguments(config.engines)
     yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
@@ -111,8 +113,7 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
 
 def _of_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[Finding]:
     for checked in _checked_models(config, models, problems):
-        if is_at_hand(checked.model):
-            yield from model_checks.findings(checked)
+        yield from model_checks.findings(checked)
 
 
 def _resources(config: StagesConfig) -> Iterator[Finding]:
@@ -146,22 +147,42 @@ def _prompts(config: StagesConfig, problems: Figures | None, split: str) -> list
     return [text + config.instructions.suffix for text in problems.samples[split]]
 
 
-def _packing_leak(student: str, training: TrainingConfig, packing: bool) -> Iterator[Finding]:
-    """See `leaks.leak`. Where it cannot be tried, a remark says so."""
+def _not_loaded(student: str, training: TrainingConfig) -> Iterator[Finding]:
+    """A student that Transformers cannot load from its files, or only in part; layers that it does not have."""
+    try:
+        mistake = weight_files.wrong_student(student)
+    except (UserError, OSError) as error:
+        mistake = str(error)
+    if mistake:
+        yield Finding("training.student", mistake)
+    elif training.lora is not None and (text := wrong_targets(student, training.lora.target_modules)):
+        yield Finding("training.lora.target_modules", text)
+
+
+def _trial(student: str, training: TrainingConfig, packing: bool, evaluated: bool) -> Iterator[Finding]:
+    """A step of a small copy of the student; see `leaks.leak` and `trial_step`. Where it cannot be tried, a remark says so."""
     from ray_distil.checks.leaks import leak
+    from ray_distil.checks.trial_step import wrong_step
 
     implementation = training.attn_implementation
     together = packing or (implementation in FLAT and training.train_micro_batch_size_per_gpu > 1)
     try:
-        if text := leak(student, implementation, together):
+        with weight_files.quiet():
+            text = leak(student, implementation, together) or wrong_step(student, training, together, evaluated)
+        if text:
             yield Finding("training.student", text)
+    except ImportError as error:
+        yield Finding("training.student", f"its architecture needs a package that is not installed ({_first(error)})")
     except Exception as error:  # noqa: BLE001  model code may raise any error at unusual sizes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         yield remark(
             "training.student",
-            "whether packed examples see each other could not be tried on a small copy of its architecture "
-            f"({type(error).__name__}: {reason})",
+            "a training step could not be tried on a small copy of its architecture "
+            f"({type(error).__name__}: {_first(error)[:150]})",
         )
+
+
+def _first(error: Exception) -> str:
+    return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
 
 
 def _cannot_be_learnt(
@@ -174,8 +195,6 @@ def _cannot_be_learnt(
             yield Finding(key, "flash_attention_2 needs a GPU; use sdpa, or set training.use_gpu=true")
         elif is_local() and find_spec("flash_attn") is None:
             yield Finding(key, "flash_attention_2 needs the package flash-attn; install it, or use sdpa")
-    if training.lora is not None and (text := wrong_targets(student, training.lora.target_modules)):
-        yield Finding("training.lora.target_modules", text)
 
     # The shortest prompt: where it does not fit, no example does.
     max_length = config.packing.max_length
@@ -192,16 +211,12 @@ def _cannot_be_learnt(
 
 
 def wrong_targets(student: str, targets: str | list[str]) -> str:
-    """See `lora.wrong_targets`, on a small copy of the student; "" where no copy can be built."""
+    """See `lora.wrong_targets`; tried on the student without its weights."""
     from ray_distil.chat.auto_classes import AutoConfig
     from ray_distil.train import lora
-    from ray_distil.train.small_copies import small_copy
+    from ray_distil.train.small_copies import without_weights
 
-    try:
-        small = small_copy(AutoConfig.from_pretrained(local_copy(student)), "eager")
-    except Exception:  # noqa: BLE001  as above; the training worker raises the error
-        return ""
-    return lora.wrong_targets(small, targets)
+    return lora.wrong_targets(without_weights(AutoConfig.from_pretrained(local_copy(student))), targets)
 
 
 def _thinks_twice(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[Finding]:

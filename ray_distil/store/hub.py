@@ -12,7 +12,8 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
 # What no engine reads.
 OTHER_FORMATS = ["original/*", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot"]
+SAMPLES = ["*.png", "*.jpg", "*.jpeg", "*.gif", "*.mp4", "*.pdf", "original/*", "onnx/*", "metal/*"]
 UNUSED_S = 86_400.0  # after which a copy of a model from an object store is removed
 
 
@@ -100,11 +102,12 @@ def snapshot(model: str, weights: bool, cache: str | None = None, every_format: 
     name, commit = split(model)
     left_out = OTHER_FORMATS
     if not weights:
-        left_out = WEIGHTS
+        left_out = WEIGHTS + SAMPLES
     elif not every_format and _has_safetensors(name, commit):
         left_out = [*OTHER_FORMATS, "*.bin", "*.pt"]
     try:
-        return str(snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out))
+        with _bars(weights):
+            return str(snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # the first one also where a licence is needed
         reason = type(error).__name__
         raise UserError(f"{name}: Hugging Face does not give its files at commit {commit} ({reason})") from error
@@ -114,6 +117,21 @@ def snapshot(model: str, weights: bool, cache: str | None = None, every_format: 
             f"{name}: its files at commit {commit} did not come ({type(error).__name__}: {reason}); those that have come "
             "stay in the hub's cache, and the same command goes on from there"
         ) from error
+
+
+@contextmanager
+def _bars(enabled: bool) -> Iterator[None]:
+    """Bars of a download, which go to stderr: for weights, not for a configuration's few files."""
+    from huggingface_hub import utils
+
+    if enabled or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _has_safetensors(name: str, commit: str | None) -> bool:

@@ -109,4 +109,4 @@ def _by_segment(query: Any, key: Any, value: Any, scaling: Any, window: Any, len
                 q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2)
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()  # some architectures view it as (1, T, H * D)

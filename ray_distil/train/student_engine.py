@@ -16,6 +16,7 @@ from ray_distil.train import attention, lora
 from ray_distil.train.batches import sizes_of, to_device
 from ray_distil.train.deepspeed_config import BatchArithmetic, deepspeed_config
 from ray_distil.train.sequence_file import COLUMNS, Sequences
+from ray_distil.train.small_copies import auto_class, unreached
 
 OPTIMIZER_BYTES = 12  # of a parameter in a training state: its float32 copy and AdamW's two moments
 
@@ -90,23 +91,38 @@ def build_engine(settings: TrainingConfig, batch: BatchArithmetic, device: Any, 
 
 
 def load_student(settings: TrainingConfig, engine_config: dict[str, Any], seed: int) -> Any:
-    """The student as it is trained: its loss head, adapters, compiled layers, recomputed activations."""
+    """The student as it is trained. Raises StageError where its files lack a weight, which would be a random one."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.integrations import HfDeepSpeedConfig
+
+    attention.register()
+    place = local_copy(settings.student, weights=True)
+    # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
+    sharded = HfDeepSpeedConfig(engine_config)
+    model, loaded = auto_class(AutoConfig.from_pretrained(place)).from_pretrained(
+        place,
+        dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        attn_implementation=settings.attn_implementation,
+        output_loading_info=True,
+    )
+    del sharded
+    if missing := sorted(loaded["missing_keys"]):
+        raise StageError(f"the files of {settings.student} lack weights of it: {', '.join(missing[:3])}; copy it again")
+    return prepared(model, settings, seed)
+
+
+def prepared(model: Any, settings: TrainingConfig, seed: int) -> Any:
+    """A model as it is trained: its loss head, adapters, compiled layers, recomputed activations.
+
+    Parts that a text does not reach are frozen: they get no gradient, and the optimiser would let them decay. Raises
+    UserError for layers that cannot have an adapter.
+    """
+    import torch
 
     from ray_distil.train import loss
 
-    attention.register()
-    # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
-    sharded = HfDeepSpeedConfig(engine_config)
-    model = AutoModelForCausalLM.from_pretrained(
-        local_copy(settings.student, weights=True),
-        dtype=torch.bfloat16 if settings.bf16 else torch.float32,
-        attn_implementation=settings.attn_implementation,
-    )
-    del sharded
-
+    freeze_unreached(model)
     loss.prepare(model)
     if settings.lora is not None:
         torch.manual_seed(seed)
@@ -116,6 +132,18 @@ def load_student(settings: TrainingConfig, engine_config: dict[str, Any], seed: 
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def freeze_unreached(model: Any) -> None:
+    """Freeze the modules that a text does not reach; none where no small copy of the model can say which these are."""
+    if not model.config.sub_configs:  # only an architecture of several parts has such modules
+        return
+    try:
+        names = unreached(model.config)
+    except Exception:  # noqa: BLE001  at unusual sizes, the code of an architecture may raise any error
+        return
+    for name in names:
+        model.get_submodule(name).requires_grad_(False)
 
 
 def learning_rate_factor(kind: str, warmup_ratio: float, num_steps: int) -> Callable[[int], float]:

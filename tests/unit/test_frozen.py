@@ -1,7 +1,6 @@
 """A run's hub models stay at the commit with which it began: when the hub moves, when it does not answer, and offline."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,13 @@ from ray_distil.config.models import TINY_MODELS, resolve_model, resolve_models
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.runner import frozen
 from ray_distil.runner.runs import Run
-from ray_distil.store import hub, manifest
+from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
-from tests.fake_hub import FakeHub
+from tests.fake_hub import FakeHub, forget
 from tests.remakes import of_responses
 
 NAME = "org/teacher"
 TEACHER = {file.name: file.read_bytes() for file in (TINY_MODELS / "teacher-r1").iterdir()}
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with FakeHub() as served:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        for place in ("constants.HF_HUB_CACHE", "constants.HUGGINGFACE_HUB_CACHE"):
-            monkeypatch.setattr(f"huggingface_hub.{place}", str(tmp_path / "cache"))
-        forget()
-        yield served
-        forget()
-
-
-def forget() -> None:
-    """As in a new process."""
-    hub.snapshot.cache_clear()
-    manifest._with_revision.cache_clear()
 
 
 def configuration(folder: Path, source: str = NAME) -> DistillConfig:

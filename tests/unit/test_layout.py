@@ -25,7 +25,7 @@ STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",
-    "checks.leaks": "asks Transformers alone, and is called for architectures that nobody has tried",
+    "checks.trial_step": "a step and an export, which no check of a file needs",
     "checks.resources": "asks Ray alone",
     "config.gates_config": "a section of the configuration a file",
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",

@@ -82,11 +82,11 @@ def test_the_tiny_recipe_has_nothing_to_remark() -> None:
             "max_model_len: 8,000, and the model reads 1,024",
         ),
         (
-            ["teachers.slow.sampling_params.max_tokens=1000"],
-            "teachers.slow.sampling_params.max_tokens: 1,000 and a prompt",
+            ["teachers.slow.sampling_params.max_tokens=2000"],
+            "teachers.slow.sampling_params.max_tokens: 2,000 and a prompt",
         ),
-        (["evaluation.sampling_params.max_tokens=1000"], "lower it to 979 or less"),
-        (["long2short.sampling_params.max_tokens=1024"], "long2short.sampling_params.max_tokens: 1,024"),
+        (["evaluation.sampling_params.max_tokens=1025"], "lower it to 979 or less"),
+        (["long2short.sampling_params.max_tokens=1025"], "long2short.sampling_params.max_tokens: 1,025"),
         (
             ["teachers.slow.engine.num_cpus=3", "teachers.slow.engine.engine_kwargs.tensor_parallel_size=2"],
             "teachers.slow.engine.num_cpus: an engine reserves 6 CPUs",
@@ -104,6 +104,26 @@ def test_what_cannot_be_right_is_refused(overrides: list[str], says: str) -> Non
     with pytest.raises(UserError) as told:
         check(*overrides)
     assert says in str(told.value)
+
+
+def test_as_many_tokens_as_the_engine_reads_are_allowed(tmp_path: Path) -> None:
+    assert check("evaluation.sampling_params.max_tokens=1024", "evaluation.models=[]") == []
+    assert check("teachers.direct.sampling_params.max_tokens=1024") == []
+    (cut,) = check("teachers.direct.sampling_params.max_tokens=1000")
+    assert cut.startswith("teachers.direct.sampling_params.max_tokens: 1,000, and behind a prompt of 45 tokens, ")
+
+
+def test_a_token_that_is_never_written_may_lie_behind_the_table(tmp_path: Path) -> None:
+    """As Gemma 3's mark of a picture in its text models; a mark of the template may not."""
+    tokenizer = json.loads((Path(TINY) / "tokenizer.json").read_text())
+    mark = {"id": 832, "content": "<image_soft_token>", "special": True, "single_word": False, "lstrip": False}
+    tokenizer["added_tokens"].append(mark | {"rstrip": False, "normalized": False})
+    chosen = student(tmp_path / "picture", tokenizer__json=json.dumps(tokenizer))
+    assert check(chosen, "evaluation.models=[]") == []
+    written = (Path(TINY) / "chat_template.jinja").read_text() + "<image_soft_token>"
+    (tmp_path / "picture" / "chat_template.jinja").write_text(written)
+    with pytest.raises(UserError, match="has 833 tokens and the model 832; it is another's"):
+        check(chosen, "evaluation.models=[]")
 
 
 def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:
@@ -142,7 +162,7 @@ def test_tiny_teachers_know_their_own_world_alone(tmp_path: Path) -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError) as told:
-        check("training.num_workers=8", "teachers.slow.sampling_params.max_tokens=1000")
+        check("training.num_workers=8", "teachers.slow.sampling_params.max_tokens=2000")
     assert len(str(told.value).splitlines()) == 2
 
 
@@ -261,7 +281,9 @@ def test_a_student_that_cannot_be_packed_is_refused_where_it_would_be(monkeypatc
         raise RuntimeError("sizes do not match")
 
     monkeypatch.setattr(leaks, "leak", cannot)
-    assert check()[0].startswith("training.student: whether packed examples see each other could not be tried")
+    assert check()[0].startswith(
+        "training.student: a training step could not be tried on a small copy of its architecture"
+    )
 
 
 def test_a_model_without_its_weights_or_with_half_of_them_is_refused(tmp_path: Path) -> None:

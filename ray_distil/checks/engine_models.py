@@ -1,0 +1,69 @@
+"""Whether vLLM can load a model: its registry of architectures, read from its source, since its import takes ten seconds."""
+
+import ast
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ray_distil.config.engine_config import EngineConfig
+from ray_distil.store.hub import local_copy
+
+# The tables of the registry whose models generate text.
+TABLES = (
+    "_TEXT_GENERATION_MODELS",
+    "_MULTIMODAL_MODELS",
+    "_TRANSFORMERS_SUPPORTED_MODELS",
+    "_TRANSFORMERS_BACKEND_MODELS",
+)
+# Arguments with which only vLLM itself can say which class it takes.
+OWN_CLASS = {"trust_remote_code", "hf_overrides", "config_format", "model_impl", "load_format"}
+
+
+def wrong_model(model: str, engine: EngineConfig) -> Iterator[tuple[str, str]]:
+    """`(engine argument or "", what is wrong)` of a model that vLLM would refuse when its engines start."""
+    settings = _settings(model)
+    if settings is None or OWN_CLASS & engine.engine_kwargs.keys():
+        return
+    if unknown := unknown_classes(settings.get("architectures") or []):
+        yield "", f"vLLM has no class for {unknown}; give another model, or ask for it at an endpoint"
+    text = {**settings, **(settings.get("text_config") or {})}
+    heads, parts = text.get("num_attention_heads"), engine.engine_kwargs.get("tensor_parallel_size", 1)
+    if isinstance(heads, int) and heads % parts:
+        yield "tensor_parallel_size", f"{parts} parts of its {heads} attention heads are not equal; give a divisor"
+
+
+def unknown_classes(architectures: list[str]) -> str:
+    """The architectures, where vLLM has a class for none of them and cannot use that of Transformers; else ""."""
+    if not architectures or not (registered := known_classes()) or registered.intersection(architectures):
+        return ""
+    import transformers
+
+    classes = [getattr(transformers, name, None) for name in architectures]
+    usable = any(model_class is not None and model_class.is_backend_compatible() for model_class in classes)
+    return "" if usable else ", ".join(architectures)
+
+
+@lru_cache(maxsize=1)
+def known_classes() -> frozenset[str]:
+    """The architectures that vLLM's registry names; empty where its source has another form."""
+    package = find_spec("vllm")
+    folders = package.submodule_search_locations if package is not None else None
+    source = Path(folders[0], "model_executor", "models", "registry.py") if folders else None
+    if source is None or not source.is_file():
+        return frozenset()
+    names = set[str]()
+    for node in ast.parse(source.read_text("utf-8")).body:
+        targets = {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
+        if targets.intersection(TABLES) and isinstance(getattr(node, "value", None), ast.Dict):
+            keys = node.value.keys  # type: ignore[attr-defined]
+            names |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+    return frozenset(names)
+
+
+def _settings(model: str) -> dict[str, Any] | None:
+    """config.json of a model; None where it is not on this machine."""
+    file = Path(local_copy(model)) / "config.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

@@ -1,0 +1,103 @@
+"""Models of the hub are checked like those in folders, on a machine that has none of their files; no weight is fetched."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from ray_distil.checks import preflight
+from ray_distil.config import load
+from ray_distil.config.models import TINY_MODELS
+from ray_distil.errors import UserError
+from ray_distil.generate import engine
+from ray_distil.runner import frozen
+from tests.fake_hub import FakeHub
+
+SLOW, STUDENT = "org/teacher", "org/student"
+WEIGHTS = "model.safetensors"
+
+
+def files_of(tiny: str, **settings: Any) -> dict[str, bytes]:
+    """The files of a tiny model, with changes in its config.json, and weights that are a header alone."""
+    files = {file.name: file.read_bytes() for file in (TINY_MODELS / tiny).iterdir() if file.is_file()}
+    files["config.json"] = json.dumps(json.loads(files["config.json"]) | settings).encode()
+    return files | {WEIGHTS: header(TINY_MODELS / tiny / WEIGHTS)}
+
+
+def header(file: Path, num_left_out: int = 0) -> bytes:
+    with safe_open(file, "pt") as opened:
+        shapes = {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())[num_left_out:]}
+    text = json.dumps(
+        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, web: FakeHub) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(engine, "unknown_arguments", lambda engines: [])
+    web.push(SLOW, files_of("teacher-r1"))
+    web.push(STUDENT, files_of("student-base"))
+
+
+def check(folder: Path, *overrides: str) -> list[str]:
+    models = [f"teachers.slow.engine.model_source={SLOW}", f"training.student={STUDENT}", "evaluation.models=[]"]
+    config = load(None, [f"run.storage_path={folder}", *models, *overrides])
+    try:
+        return preflight.check(config, frozen.resolved(config)[0])
+    finally:
+        assert not list((folder / "cache").rglob("*.safetensors"))
+
+
+def test_whole_models_pass(tmp_path: Path) -> None:
+    assert check(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["teachers.slow.engine.engine_kwargs.max_model_len=8000"], "max_model_len: 8,000, and the model reads 1,024"),
+        (["teachers.slow.engine.engine_kwargs.tensor_parallel_size=3"], "tensor_parallel_size: 3 parts of its 4"),
+        (["teachers.slow.sampling_params.max_tokens=100000"], "max_tokens: 100,000 and a prompt of"),
+        (["training.lora={target_modules: [nonsense]}"], "training.lora.target_modules: 'nonsense' is no linear layer"),
+        (["training.chat_template_kwargs={add_generation_promt: true}"], ""),
+        (["training.attn_implementation=flash_attention_3"], "training.attn_implementation"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_told_without_a_cache(
+    overrides: list[str], says: str, tmp_path: Path
+) -> None:
+    if not says:
+        assert "does not look at 'add_generation_promt'" in check(tmp_path, *overrides)[0]
+        return
+    with pytest.raises(UserError) as told:
+        check(tmp_path, *overrides)
+    assert says in str(told.value)
+
+
+def test_a_student_whose_files_or_class_are_not_right_is_told_without_a_cache(web: FakeHub, tmp_path: Path) -> None:
+    web.push("org/half", files_of("student-base") | {WEIGHTS: header(TINY_MODELS / "student-base" / WEIGHTS, 5)})
+    with pytest.raises(
+        UserError, match=r"training.student: its files lack 6 of its tensors: lm_head.weight, model.embed_tokens.weight"
+    ):
+        check(tmp_path, "training.student=org/half")
+    web.push("org/quantised", files_of("student-base", quantization_config={"quant_method": "awq"}))
+    with pytest.raises(UserError, match=r"training.student: its weights are quantised \(awq\)"):
+        check(tmp_path, "training.student=org/quantised")
+    web.push("org/tomorrow", files_of("teacher-r1", architectures=["OfTomorrowForCausalLM"]))
+    with pytest.raises(UserError, match=r"teachers.slow: vLLM has no class for OfTomorrowForCausalLM"):
+        check(tmp_path, "teachers.slow.engine.model_source=org/tomorrow")
+
+
+def test_a_hub_that_sends_no_file_is_told(web: FakeHub, tmp_path: Path) -> None:
+    config = load(None, [f"run.storage_path={tmp_path}", f"training.student={STUDENT}"])
+    models = frozen.resolved(config)[0]
+    web.commits.clear()
+    with pytest.raises(
+        UserError, match=r"training.student: org/student: Hugging Face does not give its files at commit"
+    ):
+        preflight.check(config, models)
