@@ -1,4 +1,4 @@
-"""Whether the examples of a micro-batch see each alternative, tried on a small copy of the student's architecture.
+"""Whether the examples of a micro-batch see each other, tried on a small copy of the student's architecture.
 
 The copy has random weights. Attention is separated by borders between the examples, or by position_ids that start
 again. A convolution or a recurrent state crosses such borders, and some architectures take no position_ids at all. No
@@ -96,7 +96,7 @@ def _visible_examples(model: str, attn_implementation: str, together: bool) -> s
     if difference <= 1e-4 * max(1.0, size):
         return ""
     shared = (
-        "packed examples see each alternative in its architecture"
+        "packed examples see each other in its architecture"
         if together
         else "its architecture's attention is another"
     )

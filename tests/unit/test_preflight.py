@@ -121,7 +121,8 @@ def test_a_token_that_is_never_written_may_lie_behind_the_table(tmp_path: Path) 
     chosen = student(tmp_path / "picture", tokenizer__json=json.dumps(tokenizer))
     assert check(chosen, "evaluation.models=[]") == []
     written = (Path(TINY) / "chat_template.jinja").read_text() + "<image_soft_token>"
-    (tmp_path / "picture" / "chat_template.jinja").write_text(written)
+    texts = {"tokenizer__json": json.dumps(tokenizer), "chat_template__jinja": written}
+    chosen = student(tmp_path / "written", **texts)
     with pytest.raises(UserError, match="has 833 tokens and the model 832; it is another's"):
         check(chosen, "evaluation.models=[]")
 
