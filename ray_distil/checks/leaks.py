@@ -96,9 +96,7 @@ def _visible_examples(model: str, attn_implementation: str, together: bool) -> s
     if difference <= 1e-4 * max(1.0, size):
         return ""
     shared = (
-        "packed examples see each other in its architecture"
-        if together
-        else "its architecture's attention is another"
+        "packed examples see each other in its architecture" if together else "its architecture's attention is another"
     )
     return f"{shared} (logits {difference:.2g} apart)"
 

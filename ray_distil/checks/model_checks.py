@@ -181,7 +181,9 @@ def _largest_id(model: str) -> int:
     unused = {
         number
         for number, token in tokenizer.added_tokens_decoder.items()
-        if str(token) not in template and number not in (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        if token.special
+        and str(token) not in template
+        and number not in (tokenizer.eos_token_id, tokenizer.pad_token_id)
     }
     return max((number for number in tokenizer.get_vocab().values() if number not in unused), default=0)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_distil.checks import leaks, preflight
+from ray_distil.checks import leaks, model_checks, preflight
+from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
@@ -116,15 +117,22 @@ def test_as_many_tokens_as_the_engine_reads_are_allowed(tmp_path: Path) -> None:
 def test_a_token_that_is_never_written_may_lie_behind_the_table(tmp_path: Path) -> None:
     """As Gemma 3's mark of a picture in its text models; a mark of the template may not."""
     tokenizer = json.loads((Path(TINY) / "tokenizer.json").read_text())
-    mark = {"id": 832, "content": "<image_soft_token>", "special": True, "single_word": False, "lstrip": False}
+    mark = {"id": 803, "content": "<image_soft_token>", "special": True, "single_word": False, "lstrip": False}
     tokenizer["added_tokens"].append(mark | {"rstrip": False, "normalized": False})
-    chosen = student(tmp_path / "picture", tokenizer__json=json.dumps(tokenizer))
-    assert check(chosen, "evaluation.models=[]") == []
+    config = json.loads((Path(TINY) / "config.json").read_text()) | {"vocab_size": 803}
+    texts = {"tokenizer__json": json.dumps(tokenizer), "config__json": json.dumps(config)}
     written = (Path(TINY) / "chat_template.jinja").read_text() + "<image_soft_token>"
-    texts = {"tokenizer__json": json.dumps(tokenizer), "chat_template__jinja": written}
-    chosen = student(tmp_path / "written", **texts)
-    with pytest.raises(UserError, match="has 833 tokens and the model 832; it is another's"):
-        check(chosen, "evaluation.models=[]")
+
+    def told(name: str, **more: str) -> list[str]:
+        student(tmp_path / name, **texts, **more)
+        return [f.text for f in model_checks.vocabulary(CheckedModel("training.student", str(tmp_path / name)))]
+
+    assert told("unused") == []
+    assert told("written", chat_template__jinja=written) == [
+        "the tokenizer of written has 804 tokens and the model 803; it is another's"
+    ]
+    texts["config__json"] = json.dumps(config | {"vocab_size": 802})  # " 9" is part of texts
+    assert told("small") == ["the tokenizer of small has 803 tokens and the model 802; it is another's"]
 
 
 def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:
