@@ -93,6 +93,7 @@ REMAKES: dict[str, list[str]] = {
     "long2short.engine.engine_kwargs": ["rewrites", "texts of rewrites"],
     "long2short.engine.chat_template_kwargs": ["rewrites", "texts of rewrites"],
     **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter", "custom")},
+    "answers.judge": ["rewrites", "sft_examples", "eval/slow/tiny", "eval/fast/tiny"],
     "curation.candidates": ["sft_examples"],
     **{f"packing.{name}": ["packed"] for name in ("enabled", "max_length", "template")},
     "training.student": ["packed", "checkpoint"],
@@ -130,7 +131,7 @@ OTHERS: dict[str, Any] = {
     "student": "tiny:teacher-v3", "lr_scheduler_type": "linear", "attn_implementation": "eager",
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
-    "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "candidates": ["direct"], "max_steps": 7,
+    "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "judge": "examples.my_judges:rounded", "candidates": ["direct"], "max_steps": 7,
 }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def made(config: DistillConfig) -> dict[str, Any]:
         for name, mark in (("slow", "its weights"), ("fast", "its training")):
             model = next(model for model in config.evaluation.models if model.name == name)
             generator = eval.generator_of(run, model, benchmark, run.models["teachers.slow"])
-            of[f"eval/{name}/{folder}"] = eval.settings_of(config.evaluation, name, benchmark, generator, mark)
+            of[f"eval/{name}/{folder}"] = eval.settings_of(config, name, benchmark, generator, mark)
     texts = {f"texts of {teacher}": marks[0] for teacher, marks in of_teachers.marks.items()}
     texts |= {f"texts of {name}": of[name].marks[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
     return {name: json.dumps(one.values, sort_keys=True) for name, one in of.items()} | texts

@@ -19,6 +19,7 @@ from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
+from ray_distil.judge.agreement import JUDGE, wrong_judge
 from ray_distil.records.problems import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
@@ -96,7 +97,8 @@ def _ends_with_examples(config: StagesConfig) -> str:
 
 def _user_code(config: StagesConfig) -> Iterator[Finding]:
     """Functions of the user's own that cannot be imported."""
-    paths = [(f"gates.custom: {path}", path) for path in config.gates.custom]
+    judge = config.answers.judge
+    paths = [(f"gates.custom: {path}", path) for path in config.gates.custom] + ([(JUDGE, judge)] if judge else [])
     for benchmark in config.evaluation.benchmarks:
         paths += [(f"evaluation.benchmarks: {benchmark.name}.scorer", benchmark.scorer)] if benchmark.scorer else []
     paths += [(f"{key}.build", backend.build) for key, backend in config.own_backends.items()]
@@ -106,6 +108,8 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
         except UserError as error:
             yield Finding(key, str(error))
             return
+    if judge and (mistake := wrong_judge(judge)):
+        yield Finding(JUDGE, mistake)
     for key, backend in config.own_backends.items():
         if mistake := own_backend.wrong_arguments(backend):
             yield Finding(f"{key}.kwargs", mistake)

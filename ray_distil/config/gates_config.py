@@ -1,12 +1,28 @@
-"""The keys of gates: a switch for each gate of the package, and the import paths of a user's own."""
+"""The keys of answers and gates: a judge of the user's own, a switch for each gate, and gates of the user's own."""
 
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
 from ray_distil.config.section import ImportPath, Section
+from ray_distil.judge.agreement import JUDGE
 from ray_distil.judge.gates import DESCRIPTIONS
 from ray_distil.runtime.user_code import current_mark
+
+
+class AnswersConfig(Section):
+    """How a stated answer is compared with a reference, for training and in evaluations."""
+
+    judge: ImportPath | None = Field(
+        None,
+        description="a function of your own that compares, as `my_judges:same`: (answer, reference, problem) -> true, "
+        "false or null (docs/doors.md)",
+    )
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The judge with a digest of its source, for fingerprints; {} without one."""
+        return {} if self.judge is None else {"judge": current_mark(self.judge, JUDGE)}
 
 
 class Gates(Section):

@@ -15,16 +15,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
-from ray_distil.config.gates_config import GatesConfig
+from ray_distil.config.gates_config import AnswersConfig, GatesConfig
 from ray_distil.config.plan_config import PlanConfig
-from ray_distil.config.section import (
-    RECIPES,
-    Section,
-    apply_overrides,
-    read_mapping,
-    validate,
-    without_secrets,
-)
+from ray_distil.config.section import RECIPES, Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
@@ -230,6 +223,7 @@ class StagesConfig(Section):
     instructions: InstructionsConfig = InstructionsConfig()
     teachers: TeachersConfig | None = None
     long2short: Long2ShortConfig = Long2ShortConfig()
+    answers: AnswersConfig = AnswersConfig()
     gates: GatesConfig = GatesConfig()
     curation: CurationConfig = CurationConfig()
     packing: PackingConfig = PackingConfig()

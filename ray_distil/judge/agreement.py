@@ -14,16 +14,20 @@ Texts, exact numbers, units and lists are compared in microseconds, by the table
 math-verify, which accepts some wrong answers (huggingface/Math-Verify issues 14, 41, 60); see `math_child.py`.
 """
 
+import inspect
 import re
 from functools import lru_cache
 
+from ray_distil.errors import UserError
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.forms import verdict_of
 from ray_distil.judge.math_process import Verdict
 from ray_distil.judge.quantities import exact_value
 from ray_distil.judge.rules import is_value, same_values
 from ray_distil.judge.spelling import cleaned, is_formula, same_text
+from ray_distil.runtime import user_code
 
+JUDGE = "answers.judge"  # the key of a judge of the user's own
 MOST_CHARACTERS = 1000  # of an answer that is read as mathematics; a longer one is text
 CHOICE = re.compile(r"\(?([A-J])(?:\)|:|\.(?=\s|$))")
 _PHRASES = [
@@ -50,9 +54,29 @@ def answers_agree(answer: str | None, reference: str | None) -> bool:
     return compare_answers(answer, reference) == "equal"
 
 
-def compare_answers(answer: str | None, reference: str | None) -> Verdict:
-    """The verdict on two answers: "equal", "different", "unclear" or "timeout". Verdicts are cached by pair."""
-    return "different" if answer is None or reference is None else _compare(answer, reference)
+def compare_answers(answer: str | None, reference: str | None, problem: str = "", judge: str | None = None) -> Verdict:
+    """The verdict on two answers: "equal", "different", "unclear" or "timeout". Verdicts are cached by pair.
+
+    judge: the import path of a function of the user's own (answer, reference, problem) -> True, False or None, which
+    compares in place of the rules. Raises UserError where it returns something else.
+    """
+    if answer is None or reference is None:
+        return "different"
+    if judge is None:
+        return _compare(answer, reference)
+    same = user_code.call(judge, JUDGE, answer, reference, problem)
+    if same is not None and type(same).__name__ not in ("bool", "bool_"):  # Python's or numpy's
+        raise UserError(f"{JUDGE}: {judge} returned {same!r}; a judge returns True, False or None")
+    return "unclear" if same is None else verdict_of(bool(same))
+
+
+def wrong_judge(path: str) -> str:
+    """Why a function of the user's own cannot be called as a judge; "" where it can."""
+    try:
+        inspect.signature(user_code.load(path)).bind("answer", "reference", "problem")
+    except (TypeError, ValueError) as error:
+        return f"{path} is called with an answer, its reference and the problem: {error}"
+    return ""
 
 
 @lru_cache(maxsize=20_000)

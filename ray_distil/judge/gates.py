@@ -11,8 +11,9 @@ Another gate here, or another rule of a gate, changes which rows pass: raise VER
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_distil.chat.reasoning_marks import thinking_is_open
 from ray_distil.errors import UserError
@@ -22,16 +23,17 @@ from ray_distil.runtime import user_code
 
 Row = Mapping[str, Any]
 Gate = Callable[[Row], str | None]
+GateT = TypeVar("GateT", bound=Gate)
 
 GATES: dict[str, Gate] = {}  # in the order in which they are applied
 DESCRIPTIONS: dict[str, str] = {}  # of the gates, in the configuration
 REASONS: dict[str, str] = {}  # reason -> the gate that gives it
 
 
-def gate(description: str, *reasons: str) -> Callable[[Gate], Gate]:
+def gate(description: str, *reasons: str) -> Callable[[GateT], GateT]:
     """Makes a function a gate under its own name; `reasons` are all that it returns beside None."""
 
-    def listed(function: Gate) -> Gate:
+    def listed(function: GateT) -> GateT:
         GATES[function.__name__] = function
         DESCRIPTIONS[function.__name__] = description
         REASONS.update(dict.fromkeys(reasons, function.__name__))
@@ -57,11 +59,15 @@ _NOT_CORRECT = {"different": "wrong_answer", "unclear": "unclear_answer", "timeo
 
 
 @gate("the answer equals the reference, where there is one (math-verify)", *_NOT_CORRECT.values())
-def correct(row: Row) -> str | None:
-    """The answer equals the reference; a row without a reference passes. One that cannot be compared fails."""
+def correct(row: Row, judge: str | None = None) -> str | None:
+    """The answer equals the reference; a row without a reference passes. One that cannot be compared fails.
+
+    judge: the import path of a user's own, see `compare_answers`.
+    """
     if row["reference_answer"] is None:
         return None
-    return _NOT_CORRECT.get(compare_answers(row["answer"], row["reference_answer"]))
+    problem = row.get("instruction") or ""
+    return _NOT_CORRECT.get(compare_answers(row["answer"], row["reference_answer"], problem, judge))
 
 
 @gate("a rewrite holds a step beside its answer", "no_steps")
@@ -83,11 +89,11 @@ def shorter(row: Row) -> str | None:
     return None if original is None or rewritten is None or rewritten < original else "not_shorter"
 
 
-def first_reason(row: Row, names: Iterable[str]) -> str | None:
+def first_reason(row: Row, names: Iterable[str], judge: str | None = None) -> str | None:
     """The reason of the first gate among `names` that the row fails; None where it passes all.
 
-    names: of the gates above, and import paths of a user's own. Raises UserError for a name that is no gate: a row must
-    not pass because its gate is missing.
+    names: of the gates above, and import paths of a user's own. judge: of `correct`. Raises UserError for a name that is
+    no gate: a row must not pass because its gate is missing.
     """
     enabled = dict.fromkeys(names)
     custom = [name for name in enabled if ":" in name]
@@ -96,7 +102,8 @@ def first_reason(row: Row, names: Iterable[str]) -> str | None:
             f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
             "ray_distil/judge/gates.py anew: a gate that only the driver's program has registered is not there"
         )
-    reasons = (passes(row) for name, passes in GATES.items() if name in enabled)
+    gates = GATES | {"correct": partial(correct, judge=judge)}
+    reasons = (passes(row) for name, passes in gates.items() if name in enabled)
     return next(filter(None, reasons), None) or next(filter(None, (_custom_reason(row, path) for path in custom)), None)
 
 

@@ -32,15 +32,24 @@ _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*(?:\\(?:text|mathrm)\s*)?\{?\s*(?:\\(?:t
 _AROUND = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\(?:text|mathrm|mathbf|textbf)\s*\{|[{}$*]|\\[ ()\[\]]|\.$")
 
 
-def scored_by(kind: str) -> str:
-    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"; of a user's own, its path and source's digest."""
-    return user_code.mark(kind) if ":" in kind else f"{kind} {VERSION}"
+def scored_by(kind: str, judge: str | None = None) -> str:
+    """The scorer's name in an EVAL row: kind and version, e.g. "math 1"; of a user's own, its path and source's digest.
+
+    With a judge of the user's own, that stands behind: "math 1 my_judges:same@0123456789abcdef".
+    """
+    name = user_code.mark(kind) if ":" in kind else f"{kind} {VERSION}"
+    return f"{name} {user_code.mark(judge)}" if judge is not None else name
 
 
-def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
+def judge_of(kind: str, judge: str | None) -> str | None:
+    """The user's own judge where it compares answers of this kind: not letters, and not in place of an own scorer."""
+    return None if kind == "choice" or ":" in kind else judge
+
+
+def judged(row: dict[str, Any], kind: str, judge: str | None = None) -> dict[str, Any]:
     """An EVAL row with `answer`, `correct`, `unclear` and `scored_by`. A response that was cut is never correct, nor unclear.
 
-    A user's own scorer gives no reason: there `unclear` is None.
+    A user's own scorer gives no reason: there `unclear` is None. judge: from `judge_of`.
     """
     conclusion, reference = split_reasoning(row["response"])[1], row["reference_answer"]
     answer = stated(conclusion, kind, row.get("num_choices"))
@@ -48,9 +57,10 @@ def judged(row: dict[str, Any], kind: str) -> dict[str, Any]:
     if reference is not None and ":" in kind:
         right = row["complete"] and _is_right_by(kind, conclusion, reference)
     elif reference is not None:
-        verdict = compare(answer, reference, kind) if row["complete"] else "different"
+        compared = (answer, reference, kind, row.get("instruction") or "", judge)
+        verdict = compare(*compared) if row["complete"] else "different"
         right, unclear = verdict == "equal", verdict in NOT_CERTAIN
-    return row | {"answer": answer, "correct": right, "unclear": unclear, "scored_by": scored_by(kind)}
+    return row | {"answer": answer, "correct": right, "unclear": unclear, "scored_by": scored_by(kind, judge)}
 
 
 def stated(conclusion: str, kind: str, num_choices: int | None = None) -> str | None:
@@ -64,10 +74,12 @@ def is_right(answer: str | None, reference: str, kind: str) -> bool:
     return compare(answer, reference, kind) == "equal"
 
 
-def compare(answer: str | None, reference: str, kind: str) -> Verdict:
-    """The verdict on an answer by the kind of answer. A letter and words are always read."""
+def compare(answer: str | None, reference: str, kind: str, problem: str = "", judge: str | None = None) -> Verdict:
+    """The verdict on an answer by the kind of answer, or by the user's own judge. A letter and words are always read."""
     if answer is None or kind == "choice":
         return verdict_of(answer == reference)
+    if judge is not None:
+        return compare_answers(answer, reference, problem, judge)
     if kind == "text":
         return verdict_of(_words(answer) == _words(reference))
     if kind == "integer":
@@ -88,6 +100,12 @@ def _is_right_by(path: str, conclusion: str, reference: str) -> bool:
     if type(right).__name__ not in ("bool", "bool_"):  # Python's or numpy's
         raise UserError(f"{SCORER}: {path} returned {right!r}; a scorer returns True or False")
     return bool(right)
+
+
+def check_judge(judge: str | None, problems: Iterable[dict[str, Any]]) -> None:
+    """Raises UserError where a user's own judge cannot read a reference: each is compared with itself."""
+    for row in problems if judge is not None else ():
+        compare_answers(row["reference_answer"], row["reference_answer"], row["instruction"], judge)
 
 
 def check_scorer(kind: str, references: Iterable[str | None]) -> None:

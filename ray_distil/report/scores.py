@@ -137,7 +137,7 @@ def pass_at_k(num: Numbers, num_right: Numbers, k: int) -> float | None:
 
 def _is_by_own_scorer(answers: pa.Table) -> bool:
     names = answers["scored_by"].drop_null() if "scored_by" in answers.column_names else []
-    return len(names) > 0 and ":" in names[0].as_py()
+    return len(names) > 0 and ":" in names[0].as_py().split(" ")[0]  # behind a blank it is a judge
 
 
 def majority(answers: pa.Table) -> float | None:

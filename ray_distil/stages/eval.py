@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.chat.prompts import instruction_messages
-from ray_distil.config import TRAINED, EvaluatedModel
-from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, EvaluationConfig, folder_of
+from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.generate import generators
 from ray_distil.generate.generation import TIMES
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
 from ray_distil.judge import scorers
+from ray_distil.judge.agreement import JUDGE
 from ray_distil.records.problems import EVAL
 from ray_distil.report import scores
 from ray_distil.report.scores import COLUMNS
@@ -71,13 +72,16 @@ class Eval(GeneratingStage):
         self.imports = self.generator.imports
         self.question = self.generator.question(run.config.evaluation.samples_of(benchmark))
         self.is_of_student = evaluated.model_source == TRAINED
-        self.settings = settings_of(run.config.evaluation, self.name, benchmark, self.generator, model_mark)
+        self.judge = scorers.judge_of(benchmark.kind, run.config.answers.judge)
+        self.settings = settings_of(run.config, self.name, benchmark, self.generator, model_mark)
         self.inputs = [problems.content(), model_mark]
 
     def make(self, artifact: Artifact) -> Made:
         tables = of_split(self.problems, EVAL, ["reference_answer"])
         scorers.check_scorer(self.kind, (text for table in tables for text in table["reference_answer"].to_pylist()))
         rows_in = self.problems.count("split", EVAL) * self.question.num_samples
+        tables = of_split(self.problems, EVAL, ["instruction", "reference_answer"])
+        scorers.check_judge(self.judge, (row for table in tables for row in table.to_pylist()))
         self.run.generate(self, artifact, rows_in)
         return rows_in, {}
 
@@ -93,11 +97,12 @@ class Eval(GeneratingStage):
         answers = artifact.read_table(["eval_id", *TIMES, *COLUMNS])
         summary = scores.summarise(answers, artifact.rejected(), self.name, self.label)
         summary["tokens_per_s"] = tokens_per_s(answers)
-        return summary | {"scored_by": scorers.scored_by(self.kind), "engine": self.generator.label}
+        return summary | {"scored_by": scorers.scored_by(self.kind, self.judge), "engine": self.generator.label}
 
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         generate = self.generator.generate(num_missing)
-        return [evaluate(self.problems.read(), generate, self.kind, self.name, self.label, self.question, done)]
+        scoring = (self.kind, self.name, self.label, self.question, done, self.judge)
+        return [evaluate(self.problems.read(), generate, *scoring)]
 
     def sources(self) -> Iterable[pa.Table]:
         columns = [c for c in ("instruction_id", *OF_A_PROBLEM) if c in self.problems.schema.names]
@@ -108,7 +113,7 @@ class Eval(GeneratingStage):
             return None
         if not is_the_same(row, row["complete"], self.generator.sampling.max_tokens, has_same_limits):
             return None
-        return scorers.judged(row | {column: source.get(column) for column in OF_A_PROBLEM}, self.kind)
+        return scorers.judged(row | {column: source.get(column) for column in OF_A_PROBLEM}, self.kind, self.judge)
 
     def fails_again(self, row: Row, source: Row | None) -> bool:
         """A prompt that was too long is too long again."""
@@ -130,7 +135,7 @@ def generator_of(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig
 
 
 def settings_of(
-    config: EvaluationConfig, name: str, benchmark: BenchmarkConfig, generator: Generator, model_mark: str
+    config: StagesConfig, name: str, benchmark: BenchmarkConfig, generator: Generator, model_mark: str
 ) -> StageSettings:
     """`name`: of the compared model. `model_mark` identifies it: its own fingerprint, or for the student its training's.
 
@@ -142,7 +147,7 @@ def settings_of(
 
 
 def _settings(
-    config: EvaluationConfig,
+    config: StagesConfig,
     name: str,
     benchmark: BenchmarkConfig,
     generator: Generator,
@@ -150,17 +155,20 @@ def _settings(
     by_earlier_rules: bool,
 ) -> StageSettings:
     texts = generator.texts(by_earlier_rules)
-    texts |= {"model": model_mark, "name": name, "benchmark": config.label(benchmark)}
+    texts |= {"model": model_mark, "name": name, "benchmark": config.evaluation.label(benchmark)}
     if benchmark.name != HELD_OUT:  # a benchmark's prompts are complete; its template stands here in the suffix's place
         texts["suffix"] = benchmark.template
-    values = {"num_samples": config.samples_of(benchmark), "scored_by": _scored_by(benchmark)}
+    values = {"num_samples": config.evaluation.samples_of(benchmark), "scored_by": _scored_by(benchmark, config)}
     return of_one_generator(NAME, REQUEST_VERSION, generator, texts, values)
 
 
-def _scored_by(benchmark: BenchmarkConfig) -> str:
+def _scored_by(benchmark: BenchmarkConfig, config: StagesConfig) -> str:
     if benchmark.scorer is not None:
         return current_mark(benchmark.scorer, scorers.SCORER)
-    return scorers.scored_by(benchmark.kind)
+    judge = scorers.judge_of(benchmark.kind, config.answers.judge)
+    if judge is not None:
+        current_mark(judge, JUDGE)  # raises UserError where its source has changed
+    return scorers.scored_by(benchmark.kind, judge)
 
 
 def requests(
@@ -194,7 +202,7 @@ def requests(
     return requests
 
 
-def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
+def answer_row(row: dict[str, Any], kind: str = "math", judge: str | None = None) -> dict[str, Any]:
     """A generated row as an EVAL row, judged by the benchmark's kind of answer; or as a reject."""
     columns = row | {"eval_id": row["id"], "model": row["model_name"]}
     if row["error"]:
@@ -204,11 +212,11 @@ def answer_row(row: dict[str, Any], kind: str = "math") -> dict[str, Any]:
         columns["num_thinking_tokens"] = None
     columns |= {name: row.get(name) or None for name in TIMES}
     answer = columns | {"response": row["generated_text"], "complete": row["finish_reason"] == "stop"}
-    return scorers.judged(answer, kind)
+    return scorers.judged(answer, kind, judge)
 
 
-def answer_batch(table: pa.Table, kind: str = "math") -> pa.Table:
-    return table_of([answer_row(row, kind) for row in table.to_pylist()], schemas.EVAL)
+def answer_batch(table: pa.Table, kind: str = "math", judge: str | None = None) -> pa.Table:
+    return table_of([answer_row(row, kind, judge) for row in table.to_pylist()], schemas.EVAL)
 
 
 def evaluate(
@@ -219,11 +227,12 @@ def evaluate(
     benchmark: str,
     question: Question,
     done: Container[str] = (),
+    judge: str | None = None,
 ) -> "Dataset":
-    """The answers of the model `name` to problems, judged by the benchmark's `kind` of answer."""
+    """The answers of the model `name` to problems, judged by the benchmark's `kind` of answer, or the user's judge."""
     request = {"name": name, "benchmark": benchmark, "question": question, "done": done}
     pending = problems.flat_map(requests, fn_kwargs=request)
-    options = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind}}
+    options = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"kind": kind, "judge": judge}}
     return generate(pending).map_batches(answer_batch, **options)
 
 

@@ -81,4 +81,4 @@ def _makers(run: Run) -> Iterator[tuple[str, Callable[[], StageSettings]]]:
 
 def _eval(run: Run, evaluated: EvaluatedModel, benchmark: BenchmarkConfig, model: str, mark: str) -> StageSettings:
     generator = generator_of(run, evaluated, benchmark, model)
-    return eval_settings(run.config.evaluation, evaluated.name, benchmark, generator, mark)
+    return eval_settings(run.config, evaluated.name, benchmark, generator, mark)

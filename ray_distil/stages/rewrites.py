@@ -46,7 +46,7 @@ class Rewrites(GeneratingStage):
 
     def __init__(self, run: Run, responses: Artifact, rewriter: Generator) -> None:
         self.run, self.responses, self.rewriter = run, responses, rewriter
-        self.gates = run.config.gates.enabled
+        self.gates, self.judge = run.config.gates.enabled, run.config.answers.judge
         self.question = rewriter.question()
         self.imports = rewriter.imports
         self.settings, self.inputs = settings_of(run.config, rewriter), [responses.content()]
@@ -62,10 +62,10 @@ class Rewrites(GeneratingStage):
     def datasets(self, done: IdSet, num_missing: int) -> list["Dataset"]:
         slow = self.responses.read().filter(lambda row: row["teacher"] == "slow")
         generate = self.rewriter.generate(num_missing)
-        return rewrites(slow, generate, self.rewriter.model, self.gates, self.question, done)
+        return rewrites(slow, generate, self.rewriter.model, self.gates, self.question, done, self.judge)
 
     def sources(self) -> Iterable[pa.Table]:
-        return sources_of(self.responses.tables(RESPONSES.names), self.gates)
+        return sources_of(self.responses.tables(RESPONSES.names), self.gates, self.judge)
 
     def reread(self, row: Row, source: Row | None, has_same_limits: bool) -> Row | None:
         if source is None or source["source_reason"] or source["source_mark"] != row["source_mark"]:
@@ -74,7 +74,7 @@ class Rewrites(GeneratingStage):
         if not is_the_same(row, has_ended, self.rewriter.sampling.max_tokens, has_same_limits):
             return None
         of_source = ("reference_answer", "source_answer", "original_characters")
-        return _judged(row | {name: source[name] for name in of_source})
+        return _judged(row | {name: source[name] for name in of_source}, self.judge)
 
 
 def settings_of(config: StagesConfig, rewriter: Generator) -> StageSettings:
@@ -86,13 +86,15 @@ def _settings(config: StagesConfig, rewriter: Generator, by_earlier_rules: bool)
     texts = rewriter.texts(by_earlier_rules) | {"system_prompt": None}
     del texts["suffix"]
     texts["prompt"] = long2short_messages("PROBLEM", "ANSWER", "REASONING", rewriter.system_prompt)
-    return of_one_generator(NAME, REQUEST_VERSION, rewriter, texts, {"gates": config.gates.marks})
+    return of_one_generator(
+        NAME, REQUEST_VERSION, rewriter, texts, {"gates": config.gates.marks} | config.answers.marks
+    )
 
 
-def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[str, Any]:
+def request(row: dict[str, Any], gates: list[str], question: Question, judge: str | None = None) -> dict[str, Any]:
     """The rewrite request for a slow RESPONSES row. `source_reason`: why the row must not be rewritten; "": it may."""
     rewrite_id = stable_id("rewrite", row["response_id"])
-    reason = first_reason(row, gates)
+    reason = first_reason(row, gates, judge)
     row_seed = int(stable_id(question.seed, rewrite_id), 16) % 2**31
     reasoning = row["reasoning"] or row["response"]
     return {
@@ -113,14 +115,16 @@ def request(row: dict[str, Any], gates: list[str], question: Question) -> dict[s
 
 
 def requests(
-    row: dict[str, Any], gates: list[str], question: Question, done: Container[str], fit: bool
+    row: dict[str, Any], gates: list[str], question: Question, done: Container[str], fit: bool, judge: str | None = None
 ) -> list[dict[str, Any]]:
     """The request for a slow response in a list; [] where its id is in `done`, or where it is not `fit` (or is, for False)."""
-    candidate = request(row, gates, question)
+    candidate = request(row, gates, question, judge)
     return [candidate] if candidate["id"] not in done and (candidate["source_reason"] == "") == fit else []
 
 
-def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
+def rewrite_row(
+    row: dict[str, Any], model: str, sampling_params: dict[str, Any], judge: str | None = None
+) -> dict[str, Any]:
     """A generated row as a REWRITES row with its verdict.
 
     Without a reference answer, the result of the rewrite is compared with the answer of the source.
@@ -141,16 +145,16 @@ def rewrite_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]
         "compression_ratio": length / original_tokens if original_tokens and length is not None else None,
         "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
     }
-    return _judged(rewrite)
+    return _judged(rewrite, judge)
 
 
-def _judged(rewrite: dict[str, Any]) -> dict[str, Any]:
+def _judged(rewrite: dict[str, Any], judge: str | None) -> dict[str, Any]:
     """A rewrite with its result as `answer`, and its `verdict` by all gates.
 
     Which gates are on is no matter here, so that switching one off remakes no rewrite; `sft_examples` applies those that are on.
     """
     rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
-    return rewrite | {"verdict": first_reason(against_source(rewrite), GATES) or ACCEPTED}
+    return rewrite | {"verdict": first_reason(against_source(rewrite), GATES, judge) or ACCEPTED}
 
 
 def rewrites(
@@ -160,6 +164,7 @@ def rewrites(
     gates: list[str],
     question: Question,
     done: Container[str],
+    judge: str | None = None,
 ) -> list["Dataset"]:
     """`[unfit, rewritten]`: rejects for slow responses that may not be rewritten, and rewrites of the others.
 
@@ -167,24 +172,24 @@ def rewrites(
     they need not wait for an engine.
     """
     # Each dataset makes its own requests: stored for both, each reasoning would be in the object store twice.
-    options = {"gates": gates, "question": question, "done": done}
+    options = {"gates": gates, "question": question, "done": done, "judge": judge}
     fit, unfit = (responses.flat_map(requests, fn_kwargs=options | {"fit": fit}) for fit in (True, False))
     rewritten = generate(fit).map_batches(
         rewrite_batch,
         batch_size=None,
         batch_format="pyarrow",
-        fn_kwargs={"model": model, "sampling_params": question.sampling_params},
+        fn_kwargs={"model": model, "sampling_params": question.sampling_params, "judge": judge},
     )
     return [unfit.map_batches(unfit_batch, batch_format="pyarrow"), rewritten]
 
 
-def sources_of(responses: Iterable[pa.Table], gates: list[str]) -> Iterator[pa.Table]:
+def sources_of(responses: Iterable[pa.Table], gates: list[str], judge: str | None = None) -> Iterator[pa.Table]:
     """For each slow response the columns that `Rewrites.reread` needs, with its rewrite_id; one table for each of responses."""
     columns = ["reference_answer", "source_answer", "source_mark", "source_reason", "original_characters"]
     types = {"original_characters": pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in ("rewrite_id", *columns)])
     for table in responses:
-        requests = [request(row, gates, Question({})) for row in table.to_pylist() if row["teacher"] == "slow"]
+        requests = [request(row, gates, Question({}), judge) for row in table.to_pylist() if row["teacher"] == "slow"]
         rows = [{"rewrite_id": row["id"], **{name: row[name] for name in columns}} for row in requests]
         yield pa.Table.from_pylist(rows, schema=schema)
 
@@ -210,5 +215,5 @@ def unfit_batch(table: pa.Table) -> pa.Table:
     return table_of(rows, REWRITES)
 
 
-def rewrite_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:
-    return table_of([rewrite_row(row, model, sampling_params) for row in table.to_pylist()], REWRITES)
+def rewrite_batch(table: pa.Table, **options: Any) -> pa.Table:
+    return table_of([rewrite_row(row, **options) for row in table.to_pylist()], REWRITES)

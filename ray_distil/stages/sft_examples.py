@@ -3,7 +3,7 @@
 Where there are rewrites, they take the place of the slow responses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_of
 from ray_distil.config import StagesConfig
-from ray_distil.judge.agreement import answers_agree
+from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import against_source, first_reason
 from ray_distil.runner.rejecting import reject_rows
@@ -51,7 +51,7 @@ class SftExamples(Stage):
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
         options = {name: self.settings.values[name] for name in ("suffix", "direct_thoughts")}
-        options["gates"] = self.run.config.gates.enabled
+        options |= {"gates": self.run.config.gates.enabled, "judge": self.run.config.answers.judge}
         artifact.write(curate(self.responses.read(), rewrites, candidates, **options), self.artifact)
 
         # Which texts repeat another one is known when all are there.
@@ -81,6 +81,7 @@ class ImportedExamples(imports.ImportedRows):
 def settings_of(config: StagesConfig) -> StageSettings:
     thoughts = config.teachers.direct_thoughts if config.teachers is not None else "drop"
     values = {"gates": config.gates.marks, "suffix": config.instructions.suffix, "direct_thoughts": thoughts}
+    values |= config.answers.marks
     if config.curation.candidates is not None:
         values["candidates"] = sorted(config.curation.candidates)
     # In earlier versions equal texts of a problem were all learnt. What they have made stays valid.
@@ -98,7 +99,7 @@ def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> s
 
 
 def response_example(
-    row: dict[str, Any], gates: list[str], suffix: str, direct_thoughts: str = "drop"
+    row: dict[str, Any], gates: list[str], suffix: str, direct_thoughts: str = "drop", judge: str | None = None
 ) -> dict[str, Any]:
     """A RESPONSES row as an SFT_EXAMPLES row, or rejected.
 
@@ -107,27 +108,32 @@ def response_example(
     """
     completion = row["response"].strip()
     thinks = row["teacher"] == "direct" and thinking_of(completion)
-    example = _example(
-        row, row["teacher"], row["response_id"], split_reasoning(completion)[1] if thinks else completion, gates, suffix
-    )
+    learnt = split_reasoning(completion)[1] if thinks else completion
+    example = _example(row, row["teacher"], row["response_id"], learnt, gates, suffix, judge)
     return reject(example, "thinks", "direct") if thinks and direct_thoughts == "reject" else example
 
 
-def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str) -> dict[str, Any]:
+def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str, judge: str | None = None) -> dict[str, Any]:
     """A REWRITES row as an SFT_EXAMPLES row, or rejected.
 
     The rewriter is asked for reasoning only. If a rewrite has the right result, but does not state it as the answer,
     the sentence "The final answer is ..." is added. Right: equal to the reference, or else to the source's answer.
     """
     completion, measured = row["reasoning"], against_source(row)
-    is_right = answers_agree(row["answer"], measured["reference_answer"])
-    if is_right and extract_answer(completion) is None:
+    verdict = compare_answers(row["answer"], measured["reference_answer"], row["instruction"], judge)
+    if verdict == "equal" and extract_answer(completion) is None:
         completion += f"\n\nThe final answer is \\boxed{{{row['answer']}}}."
-    return _example(measured, "rewrite", row["rewrite_id"], completion, gates, suffix)
+    return _example(measured, "rewrite", row["rewrite_id"], completion, gates, suffix, judge)
 
 
 def _example(
-    row: Mapping[str, Any], origin: str, origin_id: str, completion: str, gates: list[str], suffix: str
+    row: Mapping[str, Any],
+    origin: str,
+    origin_id: str,
+    completion: str,
+    gates: list[str],
+    suffix: str,
+    judge: str | None,
 ) -> dict[str, Any]:
     example = {
         "example_id": stable_id("example", origin_id),
@@ -138,7 +144,7 @@ def _example(
         "origin_id": origin_id,
         "num_tokens": row["rewritten_tokens" if origin == "rewrite" else "num_generated_tokens"],
     }
-    reason = first_reason(row, gates)
+    reason = first_reason(row, gates, judge)
     if reason is None and not completion:
         reason = "empty"
     return example if reason is None else reject(example, reason, origin)
@@ -151,12 +157,13 @@ def curate(
     gates: list[str],
     suffix: str,
     direct_thoughts: str = "drop",
+    judge: str | None = None,
 ) -> list["Dataset"]:
     """The examples, accepted and rejected. candidates: the kinds of texts that may be learnt, e.g. ["direct", "rewrite"].
 
     `rewrites` is None where no rewrite is a candidate.
     """
-    options = {"gates": gates, "suffix": suffix}
+    options = {"gates": gates, "suffix": suffix, "judge": judge}
     direct = options | {"direct_thoughts": direct_thoughts}
     responses = responses.filter(lambda row: row["teacher"] in candidates)
     datasets = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
@@ -174,5 +181,5 @@ def repeats(examples: "Dataset") -> Repeats:
 
 
 def example_batch(table: pa.Table, kind: str, **options: Any) -> pa.Table:
-    make = {"response": response_example, "rewrite": rewrite_example}[kind]
+    make: Callable[..., dict[str, Any]] = response_example if kind == "response" else rewrite_example
     return table_of([make(row, **options) for row in table.to_pylist()], SFT_EXAMPLES)

@@ -119,7 +119,7 @@ EVAL = _schema(
     ("num_thinking_tokens", pa.int32(), NULLABLE),  # of the generated ones
     ("category", pa.string(), NULLABLE),  # of the problem
     ("num_choices", pa.int32(), NULLABLE),  # options of the problem, in the order of its instruction
-    ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`
+    ("scored_by", pa.string()),  # kind of answer, and version of `scorers.py`; a user's own by its path
     ("seconds", pa.float64(), NULLABLE),  # from request to answer, among other requests; null where not measured
     ("finished_at", pa.float64(), NULLABLE),  # time of the whole answer, seconds since 1970
 )

@@ -69,6 +69,23 @@ def test_equal_texts_of_a_problem_are_learnt_once(tmp_path: Path) -> None:
     assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (200, len(different), rejects)
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_judge_of_ones_own_decides_what_is_learnt(tmp_path: Path) -> None:
+    words = [f"run.storage_path={tmp_path}", "long2short.enabled=false", "answers.judge=examples.my_judges:rounded"]
+    config = load(None, words)
+    responses = Artifact(config.run_folder, "responses", schemas.RESPONSES, "made of this")
+    answers = ("1/3", "0.333", "0.34", "a third")
+    rows = [response_row(k, problem=k, answer=13, way="Divide.") for k in range(len(answers))]
+    rows = [row | {"answer": text, "reference_answer": "1/3"} for row, text in zip(rows, answers, strict=True)]
+    responses.start()
+    responses.write_table(table_of(rows, schemas.RESPONSES), "responses")
+    responses.finish("responses", "responses", len(rows), 1.0)
+
+    manifest = make_examples(Run(config, resolve_models(config)), responses, None).manifest()
+    assert manifest is not None
+    assert (manifest.rows_out, manifest.rejects) == (2, {"unclear_answer": 1, "wrong_answer": 1})
+
+
 def response_row(number: int, problem: int, answer: int, way: str) -> dict[str, Any]:
     return {
         "response_id": schemas.stable_id("response", number),

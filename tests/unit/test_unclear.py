@@ -99,8 +99,8 @@ STATED = {"402 m": "2 furlongs", "5": "6", "7": "7"}  # by the reference
 
 
 def with_answers(world: World) -> list[dict[str, Any]]:  # noqa: F811
-    world.write("mixed", [{"instruction": f"Which is {text}?", "answer": text} for text in STATED])
-    world.answer = lambda row: said(f"\\boxed{{{STATED[row['reference_answer']]}}}")
+    world.write("mixed", [{"instruction": f"Which is {text}?", "answer": text} for text in [*STATED, None]])
+    world.answer = lambda row: said(f"\\boxed{{{STATED.get(row['reference_answer'])}}}")
     return world.run("mixed")
 
 
