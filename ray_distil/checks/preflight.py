@@ -69,7 +69,13 @@ def _phases(
 ) -> Iterator[Iterable[Finding]]:
     """The checks in groups: where one has found an error, the next ones, which may rely on it, are not done."""
     yield _user_code(config)
-    resources = [finding._replace(is_error=not planned) for finding in _resources(config)]
+
+    # What this machine lacks, the one of the run may have.
+    resources = list(_resources(config))
+    if planned and resources:
+        more = f" ({len(resources) - 1} more settings like this)" if resources[1:] else ""
+        resources = [remark("", f"on this machine the run would end at once: {resources[0]}{more}")]
+
     yield [*resources, *_of_models(config, models, problems)]
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
     if config.training is not None and (student := models.get("training.student")):

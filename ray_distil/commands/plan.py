@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ray_distil.chat.prompts import LONG2SHORT
 from ray_distil.checks import preflight
-from ray_distil.config import PackingConfig, StagesConfig, TrainingConfig
+from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import named_models, responses_of
 from ray_distil.config.plan_config import Expected
@@ -21,6 +21,7 @@ from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
 from ray_distil.records.problems import EVAL, TRAIN, Problems
+from ray_distil.report.benchmark_tables import DASH, scaled
 from ray_distil.report.cost import expected_key
 from ray_distil.stages import benchmarks, instructions, responses
 from ray_distil.store.shards import REASON
@@ -29,8 +30,8 @@ from ray_distil.train.states import KEPT
 from ray_distil.train.student_engine import OPTIMIZER_BYTES
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
+CAPTION = "Hours are those of texts and steps: each start of an engine or of a training adds minutes."
 FILL = 0.9  # of a packed sequence
-DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def make(config: StagesConfig) -> Plan:
     teachers, rewriter = generators.teachers(config, models), generators.rewriter(config, models)
     for name, section in config.teachers.sections.items() if config.teachers is not None else ():
         # Responses.
-        expected = getattr(assumed, name)
+        is_set = name in assumed.model_fields_set
+        expected = _within(getattr(assumed, name), section.sampling_params.max_tokens, is_set)
         if problems is None:
             rows = round(num_train * section.fraction) * section.num_samples
         else:
@@ -114,16 +116,17 @@ def make(config: StagesConfig) -> Plan:
         if name in config.candidates:
             num_examples += num_kept
             tokens_learnt += num_kept * (prompt + completion)
-            remarks += _does_not_pack(name, prompt + completion, config.packing)
+            remarks += _does_not_pack(name, prompt + completion, config)
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
-            expected = assumed.long2short
+            is_set = "long2short" in assumed.model_fields_set
+            expected = _within(assumed.long2short, rewriter.sampling.max_tokens, is_set)
             steps.append(_generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
             num_kept, completion = num_kept * assumed.kept, expected.num_generated_tokens
             num_examples += num_kept
             tokens_learnt += num_kept * (prompt + completion)
-            remarks += _does_not_pack(name, prompt + completion, config.packing)
+            remarks += _does_not_pack("long2short", prompt + completion, config)
 
     if config.training is not None and num_examples:
         steps += _training(round(num_examples), tokens_learnt, config, config.training)
@@ -132,7 +135,9 @@ def make(config: StagesConfig) -> Plan:
         steps.append(Step("sft_examples", round(num_examples), False, size=size))
     steps += _evaluations(num_eval, config, remarks)
     if any(step.seconds is None for step in steps if step.tokens):
-        remarks.append("hours are told where the plan section gives tokens_per_s; take them from a first small run")
+        remarks.append(
+            "tokens are guesses, and hours not told, where the plan section has none; take them from a small run"
+        )
     return Plan(steps, remarks, problems)
 
 
@@ -170,6 +175,12 @@ def _generation(
         is_paid=generator.endpoint is not None or gpus > 0,
         size=(prompts + generated) * config.plan.bytes_per_token,
     )
+
+
+def _within(expected: Expected, max_tokens: int, is_set: bool) -> Expected:
+    """A mean of the plan section as it is set; one that nobody has set is at most half of the limit."""
+    mean = min(expected.num_generated_tokens, max_tokens / 2)
+    return expected if is_set else expected.model_copy(update={"num_generated_tokens": mean})
 
 
 def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
@@ -232,7 +243,8 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
         label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
         for model in evaluation.models:
             key = expected_key(config, model.name, label)
-            expected = assumed.get(key, Expected())
+            max_tokens = evaluation.sampling_of(benchmark).max_tokens
+            expected = _within(assumed.get(key, Expected()), max_tokens, key in assumed)
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
             generator = generators.evaluated(config, model, benchmark, "")
             name = f"eval/{model.name}/{folder_of(label)}"
@@ -267,17 +279,17 @@ def _too_long(key: str, expected: Expected, generator: Generator) -> list[str]:
     ]
 
 
-def _does_not_pack(name: str, tokens: float, packing: PackingConfig) -> list[str]:
-    if packing.max_length is None or tokens <= packing.max_length:
+def _does_not_pack(name: str, tokens: float, config: StagesConfig) -> list[str]:
+    length = config.packing.max_length
+    if length is None or tokens <= length or name not in config.plan.model_fields_set:
         return []
-    return [
-        f"{name} examples of {tokens:,.0f} tokens exceed packing.max_length={packing.max_length:,}: most are rejected"
-    ]
+    return [f"{name} examples of {tokens:,.0f} tokens exceed packing.max_length={length:,}: most are rejected"]
 
 
 def table(plan: Plan) -> Table:
     """The plan for the console; ~ marks an estimate."""
     plan_table = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    plan_table.caption, plan_table.caption_justify = CAPTION, "left"
     for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
         plan_table.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
 
@@ -301,11 +313,11 @@ def table(plan: Plan) -> Table:
         "",
         _count(sum(step.prompt_tokens for step in steps)),
         _count(sum(step.tokens for step in steps)),
-        _hours(_sum([step.seconds for step in steps if step.tokens], 3600)),
+        _hours(total([step.seconds for step in steps if step.tokens], 3600)),
         str(max((step.gpus for step in steps), default=0) or DASH),
-        _hours(_sum([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
+        _hours(total([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
         _dollars_in_all(steps),
-        _bytes(_sum([step.size for step in steps])),
+        _bytes(total([step.size for step in steps])),
     )
     return plan_table
 
@@ -319,26 +331,21 @@ def _dollars_in_all(steps: list[Step]) -> str:
     return f"{least}~{sum(priced):,.0f}"
 
 
-def _sum(values: list[float | None], divisor: float = 1) -> float | None:
+def total(values: list[float | None], divisor: float = 1) -> float | None:
     """The sum; None where one value is not known, because a sum of the others would look like the whole."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) / divisor if len(numbers) == len(values) else None
 
 
 def _count(number: float) -> str:
-    return _scaled(number, 1000, ("", " k", " M", " G", " T")) if number else DASH
+    return scaled(number, ("", " k", " M", " G", " T")) if number else DASH
 
 
 def _bytes(number: float | None) -> str:
-    return DASH if number is None else _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
+    return DASH if number is None else scaled(number, (" B", " kB", " MB", " GB", " TB"))
 
 
 def _hours(hours: float | None) -> str:
-    return DASH if hours is None else f"~{hours:,.2f}" if hours < 10 else f"~{hours:,.0f}"
-
-
-def _scaled(number: float, base: float, units: tuple[str, ...]) -> str:
-    power = 0
-    while number >= base and power < len(units) - 1:
-        number, power = number / base, power + 1
-    return f"~{number:.3g}{units[power]}" if number < 999.5 else f"~{number:,.0f}{units[power]}"
+    if hours is None:
+        return DASH
+    return "<0.01" if 0 < hours < 0.005 else f"~{hours:,.2f}" if hours < 10 else f"~{hours:,.0f}"

@@ -23,6 +23,14 @@ def formatted(value: float | None, form: str) -> str:
     return DASH if value is None else form.format(value)
 
 
+def scaled(number: float, units: tuple[str, ...]) -> str:
+    """An estimate in the largest unit of a thousand that fits, e.g. "~3.61 MB"."""
+    power = 0
+    while number >= 1000 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    return f"~{number:.3g}{units[power]}" if number < 999.5 else f"~{number:,.0f}{units[power]}"
+
+
 def interval(bounds: list[float] | None) -> str:
     return DASH if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 

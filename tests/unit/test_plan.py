@@ -95,8 +95,8 @@ def test_hours_and_dollars_follow_from_rates_and_prices() -> None:
 
 def test_a_sum_with_an_unknown_part_is_unknown() -> None:
     known, unknown = plan.Step("a", 1, seconds=3600, gpus=1), plan.Step("b", 1, gpus=1)
-    assert plan._sum([known.gpu_hours]) == 1.0
-    assert plan._sum([known.gpu_hours, unknown.gpu_hours]) is None
+    assert plan.total([known.gpu_hours]) == 1.0
+    assert plan.total([known.gpu_hours, unknown.gpu_hours]) is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_sum_with_an_unknown_part_is_unknown() -> None:
     [
         ("teachers.slow.sampling_params.max_tokens=200", "plan.slow.num_generated_tokens=235 reaches teachers.slow"),
         ("evaluation.sampling_params.max_tokens=100", "plan.evaluation.slow.num_generated_tokens=238 reaches"),
-        ("packing.max_length=64", "slow examples of 111 tokens exceed packing.max_length=64"),
+        ("packing.max_length=64", "long2short examples of 111 tokens exceed packing.max_length=64"),
     ],
 )
 def test_lengths_that_cut_are_told(override: str, told: str) -> None:
@@ -157,3 +157,21 @@ def test_the_plan_says_what_it_has_read_of_own_problems(tmp_path: Path) -> None:
     assert line.startswith(f"{str(file)!r}: 23 records: 19 to train on, 2 held out; 20 have an answer; rejected: ")
     assert "duplicate 1 (same text as " in line
     assert "no_instruction 1 (record 23: " in line
+
+
+def test_what_nobody_has_assumed_is_no_reason_for_a_warning(tmp_path: Path) -> None:
+    """Means of the plan section's defaults are below the limits; those that are given are compared with them."""
+    (tmp_path / "mine.yaml").write_text(
+        "instructions: {path: absent.jsonl}\nplan: {num_instructions: 100}\npacking: {max_length: 224}\n"
+        "long2short: {enabled: false}\nteachers: {slow: {engine: {model_source: m}, sampling_params: {max_tokens: 200}}}\n"
+        "training: {student: m}\n"
+    )
+
+    def remarks(*overrides: str) -> list[str]:
+        return plan.make(load(str(tmp_path / "mine.yaml"), overrides)).remarks
+
+    _, silent = remarks()
+    assert silent.startswith("tokens are guesses, and hours not told, where the plan section has none")
+    limits = [text.partition(":")[0] for text in remarks("plan.slow.num_generated_tokens=300")]
+    assert "plan.slow.num_generated_tokens=300 reaches teachers.slow.sampling_params.max_tokens=200" in limits
+    assert "slow examples of 450 tokens exceed packing.max_length=224" in limits

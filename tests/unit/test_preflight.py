@@ -373,3 +373,10 @@ def test_a_teacher_that_is_asked_for_nothing_is_told(tmp_path: Path) -> None:
     assert slow.startswith("teachers.slow: it is asked, and none of its texts is learnt; curation.candidates is direct")
     (direct,) = told("[slow, rewrite]")
     assert direct.startswith("teachers.direct: ")
+
+
+def test_a_plan_says_in_one_line_what_this_machine_lacks() -> None:
+    config = load(None, ["training.num_workers=8", "training.use_gpu=true", "teachers.slow.engine.num_gpus=1"])
+    (line,) = preflight.check_plan(config, None)
+    assert line.startswith("on this machine the run would end at once: teachers.slow.engine.num_gpus: an engine would")
+    assert line.endswith(" (2 more settings like this)")
