@@ -93,8 +93,7 @@ def make(config: StagesConfig) -> Plan:
     teachers, rewriter = generators.teachers(config, models), generators.rewriter(config, models)
     for name, section in config.teachers.sections.items() if config.teachers is not None else ():
         # Responses.
-        is_set = name in assumed.model_fields_set
-        expected = _within(getattr(assumed, name), section.sampling_params.max_tokens, is_set)
+        expected = assumed.expected(name, section.sampling_params.max_tokens)
         if problems is None:
             rows = round(num_train * section.fraction) * section.num_samples
         else:
@@ -119,8 +118,7 @@ def make(config: StagesConfig) -> Plan:
             remarks += _does_not_pack(name, prompt + completion, config)
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
-            is_set = "long2short" in assumed.model_fields_set
-            expected = _within(assumed.long2short, rewriter.sampling.max_tokens, is_set)
+            expected = assumed.expected("long2short", rewriter.sampling.max_tokens)
             steps.append(_generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
             num_kept, completion = num_kept * assumed.kept, expected.num_generated_tokens
@@ -175,12 +173,6 @@ def _generation(
         is_paid=generator.endpoint is not None or gpus > 0,
         size=(prompts + generated) * config.plan.bytes_per_token,
     )
-
-
-def _within(expected: Expected, max_tokens: int, is_set: bool) -> Expected:
-    """A mean of the plan section as it is set; one that nobody has set is at most half of the limit."""
-    mean = min(expected.num_generated_tokens, max_tokens / 2)
-    return expected if is_set else expected.model_copy(update={"num_generated_tokens": mean})
 
 
 def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
@@ -243,8 +235,7 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
         label, (problems, exact) = evaluation.label(benchmark), _problems(benchmark, num_eval, remarks)
         for model in evaluation.models:
             key = expected_key(config, model.name, label)
-            max_tokens = evaluation.sampling_of(benchmark).max_tokens
-            expected = _within(assumed.get(key, Expected()), max_tokens, key in assumed)
+            expected = assumed.get(key) or Expected().below(evaluation.sampling_of(benchmark).max_tokens)
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
             generator = generators.evaluated(config, model, benchmark, "")
             name = f"eval/{model.name}/{folder_of(label)}"

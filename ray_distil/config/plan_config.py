@@ -16,6 +16,10 @@ class Expected(Section):
         None, description="an endpoint's price of prompt and of generated tokens; null: not known"
     )
 
+    def below(self, max_tokens: int) -> "Expected":
+        """The same for texts of at most so many tokens: a mean that nobody has set is no more than half of them."""
+        return self.model_copy(update={"num_generated_tokens": min(self.num_generated_tokens, max_tokens / 2)})
+
 
 class PlanConfig(Section):
     """What `--plan` assumes, since nothing is there to be measured yet. Of a run, only the costs look at its prices."""
@@ -35,3 +39,8 @@ class PlanConfig(Section):
     training_tokens_per_s: float | None = Field(None, gt=0, description="of one worker, forward and backward")
     student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")
     bytes_per_token: float = Field(4, gt=0, description="of Parquet, for each token that a row holds as text or as id")
+
+    def expected(self, name: str, max_tokens: int) -> Expected:
+        """What a kind of text is taken to need: "direct", "slow" or "long2short"."""
+        section: Expected = getattr(self, name)
+        return section if name in self.model_fields_set else section.below(max_tokens)
