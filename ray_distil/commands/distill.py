@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray_distil.commands import cli, export, pipeline, plan, status
 from ray_distil.config import load
+from ray_distil.errors import ConfigError
 from ray_distil.report import report
 from ray_distil.runtime.progress import Display
 from ray_distil.store.storage import Folder
@@ -32,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(*status.tables(Folder.at(arguments.status)), sep="\n")
             return
 
-        config = load(arguments.config, arguments.overrides)
+        try:
+            config = load(arguments.config, arguments.overrides)
+        except ConfigError as error:
+            if not ("teachers: missing" in str(error) and "training: missing" in str(error)):
+                raise
+            command = f"{cli.program('eval')} --config {arguments.config}"
+            raise ConfigError(f"{error}\nmodels alone are compared by: {command}") from error
         if arguments.plan:
             plan.show(config, console)
             return

@@ -11,7 +11,8 @@ Built in: aime24, aime25, math500, gpqa_diamond, mmlu_pro, gsm8k, tiny. The same
 import os
 import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray_distil.commands.pipeline import opened
 from ray_distil.config import RECIPES, TRAINED, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, built_in
 from ray_distil.config.section import apply_overrides, read_mapping, validate
-from ray_distil.errors import UserError
+from ray_distil.errors import ConfigError, UserError
 from ray_distil.report import report
 from ray_distil.report.contents import Report
 from ray_distil.runtime.progress import Display
@@ -41,15 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         config = configuration(arguments)
         if arguments.plan:
-            plan.show(config, console)
+            with _by_options():
+                plan.show(config, console)
             return
 
         logs.append(pipeline.log_folder(config))
-        finished = run(config, Display(console))
+        with _by_options():
+            finished = run(config, Display(console))
         console.print("", *report.models_tables(finished), sep="\n")
         console.print(f"report: {config.run_folder / 'report'}/report.html", soft_wrap=True)
 
     return cli.guarded(job, lambda: logs[0] if logs else None)
+
+
+@contextmanager
+def _by_options() -> Iterator[None]:
+    """Mistakes in what an option of this command sets are told by its name too."""
+    try:
+        yield
+    except ConfigError as error:
+        key = re.compile(r"^(evaluation\.\S*max_tokens): ", re.MULTILINE)
+        raise ConfigError(key.sub(r"--max-tokens (\1): ", str(error))) from error
 
 
 def _parser() -> cli.ConfigParser:

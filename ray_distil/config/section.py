@@ -165,6 +165,10 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         )
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
+    if error["type"] == "string_pattern_mismatch" and (last := re.search(r"\[([^]]+)\]\*\$$", error["ctx"]["pattern"])):
+        signs = ["blanks" if sign == " " else sign for sign in last[1].replace("\\w", "_").replace("A-Za-z0-9", "")]
+        name = re.sub(r"[^\w.-]+|^\W+", "-", error["input"]).strip("-._") or "first"
+        return f"{where}: {error['input']!r} is no name; give letters, digits and {' '.join(signs)}, as {name!r}"
     if error["type"] == "import_path":
         return f"{where}: {error['msg']}"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"

@@ -127,6 +127,22 @@ def test_the_recipes_own_files_are_found_by_their_names(tmp_path: Path) -> None:
     assert "dataset.input_path: there is no file './raw.json'" in result.stderr
 
 
+def test_a_file_of_compared_models_is_for_another_command(tmp_path: Path) -> None:
+    result = command("plan", "--config", "eval/cpu", folder=tmp_path)
+    assert result.returncode == 2
+    assert "models alone are compared by: ray-distil eval --config eval/cpu" in result.stderr
+    assert "models alone" not in command("plan", "training.student=x", "teachers.x=1", folder=tmp_path).stderr
+
+
+def test_eval_names_its_own_option(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"instruction": "2 + 3?", "answer": "5"}\n')
+    options = ["--benchmarks", "mine=mine.jsonl", "--models", "slow=tiny:student-slow", "--plan"]
+    result = command("eval", *options, folder=tmp_path)
+    assert result.returncode == 2
+    assert "error: --max-tokens (evaluation.sampling_params.max_tokens): 4,096 and a prompt of" in result.stderr
+    assert command("eval", *options, "--max-tokens", "600", folder=tmp_path).returncode == 0
+
+
 def test_status_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     result = command("status", "runs/none", folder=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

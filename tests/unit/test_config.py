@@ -72,7 +72,9 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ("run.name.x=1", "'name' holds 'tiny', which has no keys"),
         ("evaluation.models.9.name=x", "'9' is no position in a list of 3"),
         ("evaluation.baseline=slwo", "'slwo' is none of the models"),
-        ("run.name=a/b", "run.name"),
+        ("run.name=a/b", "run.name: 'a/b' is no name; give letters, digits and . _ -, as 'a-b'"),
+        ("run.name=my run", "run.name: 'my run' is no name; give letters, digits and . _ -, as 'my-run'"),
+        ("evaluation.models.0.name=a/b", "is no name; give letters, digits and _ blanks . + -, as 'a-b'"),
         ("instructions.columns={question: problem}", "instructions.columns.question"),
         (
             "teachers.slow.responses=r.jsonl",
