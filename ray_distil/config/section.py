@@ -165,6 +165,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         )
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
+
+    # Names, and rules of a section's own.
     if error["type"] == "string_pattern_mismatch" and (last := re.search(r"\[([^]]+)\]\*\$$", error["ctx"]["pattern"])):
         signs = ["blanks" if sign == " " else sign for sign in last[1].replace("\\w", "_").replace("A-Za-z0-9", "")]
         name = re.sub(r"[^\w.-]+|^\W+", "-", error["input"]).strip("-._") or "first"
