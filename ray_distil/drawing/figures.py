@@ -13,6 +13,7 @@ import numpy.typing as npt
 INK, MUTED, LINE, SLOW, FAST, OTHER = "#000001", "#000002", "#000003", "#000004", "#000005", "#000006"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SLOW: "--slow", FAST: "--fast", OTHER: "--other"}
 WIDTH, HEIGHT = 5.2, 3.2  # inches
+CHARACTER, LINE_HEIGHT, GAP = 6.2, 12.0, 9.0  # of a label, in points: its letters' mean width, and from its place
 Model = dict[str, Any]  # an entry of report.json
 
 
@@ -53,12 +54,48 @@ def _svg(figure: Any, name: str, label: str) -> str:
 def token_histogram(name: str, groups: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> str:
     """Histogram of tokens for two groups, before and after (at least one value in each), over the same bins."""
     bins = np.histogram_bin_edges(np.concatenate([group for _, group in groups]), bins=36)
-    figure, axes = _axes("tokens", "responses")
+    figure, axes = _axes("tokens", "texts")
     for (label, values), colour in zip(groups, (SLOW, FAST), strict=True):
         axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{label}, median {np.median(values):,.0f}")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, labelcolor=INK)
+    axes.legend(frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
     return _svg(figure, name, f"Tokens: {' and '.join(label for label, _ in groups)}")
+
+
+def _place(model: Model) -> tuple[float, float]:
+    return model["mean_tokens"], 100 * model["accuracy"]
+
+
+def label_offsets(
+    places: Sequence[tuple[float, float]], labels: Sequence[str], width: float
+) -> list[tuple[float, float]]:
+    """From each place, in points, to the middle of the left edge of its label, so that no label lies on another one.
+
+    The nearest free spot is taken, to the right first where there is room for it; the last spot where none is free.
+    """
+    taken: list[tuple[float, float, float]] = []  # left, right and middle height of the labels so far
+    offsets = []
+    for (x, y), label in zip(places, labels, strict=True):
+        length = CHARACTER * len(label)
+        sides = sorted((GAP, -GAP - length), key=lambda dx: not 0 <= x + dx <= width - length)
+        spots = [
+            (dx, dy)
+            for row in range(len(places) + 1)
+            for dx in sides
+            for dy in (-GAP - row * LINE_HEIGHT, GAP + row * LINE_HEIGHT)
+        ]
+        spots = [(dx, dy) for dx, dy in spots if y + dy > 0] or spots
+        offset = next((spot for spot in spots if _is_free(x + spot[0], y + spot[1], length, taken)), spots[-1])
+        taken.append((x + offset[0], x + offset[0] + length, y + offset[1]))
+        offsets.append(offset)
+    return offsets
+
+
+def _is_free(left: float, middle: float, length: float, taken: list[tuple[float, float, float]]) -> bool:
+    return all(
+        left + length < other_left or left > other_right or abs(middle - other_middle) >= LINE_HEIGHT
+        for other_left, other_right, other_middle in taken
+    )
 
 
 def accuracy_scatter(
@@ -80,23 +117,20 @@ def accuracy_scatter(
     )
 
     for model in models:
-        label, tokens, accuracy = model["name"], model["mean_tokens"], 100 * model["accuracy"]
+        label, (tokens, accuracy) = model["name"], _place(model)
         colour = SLOW if label == baseline else FAST if label == student else OTHER
         if model.get("accuracy_interval"):
             low, high = (100 * bound for bound in model["accuracy_interval"])
             axes.vlines(tokens, low, high, color=colour, linewidth=2, zorder=3)
         axes.scatter([tokens], [accuracy], color=colour, s=60, zorder=4)
 
-        # The label stands where there is room.
-        right = tokens < 0.7 * longest
-        side: dict[str, Any] = {
-            "ha": "left" if right else "right",
-            "xytext": (9 if right else -9, 9 if accuracy < 10 else -9),
-        }
-        axes.annotate(label, (tokens, accuracy), textcoords="offset points", va="center", color=INK, **side)
-
+    # Labels where there is room, in points of the figure.
     axes.set_ylim(-5, 105)
     axes.set_xlim(0, 1.12 * longest + 1)
+    width, height = (72 * inches for inches in (WIDTH, HEIGHT))
+    places = [(width * t / (1.12 * longest + 1), height * (a + 5) / 110) for t, a in map(_place, models)]
+    for model, offset in zip(models, label_offsets(places, [m["name"] for m in models], width), strict=True):
+        axes.annotate(model["name"], _place(model), xytext=offset, textcoords="offset points", va="center", color=INK)
     return _svg(figure, name, "Accuracy against mean tokens")
 
 
