@@ -14,7 +14,7 @@ def test_labels_of_neighbouring_points_do_not_lie_on_each_other() -> None:
     places = [(80.0, 20.0), (81.0, 22.0), (84.0, 20.0), (WIDTH - 10, 200.0), (WIDTH - 12, 198.0)]
     boxes = []
     for (x, y), label, (dx, dy) in zip(places, labels, label_offsets(places, labels, WIDTH), strict=True):
-        assert 0 <= x + dx
+        assert x + dx >= 0
         assert x + dx + CHARACTER * len(label) <= WIDTH
         assert y + dy > 0
         boxes.append((x + dx, x + dx + CHARACTER * len(label), y + dy))
