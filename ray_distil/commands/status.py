@@ -61,7 +61,9 @@ def failure(run_folder: Folder, stages: list[str], now: float) -> str:
     # An error of this package says it in its own words; of another one, the cause does.
     text = (run_folder / LOGS).read_text(newest.name)
     own_errors = re.findall(r"^ray_distil\.errors\.\w+: (.+)$", text, re.MULTILINE)
-    words = own_errors[-1] if own_errors else last_line(RuntimeError(text))
+    words = (
+        own_errors[-1] if own_errors else last_line(RuntimeError(text or "its log is empty, as a full disk leaves it"))
+    )
     return f"The last command failed {duration(now - newest.changed)} ago: {words}\nall of it: {run_folder / LOGS / newest.name}"
 
 

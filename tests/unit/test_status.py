@@ -212,7 +212,8 @@ for fails in {{numbers}}:
 
     (run / "logs").write_text("error-20261130T070000Z.log", "Traceback\n  File\nValueError: another cause\n")
     assert "ago: ValueError: another cause" in printed(run)
-    (tmp_path / "run" / "logs" / "error-20261130T070000Z.log").touch()
+    (run / "logs").write_text("error-20261130T080000Z.log", "")
+    assert "ago: its log is empty, as a full disk leaves it" in printed(run)
     make_older(tmp_path / "run" / "logs", HOUR)
     manifest = Manifest("instructions", "instructions", "f", "rows", 1, 1, 0, {}, 1.0, [])
     write_manifest(run / "instructions", manifest)
