@@ -11,6 +11,7 @@ from ray_distil.drawing.formulas import rendered
 from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.report.provenance import declared, saved_config, text_of
+from ray_distil.report.reasons import meanings
 from ray_distil.store.manifest import NOTES
 from ray_distil.store.storage import Folder
 
@@ -43,6 +44,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "headline": headline,
         "facts": [f"{name}: {text}" for name, text in report.facts.items()],
         "stages": report.stage_rows(),
+        "reasons": meanings(reason for stage in report.stages for reason in stage["rejects"]),
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
         "notes": [*_of_settings(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
@@ -119,6 +121,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "facts": [f"{name}: {text}" for name, text in report.facts.items()],
         "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
+        "reasons": {},
         "costs": [],
         **_of_gates(report),
         "notes": notes,
@@ -235,6 +238,7 @@ def markdown(page: Page) -> str:
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in page["notes"])]
     if page["stages"]:
         parts += ["## Rows through the stages", table(page["stage_header"], page["stages"])]
+        parts += ["\n".join(f"- {reason}: {plain(meaning)}" for reason, meaning in page["reasons"].items())]
     if page["costs"]:
         parts += ["## What it has cost", table(page["cost_header"], page["costs"]), plain(page["cost_note"])]
     if page["gates"]:

@@ -31,6 +31,7 @@ SATELLITES = {
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
+    "report.reasons": "a table of words for readers, without code",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
     "runner.watchdog": "wraps any iterator of counts, and is tested with a clock of its own",
