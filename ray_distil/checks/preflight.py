@@ -13,7 +13,7 @@ from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
 from ray_distil.checks import endpoint_checks, model_checks, weight_files
 from ray_distil.checks.model_checks import CheckedModel
-from ray_distil.checks.resources import what_cannot_come
+from ray_distil.checks.resources import unwritable, what_cannot_come
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
@@ -78,6 +78,7 @@ def _phases(
 
     yield [*resources, *_of_models(config, models, problems)]
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
+    yield unwritable(config.run_folder) if planned else []
     if config.training is not None and (student := models.get("training.student")):
         yield _thinks_twice(config, config.training, student)
         yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))

@@ -6,8 +6,9 @@ from functools import lru_cache
 from math import prod
 
 from ray_distil.config import StagesConfig
-from ray_distil.config.findings import Finding
+from ray_distil.config.findings import Finding, remark
 from ray_distil.runtime.session import counted
+from ray_distil.store.storage import Folder
 
 
 def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
@@ -34,6 +35,15 @@ def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
         yield Finding("training.num_workers", text)
     yield from _gpus("training.use_gpu", workers if training.use_gpu else 0, counted(workers, "worker"))
     yield from _custom("training", training.resources_per_worker)
+
+
+def unwritable(folder: Folder) -> Iterator[Finding]:
+    """A remark for a plan, which writes nothing, where this machine could not write a run's folder on a disk."""
+    place = folder.local
+    while place is not None and not place.exists() and place != place.parent:
+        place = place.parent
+    if place is not None and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        yield remark("run.storage_path", f"{folder} cannot be written on this machine; {place} is no folder that can")
 
 
 def _engine_cpus(key: str, reserved: float, num_cpus: int) -> Iterator[Finding]:

@@ -380,3 +380,14 @@ def test_a_plan_says_in_one_line_what_this_machine_lacks() -> None:
     (line,) = preflight.check_plan(config, None)
     assert line.startswith("on this machine the run would end at once: teachers.slow.engine.num_gpus: an engine would")
     assert line.endswith(" (2 more settings like this)")
+
+
+def test_a_plan_tells_of_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = load(None, [f"run.storage_path={tmp_path}/file/runs"])
+    (line,) = preflight.check_plan(config, None)
+    assert line.endswith(
+        f"{tmp_path}/file/runs/tiny cannot be written on this machine; {tmp_path}/file is no folder that can"
+    )
+    assert preflight.check_plan(load(None, [f"run.storage_path={tmp_path}/new/runs"]), None) == []
+    assert not (tmp_path / "new").exists()
