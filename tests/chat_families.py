@@ -3,9 +3,11 @@
 python -m tests.chat_families [FOLDER]     prompt, learnt text and stop ids of each, and of the tokenizers in FOLDER
 """
 
+import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
@@ -50,6 +52,58 @@ def model_with(template: str, folder: Path) -> str:
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         shutil.copy(Path(TINY) / file, folder)
     (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+# Families whose marks of thinking are special tokens: template, and the tokens.
+CHANNEL = "<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>"
+RESPONSE = "<|CHATBOT_TOKEN|><|START_RESPONSE|>' + m.content + '<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"
+SPECIAL = {
+    "gpt-oss": (
+        family(CHANNEL, user="<|start|>user<|message|>' + m.content + '<|end|>", begin="<|start|>assistant"),
+        ["<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"],
+    ),
+    "Command A": (
+        family(
+            RESPONSE,
+            user="<|USER_TOKEN|>' + m.content + '<|END_OF_TURN_TOKEN|>",
+            begin="<|CHATBOT_TOKEN|><|START_THINKING|>",
+        ),
+        ["<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>",
+         "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>"],
+    ),
+    "Magistral": (
+        family("' + m.content + '" + END, user="[INST]' + m.content + '[/INST]", begin=""),
+        ["[THINK]", "[/THINK]", "[INST]", "[/INST]"],
+    ),
+    "Gemma 4": (
+        family(OPEN + "' + m.content + '" + END + "\\n"),
+        ["<|channel>", "<channel|>"],
+    ),
+}  # fmt: skip
+
+
+def with_tokens(folder: Path, special: Iterable[str], plain: Iterable[str] = ()) -> None:
+    """Add tokens to the tokenizer of a folder; `special`: those that engines leave out of texts."""
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    added = {token["content"]: token for token in tokenizer["added_tokens"]}
+    number = 1 + max(token["id"] for token in added.values())
+    for mark in [*special, *plain]:
+        if mark in added:
+            added[mark]["special"] = mark in special
+            continue
+        options = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        tokenizer["added_tokens"].append({"id": number, "content": mark, "special": mark in special, **options})
+        number += 1
+    file.write_text(json.dumps(tokenizer))
+
+
+def special_model(name: str, folder: Path) -> str:
+    """The tiny student in the form of a family of SPECIAL."""
+    template, tokens = SPECIAL[name]
+    model_with(template, folder)
+    with_tokens(folder, tokens)
     return str(folder)
 
 

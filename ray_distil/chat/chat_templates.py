@@ -21,6 +21,9 @@ from ray_distil.store.hub import local_copy
 
 PROBE = "probe-of-this-run"
 JINJA_CLOCK = "strftime_now"  # the function by which templates write today's date
+# Four words or more of a line, without marks; and lines of a date, which have a remark of their own.
+SENTENCE = re.compile(r"[A-Z][\w'’,;-]*(?: [\w'’,;-]+){3,}[.!?]?")
+OF_DATES = re.compile(r"\b(?:date|today|cutoff)\b", re.IGNORECASE)
 CLOCK = re.compile(JINJA_CLOCK + r"\(\s*(['\"])(.*?)\1\s*\)")
 
 
@@ -77,7 +80,7 @@ def _fitting(messages: Messages, model: str, settings: ChatSettings) -> Messages
     if not messages or messages[0]["role"] != "system":
         return messages
     if takes_system_turn(model, settings):  # an empty system turn keeps a template from writing its own
-        is_idle = not messages[0]["content"] and not default_system_prompt(model, settings)
+        is_idle = not messages[0]["content"] and not replaced_system_prompt(model, settings)
         return messages[1:] if is_idle else messages
     system, user, *rest = messages
     if not system["content"]:
@@ -106,14 +109,17 @@ def _apply(messages: Messages, model: str, settings: ChatSettings, **options: bo
         raise UserError(f"{model!r}: its chat template refuses the conversation: {error}") from error
 
 
-def behind_answer(model: str, settings: ChatSettings = PLAIN) -> str:
-    """What the template writes behind the assistant's text, up to the end of the conversation."""
+def around_answer(model: str, settings: ChatSettings = PLAIN) -> tuple[str, str]:
+    """`(between, behind)`: what the template writes between the prompt and the assistant's text, and behind it, up to the
+    end of the conversation. The first is "" where the conversation does not begin with the prompt.
+    """
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
     text = str(_apply(turns, model, settings, add_generation_prompt=False, tokenize=False))
-    _, mark, tail = text.rpartition(PROBE)
+    head, mark, tail = text.rpartition(PROBE)
     if not mark:
         raise UserError(f"{model!r}: its chat template leaves out what the assistant says")
-    return tail
+    prompt = render_prompt(turns[:1], model, settings)
+    return head[len(prompt) :] if head.startswith(prompt) else "", tail
 
 
 @lru_cache(maxsize=32)
@@ -126,9 +132,27 @@ def takes_system_turn(model: str, settings: ChatSettings = PLAIN) -> bool:
         return False
 
 
-@lru_cache(maxsize=32)
 def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
-    """The system prompt that the template writes by itself if no system turn is given; "" where it writes none."""
+    """The system prompt that the template writes by itself; "" where it writes none."""
+    return replaced_system_prompt(model, settings) or kept_system_prompt(model, settings)
+
+
+@lru_cache(maxsize=32)
+def kept_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
+    """The sentences that the template writes before the user's turn, whether a system turn is given or not (gpt-oss)."""
+    if not takes_system_turn(model, settings):
+        return ""
+    user = {"role": "user", "content": "question"}
+    system_turn, none = (
+        render_prompt(messages, model, settings).partition("question")[0]
+        for messages in ([{"role": "system", "content": PROBE}, user], [user])
+    )
+    return " ".join(line for line in SENTENCE.findall(none) if line in system_turn and not OF_DATES.search(line))
+
+
+@lru_cache(maxsize=32)
+def replaced_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
+    """The system prompt that the template writes if no system turn is given, in its place; "" where it writes none."""
     if not takes_system_turn(model, settings):
         return ""
     user = {"role": "user", "content": "question"}

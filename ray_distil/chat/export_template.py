@@ -19,8 +19,8 @@ from typing import Any
 from ray_distil.chat.chat_templates import (
     ChatSettings,
     dated_template,
-    default_system_prompt,
     load_tokenizer,
+    replaced_system_prompt,
     takes_system_turn,
 )
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, render
@@ -70,7 +70,7 @@ def _system_turn(model: str, settings: ChatSettings, system_prompt: str | None) 
     if system_prompt is None:
         return []
     if takes_system_turn(model, settings):
-        if not system_prompt and not default_system_prompt(model, settings):
+        if not system_prompt and not replaced_system_prompt(model, settings):
             return []
         turn = f"[{{'role': 'system', 'content': {_literal(system_prompt)}}}]"
         return [f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = {turn} + messages %}}{{%- endif %}}"]

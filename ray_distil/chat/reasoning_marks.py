@@ -48,6 +48,7 @@ OTHER_MARKS = [
     Marks("Here is my thought process:", "Here is my response:"),  # Granite
 ]
 # gpt-oss: each message has a channel; `final` is the conclusion, all others are reasoning.
+HARMONY = Marks("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
 _HARMONY = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
 _MESSAGE = re.compile(
     r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ray_distil.chat.chat_templates import PLAIN, ChatSettings, behind_answer, encode_prompt, load_tokenizer
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings, around_answer, encode_prompt, load_tokenizer
+from ray_distil.chat.families import behind_opened_block, family_of, opened_mark, turn_of
 from ray_distil.chat.prompts import instruction_messages
-from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END
+from ray_distil.chat.reasoning_marks import HARMONY, THINK_BEGIN, THINK_END
 from ray_distil.errors import UserError
 from ray_distil.store.hub import local_copy
 
 IGNORE_INDEX = -100
+LONGEST_MARK = 16  # tokens of a mark by which a prompt opens the thinking
 
 
 def token_ids(text: str, model: str) -> list[int]:
@@ -49,9 +51,9 @@ def chat_marks(model: str) -> frozenset[str]:
     return frozenset(marks - {THINK_BEGIN, THINK_END} - {text for text in marks if text.isspace()})
 
 
-def begins_thinking(prompt_ids: list[int], model: str) -> bool:
-    """Whether the prompt ends with the mark that begins a think block, as the templates of R1 and its kin do."""
-    return bool(prompt_ids) and load_tokenizer(model).decode(prompt_ids[-8:]).rstrip().endswith(THINK_BEGIN)
+def opens_thinking(prompt_ids: list[int], model: str) -> str:
+    """The mark by which a prompt opens the thinking, as the templates of R1 and its kin do; "" where it opens none."""
+    return opened_mark(load_tokenizer(model).decode(prompt_ids[-LONGEST_MARK:])) if prompt_ids else ""
 
 
 def encode_example(
@@ -65,8 +67,8 @@ def encode_example(
     """`(input_ids, labels)` of a training example, of equal length.
 
     Completion and end of turn are encoded apart from the prompt, because they are generated so. A `template` replaces
-    the model's chat template; see `render`. Where the prompt opens a think block, the completion goes on inside it; see
-    `behind_opened_block`.
+    the model's chat template; see `render`. Thoughts are in the model's own marks, and go on where the prompt opens them;
+    see `families.turn_of`.
     """
     if template is None:
         prompt_ids = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
@@ -74,22 +76,14 @@ def encode_example(
     else:
         text, tail = render(template, prompt)
         prompt_ids, end = token_ids(text, model), _end_ids(tail, model)
-    if begins_thinking(prompt_ids, model):
-        completion = behind_opened_block(completion)
-    completion_ids = [*text_ids(completion, model), *end]
+    opened = opens_thinking(prompt_ids, model)
+    if template is None:
+        pieces = turn_of(completion, opened, model, settings)
+    else:
+        pieces = [(behind_opened_block(completion) if opened == THINK_BEGIN else completion, False)]
+    encoded = [(token_ids if is_marks else text_ids)(text, model) for text, is_marks in pieces if text]
+    completion_ids = [*(token for ids in encoded for token in ids), *end]
     return prompt_ids + completion_ids, [IGNORE_INDEX] * len(prompt_ids) + completion_ids
-
-
-def behind_opened_block(completion: str) -> str:
-    """A completion for a prompt that ends with `<think>\\n`: without its own begin mark, which would be a second one.
-
-    A completion without a think block gets `</think>` first, which closes the prompt's block at once. So prompt and
-    completion together read as before.
-    """
-    text = completion.lstrip()
-    if text.startswith(THINK_BEGIN):
-        return text.removeprefix(THINK_BEGIN).lstrip("\n")
-    return f"\n{THINK_END}\n\n{completion}"
 
 
 def render(template: str, prompt: str) -> tuple[str, str]:
@@ -121,12 +115,23 @@ def turn_end(model: str, settings: ChatSettings = PLAIN) -> tuple[int, ...]:
     They are found with a probe text, because the template of a base model may end turns with another token than its
     eos_token.
     """
-    return _end_ids(behind_answer(model, settings), model)
+    return _end_ids(around_answer(model, settings)[1], model)
 
 
 def end_of_turn(model: str, settings: ChatSettings = PLAIN) -> int:
     """The token that ends the assistant's turn in the model's own chat template, else its eos token."""
     return turn_end(model, settings)[-1]
+
+
+def generation_ends(model: str, settings: ChatSettings = PLAIN) -> frozenset[int]:
+    """The ids at which an engine stops: those of the model, and the end of its turn.
+
+    gpt-oss ends its thought with <|end|>, and so do templates that were made of its own; its answer ends with <|return|>.
+    """
+    end, stops = end_of_turn(model, settings), stop_token_ids(model)
+    if family_of(model) is HARMONY and load_tokenizer(model).decode([end]) == "<|end|>" and stops - {end}:
+        return stops - {end}
+    return stops | {end}
 
 
 def _end_ids(turn_end: str, model: str) -> tuple[int, ...]:

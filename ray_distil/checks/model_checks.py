@@ -9,14 +9,17 @@ from pathlib import Path
 from ray_distil.chat.chat_templates import (
     PLAIN,
     ChatSettings,
-    default_system_prompt,
     encode_prompt,
+    kept_system_prompt,
     load_tokenizer,
+    replaced_system_prompt,
     takes_system_turn,
     writes_date,
     writes_today,
 )
+from ray_distil.chat.families import added_tokens, has_marks
 from ray_distil.chat.prompts import instruction_messages
+from ray_distil.chat.reasoning_marks import THINK_BEGIN
 from ray_distil.chat.tokenization import encode_example
 from ray_distil.checks import engine_models, weight_files
 from ray_distil.config.engine_config import EngineConfig, SamplingParams
@@ -24,6 +27,8 @@ from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import UserError
 from ray_distil.generate import engine, token_rows
 from ray_distil.store.hub import local_copy
+
+SLOW = "teachers.slow"
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,16 @@ def _readable_tokens(checked: CheckedModel) -> int | None:
 
 def template(checked: CheckedModel) -> Iterator[Finding]:
     """Remarks on what the chat template adds or ignores."""
-    system_prompt = default_system_prompt(checked.model, checked.chat)
+    system_prompt = replaced_system_prompt(checked.model, checked.chat)
     if system_prompt and checked.system_prompt is None:
         yield remark(
             checked.name, f"its chat template adds the system prompt {system_prompt[:150]!r}; system_prompt decides"
+        )
+    elif not system_prompt and (fixed := kept_system_prompt(checked.model, checked.chat)):
+        yield remark(
+            checked.name,
+            f"its chat template writes {fixed[:150]!r} before every question; system_prompt is added to it, and does not "
+            "take it away",
         )
     if checked.system_prompt and not takes_system_turn(checked.model, checked.chat):
         yield remark(
@@ -147,6 +158,19 @@ def template(checked: CheckedModel) -> Iterator[Finding]:
         yield remark(
             checked.name,
             "its chat template writes a date; it is that of run.date, or of the day on which the run began",
+        )
+
+
+def thinking(checked: CheckedModel) -> Iterator[Finding]:
+    """A remark where a slow teacher has no mark of thinking: neither its tokenizer, nor its template, nor its prompt."""
+    if checked.section != SLOW or checked.engine is None or THINK_BEGIN in (checked.system_prompt or ""):
+        return
+    texts = (str(load_tokenizer(checked.model).chat_template), *added_tokens(checked.model))
+    if not has_marks(texts):
+        yield remark(
+            SLOW,
+            f"{checked.name} has no mark of thinking among its tokens or in its template: its responses count as answers, "
+            "and are rewritten whole; give a model that thinks, or a system_prompt that asks for <think> and </think>",
         )
 
 
@@ -207,6 +231,7 @@ CHECKS: tuple[Callable[[CheckedModel], Iterator[Finding]], ...] = (
     example,
     context,
     template,
+    thinking,
     vocabulary,
     weights,
     engines,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.chat.chat_templates import ChatSettings
-from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.chat.tokenization import end_of_turn, stop_token_ids, token_ids
+from ray_distil.chat.families import special_tokens, thinking_end
+from ray_distil.chat.tokenization import generation_ends, token_ids
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
@@ -132,8 +132,12 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
         )
-        stops = stop_token_ids(model) | {end_of_turn(model, chat)}
-        options = {"stop_ids": stops, "think_end_ids": token_ids(THINK_END, model), "model": model}
+        options = {
+            "stop_ids": generation_ends(model, chat),
+            "think_end_ids": token_ids(thinking_end(model), model),
+            "model": model,
+            "specials": special_tokens(model),
+        }
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
     return generate

@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any
 
 from ray_distil.chat.chat_templates import ChatSettings, chat_settings
+from ray_distil.chat.families import special_tokens
 from ray_distil.config.engine_config import BackendConfig, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.generate import endpoint, engine, own_backend
 from ray_distil.generate.engine_arguments import of_texts
@@ -159,8 +160,11 @@ class Generator:
             return {"model": model, "backend": build, "kwargs": self.backend.kwargs}
 
         chat, kwargs = self.chat(model), self.backend.engine_kwargs
+        # Texts of an engine that left out the marks of thinking are others.
+        marks = {"special_tokens": "kept"} if special_tokens(model) else {}
         if not by_earlier_rules:
-            return {"model": model_fingerprint(model), "engine_kwargs": of_texts(kwargs), "chat": asdict(chat)}
+            texts = {"model": model_fingerprint(model), "engine_kwargs": of_texts(kwargs), "chat": asdict(chat)}
+            return texts | marks
         if "revision" in kwargs and hub.is_at_commit(model):
             model = hub.split(model)[0]  # the revision was not looked up
         kwargs = {name: value for name, value in kwargs.items() if name not in SILENT_BEFORE}

@@ -10,14 +10,15 @@ from functools import lru_cache
 import pyarrow as pa
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, encode_prompt
+from ray_distil.chat.families import special_tokens, without_specials
 from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
-from ray_distil.chat.tokenization import begins_thinking, end_of_turn, token_ids
+from ray_distil.chat.tokenization import end_of_turn, generation_ends, opens_thinking, token_ids
 from ray_distil.errors import KillsEngine, UserError
 from ray_distil.generate.generation import TIMES, check_messages
 from ray_distil.store.hub import local_copy
 
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
-THINKS = "prompt_begins_thinking"
+OPENED = "prompt_begins_thinking"  # the mark by which the prompt opens the thinking, or ""
 
 
 @lru_cache(maxsize=4)
@@ -40,7 +41,10 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
     Generation also stops at the token with which the template ends a turn. In a base model it can differ from eos.
     """
     longest = max_model_len or model_length(model)
-    ends = {"stop_token_ids": [end_of_turn(model, chat)]}
+    ends, end = generation_ends(model, chat), end_of_turn(model, chat)
+    added: dict[str, object] = {"stop_token_ids": [end] if end in ends else sorted(ends)}
+    if special_tokens(model):  # else the marks of thinking are not in the text
+        added["skip_special_tokens"] = False
 
     rows = []
     for row in table.to_pylist():
@@ -53,12 +57,12 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
 
         # One text carries the columns through the engine.
         carried = {name: value for name, value in row.items() if name not in ("messages", "sampling_params")}
-        carried[THINKS] = begins_thinking(ids, model)
+        carried[OPENED] = opens_thinking(ids, model)
         rows.append({
             "id": row["id"],
             "carried": json.dumps(carried),
             "tokenized_prompt": ids,
-            "sampling_params": row["sampling_params"] | ends,
+            "sampling_params": row["sampling_params"] | added,
             INFERENCE_ERROR: error,
             "num_input_tokens": len(ids),
         })  # fmt: skip
@@ -77,6 +81,8 @@ def finish_reason(generated_tokens: list[int], stop_ids: frozenset[int]) -> str:
 def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids: list[int], model: str) -> int:
     """How many of the generated tokens come before the conclusion of a text. `begin`: think mark of the prompt, or "".
 
+    think_end_ids: of the mark by which the model ends its thinking.
+
     The end mark is searched in the token ids: to load a tokenizer takes seconds, in which an engine's last rows would
     wait. The text is encoded again only where the mark is written in other tokens than `think_end_ids`.
     """
@@ -89,11 +95,21 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
         num_marks -= tokens[start : start + n] == think_end_ids
         if num_marks == 0:
             return start + n
-    return min(len(tokens), len(token_ids(thinking.removeprefix(begin), model)))
+    in_prompt = f"{THINK_BEGIN}\n" if begin else ""
+    return min(len(tokens), len(token_ids(thinking.removeprefix(in_prompt), model)))
 
 
-def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[int], model: str) -> pa.Table:
-    """ray.data.llm's output in the columns of the contract. A row's `finished_at` is the time of its whole batch."""
+def finish_batch(
+    table: pa.Table,
+    stop_ids: frozenset[int],
+    think_end_ids: list[int],
+    model: str,
+    specials: frozenset[str] = frozenset(),
+) -> pa.Table:
+    """ray.data.llm's output in the columns of the contract. A row's `finished_at` is the time of its whole batch.
+
+    specials: special tokens that the engine has left in its texts; see `families.special_tokens`.
+    """
     rows, now = [], time.time()
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""
@@ -107,11 +123,11 @@ def finish_batch(table: pa.Table, stop_ids: frozenset[int], think_end_ids: list[
         carried = json.loads(row["carried"])
         timed = carried.keys() >= set(TIMES)
         text = "" if error else row["generated_text"]
-        is_begun = carried.pop(THINKS) and not text.lstrip().startswith(THINK_BEGIN)  # some models write <think> again
-        begin = f"{THINK_BEGIN}\n" if is_begun else ""
+        opened = carried.pop(OPENED) or ""
+        begin = f"{opened}\n" if opened and not text.lstrip().startswith(opened) else ""  # some models write it again
 
         rows.append(carried | {
-            "generated_text": "" if error else with_our_marks(begin + text),
+            "generated_text": "" if error else without_specials(with_our_marks(begin + text), specials),
             "finish_reason": "error" if error else finish_reason(tokens, stop_ids),
             "num_prompt_tokens": int(row["num_input_tokens"] or 0),
             "num_generated_tokens": len(tokens),

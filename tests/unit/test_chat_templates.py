@@ -4,6 +4,7 @@ The patterns are those of the families' own templates, around the tiny tokenizer
 tokenizers where RAY_DISTIL_TOKENIZERS names a folder of them: tests/README.md says how they are had.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from ray_distil.chat.chat_templates import (
 from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.chat.tokenization import (
     IGNORE_INDEX,
-    begins_thinking,
     encode_example,
     encode_prompt,
     end_of_turn,
     load_tokenizer,
+    opens_thinking,
     stop_token_ids,
 )
 from ray_distil.generate.token_rows import finish_batch
@@ -59,7 +60,7 @@ def test_what_is_learnt_is_read_as_it_was(model: tuple[str, str], completion: st
     assert (prompt + load_tokenizer(folder).decode(ids[len(prompt) :])).count("<think>") <= 1
     generated = [label for label in labels if label != IGNORE_INDEX]
     row = {
-        "carried": f'{{"prompt_begins_thinking": {str(begins_thinking(ids[: -len(generated)], folder)).lower()}}}',
+        "carried": f'{{"prompt_begins_thinking": {json.dumps(opens_thinking(ids[: -len(generated)], folder))}}}',
         "generated_text": load_tokenizer(folder).decode(generated, skip_special_tokens=True),
         "generated_tokens": generated,
         "num_input_tokens": 9,

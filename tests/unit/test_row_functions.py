@@ -211,7 +211,7 @@ def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None
     assert codes == ["", "bad_prompt", "bad_prompt", "bad_prompt", "bad_prompt", "prompt_too_long"]
     text = "<|im_start|>user\nAnn has 3 pens.<|im_end|>\n<|im_start|>assistant\n"
     assert tokenization.load_tokenizer(model).decode(made[0]["tokenized_prompt"]) == text
-    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None, token_rows.THINKS: False}
+    assert json.loads(made[0]["carried"]) == {"id": "0", "note": None, token_rows.OPENED: ""}
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -219,13 +219,17 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
     model = resolve_model("tiny:teacher-r1", "k")
     ids = tokenization.encode_prompt([{"role": "user", "content": "Ann has 3 pens."}], model)
     opening = tokenization.load_tokenizer(model)("<think>\n", add_special_tokens=False)["input_ids"]
-    assert tokenization.begins_thinking(ids + opening, model)
-    assert not tokenization.begins_thinking(ids, model)
+    assert tokenization.opens_thinking(ids + opening, model) == "<think>"
+    assert tokenization.opens_thinking(ids, model) == ""
 
     thought, answer = "3 + 4 = 7\n</think>", "\n\n\\boxed{7}"
     text = thought + answer if begun else f"<think>\n{thought}{answer}"
     tokens = tokenization.load_tokenizer(model)(text, add_special_tokens=False)["input_ids"]
-    made = {"carried": json.dumps({"id": "0", token_rows.THINKS: begun}), "generated_text": text, "num_input_tokens": 9}
+    made = {
+        "carried": json.dumps({"id": "0", token_rows.OPENED: "<think>" if begun else ""}),
+        "generated_text": text,
+        "num_input_tokens": 9,
+    }
     made |= {"generated_tokens": tokens, token_rows.INFERENCE_ERROR: ""}
     end = tokenization.token_ids("</think>", model)
     (row,) = token_rows.finish_batch(pa.Table.from_pylist([made]), frozenset({tokens[-1]}), end, model).to_pylist()
@@ -233,7 +237,7 @@ def test_a_think_block_has_both_its_marks_where_the_prompt_began_it(begun: bool)
     before = len(tokenization.token_ids(text.partition("</think>")[0] + "</think>", model))
     assert (row["num_thinking_tokens"], row["num_generated_tokens"]) == (before, len(tokens))
     assert 0 < before < len(tokens)
-    assert token_rows.THINKS not in row
+    assert token_rows.OPENED not in row
 
 
 @pytest.mark.parametrize(
