@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.chat.chat_templates import ChatSettings
-from ray_distil.chat.families import special_tokens, thinking_end
-from ray_distil.chat.tokenization import generation_ends, token_ids
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
 from ray_distil.generate.engine_arguments import DUMMY
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.suspects import deaths_actor, watched
-from ray_distil.generate.token_rows import encode_batch, finish_batch
+from ray_distil.generate.token_rows import encode_batch, finish_batch, finish_options
 from ray_distil.runtime.session import is_local
 from ray_distil.store.hub import local_copy
 
@@ -132,12 +130,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
             batch_format="pyarrow",
             fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
         )
-        options = {
-            "stop_ids": generation_ends(model, chat),
-            "think_end_ids": token_ids(thinking_end(model), model),
-            "model": model,
-            "specials": special_tokens(model),
-        }
+        options = finish_options(model, chat)
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
     return generate

@@ -6,11 +6,12 @@ An engine that takes token ids and gives token ids, as ray.data.llm's do, needs 
 import json
 import time
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, encode_prompt
-from ray_distil.chat.families import special_tokens, without_specials
+from ray_distil.chat.families import special_tokens, thinking_end, without_specials
 from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.chat.tokenization import end_of_turn, generation_ends, opens_thinking, token_ids
 from ray_distil.errors import KillsEngine, UserError
@@ -42,7 +43,7 @@ def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: C
     """
     longest = max_model_len or model_length(model)
     ends, end = generation_ends(model, chat), end_of_turn(model, chat)
-    added: dict[str, object] = {"stop_token_ids": [end] if end in ends else sorted(ends)}
+    added: dict[str, Any] = {"stop_token_ids": [end] if end in ends else sorted(ends)}
     if special_tokens(model):  # else the marks of thinking are not in the text
         added["skip_special_tokens"] = False
 
@@ -97,6 +98,13 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
             return start + n
     in_prompt = f"{THINK_BEGIN}\n" if begin else ""
     return min(len(tokens), len(token_ids(thinking.removeprefix(in_prompt), model)))
+
+
+def finish_options(model: str, chat: ChatSettings = PLAIN) -> dict[str, Any]:
+    """The arguments of `finish_batch` for a model."""
+    think_end_ids = token_ids(thinking_end(model), model)
+    options = {"model": model, "think_end_ids": think_end_ids, "specials": special_tokens(model)}
+    return {"stop_ids": generation_ends(model, chat), **options}
 
 
 def finish_batch(

@@ -41,9 +41,7 @@ def teacher(family: str, folder: Path) -> str:
     "family",
     ["gpt-oss", pytest.param("Magistral", marks=pytest.mark.long), pytest.param("Gemma 4", marks=pytest.mark.long)],
 )
-def test_thoughts_are_split_as_those_of_other_models(
-    family: str, small_run: SmallRun, tmp_path: Path
-) -> None:
+def test_thoughts_are_split_as_those_of_other_models(family: str, small_run: SmallRun, tmp_path: Path) -> None:
     said = respond(tmp_path, "special", f"teachers.slow.engine.model_source={teacher(family, tmp_path / 'teacher')}")
     columns = ["reasoning", "response", "finish_reason"]
     rows = read_rows(tmp_path / "special", "responses").set_index("response_id")[columns]

@@ -13,7 +13,7 @@ from ray_distil.chat.tokenization import encode_example, generation_ends, token_
 from ray_distil.checks import model_checks
 from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.config.engine_config import EngineConfig
-from ray_distil.generate.token_rows import encode_batch, finish_batch
+from ray_distil.generate.token_rows import encode_batch, finish_batch, finish_options
 from tests.chat_families import END, OPEN, SPECIAL, TEMPLATES, family, learnt, model_with, special_model, with_tokens
 
 THOUGHT, ANSWER = "Two and three make five.", "It is \\boxed{5}."
@@ -47,9 +47,7 @@ def answered(text: str, folder: str, stop: str) -> tuple[dict[str, Any], dict[st
         "num_input_tokens": len(prompt["tokenized_prompt"]),
         "__inference_error__": "",
     }
-    end = token_ids(families.thinking_end(folder), folder)
-    options = (generation_ends(folder), end, folder, families.special_tokens(folder))
-    (finished,) = finish_batch(pa.Table.from_pylist([row]), *options).to_pylist()
+    (finished,) = finish_batch(pa.Table.from_pylist([row]), **finish_options(folder)).to_pylist()
     return params, finished
 
 

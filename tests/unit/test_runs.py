@@ -158,7 +158,7 @@ def test_threads_that_need_transformers_at_once_all_get_it() -> None:
         works = [
             lambda: token_rows.model_length(model),
             lambda: generator.generation_config(model),
-            lambda: engine.stop_token_ids(model),
+            lambda: token_rows.finish_options(model),
             lambda: [import_module(name) for name in engine.IMPORTS],
         ]
         for future in [in_background(lambda work=work: (go.wait(), work())) for work in works]:
