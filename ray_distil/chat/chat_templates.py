@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ray_distil.chat.model_files import TRUST, has_tokenizer_code, read_tokenizer
 from ray_distil.chat.prompts import Messages
 from ray_distil.errors import UserError
 from ray_distil.store.hub import local_copy
@@ -45,16 +46,19 @@ PLAIN = ChatSettings()
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str) -> Any:
     """The model's AutoTokenizer, loaded once a process. Raises UserError without one, or without a chat template."""
-    from ray_distil.chat.auto_classes import AutoTokenizer
-
+    advice = "give a folder with one"
+    if has_tokenizer_code(model):
+        advice = (
+            f"it is code of its repository: set engine_kwargs.{TRUST}=true to run it, where an engine asks the model"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(local_copy(model))
+        tokenizer = read_tokenizer(model)
     except (OSError, ValueError, TypeError) as error:  # no tokenizer files, or unknown to transformers
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{model!r} has no tokenizer that can be read ({reason}); give a folder with one") from error
+        raise UserError(f"{model!r} has no tokenizer that can be read ({reason}); {advice}") from error
     ids = tokenizer("question", add_special_tokens=False)["input_ids"]
     if "question" not in tokenizer.decode(ids):  # for a folder without tokenizer files, transformers makes an empty one
-        raise UserError(f"{model!r} has no tokenizer that can be read (it has no words); give a folder with one")
+        raise UserError(f"{model!r} has no tokenizer that can be read (it has no words); {advice}")
     if not tokenizer.chat_template:
         raise UserError(f"{model!r} has no chat template; give a model with one, such as its -Instruct version")
     return tokenizer

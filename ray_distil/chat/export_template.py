@@ -23,6 +23,7 @@ from ray_distil.chat.chat_templates import (
     replaced_system_prompt,
     takes_system_turn,
 )
+from ray_distil.chat.model_files import read_tokenizer
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, render
 from ray_distil.errors import UserError
 from ray_distil.store.hub import local_copy
@@ -102,8 +103,6 @@ def _literal(value: Any) -> str:
 
 def exported_tokenizer(model: str, template: str) -> Any:
     """The tokenizer of an export, saved and read again: a saved one can be read as that of another class."""
-    from ray_distil.chat.auto_classes import AutoTokenizer
-
     with TemporaryDirectory(prefix="ray_distil-") as folder:
         tokenizer = copy(load_tokenizer(model))
         tokenizer.chat_template = template
@@ -111,7 +110,7 @@ def exported_tokenizer(model: str, template: str) -> Any:
         config = Path(local_copy(model)) / "config.json"
         if config.is_file():  # not where the model is a name of the hub
             shutil.copy(config, folder)
-        return AutoTokenizer.from_pretrained(folder)
+        return read_tokenizer(folder)
 
 
 def served_prompt(question: str, tokenizer: Any, system_prompt: str | None = None) -> list[int]:

@@ -7,8 +7,8 @@ architecture reports an error for this, so it is tried: packed examples must giv
 
 from typing import Any
 
+from ray_distil.chat.model_files import read_config
 from ray_distil.stages.packed import pack_group
-from ray_distil.store.hub import local_copy
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT, VARLEN
 from ray_distil.train.batches import tensors_of
@@ -52,9 +52,7 @@ def leak(model: str, attn_implementation: str = VARLEN, together: bool = True) -
 def _visible_examples(model: str, attn_implementation: str, together: bool) -> str:
     import torch
 
-    from ray_distil.chat.auto_classes import AutoConfig
-
-    config = AutoConfig.from_pretrained(local_copy(model))
+    config = read_config(model)
     implementation = attn_implementation if attn_implementation in ("eager", VARLEN) else "sdpa"
     no_such = f"{NO_SUCH}{implementation}"
     attention.register()

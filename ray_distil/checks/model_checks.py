@@ -18,6 +18,7 @@ from ray_distil.chat.chat_templates import (
     writes_today,
 )
 from ray_distil.chat.families import added_tokens, has_marks
+from ray_distil.chat.model_files import read_config, trust
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_BEGIN
 from ray_distil.chat.tokenization import encode_example
@@ -60,6 +61,8 @@ def findings(checked: CheckedModel) -> Iterator[Finding]:
     """
     try:
         local_copy(checked.model)
+        if checked.engine is not None:
+            trust(checked.model, checked.engine.engine_kwargs)
         for check in CHECKS:
             yield from check(checked)
     except (UserError, OSError) as error:
@@ -109,15 +112,13 @@ def context(checked: CheckedModel) -> Iterator[Finding]:
 
 def _readable_tokens(checked: CheckedModel) -> int | None:
     """The most tokens that vLLM lets the model read; None where only vLLM can know, e.g. with hf_overrides."""
-    from ray_distil.chat.auto_classes import AutoConfig
-
     assert checked.engine is not None
     changes = {"hf_overrides", "trust_remote_code"} & checked.engine.engine_kwargs.keys()
     if changes or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in {*os.environ, *checked.engine.env_vars}:
         return None
     try:
         length = token_rows.model_length(checked.model)
-        config = AutoConfig.from_pretrained(local_copy(checked.model)).get_text_config()
+        config = read_config(checked.model).get_text_config()
     except (UserError, ValueError):
         return None
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
@@ -176,10 +177,8 @@ def thinking(checked: CheckedModel) -> Iterator[Finding]:
 
 def vocabulary(checked: CheckedModel) -> Iterator[Finding]:
     """A tokenizer with ids beyond the model's embeddings belongs to another model."""
-    from ray_distil.chat.auto_classes import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(local_copy(checked.model)).get_text_config()
+        config = read_config(checked.model).get_text_config()
     except ValueError as error:  # an architecture that transformers lacks; vLLM may have it
         if checked.engine is None:
             reason = (str(error).strip().splitlines() or [""])[0][:200]

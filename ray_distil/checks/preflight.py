@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
 from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_prompt
+from ray_distil.chat.model_files import read_config
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
 from ray_distil.checks import endpoint_checks, model_checks, weight_files
@@ -26,7 +27,6 @@ from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import export_check, instructions
 from ray_distil.store import hub
-from ray_distil.store.hub import local_copy
 from ray_distil.train.attention import FLAT
 
 
@@ -223,11 +223,10 @@ def _cannot_be_learnt(
 
 def wrong_targets(student: str, targets: str | list[str]) -> str:
     """See `lora.wrong_targets`; tried on the student without its weights."""
-    from ray_distil.chat.auto_classes import AutoConfig
     from ray_distil.train import lora
     from ray_distil.train.small_copies import without_weights
 
-    return lora.wrong_targets(without_weights(AutoConfig.from_pretrained(local_copy(student))), targets)
+    return lora.wrong_targets(without_weights(read_config(student)), targets)
 
 
 def _thinks_twice(config: StagesConfig, training: TrainingConfig, student: str) -> Iterator[Finding]:

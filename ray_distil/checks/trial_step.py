@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_distil.chat.chat_templates import load_tokenizer
+from ray_distil.chat.model_files import read_config
 from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.checks.engine_models import unknown_classes
 from ray_distil.config import TrainingConfig
 from ray_distil.stages.packed import pack_group
-from ray_distil.store.hub import local_copy
 from ray_distil.train import attention
 from ray_distil.train.attention import FLAT, VARLEN
 from ray_distil.train.batches import tensors_of
@@ -36,12 +36,10 @@ def wrong_step(student: str, training: TrainingConfig, together: bool, evaluated
     """
     import torch
 
-    from ray_distil.chat.auto_classes import AutoConfig
-
     attention.register()
     implementation = training.attn_implementation
     tried = implementation if implementation in ("eager", VARLEN) else "sdpa"
-    model = small_copy(AutoConfig.from_pretrained(local_copy(student)), tried).train()
+    model = small_copy(read_config(student), tried).train()
     changes: dict[str, Any] = {"torch_compile": False}
     if training.lora is not None:  # a layer may be named that only the whole model has
         changes["lora"] = training.lora.model_copy(update={"target_modules": ALL})

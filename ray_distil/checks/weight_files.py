@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray_distil.chat.model_files import read_config
 from ray_distil.errors import UserError
 from ray_distil.store import hub
 from ray_distil.store.hub import local_copy
@@ -55,10 +56,7 @@ def wrong_student(model: str) -> str:
     model: a folder, or ORG/NAME@COMMIT, whose headers the hub sends. Raises UserError where a file cannot be read, and what
     Transformers raises for a configuration that it does not know.
     """
-    from ray_distil.chat.auto_classes import AutoConfig
-
-    place = local_copy(model)
-    config = AutoConfig.from_pretrained(place)
+    place, config = local_copy(model), read_config(model)
     if quantised := getattr(config, "quantization_config", None):
         method = quantised.get("quant_method", "") if isinstance(quantised, dict) else type(quantised).__name__
         return f"its weights are quantised ({method}), which cannot be trained; give the model in bfloat16 or float32"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_distil.chat.chat_templates import ChatSettings
+from ray_distil.chat.model_files import TRUST
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.findings import Finding
 from ray_distil.config.section import SECRET
@@ -84,6 +85,7 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
     # On one machine they are off by default: vLLM observes several values for each token, and Ray's agent handles each.
     log_metrics = not is_local() if config.log_engine_metrics is None else config.log_engine_metrics
     engine_kwargs = {"disable_log_stats": not log_metrics, **config.engine_kwargs}
+    trusts = bool(engine_kwargs.get(TRUST))
     secret = {name: value for name, value in config.env_vars.items() if SECRET.search(name)}
 
     def generate(dataset: "Dataset") -> "Dataset":
@@ -128,9 +130,9 @@ def build(config: EngineConfig, model: str, chat: ChatSettings, num_rows: int) -
             encode_batch,
             batch_size=batch_size,
             batch_format="pyarrow",
-            fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat},
+            fn_kwargs={"model": model, "max_model_len": context_of(config), "chat": chat, TRUST: trusts},
         )
-        options = finish_options(model, chat)
+        options = finish_options(model, chat, trusts)
         return processor(encoded).map_batches(finish_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
     return generate

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, encode_prompt
 from ray_distil.chat.families import special_tokens, thinking_end, without_specials
+from ray_distil.chat.model_files import TRUST, read_config, trust
 from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, thinking_is_open, thinking_of, with_our_marks
 from ray_distil.chat.tokenization import end_of_turn, generation_ends, opens_thinking, token_ids
 from ray_distil.errors import KillsEngine, UserError
 from ray_distil.generate.generation import TIMES, check_messages
-from ray_distil.store.hub import local_copy
 
 INFERENCE_ERROR = "__inference_error__"  # ray.data.llm gives no row with such an error to the engine
 OPENED = "prompt_begins_thinking"  # the mark by which the prompt opens the thinking, or ""
@@ -25,10 +25,8 @@ OPENED = "prompt_begins_thinking"  # the mark by which the prompt opens the thin
 @lru_cache(maxsize=4)
 def model_length(model: str) -> int:
     """The longest sequence that the model's own configuration allows, in tokens. Raises UserError where it names none."""
-    from ray_distil.chat.auto_classes import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(local_copy(model)).get_text_config()
+        config = read_config(model).get_text_config()
         return int(config.max_position_embeddings)
     except (AttributeError, ValueError) as error:  # the length has another name, or transformers lacks the architecture
         raise UserError(
@@ -36,11 +34,18 @@ def model_length(model: str) -> int:
         ) from error
 
 
-def encode_batch(table: pa.Table, model: str, max_model_len: int | None, chat: ChatSettings = PLAIN) -> pa.Table:
+def encode_batch(
+    table: pa.Table,
+    model: str,
+    max_model_len: int | None,
+    chat: ChatSettings = PLAIN,
+    trust_remote_code: bool = False,
+) -> pa.Table:
     """Rows as ray.data.llm takes them: token ids by the model's chat template, or an error.
 
     Generation also stops at the token with which the template ends a turn. In a base model it can differ from eos.
     """
+    trust(model, {TRUST: trust_remote_code})
     longest = max_model_len or model_length(model)
     ends, end = generation_ends(model, chat), end_of_turn(model, chat)
     added: dict[str, Any] = {"stop_token_ids": [end] if end in ends else sorted(ends)}
@@ -100,11 +105,12 @@ def num_thinking_tokens(tokens: list[int], begin: str, text: str, think_end_ids:
     return min(len(tokens), len(token_ids(thinking.removeprefix(in_prompt), model)))
 
 
-def finish_options(model: str, chat: ChatSettings = PLAIN) -> dict[str, Any]:
+def finish_options(model: str, chat: ChatSettings = PLAIN, trust_remote_code: bool = False) -> dict[str, Any]:
     """The arguments of `finish_batch` for a model."""
+    trust(model, {TRUST: trust_remote_code})
     think_end_ids = token_ids(thinking_end(model), model)
     options = {"model": model, "think_end_ids": think_end_ids, "specials": special_tokens(model)}
-    return {"stop_ids": generation_ends(model, chat), **options}
+    return {"stop_ids": generation_ends(model, chat), TRUST: trust_remote_code, **options}
 
 
 def finish_batch(
@@ -113,11 +119,13 @@ def finish_batch(
     think_end_ids: list[int],
     model: str,
     specials: frozenset[str] = frozenset(),
+    trust_remote_code: bool = False,
 ) -> pa.Table:
     """ray.data.llm's output in the columns of the contract. A row's `finished_at` is the time of its whole batch.
 
     specials: special tokens that the engine has left in its texts; see `families.special_tokens`.
     """
+    trust(model, {TRUST: trust_remote_code})
     rows, now = [], time.time()
     for row in table.to_pylist():
         error = row[INFERENCE_ERROR] or ""

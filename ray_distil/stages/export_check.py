@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from ray_distil.chat.chat_templates import ChatSettings
 from ray_distil.chat.export_template import difference, served_prompt
 from ray_distil.chat.generation_settings import mended
+from ray_distil.chat.model_files import read_tokenizer
 from ray_distil.chat.tokenization import IGNORE_INDEX
 from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.errors import StageError, UserError
 from ray_distil.store.artifact_reader import ArtifactReader
-from ray_distil.store.hub import local_copy
 from ray_distil.store.manifest import STUDENT, read_manifest
 from ray_distil.store.storage import Folder
 
@@ -37,13 +37,11 @@ def before_training(config: StagesConfig, training: TrainingConfig, student: str
 
 def check(examples: Folder, packed: ArtifactReader, checkpoint: Folder) -> int:
     """Compare up to NUM_CHECKED prompts token by token; returns how many there were. Raises StageError where one differs."""
-    from ray_distil.chat.auto_classes import AutoTokenizer
-
     questions = _questions(examples)
     prompts = [(questions[example_id], ids) for example_id, ids in _trained_prompts(packed) if example_id in questions]
     if not prompts:
         return 0
-    tokenizer = AutoTokenizer.from_pretrained(local_copy((checkpoint / STUDENT).uri))
+    tokenizer = read_tokenizer((checkpoint / STUDENT).uri)
     for question, trained in prompts[:NUM_CHECKED]:
         served = served_prompt(question, tokenizer)
         if served != trained:

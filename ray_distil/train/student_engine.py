@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ray_distil.chat.model_files import read_config
 from ray_distil.config import TrainingConfig
 from ray_distil.errors import StageError
 from ray_distil.store.hub import local_copy
@@ -93,14 +94,13 @@ def build_engine(settings: TrainingConfig, batch: BatchArithmetic, device: Any, 
 def load_student(settings: TrainingConfig, engine_config: dict[str, Any], seed: int) -> Any:
     """The student as it is trained. Raises StageError where its files lack a weight, which would be a random one."""
     import torch
-    from transformers import AutoConfig
     from transformers.integrations import HfDeepSpeedConfig
 
     attention.register()
     place = local_copy(settings.student, weights=True)
     # While this object exists, each worker of ZeRO-3 loads its share of the weights, and not the whole model.
     sharded = HfDeepSpeedConfig(engine_config)
-    model, loaded = auto_class(AutoConfig.from_pretrained(place)).from_pretrained(
+    model, loaded = auto_class(read_config(place)).from_pretrained(
         place,
         dtype=torch.bfloat16 if settings.bf16 else torch.float32,
         attn_implementation=settings.attn_implementation,

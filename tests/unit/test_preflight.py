@@ -12,7 +12,7 @@ import torch
 from ray_distil.checks import leaks, model_checks, preflight
 from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.config import DistillConfig, load
-from ray_distil.config.models import resolve_models
+from ray_distil.config.models import TINY_MODELS, resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.records.problems import Problems
@@ -133,6 +133,31 @@ def test_a_token_that_is_never_written_may_lie_behind_the_table(tmp_path: Path) 
     ]
     texts["config__json"] = json.dumps(config | {"vocab_size": 802})  # " 9" is part of texts
     assert told("small") == ["the tokenizer of small has 803 tokens and the model 802; it is another's"]
+
+
+def test_a_tokenizer_that_is_code_is_run_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """As that of Kimi-K2: its repository has a class, and no tokenizer.json."""
+    folder = Path(shutil.copytree(TINY_MODELS / "teacher-v3", tmp_path / "kimi"))
+    (folder / "tokenizer.json").rename(folder / "words.json")
+    code = """from transformers import PreTrainedTokenizerFast
+from pathlib import Path
+
+class KimiTokenizer(PreTrainedTokenizerFast):
+    def __init__(self, **options):
+        folder = Path(options.pop("name_or_path"))
+        super().__init__(tokenizer_file=str(folder / "words.json"), **options)
+"""
+    (folder / "tokenization_kimi.py").write_text(code)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {
+        "tokenizer_class": "KimiTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.KimiTokenizer", None]},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    source = f"teachers.direct.engine.model_source={folder}"
+    with pytest.raises(UserError, match=r"teachers.direct: .*set engine_kwargs.trust_remote_code=true to run it"):
+        check(source)
+    assert check(source, "teachers.direct.engine.engine_kwargs.trust_remote_code=true") == []
 
 
 def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:
