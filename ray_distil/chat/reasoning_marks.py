@@ -199,7 +199,7 @@ def _of_channels(text: str) -> str:
 def _of_family(text: str, marks: Marks) -> str:
     """A text, without its begin mark, in our marks."""
     thought, mark, conclusion = text.partition(marks.end)
-    if marks.label:
+    if marks.label and thought.lstrip().startswith(marks.label):
         thought = thought.lstrip().removeprefix(marks.label)
     if not mark:
         return THINK_BEGIN + thought

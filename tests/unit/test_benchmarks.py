@@ -263,7 +263,7 @@ def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [("[aime2]", "'aime2' is not built in; did you mean 'aime25'"), ("[{name: x}]", "x: is not built in and has no `path`"),
-     ("[{name: aime24, promt: x}]", "did you mean 'prompt'"), ("[tiny, held-out]", "two have the same name"),
+     ("[{name: aime24, promt: x}]", "did you mean 'prompt'"), ("[aime24, aime24]", "two have the same name"),
      ("[{name: held-out, limit: 3}]", "these are the run's own problems"),
      ("[{name: aime24, prompt: Hello}]", "must hold {instruction}"), ("[{name: x, path: p, prompt: '{choices}'}]", "must hold"),
      ("[{name: x, path: p, columns: {choices: c}}]", "needed where `answer` is choice"),

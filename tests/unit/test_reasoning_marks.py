@@ -159,3 +159,8 @@ def test_a_thought_that_the_content_repeats_without_marks_stands_once() -> None:
     assert split_reasoning(joined("2 + 3.", "2 + 3.\n\nIt is 5.")) == ("2 + 3.", "It is 5.")
     assert split_reasoning(joined("5", "5 apples")) == ("5", "5 apples")
     assert split_reasoning(joined("<|channel|>analysis<|message|>2.", "<|channel|>final<|message|>5")) == ("2.", "5")
+
+
+def test_a_label_that_the_model_leaves_out_changes_no_space() -> None:
+    assert with_our_marks("<|channel>thought\nTwo.<channel|>5") == "<think>\nTwo.</think>\n\n5"
+    assert with_our_marks("<|channel>\nTwo.<channel|>5") == "<think>\nTwo.</think>\n\n5"
