@@ -1,17 +1,23 @@
 """Chat templates of many families, as patterns around the tiny tokenizer's marks.
 
-python -m tests.chat_families [FOLDER]     prompt, learnt text and stop ids of each, and of the tokenizers in FOLDER
+python -m tests.chat_families [FOLDER]     the form of each, and of the true tokenizers in FOLDER (README of tests)
 """
 
 import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, end_of_turn, load_tokenizer, stop_token_ids
+from ray_distil.chat.chat_templates import PLAIN, encode_prompt, load_tokenizer
+from ray_distil.chat.export_template import export_template, exported_tokenizer, served_prompt
+from ray_distil.chat.families import family_of, opened_mark, special_tokens
+from ray_distil.chat.reasoning_marks import THINK_BEGIN, THINK_END, split_reasoning, with_our_marks
+from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, generation_ends
 from ray_distil.config.models import resolve_model
+from ray_distil.errors import UserError
 
 TINY = resolve_model("tiny:student-base", "k")
 END, START = "<|im_end|>", "<|im_start|>"
@@ -24,6 +30,8 @@ SYSTEM = (
     " + '" + END + "\\n' }}{% endif %}"
 )
 DATED = "{{ 'Today: ' + strftime_now('%d %b %Y') + '\\n' }}"
+QUESTION, DIRECT = "What is 2 + 3?", "It is 5."
+CHAIN = "<think>\nTwo and three.\n</think>\n\nIt is 5."
 THINK = "{{ '<think>\\n' }}"
 
 
@@ -115,19 +123,59 @@ def learnt(ids: list[int], labels: list[int], model: str) -> tuple[str, str]:
     return decode(ids[: -len(known)]), decode(known)
 
 
+def of_packages(folder: Path) -> dict[str, str]:
+    """Name -> folder of the true tokenizers below FOLDER; gpt-oss' package has no template and gets one of SPECIAL."""
+    models = {}
+    for file in sorted(folder.glob("*/tokenizer_config.json")):
+        template = file.parent / "chat_template.jinja"
+        if file.parent.name == "gptoss" and not template.is_file():
+            template.write_text(SPECIAL["gpt-oss"][0])
+        if "chat_template" in file.read_text() or template.is_file():
+            models[f"{file.parent.name} (true)"] = str(file.parent)
+    return models
+
+
+def show(name: str, model: str) -> None:
+    """The form of a family: prompt, learnt texts, marks, stops; whether training, engine and export ask the same."""
+    start = time.perf_counter()
+    tokenizer, family = load_tokenizer(model), family_of(model)
+    marks = (family.begin, family.end) if family is not None else (THINK_BEGIN, THINK_END)
+    kept = "kept by engines" if special_tokens(model) else "plain"
+    stops = [tokenizer.decode([stop]) for stop in sorted(generation_ends(model))]
+    print(f"{name}\n  marks   {' ... '.join(marks)} ({kept}), stops at {' '.join(stops)}")
+
+    asked = encode_prompt([{"role": "user", "content": QUESTION}], model)
+    served = served_prompt(QUESTION, exported_tokenizer(model, export_template(model, PLAIN, None)))
+    same = asked == served
+    for completion in (DIRECT, CHAIN):
+        ids, labels = encode_example(QUESTION, completion, model)
+        prompt, text = learnt(ids, labels, model)
+        same = same and ids[: len(asked)] == asked
+        if completion is DIRECT:
+            print(f"  prompt  {prompt!r}")
+        read = with_our_marks(opened_mark(prompt) + text)
+        for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+            read = read.replace(token, "") if token not in marks else read
+        split = split_reasoning(read)[0] == ("Two and three." if completion is CHAIN else "")
+        print(f"  learnt  {text!r}{'' if split else '   NOT SPLIT AGAIN'}")
+    seconds = time.perf_counter() - start
+    print(f"  trained, asked and served are {'one prompt' if same else 'DIFFERENT PROMPTS'}; {seconds:.1f} s")
+
+
 def main(folder: Path | None) -> None:
-    made = {}
     with tempfile.TemporaryDirectory() as scratch:
+        models = {}
         for name, template in TEMPLATES.items():
             (Path(scratch) / name).mkdir()
-            made[name] = model_with(template, Path(scratch) / name)
-        found = sorted(folder.glob("*/tokenizer_config.json")) if folder else []
-        made |= {f"{f.parent.name} (true)": str(f.parent) for f in found if "chat_template" in f.read_text()}
-        for name, model in made.items():
-            ids, labels = encode_example("What is 2 + 3?", "2 + 3 = 5.", model)
-            prompt, text = learnt(ids, labels, model)
-            stops = sorted(stop_token_ids(model) | {end_of_turn(model)})
-            print(f"{name}\n  prompt  {prompt!r}\n  learnt  {text!r}\n  end {end_of_turn(model)}, stops at {stops}")
+            models[name] = model_with(template, Path(scratch) / name)
+        for name in SPECIAL:
+            (Path(scratch) / name).mkdir()
+            models[name] = special_model(name, Path(scratch) / name)
+        for name, model in (models | (of_packages(folder) if folder is not None else {})).items():
+            try:
+                show(name, model)
+            except UserError as error:
+                print(f"{name}\n  refused: {error}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ What it does not find it would fill with random numbers, and say so in a log onl
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,14 +112,16 @@ def _difference(config: Any, tensors: dict[str, Any]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers prints nothing: no bars, no table of the tensors that it misses."""
+    """Transformers prints nothing: no bars, no warnings, no table of the tensors that it misses."""
     from transformers.utils import logging
 
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:
