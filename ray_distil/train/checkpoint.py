@@ -20,6 +20,7 @@ from ray_distil.store.manifest import STUDENT
 from ray_distil.train import lora
 
 SHARD = 2**30  # bytes of a file; a larger tensor is a file of its own
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 PATTERN, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 
 
@@ -69,6 +70,9 @@ def export_student(
         saved = copy(tokenizer)
         saved.chat_template = chat_template or tokenizer.chat_template
         saved.save_pretrained(str(temporary))
+        for name in PROCESSORS:  # of a model that takes pictures too: engines ask for them
+            if (file := Path(tokenizer.name_or_path) / name).is_file():
+                shutil.copy(file, temporary / name)
     is_shared_out = engine.zero_optimization_partition_weights()
     if is_shared_out:
         engine.optimizer.checkpoint_event_prologue()  # also shares out parameters that ZeRO-3 keeps whole

@@ -1,12 +1,16 @@
 """The export file by file: what transformers writes itself, in one file or in several."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
+from ray_distil.chat.chat_templates import load_tokenizer
+from ray_distil.config.models import TINY_MODELS
 from ray_distil.train import checkpoint
 from ray_distil.train.small_copies import small_copy
 from tests.unit.test_loss import built
@@ -62,3 +66,13 @@ def test_a_file_of_converted_tensors_that_lacks_one_is_told(tmp_path: Path, monk
     monkeypatch.setattr(checkpoint, "gathered", without_one)
     with pytest.raises(RuntimeError, match=r"tensors missing \['model.layers.1.mlp.experts.0.down_proj.weight'"):
         checkpoint.write_weights(model, tmp_path, rank=0, is_shared_out=False)
+
+
+def test_the_files_of_a_processor_of_pictures_go_with_the_student(tmp_path: Path) -> None:
+    """Engines ask for them, also where only texts are read."""
+    base = Path(shutil.copytree(TINY_MODELS / "student-base", tmp_path / "base"))
+    (base / "preprocessor_config.json").write_text('{"image_processor_type": "PixtralImageProcessor"}')
+    engine = SimpleNamespace(module=of("tied"), zero_optimization_partition_weights=lambda: False)
+    written = checkpoint.export_student(engine, load_tokenizer(str(base)), 1, tmp_path / "out", rank=0)
+    assert (written / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
+    assert not (written / "processor_config.json").exists()
