@@ -10,13 +10,14 @@ Rows have `<think>` and `</think>` for all of them (`reasoning_marks.py`). An en
 a training writes the model's own marks.
 """
 
-import json
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, around_answer, load_tokenizer
+from ray_distil.chat.model_files import read_settings
 from ray_distil.chat.reasoning_marks import (
     HARMONY,
     OTHER_MARKS,
@@ -43,9 +44,8 @@ def added_tokens(model: str) -> dict[str, bool]:
         return {str(token): bool(token.special) for token in tokens}
     listed: list[dict[str, Any]] = []
     for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
-        if (file := folder / name).is_file():
-            entries = json.loads(file.read_text(encoding="utf-8")).get(key) or []
-            listed += entries.values() if isinstance(entries, dict) else entries
+        entries = read_settings(folder / name).get(key) or []
+        listed += entries.values() if isinstance(entries, dict) else entries
     return {entry["content"]: bool(entry.get("special")) for entry in listed if entry.get("content")}
 
 
@@ -54,9 +54,12 @@ def special_tokens(model: str) -> frozenset[str]:
     """The special tokens of a model among whose tokens a mark of thinking is special, so that engines would leave it out of
     their texts; else empty.
     """
-    special = frozenset(text for text, is_special in added_tokens(model).items() if is_special)
+    tokens = added_tokens(model)
+    parts = [token for token in tokens if _is_part(token)]
     marks = [THINK_BEGIN, THINK_END, *(mark for family in FAMILIES for mark in family[:4] if mark)]
-    return special if any(_is_part(token) and token in mark for token in special for mark in marks) else frozenset()
+    marks = [mark for mark in marks if _is_of(mark, parts)]
+    special = frozenset(text for text, is_special in tokens.items() if is_special)
+    return special if any(token in mark for token in special.intersection(parts) for mark in marks) else frozenset()
 
 
 @lru_cache(maxsize=32)
@@ -71,9 +74,16 @@ def family_of(model: str) -> Marks | None:
         if THINK_END in of_kind:
             return None
         for family in FAMILIES:
-            if all(any(token in mark for token in of_kind) for mark in (family.begin, family.end)):
+            if all(_is_of(mark, of_kind) for mark in (family.begin, family.end)):
                 return family
     return None
+
+
+def _is_of(mark: str, tokens: list[str]) -> bool:
+    """Whether a mark is made of tokens, and of words between them as gpt-oss' `analysis`."""
+    parts = [token for token in sorted(tokens, key=len, reverse=True) if token in mark]
+    rest = re.split("|".join(map(re.escape, parts)), mark) if parts else [mark]
+    return len(rest) > 1 and all(word.isalpha() or not word for word in rest)
 
 
 def _is_part(token: str) -> bool:
@@ -108,19 +118,26 @@ def without_specials(text: str, specials: frozenset[str]) -> str:
 
 @lru_cache(maxsize=8)
 def before_answer(model: str, settings: ChatSettings = PLAIN) -> str:
-    """What the template writes between the prompt and the assistant's text, where it holds marks: gpt-oss' channel.
+    """What the template writes between the prompt and the assistant's text, where it holds marks of the model's family:
+    gpt-oss' channel.
 
     An empty think block is none: it stands there so that earlier turns are read without their thoughts.
     """
-    between, _ = around_answer(model, settings)
     family = family_of(model)
+    if family is None:
+        return ""
+    between, _ = around_answer(model, settings)
     without_block = between
-    for begin, end in ((THINK_BEGIN, THINK_END), *([(family.begin, family.end)] if family is not None else [])):
+    for begin, end in ((THINK_BEGIN, THINK_END), (family.begin, family.end)):
         head, begin_mark, rest = without_block.partition(begin)
         thought, end_mark, tail = rest.partition(end)
-        if begin_mark and end_mark and thought.strip() in ("", family.label if family is not None else ""):
+        if begin_mark and end_mark and thought.strip() in ("", family.label):
             without_block = head + tail
-    return between if any(token in without_block for token in added_tokens(model) if _is_part(token)) else ""
+
+    # Marks of a turn alone, as where a template leaves out the head of the assistant's turn, are none of thinking.
+    marks = [mark for mark in family[:4] if mark]
+    parts = [token for token in added_tokens(model) if _is_part(token) and any(token in mark for mark in marks)]
+    return between if any(token in without_block for token in parts) else ""
 
 
 def turn_of(completion: str, opened: str, model: str, settings: ChatSettings = PLAIN) -> list[tuple[str, bool]]:
@@ -134,7 +151,7 @@ def turn_of(completion: str, opened: str, model: str, settings: ChatSettings = P
     family = next((family for family in FAMILIES if family.begin == opened), None) or family_of(model)
     has_thought = bool(thinking_of(completion))
     if family is None or not (opened or lead or has_thought):
-        return [(lead, True), (completion, False)] if lead else [(completion, False)]
+        return [(completion, False)]
 
     # Its thought, in its own marks.
     thought, conclusion = split_reasoning(completion) if has_thought else ("", completion)

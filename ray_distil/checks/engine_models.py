@@ -1,13 +1,12 @@
 """Whether vLLM can load a model: its registry of architectures, read from its source, since its import takes ten seconds."""
 
 import ast
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from ray_distil.chat.model_files import read_settings
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.store.hub import local_copy
 
@@ -24,8 +23,8 @@ OWN_CLASS = {"trust_remote_code", "hf_overrides", "config_format", "model_impl",
 
 def wrong_model(model: str, engine: EngineConfig) -> Iterator[tuple[str, str]]:
     """`(engine argument or "", what is wrong)` of a model that vLLM would refuse when its engines start."""
-    settings = _settings(model)
-    if settings is None or OWN_CLASS & engine.engine_kwargs.keys():
+    settings = read_settings(Path(local_copy(model)) / "config.json")
+    if OWN_CLASS & engine.engine_kwargs.keys():
         return
     if unknown := unknown_classes(settings.get("architectures") or []):
         yield "", f"vLLM has no class for {unknown}; give another model, or ask for it at an endpoint"
@@ -61,9 +60,3 @@ def known_classes() -> frozenset[str]:
             keys = node.value.keys  # type: ignore[attr-defined]
             names |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
     return frozenset(names)
-
-
-def _settings(model: str) -> dict[str, Any] | None:
-    """config.json of a model; None where it is not on this machine."""
-    file = Path(local_copy(model)) / "config.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

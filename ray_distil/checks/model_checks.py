@@ -18,7 +18,7 @@ from ray_distil.chat.chat_templates import (
     writes_today,
 )
 from ray_distil.chat.families import added_tokens, has_marks
-from ray_distil.chat.model_files import read_config, trust
+from ray_distil.chat.model_files import needs_tokenizer_code, read_config, trust
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_BEGIN
 from ray_distil.chat.tokenization import encode_example
@@ -70,8 +70,16 @@ def findings(checked: CheckedModel) -> Iterator[Finding]:
 
 
 def example(checked: CheckedModel) -> Iterator[Finding]:
-    """Of a student: tries to make an example, which raises UserError where its template or tokenizer cannot."""
+    """Of a student: tries to make an example, which raises UserError where its template or tokenizer cannot.
+
+    An engine may run code of the model's repository; a training does not.
+    """
     if checked.engine is None:
+        if needs_tokenizer_code(checked.model):
+            raise UserError(
+                f"the tokenizer of {checked.name} is code of its repository, which a training does not run; "
+                "train another student"
+            )
         encode_example("question", "answer", checked.model, None, checked.system_prompt, checked.chat)
     yield from ()
 
@@ -214,8 +222,9 @@ def _largest_id(model: str) -> int:
 def weights(checked: CheckedModel) -> Iterator[Finding]:
     """Files of weights that are missing or half."""
     load_format = checked.engine.engine_kwargs.get("load_format") if checked.engine is not None else None
+    trained = checked.engine is None
     if Path(checked.model).is_dir() and load_format is None:
-        yield from (Finding(checked.section, mistake) for mistake in weight_files.wrong_files(checked.model))
+        yield from (Finding(checked.section, mistake) for mistake in weight_files.wrong_files(checked.model, trained))
 
 
 def engines(checked: CheckedModel) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from ray_distil.chat.model_files import read_config
 from ray_distil.errors import UserError
@@ -21,24 +22,28 @@ from ray_distil.store.storage import Folder
 from ray_distil.train.small_copies import without_weights
 
 INDEX = ".index.json"
+SAFE_INDEX = f"model.safetensors{INDEX}"
 # In the order in which Transformers looks for them.
-NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+NAMES = ("model.safetensors", SAFE_INDEX, "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 POINTER = b"version https://git-lfs"
 ADAPTER = "adapter_config.json"
 NUM_SHOWN = 3  # names in a message
 
 
-def wrong_files(model: str) -> Iterator[str]:
-    """What is wrong with the weight files of a model folder, whatever reads them: none, parts that are missing, half files."""
+def wrong_files(model: str, trained: bool = False) -> Iterator[str]:
+    """What is wrong with the weight files of a model folder: none, parts that are missing, half files.
+
+    trained: Transformers loads them; else vLLM.
+    """
     folder = Folder(model)
     sizes = {name: size for name, size in folder.sizes().items() if name.endswith(SUFFIXES)}
     if not sizes:
         yield f"{str(folder)!r} has no weights (*.safetensors); copy the whole model"
         return
 
-    # An index names all parts.
-    for index in folder.files(suffix=INDEX):
+    # An index that is read names all parts.
+    for index in _indices(folder, trained):
         missing = sorted(set(_weight_map(folder, index).values()) - sizes.keys())
         if missing:
             yield f"{index} of {str(folder)!r} names {_some(missing)}, and there is no such file; copy the whole model"
@@ -49,6 +54,16 @@ def wrong_files(model: str) -> Iterator[str]:
             yield f"{str(folder / name)!r} is a pointer of Git LFS, and no weights; run `git lfs pull` in that folder"
         elif name.endswith(".safetensors") and (mistake := _half(folder, name, size)):
             yield f"{str(folder / name)!r} is no whole file of weights ({mistake}); copy it again"
+
+
+def _indices(folder: Folder, trained: bool) -> list[str]:
+    """The indices that are read. One beside them may stand for files that nobody has copied, as a hub's pickles."""
+    present = [name for name in NAMES if folder.exists(name)]
+    if not present:
+        return folder.files(suffix=INDEX)
+    # vLLM leaves out what the index of safetensors does not name, even where one file holds all.
+    read = {present[0]} if trained else {present[0], SAFE_INDEX}
+    return [name for name in present if name in read and name.endswith(INDEX)]
 
 
 def wrong_student(model: str) -> str:
@@ -154,7 +169,8 @@ def _of_pickle(folder: Folder, file: str) -> dict[str, Any]:
 
     assert folder.local is not None
     try:
-        return dict(torch.load(folder.local / file, map_location="meta", weights_only=True, mmap=True))
+        in_parts = is_zipfile(folder.local / file)  # files of old versions of torch are no archives
+        return dict(torch.load(folder.local / file, map_location="meta", weights_only=True, mmap=in_parts))
     except Exception as error:  # of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         raise UserError(f"{str(folder / file)!r} is no file of weights ({reason}); copy it again") from error

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, chat_settings
+from ray_distil.chat.families import family_of
 from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
 from ray_distil.config import TrainingConfig
 from ray_distil.config.models import beyond_tiny
@@ -103,7 +104,10 @@ class Packed(Stage):
 def settings_of(run: Run, student: str, training: TrainingConfig) -> StageSettings:
     chat = chat_settings(student, training.chat_template_kwargs, run.date)
     prompt = {"tokenizer": model_fingerprint(student), "system_prompt": training.system_prompt, "chat": asdict(chat)}
-    return StageSettings(values_of(run.config.packing, FIRST_KEYS) | prompt)
+    # Examples in which a family's marks of thinking were text are others.
+    family = family_of(student) if run.config.packing.template is None else None
+    marks = {"marks": family.end} if family is not None else {}
+    return StageSettings(values_of(run.config.packing, FIRST_KEYS) | prompt | marks)
 
 
 def best_fit(lengths: list[int], max_length: int) -> list[list[int]]:

@@ -12,8 +12,13 @@ from ray_distil.chat.reasoning_marks import split_reasoning, with_our_marks
 from ray_distil.chat.tokenization import encode_example, generation_ends, token_ids
 from ray_distil.checks import model_checks
 from ray_distil.checks.model_checks import CheckedModel
+from ray_distil.config import load
 from ray_distil.config.engine_config import EngineConfig
+from ray_distil.config.models import resolve_models
+from ray_distil.errors import UserError
 from ray_distil.generate.token_rows import encode_batch, finish_batch, finish_options
+from ray_distil.runner.runs import Run
+from ray_distil.stages import packed
 from tests.chat_families import END, OPEN, SPECIAL, TEMPLATES, family, learnt, model_with, special_model, with_tokens
 
 THOUGHT, ANSWER = "Two and three make five.", "It is \\boxed{5}."
@@ -119,6 +124,45 @@ def test_marks_of_a_chat_are_no_marks_of_thinking(tmp_path: Path) -> None:
     params, row = answered(CHAIN, folder, "<|end|>")
     assert "skip_special_tokens" not in params
     assert (row["finish_reason"], split_reasoning(row["generated_text"])) == ("stop", (THOUGHT, ANSWER))
+
+
+def test_a_part_of_a_mark_is_no_family(tmp_path: Path) -> None:
+    """A token that marks of several families share, as Kimi's and gpt-oss', beside the thinking of Qwen."""
+    folder = model_with(TEMPLATES["Qwen2.5"], tmp_path)
+    with_tokens(tmp_path, ["<|sep|>", "<|message|>"])
+    assert families.family_of(folder) is None
+    assert families.special_tokens(folder) == frozenset()
+
+
+def test_a_template_without_the_head_of_the_turn_is_no_family(tmp_path: Path) -> None:
+    """It looks at no add_generation_prompt: the head is not learnt, which engines would leave in the texts as a word."""
+    template = TEMPLATES["Qwen2.5"].partition("{% if add_generation_prompt %}")[0]
+    folder = model_with(template, tmp_path)
+    _, labels = encode_example("What is 2 + 3?", ANSWER, folder)
+    assert [label for label in labels if label >= 0] == token_ids(ANSWER + END, folder)
+
+
+def test_examples_in_the_marks_of_a_family_are_packed_anew(model: tuple[str, str], tmp_path: Path) -> None:
+    """Those of an earlier version had its marks as text; those of other models stay."""
+
+    def values(student: str) -> dict[str, Any]:
+        config = load(None, [f"run.storage_path={tmp_path}", f"training.student={student}"])
+        run = Run(config, resolve_models(config))
+        assert config.training is not None
+        return packed.settings_of(run, run.models["training.student"], config.training).values
+
+    assert values(model[1])["marks"]
+    assert "marks" not in values("tiny:student-base")
+
+
+def test_a_file_of_a_tokenizer_that_is_no_json_is_told(tmp_path: Path) -> None:
+    folder = model_with(TEMPLATES["Qwen2.5"], tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    for engine in (None, EngineConfig(model_source=folder)):
+        (finding,) = model_checks.findings(CheckedModel("teachers.slow", folder, engine=engine))
+        assert "tokenizer_config.json' is no JSON file of a model" in finding.text
+    with pytest.raises(UserError, match="copy it again"):
+        families.special_tokens(folder)
 
 
 def test_an_engine_does_not_stop_behind_the_thought_of_gpt_oss(tmp_path: Path) -> None:

@@ -157,7 +157,12 @@ class KimiTokenizer(PreTrainedTokenizerFast):
     source = f"teachers.direct.engine.model_source={folder}"
     with pytest.raises(UserError, match=r"teachers.direct: .*set engine_kwargs.trust_remote_code=true to run it"):
         check(source)
-    assert check(source, "teachers.direct.engine.engine_kwargs.trust_remote_code=true") == []
+    trusted = "teachers.direct.engine.engine_kwargs.trust_remote_code=true"
+    assert check(source, trusted) == []
+    with pytest.raises(
+        UserError, match=r"training.student: .* is code of its repository, which a training does not run"
+    ):
+        check(source, trusted, f"training.student={folder}")
 
 
 def test_positions_that_are_scaled_are_for_vllm_to_judge(tmp_path: Path) -> None:

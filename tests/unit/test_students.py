@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ray_distil.chat.auto_classes import AutoConfig
+from ray_distil.chat.model_files import trust
 from ray_distil.checks import engine_models, trial_step, weight_files
 from ray_distil.config import load
 from ray_distil.config.engine_config import EngineConfig
@@ -68,8 +69,8 @@ def adapter(folder: Path, alone: bool) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
 
 
-def pickled(folder: Path) -> None:
-    torch.save(load_file(folder / WEIGHTS), folder / PICKLE)
+def pickled(folder: Path, **options: Any) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / PICKLE, **options)
     (folder / WEIGHTS).unlink()
 
 
@@ -81,7 +82,7 @@ def pointer(folder: Path, name: str) -> None:
 def wrong(folder: Path) -> str:
     """What the checks say of a student's files, as preflight asks them."""
     try:
-        return "\n".join(weight_files.wrong_files(str(folder))) or weight_files.wrong_student(str(folder))
+        return "\n".join(weight_files.wrong_files(str(folder), trained=True)) or weight_files.wrong_student(str(folder))
     except UserError as error:
         return str(error)
 
@@ -111,6 +112,11 @@ def test_weights_that_are_not_there_are_told(change: Callable[[Path], Any], says
     assert says in wrong(folder)
 
 
+def index_of_absent_files(folder: Path, name: str) -> None:
+    """As in a copy of a hub's model without its pickles."""
+    (folder / name).write_text('{"metadata": {}, "weight_map": {"model.norm.weight": "absent-00001-of-00002.bin"}}')
+
+
 def extra(folder: Path) -> None:
     """A tensor that no class has, as the layers for several tokens at once (mtp) of published models."""
     write(folder, load_file(folder / WEIGHTS) | {"model.mtp.0.weight": torch.zeros(2, 2)})
@@ -130,13 +136,27 @@ def head_written(folder: Path) -> None:
         extra,
         head_written,  # tied, and written twice
         lambda f: settings(f, quantization_config=None),
+        lambda f: index_of_absent_files(f, f"{PICKLE}.index.json"),
+        lambda f: index_of_absent_files(f, "consolidated.safetensors.index.json"),
+        lambda f: index_of_absent_files(f, f"{WEIGHTS}.index.json"),
+        lambda f: pickled(f, _use_new_zipfile_serialization=False),
+        # A class of Transformers is taken before one of the repository.
+        lambda f: settings(f, auto_map={"AutoConfig": "absent.Config"}),
         lambda f: (f / "optimizer.bin").write_bytes(b"not of the model"),
         lambda f: write(f, {name: tensor.half() for name, tensor in load_file(f / WEIGHTS).items()}),
     ],
 )
 def test_whole_files_pass(change: Callable[[Path], Any], folder: Path) -> None:
     change(folder)
+    trust(str(folder), {"trust_remote_code": True})  # of an engine that asks the same model
     assert wrong(folder) == ""
+
+
+def test_an_engine_reads_what_its_index_names(folder: Path) -> None:
+    index_of_absent_files(folder, f"{PICKLE}.index.json")
+    assert list(weight_files.wrong_files(str(folder))) == []
+    index_of_absent_files(folder, f"{WEIGHTS}.index.json")  # vLLM leaves out all files that it does not name
+    assert "names absent-00001-of-00002.bin" in next(weight_files.wrong_files(str(folder)))
 
 
 def test_a_training_ends_where_a_weight_would_be_random(folder: Path) -> None:
