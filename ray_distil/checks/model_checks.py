@@ -223,7 +223,8 @@ def weights(checked: CheckedModel) -> Iterator[Finding]:
     """Files of weights that are missing or half."""
     load_format = checked.engine.engine_kwargs.get("load_format") if checked.engine is not None else None
     trained = checked.engine is None
-    if Path(checked.model).is_dir() and load_format is None:
+    is_folder = "://" in checked.model or Path(checked.model).is_dir()
+    if is_folder and load_format is None:
         yield from (Finding(checked.section, mistake) for mistake in weight_files.wrong_files(checked.model, trained))
 
 

@@ -164,6 +164,8 @@ def _not_loaded(student: str, training: TrainingConfig) -> Iterator[Finding]:
         mistake = weight_files.wrong_student(student)
     except (UserError, OSError) as error:
         mistake = str(error)
+    except ValueError as error:  # Transformers', of a config.json
+        mistake = f"{_first(error)}; train another student"
     if mistake:
         yield Finding("training.student", mistake)
     elif training.lora is not None and (text := wrong_targets(student, training.lora.target_modules)):

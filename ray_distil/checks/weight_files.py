@@ -69,7 +69,7 @@ def _indices(folder: Folder, trained: bool) -> list[str]:
 def wrong_student(model: str) -> str:
     """Why a model cannot be trained from its files, and what to do; "" if it can.
 
-    model: a folder, or ORG/NAME@COMMIT, whose headers the hub sends. Raises UserError where a file cannot be read, and what
+    model: a folder, or ORG/NAME@COMMIT, whose headers are in the hub's cache or are sent by the hub. Raises UserError where a file cannot be read, and what
     Transformers raises for a configuration that it does not know.
     """
     place, config = local_copy(model), read_config(model)
@@ -92,19 +92,29 @@ def headers(model: str) -> dict[str, Any] | None:
     Raises UserError where there are none.
     """
     if hub.is_hub_name(model) and not Path(model).is_dir():
-        return _of_hub(model)
+        cached = Folder(local_copy(model))
+        if not _is_whole(cached):
+            return _of_hub(model)
+        model = str(cached)
     folder = Folder(model)
     name = next((name for name in NAMES if folder.exists(name)), None)
     if name is None:
         adapter = f"only an adapter ({ADAPTER}); merge it into its model" if folder.exists(ADAPTER) else "none of them"
         raise UserError(f"Transformers loads {', '.join(NAMES)}, and {str(folder)!r} has {adapter}")
-    files = sorted(set(_weight_map(folder, name).values())) if name.endswith(INDEX) else [name]
+    files = sorted(set(_weight_map(folder, name, trained=True).values())) if name.endswith(INDEX) else [name]
     if folder.local is None and files[0].endswith(".bin"):
         return None  # a pickle cannot be read in part
     tensors = dict[str, Any]()
     for file in files:
         tensors |= _of_pickle(folder, file) if file.endswith(".bin") else _of_header(_header(folder, file))
     return tensors
+
+
+def _is_whole(folder: Folder) -> bool:
+    """Whether all files are there that Transformers would load; a hub's cache may have some of them."""
+    name = next((name for name in NAMES if folder.exists(name)), None)
+    files = _weight_map(folder, name).values() if name is not None and name.endswith(INDEX) else [name]
+    return name is not None and set(files) <= set(folder.files())
 
 
 def _difference(config: Any, tensors: dict[str, Any]) -> str:
@@ -204,10 +214,13 @@ def _begin(folder: Folder, file: str, num_bytes: int) -> bytes:
         return bytes(stream.read(num_bytes))
 
 
-def _weight_map(folder: Folder, index: str) -> dict[str, str]:
-    """Tensor -> file, of an index. Raises UserError where it is none."""
+def _weight_map(folder: Folder, index: str, trained: bool = False) -> dict[str, str]:
+    """Tensor -> file, of an index. Raises UserError where it is none; trained: as Transformers reads it."""
     try:
-        return dict(json.loads(folder.read_text(index))["weight_map"])
+        values = json.loads(folder.read_text(index))
+        if trained:
+            _ = values["metadata"]  # Transformers takes no index without it
+        return dict(values["weight_map"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{str(folder / index)!r} is no index of weights ({error}); copy it again") from error
 

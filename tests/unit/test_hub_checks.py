@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from ray_distil.checks import preflight
+from ray_distil.checks import preflight, weight_files
 from ray_distil.config import load
 from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.runner import frozen
+from ray_distil.store import hub
 from tests.fake_hub import FakeHub
 
 SLOW, STUDENT = "org/teacher", "org/student"
@@ -91,6 +92,20 @@ def test_a_student_whose_files_or_class_are_not_right_is_told_without_a_cache(we
     web.push("org/tomorrow", files_of("teacher-r1", architectures=["OfTomorrowForCausalLM"]))
     with pytest.raises(UserError, match=r"teachers.slow: vLLM has no class for OfTomorrowForCausalLM"):
         check(tmp_path, "teachers.slow.engine.model_source=org/tomorrow")
+
+
+def test_weights_in_the_cache_are_read_there(web: FakeHub) -> None:
+    """Where the hub is away, as on a cluster without a network."""
+    whole = web.push(STUDENT, files_of("student-base"))
+    half = web.push("org/half", files_of("student-base") | {WEIGHTS: header(TINY_MODELS / "student-base" / WEIGHTS, 5)})
+    models = f"{STUDENT}@{whole}", f"org/half@{half}"
+    for model in models:
+        hub.snapshot(model, weights=True)
+    hub.snapshot(models[0], weights=False)
+    web.status = 403
+    hub.snapshot.cache_clear()
+    assert weight_files.wrong_student(models[0]) == ""
+    assert "its files lack 6 of its tensors" in weight_files.wrong_student(models[1])
 
 
 def test_a_hub_that_sends_no_file_is_told(web: FakeHub, tmp_path: Path) -> None:

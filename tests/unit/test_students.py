@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ from safetensors.torch import load_file, save_file
 
 from ray_distil.chat.auto_classes import AutoConfig
 from ray_distil.chat.model_files import trust
-from ray_distil.checks import engine_models, trial_step, weight_files
+from ray_distil.checks import engine_models, model_checks, preflight, trial_step, weight_files
+from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.config import load
 from ray_distil.config.engine_config import EngineConfig
 from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import StageError, UserError
+from ray_distil.store.schemas import stable_id
+from ray_distil.store.storage import Folder
 from ray_distil.train.small_copies import small_copy, unreached
 from ray_distil.train.student_engine import freeze_unreached, load_student
 from tests.architectures import folder_of, verdict
+from tests.object_store import ObjectStore, store_with_credentials
 
 STUDENT = TINY_MODELS / "student-base"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 3585672\n"
-WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
+WEIGHTS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"
 
 
 @pytest.fixture
@@ -152,11 +156,56 @@ def test_whole_files_pass(change: Callable[[Path], Any], folder: Path) -> None:
     assert wrong(folder) == ""
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with store_with_credentials(tmp_path_factory.mktemp("s3") / "log") as store:
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: None, ""),
+        (lambda f: shards(f, 2, index=True), ""),
+        (lambda f: shards(f, 1, index=True), "there is no such file; copy the whole model"),
+        (lambda f: pointer(f, WEIGHTS), "is a pointer of Git LFS"),
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]), "is no whole file of weights"),
+    ],
+)
+def test_a_model_in_an_object_store_is_checked_too(
+    change: Callable[[Path], Any], says: str, folder: Path, store: ObjectStore, request: pytest.FixtureRequest
+) -> None:
+    change(folder)
+    uri = store.uri(stable_id(request.node.name))
+    for file in folder.iterdir():
+        Folder(uri).write_bytes(file.name, file.read_bytes())
+    for engine in (None, EngineConfig(model_source=uri)):
+        findings = list(model_checks.weights(CheckedModel("training.student", uri, engine=engine)))
+        assert len(findings) == bool(says)
+        assert says in "".join(finding.text for finding in findings)
+
+
 def test_an_engine_reads_what_its_index_names(folder: Path) -> None:
     index_of_absent_files(folder, f"{PICKLE}.index.json")
     assert list(weight_files.wrong_files(str(folder))) == []
     index_of_absent_files(folder, f"{WEIGHTS}.index.json")  # vLLM leaves out all files that it does not name
     assert "names absent-00001-of-00002.bin" in next(weight_files.wrong_files(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: settings(f, quantization_config={}), "has no `quant_method` attribute"),
+        (lambda f: (shards(f, 2, index=True), (f / INDEX).write_text('{"weight_map": {"x": "y"}}')), "no index of weights ('metadata')"),
+    ],
+)  # fmt: skip
+def test_what_transformers_refuses_ends_with_a_line(change: Callable[[Path], Any], says: str, folder: Path) -> None:
+    change(folder)
+    training = load(None, []).training
+    assert training is not None
+    (finding,) = preflight._not_loaded(str(folder), training)
+    assert finding.is_error
+    assert says in finding.text
 
 
 def test_a_training_ends_where_a_weight_would_be_random(folder: Path) -> None:
