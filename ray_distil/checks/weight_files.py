@@ -122,7 +122,11 @@ def _difference(config: Any, tensors: dict[str, Any]) -> str:
     with quiet():
         empty = without_weights(config)
         options = {"state_dict": tensors, "device_map": "meta", "ignore_mismatched_sizes": True}
-        _, loaded = type(empty).from_pretrained(None, config=empty.config, output_loading_info=True, **options)
+        try:
+            _, loaded = type(empty).from_pretrained(None, config=empty.config, output_loading_info=True, **options)
+        except RuntimeError as error:  # of several tensors it makes one, as of experts, and some are not there
+            reason = str(error).partition("!")[0].partition(". ")[0]
+            return f"Transformers cannot put its tensors together ({reason}); copy the whole model"
 
     if missing := sorted(loaded["missing_keys"]):
         unused = sorted(loaded["unexpected_keys"])

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
@@ -165,11 +166,15 @@ def local_copy(model: str, weights: bool = False, cache: str | None = None, ever
             if not target.is_dir():
                 with tempfile.TemporaryDirectory(dir=target.parent) as staging:
                     folder = Path(staging) / "model"
-                    source.download(folder, lambda name: weights or not name.endswith((".safetensors", ".bin", ".pt")))
+                    source.download(folder, lambda name: weights or not _is_weights(name))
                     folder.rename(target)
                 _remove_unused(target.parent)
     os.utime(target)
     return str(target)
+
+
+def _is_weights(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
 
 def _remove_unused(copies: Path) -> None:

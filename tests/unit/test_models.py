@@ -73,11 +73,11 @@ def test_a_model_in_an_object_store_is_copied_once_until_it_changes(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store = Folder.at("mock://copied-models/student")
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "consolidated.00.pth", "model.safetensors"):
         store.write_text(name, "1")
     small, whole = Path(local_copy(store.uri)), Path(local_copy(store.uri, weights=True))
     assert [file.name for file in small.iterdir()] == ["config.json"]
-    assert sorted(file.name for file in whole.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in whole.iterdir()) == ["config.json", "consolidated.00.pth", "model.safetensors"]
     assert local_copy(store.uri) == str(small)
     store.write_text("config.json", "another")
     assert (Path(local_copy(store.uri)) / "config.json").read_text() == "another"

@@ -156,6 +156,16 @@ def test_whole_files_pass(change: Callable[[Path], Any], folder: Path) -> None:
     assert wrong(folder) == ""
 
 
+def test_an_expert_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """Transformers makes one tensor of all experts."""
+    small_copy(AutoConfig.for_model("qwen3_moe"), "sdpa").save_pretrained(tmp_path)
+    assert weight_files.wrong_student(str(tmp_path)) == ""
+    tensors = load_file(tmp_path / WEIGHTS)
+    del tensors[next(name for name in tensors if ".experts.1.up_proj" in name)]
+    write(tmp_path, tensors)
+    assert "cannot put its tensors together" in weight_files.wrong_student(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with store_with_credentials(tmp_path_factory.mktemp("s3") / "log") as store:
