@@ -16,8 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ray_distil.chat.chat_templates import PLAIN, ChatSettings, around_answer, load_tokenizer
+from ray_distil.chat.chat_templates import PLAIN, ChatSettings, around_answer, load_tokenizer, render_prompt
 from ray_distil.chat.model_files import read_settings
+from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import (
     HARMONY,
     OTHER_MARKS,
@@ -31,6 +32,7 @@ from ray_distil.chat.reasoning_marks import (
 from ray_distil.store.hub import local_copy
 
 FAMILIES = (HARMONY, *OTHER_MARKS)
+SWITCHES = ("enable_thinking", "thinking")  # variables of templates: Qwen3, GLM, SmolLM3; DeepSeek-V3.1, Granite
 FEWEST = 4  # characters of a token that is a part of a mark; "<" is none
 HANDS_OVER = "<|end|><|start|>assistant"  # gpt-oss: between its thought and its answer
 
@@ -107,6 +109,25 @@ def opened_mark(prompt: str) -> str:
     """The mark by which a prompt opens the thinking, as the templates of R1 and Command A do; "" where it opens none."""
     text = prompt.rstrip()
     return next((mark for mark in (THINK_BEGIN, *(family.begin for family in FAMILIES)) if text.endswith(mark)), "")
+
+
+def thinking_switch(model: str, settings: ChatSettings = PLAIN) -> tuple[str, bool] | None:
+    """`(variable, thinks)`: the variable of a template that switches the thinking, and whether the model thinks as it is set
+    now. None where there is none, or where it changes no prompt.
+    """
+    variables = json.loads(settings.template_kwargs)
+    question = instruction_messages("question")
+    present = render_prompt(question, model, settings)
+    for name in SWITCHES:
+        if name not in str(load_tokenizer(model).chat_template):
+            continue
+        on, off = (
+            render_prompt(question, model, ChatSettings.of(variables | {name: value}, settings.date))
+            for value in (True, False)
+        )
+        if on != off and present in (on, off):
+            return name, present == on
+    return None
 
 
 def without_specials(text: str, specials: frozenset[str]) -> str:

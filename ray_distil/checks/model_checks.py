@@ -17,7 +17,7 @@ from ray_distil.chat.chat_templates import (
     writes_date,
     writes_today,
 )
-from ray_distil.chat.families import added_tokens, has_marks
+from ray_distil.chat.families import added_tokens, has_marks, thinking_switch
 from ray_distil.chat.model_files import needs_tokenizer_code, read_config, trust
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_BEGIN
@@ -29,7 +29,7 @@ from ray_distil.errors import UserError
 from ray_distil.generate import engine, token_rows
 from ray_distil.store.hub import local_copy
 
-SLOW = "teachers.slow"
+SLOW, DIRECT = "teachers.slow", "teachers.direct"
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,25 @@ def template(checked: CheckedModel) -> Iterator[Finding]:
 
 
 def thinking(checked: CheckedModel) -> Iterator[Finding]:
-    """A remark where a slow teacher has no mark of thinking: neither its tokenizer, nor its template, nor its prompt."""
-    if checked.section != SLOW or checked.engine is None or THINK_BEGIN in (checked.system_prompt or ""):
+    """Remarks on a slow teacher that does not think, or has no mark of it, and on a direct one that does."""
+    if checked.engine is None or checked.section not in (SLOW, DIRECT):
+        return
+
+    # Its template's switch stands the wrong way.
+    switch = thinking_switch(checked.model, checked.chat)
+    if switch is not None and switch[1] == (checked.section == DIRECT):
+        name, thinks = switch
+        advice = (
+            "its thoughts are not learnt, but cost tokens" if thinks else "it is asked for answers without thoughts"
+        )
+        yield remark(
+            checked.section,
+            f"{checked.name} {'thinks' if thinks else 'does not think'} as its template is set: {advice}; set "
+            f"{checked.engine_key}.chat_template_kwargs={{{name}: {str(not thinks).lower()}}}",
+        )
+
+    # Of a slow one, no mark is known.
+    if checked.section == DIRECT or THINK_BEGIN in (checked.system_prompt or ""):
         return
     texts = (str(load_tokenizer(checked.model).chat_template), *added_tokens(checked.model))
     if not has_marks(texts):

@@ -7,7 +7,13 @@ import pyarrow as pa
 import pytest
 
 from ray_distil.chat import families
-from ray_distil.chat.chat_templates import kept_system_prompt, load_tokenizer, render_prompt, replaced_system_prompt
+from ray_distil.chat.chat_templates import (
+    ChatSettings,
+    kept_system_prompt,
+    load_tokenizer,
+    render_prompt,
+    replaced_system_prompt,
+)
 from ray_distil.chat.reasoning_marks import split_reasoning, with_our_marks
 from ray_distil.chat.tokenization import encode_example, generation_ends, token_ids
 from ray_distil.checks import model_checks
@@ -99,6 +105,7 @@ def test_what_is_learnt_is_what_the_model_writes(model: tuple[str, str], complet
 def test_other_families_learn_the_completion_as_it_is(name: str, tmp_path: Path) -> None:
     folder = model_with(TEMPLATES[name], tmp_path)
     assert families.special_tokens(folder) == frozenset()
+    assert families.thinking_switch(folder) is None
     assert families.family_of(folder) is None
     assert families.before_answer(folder) == ""
     opened = families.opened_mark(render_prompt(QUESTION, folder))
@@ -229,3 +236,29 @@ def test_a_slow_teacher_without_marks_is_told(tmp_path: Path) -> None:
     (tmp_path / "none" / "tokenizer.json").write_text(tokenizer)
     assert told(str(tmp_path / "none"))[0].startswith("none has no mark of thinking among its tokens")
     assert told(str(tmp_path / "none"), "Think within <think> and </think>.") == []
+
+
+SWITCHED = {  # what the prompt ends with, thinking or not
+    "Qwen3": "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}",
+    "DeepSeek-V3.1": "{{ '<think>' if thinking else '</think>' }}",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "thinks"), [("Qwen3", "enable_thinking", True), ("DeepSeek-V3.1", "thinking", False)]
+)
+def test_a_teacher_that_thinks_where_it_should_not_is_told(
+    name: str, variable: str, thinks: bool, tmp_path: Path
+) -> None:
+    folder = model_with(family(OPEN + "' + m.content + '" + END, opened=SWITCHED[name]), tmp_path)
+
+    def told(section: str, **variables: bool) -> list[str]:
+        engine = EngineConfig(model_source=folder, chat_template_kwargs=variables)
+        checked = CheckedModel(section, folder, ChatSettings.of(variables), None, f"{section}.engine", engine)
+        return [finding.text for finding in model_checks.thinking(checked)]
+
+    assert families.thinking_switch(folder) == (variable, thinks)
+    wrong, right = ("teachers.direct", "teachers.slow") if thinks else ("teachers.slow", "teachers.direct")
+    (text,) = told(wrong)
+    assert text.endswith(f"set {wrong}.engine.chat_template_kwargs={{{variable}: {str(not thinks).lower()}}}")
+    assert told(wrong, **{variable: not thinks}) == told(right) == told("evaluation") == []
