@@ -23,7 +23,7 @@ from ray_distil.store.hub import local_copy
 PROBE = "probe-of-this-run"
 JINJA_CLOCK = "strftime_now"  # the function by which templates write today's date
 # Four words or more of a line, without marks; and lines of a date, which have a remark of their own.
-SENTENCE = re.compile(r"[A-Z][\w'’,;-]*(?: [\w'’,;-]+){3,}[.!?]?")
+SENTENCE = re.compile(r"[^\W\d_][\w'’,;-]*(?: [\w'’,;-]+){3,}[.!?]?")
 OF_DATES = re.compile(r"\b(?:date|today|cutoff)\b", re.IGNORECASE)
 CLOCK = re.compile(JINJA_CLOCK + r"\(\s*(['\"])(.*?)\1\s*\)")
 
@@ -144,14 +144,13 @@ def default_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
 @lru_cache(maxsize=32)
 def kept_system_prompt(model: str, settings: ChatSettings = PLAIN) -> str:
     """The sentences that the template writes before the user's turn, whether a system turn is given or not (gpt-oss)."""
-    if not takes_system_turn(model, settings):
-        return ""
     user = {"role": "user", "content": "question"}
-    system_turn, none = (
-        render_prompt(messages, model, settings).partition("question")[0]
-        for messages in ([{"role": "system", "content": PROBE}, user], [user])
-    )
-    return " ".join(line for line in SENTENCE.findall(none) if line in system_turn and not OF_DATES.search(line))
+    turns = [[user], [{"role": "system", "content": PROBE}, user]]
+    if not takes_system_turn(model, settings):
+        turns.pop()  # a system prompt would go into the user's turn
+    heads = [render_prompt(messages, model, settings).partition("question")[0] for messages in turns]
+    sentences = SENTENCE.findall(heads[0])
+    return " ".join(text for text in sentences if text in heads[-1] and not OF_DATES.search(text))
 
 
 @lru_cache(maxsize=32)

@@ -182,12 +182,15 @@ def turn_of(completion: str, opened: str, model: str, settings: ChatSettings = P
     if thinking_is_open(completion):
         return pieces
 
-    # Its answer.
+    # Its answer. A mark of words stands on a line of its own.
     if family is HARMONY:
         pieces += [(HANDS_OVER, True)] if thought else []
         return [*pieces, (lead or family.end, True), (conclusion, False)]
-    ends = family.end if thought or opened else ""
-    return [*pieces, (ends + (family.conclusion if ends else lead), True), (conclusion, False)]
+    if not (thought or opened):
+        return [*pieces, (lead, True), (conclusion, False)]
+    if " " in family.end:
+        return [*pieces, ("\n" if thought else "", False), (f"{family.end}\n", True), (conclusion, False)]
+    return [*pieces, (family.end + family.conclusion, True), (conclusion, False)]
 
 
 def behind_opened_block(completion: str) -> str:

@@ -18,7 +18,7 @@ from ray_distil.errors import UserError
 from ray_distil.store.hub import local_copy
 
 IGNORE_INDEX = -100
-LONGEST_MARK = 16  # tokens of a mark by which a prompt opens the thinking
+LONGEST_MARK = 64  # tokens of a mark by which a prompt opens the thinking
 
 
 def token_ids(text: str, model: str) -> list[int]:

@@ -118,13 +118,14 @@ def finish_batch(
     stop_ids: frozenset[int],
     think_end_ids: list[int],
     model: str,
-    specials: frozenset[str] = frozenset(),
+    specials: frozenset[str] | None = None,
     trust_remote_code: bool = False,
 ) -> pa.Table:
     """ray.data.llm's output in the columns of the contract. A row's `finished_at` is the time of its whole batch.
 
-    specials: special tokens that the engine has left in its texts; see `families.special_tokens`.
+    specials: special tokens that the engine has left in its texts; None: see `families.special_tokens`.
     """
+    specials = special_tokens(model) if specials is None else specials
     trust(model, {TRUST: trust_remote_code})
     rows, now = [], time.time()
     for row in table.to_pylist():

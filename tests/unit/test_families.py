@@ -204,6 +204,7 @@ SYSTEM = "<|im_start|>system\\n"
         (f"{{{{ '{SYSTEM}{OWN}{END}' }}}}{{% if messages[0].role == 'system' %}}{{{{ messages[0].content }}}}{{% endif %}}", True, False),
         (f"{{{{ '{SYSTEM}' + (messages[0].content if messages[0].role == 'system' else '{OWN}') + '{END}' }}}}", False, True),
         (f"{{% if messages[0].role == 'system' %}}{{{{ '{SYSTEM}' + messages[0].content + '{END}' }}}}{{% endif %}}", False, False),
+        (f"{{{{ '{SYSTEM}{OWN}{END}' }}}}", True, False),
         (f"{{{{ '{SYSTEM}Cutting Knowledge Date: December 2023' }}}}{{{{ messages[0].content if messages[0].role == 'system' else '' }}}}", False, False),
     ],
 )  # fmt: skip
@@ -236,6 +237,18 @@ def test_a_slow_teacher_without_marks_is_told(tmp_path: Path) -> None:
     (tmp_path / "none" / "tokenizer.json").write_text(tokenizer)
     assert told(str(tmp_path / "none"))[0].startswith("none has no mark of thinking among its tokens")
     assert told(str(tmp_path / "none"), "Think within <think> and </think>.") == []
+
+
+def test_a_prompt_that_opens_the_thinking_in_words_is_closed_in_words(tmp_path: Path) -> None:
+    """Apriel's, of more than twenty tokens of a small tokenizer."""
+    begin = "Here are my reasoning steps:\\n"
+    answer = "[BEGIN FINAL RESPONSE]\\n' + m.content + '\\n[END FINAL RESPONSE]\\n" + END
+    folder = model_with(family(OPEN + answer, begin=OPEN + begin), tmp_path)
+    for completion, thought in ((ANSWER, ""), (CHAIN, f"{THOUGHT}\n")):
+        _, text = learnt(*encode_example("What is 2 + 3?", completion, folder), folder)
+        assert text == f"{thought}[BEGIN FINAL RESPONSE]\n{ANSWER}\n[END FINAL RESPONSE]\n{END}"
+    _, row = answered(f"{THOUGHT}\n[BEGIN FINAL RESPONSE]\n{ANSWER}\n[END FINAL RESPONSE]", folder, END)
+    assert split_reasoning(row["generated_text"]) == (THOUGHT, ANSWER)
 
 
 SWITCHED = {  # what the prompt ends with, thinking or not
