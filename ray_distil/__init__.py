@@ -24,4 +24,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """For tab completion: also the names that are not loaded yet."""
-    return sorted({*globals(), *__all__})
+    hidden = {"Any", "TYPE_CHECKING", "import_module"}
+    return sorted({*globals(), *__all__} - hidden)

@@ -11,6 +11,7 @@ a training writes the model's own marks.
 """
 
 import re
+import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path

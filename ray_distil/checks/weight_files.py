@@ -7,6 +7,7 @@ What it does not find it would fill with random numbers, and say so in a log onl
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,20 +142,20 @@ def _difference(config: Any, tensors: dict[str, Any]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers prints nothing: no bars, no warnings, no table of the tensors that it misses."""
-    from transformers.utils import logging
+    """Libraries print nothing: Transformers no bars and no table of the tensors that it misses, DeepSpeed no warning."""
+    from transformers.utils import logging as printing
 
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    has_bars, level = printing.is_progress_bar_enabled(), logging.root.manager.disable
+    printing.disable_progress_bar()
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        logging.disable(level)
         if has_bars:
-            logging.enable_progress_bar()
+            printing.enable_progress_bar()
 
 
 def _of_hub(model: str) -> dict[str, Any] | None:

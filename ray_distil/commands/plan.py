@@ -64,6 +64,12 @@ class Plan:
     remarks: list[str]
     problems: Problems | None = None  # None where their files are not there
 
+    def __str__(self) -> str:
+        """The table and the remarks, as the command prints them."""
+        with (console := Console(width=120, color_system=None)).capture() as printed:
+            console.print(table(self), *self.remarks, sep="\n", soft_wrap=True)
+        return printed.get()
+
 
 def checked(config: StagesConfig) -> Plan:
     """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""

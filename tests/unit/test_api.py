@@ -28,13 +28,16 @@ def test_the_names_are_those_of_the_api_and_of_the_page() -> None:
     assert {getattr(ray_distil, name) for name in api.__all__} == {getattr(api, name) for name in api.__all__}
     assert set(re.findall(r"^\| `(\w+)", PAGE, re.MULTILINE)) == set(api.__all__)
     assert set(api.__all__) <= set(dir(ray_distil))  # for tab completion
+    assert not {"Any", "import_module"} & set(dir(ray_distil))
     with pytest.raises(AttributeError, match="no attribute 'run_all'"):
         _ = ray_distil.run_all
 
 
 def test_a_plan_starts_nothing_and_tells_what_cannot_be(tmp_path: Path) -> None:
     config = load_config(ROOT / "jobs/recipes/tiny.yaml", [f"run.storage_path={tmp_path}"])
-    assert make_plan(config).steps
+    plan = make_plan(config)
+    assert plan.steps
+    assert re.search(r"^responses/slow +\d", str(plan), re.MULTILINE)  # as the command prints it
     assert list(tmp_path.iterdir()) == []
     short = load_config(None, ["teachers.slow.engine.engine_kwargs.max_model_len=64"])
     with pytest.raises(UserError, match="max_model_len"):

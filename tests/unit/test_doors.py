@@ -30,6 +30,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a command starts, with a module of the user's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # it would serve for a later source of the same size and second
     user_code.imported.cache_clear()
     (tmp_path / "pen_gates.py").write_text(PENS)
     yield tmp_path

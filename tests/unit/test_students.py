@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from ray_distil.train.student_engine import freeze_unreached, load_student
 from tests.architectures import folder_of, verdict
 from tests.object_store import ObjectStore, store_with_credentials
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDENT = TINY_MODELS / "student-base"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 3585672\n"
 WEIGHTS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"
@@ -266,6 +269,17 @@ def test_parts_that_a_text_does_not_reach_are_frozen() -> None:
     frozen = {name.split(".")[1] for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"vision_tower", "multi_modal_projector"}
     assert unreached(AutoConfig.for_model("qwen3_moe")) == []  # experts that no token has chosen stay
+
+
+def test_a_plan_that_tries_a_student_prints_nothing_of_libraries() -> None:
+    """In a process of its own: DeepSpeed and Transformers warn once a process."""
+    code = """if True:
+        from ray_distil.checks import preflight
+        from ray_distil.config import load
+        print(preflight.check_plan(load(None, ["training.gradient_checkpointing=true"]), None))
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
 def test_an_export_that_loses_a_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
