@@ -296,10 +296,10 @@ def table(plan: Plan) -> Table:
             f"{'' if step.exact else '~'}{step.rows:,}",
             _count(step.prompt_tokens),
             _count(step.tokens),
-            _hours(step.seconds / 3600 if step.seconds is not None else None) if step.tokens else DASH,
+            _rounded(step.seconds / 3600 if step.seconds is not None else None) if step.tokens else DASH,
             str(step.gpus) if step.gpus else DASH,
-            _hours(step.gpu_hours) if step.gpus else DASH,
-            f"~{step.dollars:,.0f}" if step.dollars is not None else DASH,
+            _rounded(step.gpu_hours) if step.gpus else DASH,
+            _rounded(step.dollars),
             _bytes(step.size),
         )
 
@@ -310,9 +310,9 @@ def table(plan: Plan) -> Table:
         "",
         _count(sum(step.prompt_tokens for step in steps)),
         _count(sum(step.tokens for step in steps)),
-        _hours(total([step.seconds for step in steps if step.tokens], 3600)),
+        _rounded(total([step.seconds for step in steps if step.tokens], 3600)),
         str(max((step.gpus for step in steps), default=0) or DASH),
-        _hours(total([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
+        _rounded(total([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
         _dollars_in_all(steps),
         _bytes(total([step.size for step in steps])),
     )
@@ -325,7 +325,7 @@ def _dollars_in_all(steps: list[Step]) -> str:
     if not priced:
         return DASH
     least = "at least " if any(step.is_paid and step.dollars is None for step in steps) else ""
-    return f"{least}~{sum(priced):,.0f}"
+    return least + _rounded(sum(priced))
 
 
 def total(values: list[float | None], divisor: float = 1) -> float | None:
@@ -342,7 +342,8 @@ def _bytes(number: float | None) -> str:
     return DASH if number is None else scaled(number, (" B", " kB", " MB", " GB", " TB"))
 
 
-def _hours(hours: float | None) -> str:
-    if hours is None:
+def _rounded(number: float | None) -> str:
+    """Hours or dollars: two places below ten."""
+    if number is None:
         return DASH
-    return "<0.01" if 0 < hours < 0.005 else f"~{hours:,.2f}" if hours < 10 else f"~{hours:,.0f}"
+    return "<0.01" if 0 < number < 0.005 else f"~{number:,.2f}" if number < 10 else f"~{number:,.0f}"
