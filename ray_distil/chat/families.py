@@ -10,8 +10,8 @@ Rows have `<think>` and `</think>` for all of them (`reasoning_marks.py`). An en
 a training writes the model's own marks.
 """
 
-import re
 import json
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
