@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def wrong_model(model: str, engine: EngineConfig) -> Iterator[tuple[str, str]]:
     settings = read_settings(Path(local_copy(model)) / "config.json")
     if OWN_CLASS & engine.engine_kwargs.keys():
         return
-    if unknown := unknown_classes(settings.get("architectures") or []):
+    architectures = settings.get("architectures") or []
+    if unknown := unknown_classes([architectures] if isinstance(architectures, str) else architectures):
         yield "", f"vLLM has no class for {unknown}; give another model, or ask for it at an endpoint"
     text = {**settings, **(settings.get("text_config") or {})}
     heads, parts = text.get("num_attention_heads"), engine.engine_kwargs.get("tensor_parallel_size", 1)
@@ -36,13 +38,23 @@ def wrong_model(model: str, engine: EngineConfig) -> Iterator[tuple[str, str]]:
 
 def unknown_classes(architectures: list[str]) -> str:
     """The architectures, where vLLM has a class for none of them and cannot use that of Transformers; else ""."""
-    if not architectures or not (registered := known_classes()) or registered.intersection(architectures):
+    if (
+        _has_plugin()
+        or not architectures
+        or not (registered := known_classes())
+        or registered.intersection(architectures)
+    ):
         return ""
     import transformers
 
     classes = [getattr(transformers, name, None) for name in architectures]
     usable = any(model_class is not None and model_class.is_backend_compatible() for model_class in classes)
     return "" if usable else ", ".join(architectures)
+
+
+def _has_plugin() -> bool:
+    """Whether a package other than vLLM adds something to it, which may be an architecture."""
+    return any(not point.value.startswith("vllm.") for point in entry_points(group="vllm.general_plugins"))
 
 
 @lru_cache(maxsize=1)

@@ -160,12 +160,16 @@ def _prompts(config: StagesConfig, problems: Figures | None, split: str) -> list
 
 def _not_loaded(student: str, training: TrainingConfig) -> Iterator[Finding]:
     """A student that Transformers cannot load from its files, or only in part; layers that it does not have."""
+    mistake: str | None
     try:
         mistake = weight_files.wrong_student(student)
     except (UserError, OSError) as error:
         mistake = str(error)
     except ValueError as error:  # Transformers', of a config.json
         mistake = f"{_first(error)}; train another student"
+    if mistake is None:
+        text = "the names of its weights could not be read; if some are missing, only the training tells it, when it begins"
+        yield remark("training.student", text)
     if mistake:
         yield Finding("training.student", mistake)
     elif training.lora is not None and (text := wrong_targets(student, training.lora.target_modules)):

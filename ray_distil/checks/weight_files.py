@@ -67,11 +67,11 @@ def _indices(folder: Folder, trained: bool) -> list[str]:
     return [name for name in present if name in read and name.endswith(INDEX)]
 
 
-def wrong_student(model: str) -> str:
-    """Why a model cannot be trained from its files, and what to do; "" if it can.
+def wrong_student(model: str) -> str | None:
+    """Why a model cannot be trained from its files, and what to do; "" if it can, None where no header can be read here.
 
-    model: a folder, or ORG/NAME@COMMIT, whose headers are in the hub's cache or are sent by the hub. Raises UserError where a file cannot be read, and what
-    Transformers raises for a configuration that it does not know.
+    model: a folder, or ORG/NAME@COMMIT, whose headers are in the hub's cache or are sent by the hub. Raises UserError where
+    a file cannot be read, and what Transformers raises for a configuration that it does not know.
     """
     place, config = local_copy(model), read_config(model)
     if quantised := getattr(config, "quantization_config", None):
@@ -79,7 +79,7 @@ def wrong_student(model: str) -> str:
         return f"its weights are quantised ({method}), which cannot be trained; give the model in bfloat16 or float32"
     tensors = headers(model)
     if tensors is None:
-        return ""
+        return None
     if (Path(place) / ADAPTER).is_file():
         return (
             f"{ADAPTER} lies beside its weights: training would go on with that adapter; merge it, or remove the file"

@@ -105,7 +105,14 @@ def test_weights_in_the_cache_are_read_there(web: FakeHub) -> None:
     web.status = 403
     hub.snapshot.cache_clear()
     assert weight_files.wrong_student(models[0]) == ""
-    assert "its files lack 6 of its tensors" in weight_files.wrong_student(models[1])
+    assert "its files lack 6 of its tensors" in (weight_files.wrong_student(models[1]) or "")
+
+
+def test_weights_that_the_hub_does_not_send_are_remarked(web: FakeHub, tmp_path: Path) -> None:
+    files = files_of("student-base")
+    web.push(STUDENT, {name: data for name, data in files.items() if name != WEIGHTS} | {"pytorch_model.bin": b""})
+    (text,) = check(tmp_path)
+    assert text.startswith("training.student: the names of its weights could not be read; if some are missing")
 
 
 def test_a_hub_that_sends_no_file_is_told(web: FakeHub, tmp_path: Path) -> None:

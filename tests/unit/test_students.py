@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,11 @@ def pointer(folder: Path, name: str) -> None:
 def wrong(folder: Path) -> str:
     """What the checks say of a student's files, as preflight asks them."""
     try:
-        return "\n".join(weight_files.wrong_files(str(folder), trained=True)) or weight_files.wrong_student(str(folder))
+        return (
+            "\n".join(weight_files.wrong_files(str(folder), trained=True))
+            or weight_files.wrong_student(str(folder))
+            or ""
+        )
     except UserError as error:
         return str(error)
 
@@ -299,7 +304,7 @@ def test_an_export_that_loses_a_weight_is_found(monkeypatch: pytest.MonkeyPatch)
     assert "its export lacks model.norm.weight" in trial_step.wrong_step(str(STUDENT), training, together=True)
 
 
-def test_a_model_that_no_engine_can_load_is_refused(folder: Path) -> None:
+def test_a_model_that_no_engine_can_load_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(**arguments: Any) -> list[tuple[str, str]]:
         return list(engine_models.wrong_model(str(folder), EngineConfig(model_source="x", engine_kwargs=arguments)))
 
@@ -312,3 +317,8 @@ def test_a_model_that_no_engine_can_load_is_refused(folder: Path) -> None:
     settings(folder, architectures=["OfTomorrowForCausalLM"])
     assert told()[0][1].startswith("vLLM has no class for OfTomorrowForCausalLM; give another model")
     assert told(trust_remote_code=True) == []
+    settings(folder, architectures="OfTomorrowForCausalLM")
+    assert "no class for OfTomorrowForCausalLM;" in told()[0][1]
+    plugin = EntryPoint("tomorrow", "of_tomorrow:register", "vllm.general_plugins")
+    monkeypatch.setattr(engine_models, "entry_points", lambda group: [plugin])
+    assert told() == []
