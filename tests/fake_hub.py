@@ -8,7 +8,9 @@ with FakeHub() as hub:
 import hashlib
 import json
 import re
+import struct
 import threading
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,9 +21,13 @@ FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
 
 
 class FakeHub:
-    """`commits`: ORG/NAME -> the files of each commit, the newest last. `requests`: the paths that were asked for."""
+    """`commits`: ORG/NAME -> the files of each commit, the newest last. `requests`: the paths that were asked for.
 
-    def __init__(self) -> None:
+    every: the files of all models that nobody has pushed.
+    """
+
+    def __init__(self, every: dict[str, bytes] | None = None) -> None:
+        self.every = every
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.status: int | None = None
         self.requests: list[str] = []
@@ -35,6 +41,8 @@ class FakeHub:
         return commit
 
     def find(self, name: str, revision: str | None) -> tuple[str, dict[str, bytes]] | None:
+        if self.every is not None and name not in self.commits:
+            self.push(name, self.every)
         history = self.commits.get(name, {})
         commit = next(reversed(history), None) if revision in (None, "main") else revision
         return (commit, history[commit]) if commit in history else None
@@ -97,6 +105,13 @@ class FakeHub:
 
 def _etag(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
+
+
+def header(shapes: dict[str, Iterable[int]]) -> bytes:
+    """A file of weights that is a header alone."""
+    entries = {name: {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
 
 
 def forget() -> None:

@@ -73,7 +73,10 @@ def newest(model: str, timeout: float = TIMEOUT_S) -> str:
     from huggingface_hub import HfApi
 
     name, revision = split(model)
-    return str(HfApi().model_info(name, revision=revision, timeout=timeout).sha)
+    commit = HfApi().model_info(name, revision=revision, timeout=timeout).sha
+    if commit is None:  # a mirror of the hub may have none
+        raise ValueError(f"the hub names no commit of {name}")
+    return str(commit)
 
 
 def commit_of(model: str) -> str | None:

@@ -8,16 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from ray_distil.chat.auto_classes import AutoConfig
+from ray_distil.config.models import TINY_MODELS
 from ray_distil.store.storage import Folder
+from ray_distil.train.small_copies import without_weights
+from tests.fake_hub import FakeHub, header
 from tests.integration.conftest import ROOT
 from tests.object_store import BUCKET, CREDENTIALS, ObjectStore
 
@@ -53,25 +54,21 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    """A Hugging Face hub that has every model."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = json.dumps({"id": self.path.removeprefix("/api/models/"), "siblings": []}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    """A Hugging Face hub that has every model: a small one with the tiny tokenizer, as many heads as tensor parallel engines
+    need, and long positions.
+    """
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 832}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 200_000}
+    config = AutoConfig.for_model("qwen2", architectures=["Qwen2ForCausalLM"], **sizes, **heads)
+    student = TINY_MODELS / "student-base"
+    files = {
+        name: (student / name).read_bytes()
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    }
+    files["config.json"] = config.to_json_string().encode()
+    shapes = {name: tensor.shape for name, tensor in without_weights(config).state_dict().items()}
+    with FakeHub(files | {"model.safetensors": header(shapes)}) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +86,16 @@ def environment(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.port}", "AWS_REGION": "us-east-1"}
         # On a cluster, whose GPUs may come: a Ray of this machine would be refused for them. It is not reached here.
-        yield kept | endpoint | {"HF_ENDPOINT": hub, "DEEPSEEK_API_KEY": "k", "RAY_ADDRESS": "127.0.0.1:1"}
+        yield (
+            kept
+            | endpoint
+            | {
+                "HF_ENDPOINT": hub,
+                "HF_HOME": str(tmp_path_factory.mktemp("hub")),
+                "DEEPSEEK_API_KEY": "k",
+                "RAY_ADDRESS": "127.0.0.1:1",
+            }
+        )
 
 
 @pytest.mark.parametrize("command", commands())

@@ -1,7 +1,6 @@
 """Models of the hub are checked like those in folders, on a machine that has none of their files; no weight is fetched."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ray_distil.errors import UserError
 from ray_distil.generate import engine
 from ray_distil.runner import frozen
 from ray_distil.store import hub
-from tests.fake_hub import FakeHub
+from tests.fake_hub import FakeHub, header
 
 SLOW, STUDENT = "org/teacher", "org/student"
 WEIGHTS = "model.safetensors"
@@ -25,16 +24,12 @@ def files_of(tiny: str, **settings: Any) -> dict[str, bytes]:
     """The files of a tiny model, with changes in its config.json, and weights that are a header alone."""
     files = {file.name: file.read_bytes() for file in (TINY_MODELS / tiny).iterdir() if file.is_file()}
     files["config.json"] = json.dumps(json.loads(files["config.json"]) | settings).encode()
-    return files | {WEIGHTS: header(TINY_MODELS / tiny / WEIGHTS)}
+    return files | {WEIGHTS: header(shapes(TINY_MODELS / tiny / WEIGHTS))}
 
 
-def header(file: Path, num_left_out: int = 0) -> bytes:
+def shapes(file: Path, num_left_out: int = 0) -> dict[str, list[int]]:
     with safe_open(file, "pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())[num_left_out:]}
-    text = json.dumps(
-        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    )
-    return struct.pack("<Q", len(text)) + text.encode()
+        return {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())[num_left_out:]}
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +76,9 @@ def test_settings_that_cannot_be_right_are_told_without_a_cache(
 
 
 def test_a_student_whose_files_or_class_are_not_right_is_told_without_a_cache(web: FakeHub, tmp_path: Path) -> None:
-    web.push("org/half", files_of("student-base") | {WEIGHTS: header(TINY_MODELS / "student-base" / WEIGHTS, 5)})
+    web.push(
+        "org/half", files_of("student-base") | {WEIGHTS: header(shapes(TINY_MODELS / "student-base" / WEIGHTS, 5))}
+    )
     with pytest.raises(
         UserError, match=r"training.student: its files lack 6 of its tensors: lm_head.weight, model.embed_tokens.weight"
     ):
@@ -97,7 +94,9 @@ def test_a_student_whose_files_or_class_are_not_right_is_told_without_a_cache(we
 def test_weights_in_the_cache_are_read_there(web: FakeHub) -> None:
     """Where the hub is away, as on a cluster without a network."""
     whole = web.push(STUDENT, files_of("student-base"))
-    half = web.push("org/half", files_of("student-base") | {WEIGHTS: header(TINY_MODELS / "student-base" / WEIGHTS, 5)})
+    half = web.push(
+        "org/half", files_of("student-base") | {WEIGHTS: header(shapes(TINY_MODELS / "student-base" / WEIGHTS, 5))}
+    )
     models = f"{STUDENT}@{whole}", f"org/half@{half}"
     for model in models:
         hub.snapshot(model, weights=True)
