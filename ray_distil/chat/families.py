@@ -12,7 +12,6 @@ a training writes the model's own marks.
 
 import json
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -94,10 +93,11 @@ def _is_part(token: str) -> bool:
     return len(token) >= FEWEST and not token.isalpha()
 
 
-def has_marks(texts: Iterable[str]) -> bool:
-    """Whether one of the texts, as tokens or a template, holds a mark by which a family ends its thinking."""
+def has_marks(model: str) -> bool:
+    """Whether a mark of thinking is among the model's tokens, or in its chat template."""
+    template = str(load_tokenizer(model).chat_template)
     ends = (THINK_END, *(family.end for family in FAMILIES))
-    return any(end in text or (_is_part(text) and text in end) for text in texts for end in ends)
+    return THINK_END in added_tokens(model) or family_of(model) is not None or any(end in template for end in ends)
 
 
 def thinking_end(model: str) -> str:

@@ -9,15 +9,15 @@ from pathlib import Path
 from ray_distil.chat.chat_templates import (
     PLAIN,
     ChatSettings,
+    default_system_prompt,
     encode_prompt,
-    kept_system_prompt,
     load_tokenizer,
     replaced_system_prompt,
     takes_system_turn,
     writes_date,
     writes_today,
 )
-from ray_distil.chat.families import added_tokens, has_marks, thinking_switch
+from ray_distil.chat.families import has_marks, thinking_switch
 from ray_distil.chat.model_files import needs_tokenizer_code, read_config, trust
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_BEGIN
@@ -135,16 +135,17 @@ def _readable_tokens(checked: CheckedModel) -> int | None:
 
 def template(checked: CheckedModel) -> Iterator[Finding]:
     """Remarks on what the chat template adds or ignores."""
-    system_prompt = replaced_system_prompt(checked.model, checked.chat)
-    if system_prompt and checked.system_prompt is None:
-        yield remark(
-            checked.name, f"its chat template adds the system prompt {system_prompt[:150]!r}; system_prompt decides"
-        )
-    elif not system_prompt and (fixed := kept_system_prompt(checked.model, checked.chat)):
+    own_prompt = default_system_prompt(checked.model, checked.chat)
+    is_kept = bool(own_prompt) and not replaced_system_prompt(checked.model, checked.chat)
+    if is_kept:
         yield remark(
             checked.name,
-            f"its chat template writes {fixed[:150]!r} before every question; system_prompt is added to it, and does not "
-            "take it away",
+            f"its chat template writes {own_prompt[:150]!r} before every question; system_prompt is added to it, and does "
+            "not take it away",
+        )
+    elif own_prompt and checked.system_prompt is None:
+        yield remark(
+            checked.name, f"its chat template adds the system prompt {own_prompt[:150]!r}; system_prompt decides"
         )
     if checked.system_prompt and not takes_system_turn(checked.model, checked.chat):
         yield remark(
@@ -191,8 +192,7 @@ def thinking(checked: CheckedModel) -> Iterator[Finding]:
     # Of a slow one, no mark is known.
     if checked.section == DIRECT or THINK_BEGIN in (checked.system_prompt or ""):
         return
-    texts = (str(load_tokenizer(checked.model).chat_template), *added_tokens(checked.model))
-    if not has_marks(texts):
+    if not has_marks(checked.model):
         yield remark(
             SLOW,
             f"{checked.name} has no mark of thinking among its tokens or in its template: its responses count as answers, "

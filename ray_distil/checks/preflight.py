@@ -77,7 +77,6 @@ def _phases(
         resources = [remark("", f"on this machine the run would end at once: {resources[0]}{more}")]
 
     yield [*resources, *_of_models(config, models, problems)]
-    yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
     yield unwritable(config.run_folder) if planned else []
     if config.training is not None and (student := models.get("training.student")):
         yield _thinks_twice(config, config.training, student)
@@ -94,6 +93,8 @@ def _phases(
             *instructions.left_out(config.instructions),
             *instructions.unchecked(config.instructions, problems.facts),
         ]
+    # Last, because a request of one token is paid for.
+    yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
 
 
 def _ends_with_examples(config: StagesConfig) -> str:
