@@ -67,6 +67,8 @@ REMAKES: dict[str, list[str]] = {
     "instructions.num_train": ["instructions"],
     "instructions.eval_split": ["instructions"],
     "instructions.num_eval": ["instructions"],
+    "instructions.near_duplicates": ["instructions"],
+    **{f"instructions.decontamination.{name}": ["instructions"] for name in ("coverage", "benchmarks", "ignore_numbers")},
     "instructions.suffix": ["responses", "sft_examples", "eval/slow/tiny", "eval/fast/tiny", "texts of direct", "texts of slow",
                             "texts of eval/slow/tiny", "texts of eval/fast/tiny"],
     "teachers.direct_thoughts": ["sft_examples"],
@@ -132,6 +134,7 @@ OTHERS: dict[str, Any] = {
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
     "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "judge": "examples.my_judges:rounded", "candidates": ["direct"], "max_steps": 7,
+    "benchmarks": ["tiny"],
 }  # fmt: skip
 
 

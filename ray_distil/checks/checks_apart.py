@@ -15,7 +15,7 @@ from pathlib import Path
 import ray_distil
 from ray_distil.config import StagesConfig
 from ray_distil.errors import UserError
-from ray_distil.records.problems import Figures, Summary
+from ray_distil.records.problem_facts import Figures, Summary
 
 ROOT = Path(ray_distil.__file__).resolve().parents[1]
 # What the process does: read its arguments, check, and write the remarks or the error.

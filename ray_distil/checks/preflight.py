@@ -21,7 +21,7 @@ from ray_distil.config.models import beyond_tiny, model_sources, named_models, r
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.judge.agreement import JUDGE, wrong_judge
-from ray_distil.records.problems import Figures
+from ray_distil.records.problem_facts import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
@@ -92,6 +92,7 @@ def _phases(
         yield [
             *instructions.left_out(config.instructions),
             *instructions.unchecked(config.instructions, problems.facts),
+            *instructions.mostly_alike(problems.facts),
         ]
     # Last, because a request of one token is paid for.
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)

@@ -11,7 +11,7 @@ from ray_distil.checks import checks_apart
 from ray_distil.commands import export
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
-from ray_distil.records.problems import Figures
+from ray_distil.records.problem_facts import Figures
 from ray_distil.report import report
 from ray_distil.report.contents import Report
 from ray_distil.runner import frozen

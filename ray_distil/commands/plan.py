@@ -20,10 +20,11 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
-from ray_distil.records.problems import EVAL, TRAIN, Problems
+from ray_distil.records.problem_facts import EVAL, TRAIN
+from ray_distil.records.problems import Problems
 from ray_distil.report.benchmark_tables import DASH, scaled
 from ray_distil.report.cost import expected_key
-from ray_distil.stages import benchmarks, instructions, responses
+from ray_distil.stages import benchmark_rows, instructions, responses
 from ray_distil.store.shards import REASON
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
@@ -154,10 +155,9 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
         assumed = min(config.plan.num_instructions, config_section.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
         return assumed, config_section.num_eval, None
-    problems = instructions.collected(config)
-    facts = problems.facts
-    remarks += filter(None, [instructions.reading(config_section, facts)])
-    return facts.usable[TRAIN], facts.usable[EVAL], problems
+    problems = instructions.collected(config, remarks)
+    remarks += filter(None, [instructions.reading(config_section, problems.facts)])
+    return problems.facts.usable[TRAIN], problems.facts.usable[EVAL], problems
 
 
 def _generation(
@@ -257,9 +257,9 @@ def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> 
     """(number of problems, whether they were counted). The declared number is taken where no file is here to count."""
     if benchmark.name == HELD_OUT:
         return num_eval, True
-    source = benchmarks.source_of(benchmark)
+    source = benchmark_rows.source_of(benchmark)
     if source is None or sources.is_here(source):
-        return sum(REASON not in row for row in benchmarks.problems(benchmark)), True
+        return sum(REASON not in row for row in benchmark_rows.problems(benchmark)), True
     number = benchmark.num_problems
     if number is None:
         remarks.append(f"{benchmark.name}: {benchmark.path!r} not there yet: counted as no problem; set num_problems")

@@ -1,11 +1,10 @@
 """The configuration of a run: every key with type, bound and unit; the models that it names."""
 
 from ray_distil.config.evaluation_config import EvaluatedModel
+from ray_distil.config.instructions_config import TINY, InstructionsConfig
 from ray_distil.config.keys import (
-    TINY,
     TRAINED,
     DistillConfig,
-    InstructionsConfig,
     PackingConfig,
     StagesConfig,
     TeacherConfig,

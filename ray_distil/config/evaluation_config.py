@@ -106,14 +106,14 @@ def built_in() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))["benchmarks"])
 
 
-def declared(value: Any) -> Any:
+def declared(value: Any, key: str = "evaluation.benchmarks") -> Any:
     """A benchmark of the configuration, completed with its keys in benchmarks.yaml. Raises ValueError for a name alone
-    that is unknown.
+    that is unknown; it begins with `key`.
     """
     if isinstance(value, str):
         value = {"name": value}
         if value["name"] != HELD_OUT and value["name"] not in built_in():
-            raise ValueError(f"evaluation.benchmarks: {value['name']!r} is not built in; {_known_names(value['name'])}")
+            raise ValueError(f"{key}: {value['name']!r} is not built in; {_known_names(value['name'])}")
     if not isinstance(value, dict) or value.get("name") not in built_in():
         return value
     built_in_benchmark = built_in()[value["name"]]

@@ -14,15 +14,15 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig, SamplingParams
-from ray_distil.config.evaluation_config import EvaluatedModel, EvaluationConfig
+from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, EvaluatedModel, EvaluationConfig, declared
 from ray_distil.config.gates_config import AnswersConfig, GatesConfig
+from ray_distil.config.instructions_config import TINY, DatasetConfig, InstructionsConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import RECIPES, Section, apply_overrides, read_mapping, validate, without_secrets
 from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
 
-TINY = "tiny"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 OF_ONE_COMMAND = {"take_over", "remake", "retry_failed"}  # keys of `run` that its config.yaml does not keep
 
@@ -83,33 +83,6 @@ class RayConfig(Section):
     """A Ray that the run starts itself; ignored where a cluster is there already (`ray job submit`)."""
 
     num_cpus: int | None = Field(None, ge=1, description="logical CPUs; null: those of the machine")
-
-
-class DatasetConfig(Section):
-    """Which part of a Hugging Face dataset, or of a folder, is meant, where a path is one."""
-
-    dataset_split: str = Field("train", min_length=1, description="split; of a folder by the names of its files")
-    dataset_name: str | None = Field(None, description="the hub's name of the configuration, e.g. main")
-    drop_system: bool = Field(False, description="leave the system turns of records out; else those are rejected")
-
-
-class InstructionsConfig(DatasetConfig):
-    """Where the problems come from."""
-
-    path: str = Field(
-        TINY,
-        min_length=1,
-        description="`instruction` (or `messages`) and optional `answer`: a JSON list, JSONL, CSV or Parquet file, a "
-        "folder of them, or one that save_to_disk wrote, here or in an object store; hf://datasets/OWNER/NAME; or tiny",
-    )
-    columns: dict[Literal["instruction", "answer", "messages"], str] = Field(
-        default_factory=dict, description="our name of a column -> that in `path` and `eval_path`, where it is another"
-    )
-    num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2000)")
-    eval_path: str | None = Field(None, description="held-out problems, as `path`; null: held out of `path`")
-    eval_split: str | None = Field(None, description="split of `eval_path`; null: dataset_split")
-    num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
-    suffix: str = Field("", description="put behind each instruction when a model reads it")
 
 
 class TeacherConfig(Asked, DatasetConfig):
@@ -264,6 +237,26 @@ class StagesConfig(Section):
         if "rewrite" in candidates and not self.long2short.enabled:
             raise ValueError("curation.candidates: nothing is rewritten for `rewrite`; set long2short.enabled=true")
         return self
+
+    @model_validator(mode="after")
+    def _test_sets_are_known(self) -> "StagesConfig":
+        _ = self.test_sets
+        return self
+
+    @property
+    def test_sets(self) -> list[BenchmarkConfig]:
+        """The benchmarks whose problems are not trained on, beside the held-out problems."""
+        section, compared = self.instructions.decontamination, self.evaluation.benchmarks
+        by_name = {benchmark.name: benchmark for benchmark in compared}
+        if section.coverage is None:
+            return []
+        benchmarks = compared
+        if section.benchmarks is not None:
+            key = "instructions.decontamination.benchmarks"
+            benchmarks = [
+                by_name.get(n) or BenchmarkConfig.model_validate(declared(n, key)) for n in section.benchmarks
+            ]
+        return [benchmark for benchmark in benchmarks if benchmark.name != HELD_OUT]
 
     @property
     def candidates(self) -> list[str]:

@@ -2,34 +2,46 @@
 
     records -> parts, duplicates rejected -> a temporary file -> parts in their final form, as often as asked
 
-Only after the last record is it known which problems are held out and which are over a limit. So the split of a row and
-its rejection by a limit are set when its part is read back. Memory grows by eight bytes a row: the hashes that find
-duplicates. The file has no name and lies in Python's temporary folder (TMPDIR). It takes about a third of the texts'
-bytes, and disappears with the process.
+Only after the last record is it known which problems are near-duplicates, which are held out, which hold a test problem,
+and which are over a limit. So the split of a row and these rejections are set when its part is read back. Memory grows by
+eight bytes a row: the hashes that find duplicates; and by a few bytes for each near-duplicate. The temporary files
+(TMPDIR) take about a third of the texts' bytes, and with near-duplicates four bytes a word and 136 a row more.
 """
 
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.errors import UserError
-from ray_distil.store.artifact_reader import ROWS_PER_SHARD, ArtifactReader
-from ray_distil.store.ids import Keys, SeenIds, keys_of, smallest
+from ray_distil.curation.contamination import SIZE, BenchmarkProblem, BenchmarkProblems, Contaminated
+from ray_distil.curation.near_duplicates import Bands, Likenesses
+from ray_distil.curation.near_duplicates import find as near_duplicates_in
+from ray_distil.curation.words import WORDS, Places, Words
+from ray_distil.records.problem_facts import (
+    CONTAMINATED,
+    EVAL,
+    HELD_OUT,
+    NEAR_DUPLICATE,
+    NUM_PAIRS,
+    NUM_SAMPLES,
+    SPLITS,
+    TRAIN,
+    Facts,
+    Pair,
+)
+from ray_distil.records.problem_file import NAME as WORDS_COLUMN
+from ray_distil.records.problem_file import ProblemFile
+from ray_distil.store.artifact_reader import ROWS_PER_SHARD
+from ray_distil.store.ids import DIGITS, Keys, SeenIds, keys_of, smallest
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
-from ray_distil.store.shards import DETAIL, REASON, reject, table_of, with_rejects
-from ray_distil.store.storage import describe
+from ray_distil.store.shards import DETAIL, REASON, reject, table_of
 
-TRAIN, EVAL = "train", "eval"
-SPLITS = (TRAIN, EVAL)
-NUM_SAMPLES = 200
 Row = dict[str, Any]
 
 
@@ -41,67 +53,107 @@ class Limit:
     key: str
 
 
-@dataclass
-class Facts:
-    """Counts of the rows: all, accepted by split, accepted with a reference answer, rejected by reason."""
-
-    num_rows: int = 0
-    usable: Counter[str] = field(default_factory=Counter)
-    num_answered: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
-    details: dict[str, str] = field(default_factory=dict)  # reason -> detail of the first row rejected for it
-
-    @property
-    def num_usable(self) -> int:
-        return self.usable.total()
-
-
-class Figures(Protocol):
-    """What checks need of problems. `samples`: split -> texts of some accepted rows."""
-
-    @property
-    def facts(self) -> Facts: ...
-
-    @property
-    def samples(self) -> dict[str, list[str]]: ...
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The figures of problems, for another process."""
-
-    facts: Facts
-    samples: dict[str, list[str]]
-
-
 class Problems:
     """INSTRUCTIONS rows, accepted or rejected, in the order of their records."""
 
-    def __init__(self, rows: Iterable[Row], labels: list[str], num_eval: int, limits: dict[str, Limit]) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        labels: list[str],
+        num_eval: int,
+        limits: dict[str, Limit],
+        near_duplicates: float | None = None,
+        decontaminates: bool = False,
+    ) -> None:
         """Reads all rows, which `instructions.instruction_row` makes. Rows of the split "eval" must come first.
 
         labels: all sources of which the rows' ids are hashes; [""] where they are hashes of texts alone. num_eval: how
-        many rows are held out if no row is in "eval" already.
+        many rows are held out if no row is in "eval" already. near_duplicates: the similarity from which the later of two
+        training problems is rejected; None: only equal ones are. decontaminates: `reject_contaminated` will be called.
         """
         self._limits = limits
-        self._parts = _Parts()
+        self._contaminated: tuple[BenchmarkProblems, Contaminated] | None = None
+        tables = (table_of(part, INSTRUCTIONS) for part in _without_duplicates(rows, list(dict.fromkeys(labels))))
+        bands = Bands() if near_duplicates is not None else None
+        self._file = ProblemFile(tables, bands is not None or decontaminates, bands)
+        self._like: Likenesses | None = None
+        if bands is not None and near_duplicates is not None:
+            self._like = near_duplicates_in(self._comparable(), bands.pairs(), near_duplicates)
+
         choice = _Choice(num_eval)
-        for part in _without_duplicates(rows, list(dict.fromkeys(labels))):
-            choice.add(part)
-            self._parts.add(table_of(part, INSTRUCTIONS))
-        self._parts.close()
+        for _, table in self._without_near_duplicates(["instruction_id", "reference_answer", "split", REASON, DETAIL]):
+            choice.add(table)
         self._held_out = choice.held_out()
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in the schema `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD rows in a table."""
         num_kept: Counter[str] = Counter()
-        for table in self._parts:
-            if len(self._held_out):
-                is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
-                table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
+        for start, table in self._with_splits():
+            if self._contaminated is not None:
+                tests, holding = self._contaminated
+                part = slice(*np.searchsorted(holding.rows, [start, start + table.num_rows]))
+                details = [
+                    _held(share, tests.problems[test])
+                    for test, share in zip(holding.tests[part].tolist(), holding.shares[part].tolist(), strict=True)
+                ]
+                table = _rejected(table, holding.rows[part] - start, CONTAMINATED, details)
             for split, limit in self._limits.items():
                 table = _limited(table, split, limit, num_kept)
             yield table
+
+    def reject_contaminated(
+        self, tests: Sequence[BenchmarkProblem], coverage: float, ignore_numbers: bool = False
+    ) -> None:
+        """Rejects the training problems that hold a held-out problem of the run, or one of `tests`."""
+        held_out = [BenchmarkProblem(HELD_OUT, f"{HELD_OUT} {row_id}", text) for row_id, text in self._texts(EVAL)]
+        problems = BenchmarkProblems([*held_out, *tests])
+        by_part = []
+        splits = (table["split"] for _, table in self._with_splits())
+        start = 0
+        for table, split in zip(self._file.tables([REASON, WORDS_COLUMN]), splits, strict=True):
+            words = pc.if_else(pc.equal(split, TRAIN), table[WORDS_COLUMN], pa.scalar(None, WORDS))
+            holding = problems.held_by(Words.of(words), coverage, ignore_numbers)
+            by_part.append(holding._replace(rows=holding.rows + start))
+            start += table.num_rows
+        self._contaminated = (
+            (problems, Contaminated(*map(np.concatenate, zip(*by_part, strict=True)))) if by_part else None
+        )
+        for figures in ("facts", "samples"):
+            self.__dict__.pop(figures, None)
+
+    def _texts(self, split: str) -> Iterator[tuple[str, str]]:
+        """(id, text) of each accepted row of a split."""
+        for table in self.tables():
+            rows = _usable(table, split)
+            yield from zip(rows["instruction_id"].to_pylist(), rows["instruction"].to_pylist(), strict=True)
+
+    def _comparable(self) -> Iterator[pa.Table]:
+        """The rows for `near_duplicates.find`: those of the split "eval" stay."""
+        for table in self._file.tables(["instruction_id", "reference_answer", "split", WORDS_COLUMN]):
+            yield table.append_column("stays", pc.equal(table["split"], EVAL))
+
+    def _without_near_duplicates(self, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """(number of its first row, the table) for each part."""
+        start = 0
+        for table in self._file.tables(columns):
+            if self._like is not None:
+                part = slice(*np.searchsorted(self._like.rows, [start, start + table.num_rows]))
+                details = [
+                    f"like {key:0{DIGITS}x}: {_alike(similarity)}"
+                    for key, similarity in zip(
+                        self._like.keys[part].tolist(), self._like.similarities[part].tolist(), strict=True
+                    )
+                ]
+                table = _rejected(table, self._like.rows[part] - start, NEAR_DUPLICATE, details)
+            yield start, table
+            start += table.num_rows
+
+    def _with_splits(self) -> Iterator[tuple[int, pa.Table]]:
+        for start, table in self._without_near_duplicates():
+            if len(self._held_out):
+                is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
+                table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
+            yield start, table
 
     def to_pylist(self) -> list[Row]:
         """All rows as dicts, all in memory: for programs with a few thousand rows."""
@@ -109,7 +161,7 @@ class Problems:
 
     @cached_property
     def facts(self) -> Facts:
-        facts = Facts()
+        facts = Facts(pairs=self._pairs())
         for table in self.tables():
             usable = table.filter(pc.is_null(table[REASON]))
             rejected = table.filter(pc.is_valid(table[REASON])).select([REASON, DETAIL])
@@ -119,7 +171,52 @@ class Problems:
             for row in rejected.to_pylist():
                 facts.rejects[row[REASON]] += 1
                 facts.details.setdefault(row[REASON], row[DETAIL])
+        if self._contaminated is not None:
+            tests, holding = self._contaminated
+            names = [problem.benchmark for problem in tests.problems]
+            facts.contaminated.update(names[test] for test in holding.tests.tolist())
+            facts.test_sets = dict(Counter(names))
         return facts
+
+    def _pairs(self) -> dict[str, list[Pair]]:
+        """The first near-duplicates and contaminated problems, each beside the problem that it is like."""
+        like, holding = self._like, self._contaminated
+        rows = [] if like is None else like.rows[:NUM_PAIRS].tolist()
+        keys = [] if like is None else [f"{key:0{DIGITS}x}" for key in like.keys[:NUM_PAIRS].tolist()]
+        holders = [] if holding is None else holding[1].rows[:NUM_PAIRS].tolist()
+        texts: dict[int | str, str] = {}  # of rows by their numbers, and by their ids
+        start = 0
+        for table in self._file.tables(["instruction_id", "instruction"]):
+            if texts.keys() >= {*rows, *keys, *holders}:
+                break
+            in_part = {row for row in (*rows, *holders) if start <= row < start + table.num_rows}
+            texts |= {row: table["instruction"][row - start].as_py() for row in in_part}
+            is_named = pc.is_in(table["instruction_id"], pa.array(keys, pa.string()))
+            anchors = table.filter(is_named)
+            texts |= zip(anchors["instruction_id"].to_pylist(), anchors["instruction"].to_pylist(), strict=True)
+            start += table.num_rows
+
+        pairs = {}
+        if like is not None and rows:
+            details = map(_alike, like.similarities.tolist())
+            pairs[NEAR_DUPLICATE] = [Pair(texts[r], texts[k], d) for r, k, d in zip(rows, keys, details, strict=False)]
+        if holding is not None and holders:
+            tests, contaminated = holding
+            pairs[CONTAMINATED] = [
+                Pair(texts[row], tests.problems[test].text, _held(share, tests.problems[test]))
+                for row, test, share in zip(
+                    holders, contaminated.tests.tolist(), contaminated.shares.tolist(), strict=False
+                )
+            ]
+        return pairs
+
+    def ids_alike(self) -> Keys:
+        """The ids of near-duplicates and contaminated problems, as numbers."""
+        ids = [keys_of([])]
+        for table in self.tables():
+            is_alike = pc.is_in(table[REASON], pa.array([NEAR_DUPLICATE, CONTAMINATED]))
+            ids.append(keys_of(table["instruction_id"].filter(is_alike).to_pylist()))
+        return np.concatenate(ids)
 
     def ids(self, split: str) -> Iterator[list[str]]:
         """Ids of the accepted rows of a split, one list for each part."""
@@ -142,34 +239,12 @@ class Problems:
         return taken
 
 
-class StoredProblems:
-    """The same figures of problems that a run has written already. Nothing is read until a check needs it."""
+def _alike(similarity: float) -> str:
+    return f"{similarity:.2f} of the word pairs are the same"
 
-    def __init__(self, artifact: ArtifactReader) -> None:
-        self._artifact = artifact
 
-    @cached_property
-    def facts(self) -> Facts:
-        manifest = self._artifact.manifest()
-        facts = Facts(manifest.rows_in, rejects=Counter(manifest.rejects)) if manifest is not None else Facts()
-        for table in self._artifact.tables(["split", "reference_answer"]):
-            facts.usable.update(table["split"].to_pylist())
-            facts.num_answered += table.num_rows - table["reference_answer"].null_count
-        return facts
-
-    @cached_property
-    def samples(self) -> dict[str, list[str]]:
-        """Split -> texts of the first rows, NUM_SAMPLES or all of fewer: rows are in the order of their ids, which are
-        as good as random.
-        """
-        taken: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for table in self._artifact.tables(["split", "instruction"]):
-            for split, texts in taken.items():
-                of_split = table.filter(pc.equal(table["split"], split))
-                texts += of_split["instruction"].slice(0, NUM_SAMPLES - len(texts)).to_pylist()
-            if min(map(len, taken.values())) == NUM_SAMPLES:
-                break
-        return taken
+def _held(share: float, problem: BenchmarkProblem) -> str:
+    return f"{share:.2f} of the {SIZE}-grams of {problem.name}"
 
 
 def _usable(table: pa.Table, split: str) -> pa.Table:
@@ -179,6 +254,17 @@ def _usable(table: pa.Table, split: str) -> pa.Table:
 def _set(table: pa.Table, name: str, column: Any) -> pa.Table:
     at = table.schema.get_field_index(name)
     return table.set_column(at, table.schema.field(at), column)
+
+
+def _rejected(table: pa.Table, rows: Places, reason: str, details: list[str]) -> pa.Table:
+    """The table; these of its accepted rows are rejected."""
+    if not len(rows):
+        return table
+    is_of = np.zeros(table.num_rows, np.bool_)
+    is_of[rows] = True
+    for name, values in ((REASON, [reason] * len(rows)), (DETAIL, details)):
+        table = _set(table, name, pc.replace_with_mask(table[name], pa.array(is_of), pa.array(values, pa.string())))
+    return table
 
 
 def _limited(table: pa.Table, split: str, limit: Limit, num_kept: Counter[str]) -> pa.Table:
@@ -238,15 +324,15 @@ class _Choice:
         self.is_made = False  # whether held-out rows have a source of their own
         self.usable, self.answered = keys_of([]), keys_of([])  # the smallest ids so far
 
-    def add(self, part: list[Row]) -> None:
-        self.is_made = self.is_made or any(row["split"] == EVAL for row in part)
-        usable = [row for row in part if REASON not in row]
-        answered = [row["instruction_id"] for row in usable if row["reference_answer"] is not None]
-        self.num_usable += len(usable)
-        self.num_answered += len(answered)
-        self.answered = smallest(self.max_rows, self.answered, keys_of(answered))
+    def add(self, part: pa.Table) -> None:
+        self.is_made = self.is_made or pc.any(pc.equal(part["split"], EVAL)).as_py() is True
+        usable = part.filter(pc.is_null(part[REASON]))
+        answered = usable.filter(pc.is_valid(usable["reference_answer"]))
+        self.num_usable += usable.num_rows
+        self.num_answered += answered.num_rows
+        self.answered = smallest(self.max_rows, self.answered, keys_of(answered["instruction_id"].to_pylist()))
         if not self.num_answered:
-            self.usable = smallest(self.max_rows, self.usable, keys_of([row["instruction_id"] for row in usable]))
+            self.usable = smallest(self.max_rows, self.usable, keys_of(usable["instruction_id"].to_pylist()))
 
     def held_out(self) -> Keys:
         """The ids of the rows that move to the split "eval"."""
@@ -254,38 +340,3 @@ class _Choice:
         pool = self.answered if answered else self.usable
         number = min(self.max_rows, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
         return pool[: 0 if self.is_made else max(0, number)]
-
-
-class _Parts:
-    """Tables in a temporary file, in the order in which they were added.
-
-    Arrow opens the file itself. Its threads can still hold a file of Python when Python ends, and then abort the process
-    (github.com/apache/arrow/issues/50482).
-    """
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="ray_distil-")  # noqa: SIM115  it lives as long as this object
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._path = f"/dev/fd/{self._file.fileno()}"
-        self._sink = pa.OSFile(self._path, "wb")
-        self._writer = pa.ipc.new_file(self._sink, with_rejects(INSTRUCTIONS), options=options)
-
-    def add(self, table: pa.Table) -> None:
-        """Raises UserError where the disk is full."""
-        self._written(lambda: self._writer.write_table(table))
-
-    def close(self) -> None:
-        self._written(self._writer.close)
-        self._written(self._sink.close)
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        with pa.OSFile(self._path) as file, pa.ipc.open_file(file) as reader:
-            for number in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(number)])
-
-    def _written(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            place = tempfile.gettempdir()
-            raise UserError(f"instructions: {place} cannot take them ({describe(error)}); set TMPDIR") from error

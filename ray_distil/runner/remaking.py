@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from ray_distil.errors import UserError
@@ -18,6 +19,7 @@ from ray_distil.report.cost import StageFiles
 from ray_distil.runner.reuse import Reuse
 from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import Keys, keys_of
 from ray_distil.store.manifest import Manifest, read_manifest
 from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
@@ -81,6 +83,16 @@ def lost_ids(problems: Artifact, made_of: dict[str, Any]) -> str:
     number = sum(table.num_rows for table in tables)
     why = "the ids of this run's problems hold the names of their files"
     return f"{number:,} texts would be asked for again, because {why}" if number else ""
+
+
+def num_with_texts(problems: Artifact, keys: Keys) -> int:
+    """How many of the problems with these ids have responses. keys: as numbers."""
+    responses, ids = problems.run / "responses", np.zeros(0, np.uint64)
+    for table in ahead(
+        lambda file: responses.read_table(file, ["instruction_id"]), responses.files("part-", ".parquet")
+    ):
+        ids = np.union1d(ids, np.intersect1d(keys_of(table["instruction_id"].to_pylist()), keys))
+    return len(ids)
 
 
 def _num_set_aside(artifact: Artifact, reuse: Reuse, part: str, limits: str | None = None) -> int:

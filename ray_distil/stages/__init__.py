@@ -13,7 +13,8 @@ from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
-from ray_distil.records.problems import Problems, StoredProblems
+from ray_distil.records.problem_facts import StoredProblems
+from ray_distil.records.problems import Problems
 from ray_distil.runner.runs import Run
 from ray_distil.stages.benchmarks import Benchmarks
 from ray_distil.stages.checkpoint import Checkpoint

@@ -19,7 +19,7 @@ from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
 from ray_distil.judge import scorers
 from ray_distil.judge.agreement import JUDGE
-from ray_distil.records.problems import EVAL
+from ray_distil.records.problem_facts import EVAL
 from ray_distil.report import scores
 from ray_distil.report.scores import COLUMNS
 from ray_distil.runner.reuse import is_the_same

@@ -9,16 +9,28 @@ from typing import Any
 
 from ray_distil.config import TINY, InstructionsConfig, StagesConfig
 from ray_distil.config.findings import Finding, remark
+from ray_distil.curation.contamination import BenchmarkProblem
 from ray_distil.errors import BadRecord, UserError
 from ray_distil.records import sources
 from ray_distil.records.conversations import instruction_of, reference_of
-from ray_distil.records.problems import EVAL, TRAIN, Facts, Limit, Problems, StoredProblems
+from ray_distil.records.problem_facts import (
+    CONTAMINATED,
+    EVAL,
+    NEAR_DUPLICATE,
+    TRAIN,
+    Facts,
+    StoredProblems,
+    likeness_summary,
+)
+from ray_distil.records.problems import Limit, Problems
 from ray_distil.records.sources import Source
 from ray_distil.runner import remaking
 from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
 from ray_distil.runner.stage_settings import StageSettings, values_of
+from ray_distil.stages.benchmark_rows import problems_mark, test_problems
+from ray_distil.stages.benchmark_rows import source_of as source_of_benchmark
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
@@ -44,7 +56,17 @@ class Instructions(Stage):
         self.inputs = source_fingerprints(run.config.instructions)
 
     def loss(self, artifact: Artifact) -> str:
-        return remaking.lost_ids(artifact, self.settings.values)
+        lost = remaking.lost_ids(artifact, self.settings.values)
+        if lost or not artifact.is_of_other_settings() or isinstance(self.records, StoredProblems):
+            return lost
+        number = remaking.num_with_texts(artifact, self.records.ids_alike())
+        names = ", ".join(benchmark.name for benchmark in self.run.config.test_sets) or "held-out"
+        if not number:
+            return ""
+        return (
+            f"{number:,} problems with texts that were paid for are like an earlier one, or hold a problem of {names}, and "
+            "would be left out (instructions.near_duplicates, instructions.decontamination.benchmarks)"
+        )
 
     def make(self, artifact: Artifact) -> Made:
         records = self.records
@@ -52,15 +74,18 @@ class Instructions(Stage):
             records = collected(self.run.config)
         for table in records.tables():
             artifact.write_table(table, self.artifact)
-        return records.facts.num_rows, {}
+        return records.facts.num_rows, likeness_summary(records.facts)
 
 
 def settings_of(config: StagesConfig) -> StageSettings:
     """Without the paths of the sources: another name or place of a file changes nothing.
 
-    What the sources hold is an input of the stage (`source_fingerprints`).
+    What the sources hold is an input of the stage (`source_fingerprints`). A run of an earlier version, which looked for no
+    near-duplicates and contaminated problems, keeps its problems until a key of them is set.
     """
-    values = values_of(config.instructions, FIRST_KEYS, without=("suffix", "path", "eval_path"))
+    section = config.instructions
+    of_likeness = ("near_duplicates", "decontamination")
+    values = values_of(section, FIRST_KEYS, without=("suffix", "path", "eval_path", *of_likeness))
     sources_ = sources_of(config.instructions)
     source_settings: dict[str, Any] = {
         "ids": "text",
@@ -68,7 +93,21 @@ def settings_of(config: StagesConfig) -> StageSettings:
     }
     if ids_by_source(config.run_folder, Instructions.artifact):
         source_settings = {"sources": [source.label if source is not None else None for source in sources_]}
-    return StageSettings(values | source_settings | {"seed": config.run.seed})
+    values |= source_settings | {"seed": config.run.seed}
+    likeness = _likeness_settings(config)
+    is_default = all(getattr(section, key) == getattr(InstructionsConfig(), key) for key in of_likeness)
+    return StageSettings(values | likeness, earlier=StageSettings(values) if is_default else None)
+
+
+def _likeness_settings(config: StagesConfig) -> dict[str, Any]:
+    section, settings = config.instructions, dict[str, Any]()
+    if section.near_duplicates is not None:
+        settings["near_duplicates"] = section.near_duplicates
+    if section.decontamination.coverage is not None:
+        settings["decontamination"] = section.decontamination.model_dump(mode="json", exclude={"benchmarks"}) | {
+            "benchmarks": {benchmark.name: problems_mark(benchmark) for benchmark in config.test_sets}
+        }
+    return settings
 
 
 def read_problems(config: StagesConfig) -> Problems | StoredProblems:
@@ -76,16 +115,42 @@ def read_problems(config: StagesConfig) -> Problems | StoredProblems:
 
     Raises UserError where the source cannot be used.
     """
-    values, inputs = settings_of(config).values, source_fingerprints(config.instructions)
-    mark = fingerprint(Instructions.fingerprint_name, Instructions.version, values, inputs)
-    stored = Artifact(config.run_folder, Instructions.artifact, INSTRUCTIONS, mark)
-    return StoredProblems(stored) if stored.is_complete() else collected(config)
+    inputs = source_fingerprints(config.instructions)
+    for rules in settings_of(config).all_rules():
+        mark = fingerprint(Instructions.fingerprint_name, Instructions.version, rules.values, inputs)
+        stored = Artifact(config.run_folder, Instructions.artifact, INSTRUCTIONS, mark)
+        if stored.is_complete():
+            return StoredProblems(stored)
+    return collected(config)
 
 
-def collected(config: StagesConfig) -> Problems:
-    """All records of a run's source."""
+def collected(config: StagesConfig, remarks: list[str] | None = None) -> Problems:
+    """All records of a run's source, without those that hold a test problem.
+
+    remarks: gets a line for each benchmark that is not there. Without it, such a benchmark raises UserError.
+    """
+    section = config.instructions
     by_source = ids_by_source(config.run_folder, Instructions.artifact)
-    return collect(config.instructions, config.run.seed, by_source)
+    problems = collect(section, config.run.seed, by_source)
+    if (coverage := section.decontamination.coverage) is None:
+        return problems
+
+    # The test problems are read last: a mistake in the problems' own file shows before a hub is asked.
+    tests: list[BenchmarkProblem] = []
+    for benchmark in config.test_sets:
+        source = source_of_benchmark(benchmark)
+        if remarks is not None and source is not None and not sources.is_here(source):
+            text = "problems that hold one of its are counted as training problems"
+            remarks.append(f"{benchmark.name}: {source.path!r} not there yet: {text}")
+            continue
+        try:
+            tests += test_problems(benchmark)
+        except UserError as error:
+            remedy = "or leave it out of instructions.decontamination.benchmarks, and its problems may be learnt"
+            raise UserError(f"{error}; {remedy}") from error
+    problems.reject_contaminated(tests, coverage, section.decontamination.ignore_numbers)
+    _refuse_empty(section, problems.facts)
+    return problems
 
 
 def sources_of(config: InstructionsConfig) -> tuple[Source | None, Source | None]:
@@ -179,14 +244,25 @@ def collect(config: InstructionsConfig, seed: int, by_source: bool = False) -> P
         TRAIN: Limit(config.num_train, "instructions.num_train"),
         EVAL: Limit(config.num_eval, "instructions.num_eval"),
     }
-    problems = Problems(rows, [eval_name, name] if by_source else [""], config.num_eval, limits)
+    problems = Problems(
+        rows,
+        [eval_name, name] if by_source else [""],
+        config.num_eval,
+        limits,
+        config.near_duplicates,
+        decontaminates=config.decontamination.coverage is not None,
+    )
+    _refuse_empty(config, problems.facts)
+    return problems
+
+
+def _refuse_empty(config: InstructionsConfig, facts: Facts) -> None:
     for split, purpose in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
-        if not problems.facts.usable[split]:
+        if not facts.usable[split]:
             raise UserError(
-                f"instructions.path: {config.path!r} leaves no instruction {purpose}{_most_rejected(problems.facts)}; it "
+                f"instructions.path: {config.path!r} leaves no instruction {purpose}{_most_rejected(facts)}; it "
                 "needs at least two different ones with a text in `instruction`; see instructions.columns"
             )
-    return problems
 
 
 def _most_rejected(facts: Facts) -> str:
@@ -206,6 +282,16 @@ def unchecked(config: InstructionsConfig, facts: Facts) -> Iterator[Finding]:
     names = ", ".join(map(str, first)) if isinstance(first, dict) else "no columns"
     text = f"none of {facts.num_usable:,} instructions has `answer`, so nothing is checked for correctness"
     yield remark("", f"{text}; there are: {names}; see instructions.columns")
+
+
+def mostly_alike(facts: Facts) -> Iterator[Finding]:
+    """A remark where more than half of the training problems are near-duplicates or contaminated: a wrong file looks so."""
+    for reason, likeness in ((NEAR_DUPLICATE, "are like an earlier one"), (CONTAMINATED, "hold a test problem")):
+        number = facts.rejects[reason]
+        if number > facts.usable[TRAIN]:
+            pairs = "; ".join(f"{p.instruction[:80]!r} beside {p.like[:80]!r}" for p in facts.pairs.get(reason, ()))
+            text = f"{number:,} training problems {likeness} and are left out, {facts.usable[TRAIN]:,} are left"
+            yield remark("instructions.path", f"{text}; the first: {pairs}")
 
 
 def reading(config: InstructionsConfig, facts: Facts) -> str:

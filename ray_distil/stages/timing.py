@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_distil.generate.question import Question
-from ray_distil.records.problems import EVAL
+from ray_distil.records.problem_facts import EVAL
 from ray_distil.runner.reuse import Reuse
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split
 from ray_distil.runner.stage_settings import StageSettings

@@ -15,7 +15,7 @@ from ray_distil.config import load
 from ray_distil.config.evaluation_config import BenchmarkConfig, built_in, declared
 from ray_distil.errors import UserError
 from ray_distil.records import sources
-from ray_distil.stages import benchmarks
+from ray_distil.stages import benchmark_rows
 from ray_distil.store.schemas import BENCHMARK
 from ray_distil.store.shards import REASON, table_of
 
@@ -91,7 +91,7 @@ def config(name: str, **changes: Any) -> BenchmarkConfig:
 
 
 def rows_of(name: str, **changes: Any) -> list[Row]:
-    rows = benchmarks.problems(config(name, **changes))
+    rows = benchmark_rows.problems(config(name, **changes))
     assert table_of(rows, BENCHMARK).num_rows == len(rows)
     return rows
 
@@ -142,14 +142,14 @@ def test_the_built_in_ones_are_pinned_and_parse() -> None:
     made = load(None, [f"evaluation.benchmarks=[{', '.join(built_in())}]"]).evaluation.benchmarks
     assert [one.name for one in made] == list(built_in())
     for one in made:
-        source = benchmarks.source_of(one)
+        source = benchmark_rows.source_of(one)
         if one.name == "tiny":
             assert source is None
             continue
         assert source is not None
         assert source.is_on_hub
         assert len(source.path.partition("@")[2]) == 40
-        assert benchmarks.content(one)  # asks no hub
+        assert benchmark_rows.content(one)  # asks no hub
         assert one.num_problems
         assert one.num_samples
         assert one.sampling_params is not None

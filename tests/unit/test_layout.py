@@ -17,13 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "drawing", "runtime", "store", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
 STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
+    "curation.same_texts": "pure functions of shards, beside a stage's class",
+    "records.problem_file": "all that lies in a temporary file, beside what is decided of its rows",
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",
     "checks.trial_step": "a step and an export, which no check of a file needs",
     "checks.resources": "asks Ray alone",
@@ -36,8 +38,8 @@ SATELLITES = {
     "runner.waiting": "asks Ray alone",
     "runner.watchdog": "wraps any iterator of counts, and is tested with a clock of its own",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
+    "stages.benchmarks": "a stage a file",
     "stages.expected": "walks all stages of a configuration, which no stage may",
-    "stages.same_texts": "pure functions of shards, beside a stage's class",
     "train.repartition": "the only module that knows how DeepSpeed lays out a state",
 }
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")

@@ -17,7 +17,8 @@ from ray_distil import stages
 from ray_distil.config import load
 from ray_distil.errors import UserError
 from ray_distil.records import problems
-from ray_distil.records.problems import EVAL, TRAIN, Limit, Problems, StoredProblems
+from ray_distil.records.problem_facts import EVAL, NUM_SAMPLES, TRAIN, StoredProblems
+from ray_distil.records.problems import Limit, Problems
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
 from ray_distil.stages.instructions import instruction_row
@@ -136,7 +137,7 @@ def test_problems_that_a_run_has_written_are_not_read_from_their_source_again(tm
     assert isinstance(stored, StoredProblems)
     assert replace(stored.facts, details={}) == replace(collected.facts, details={})
     texts = {record["instruction"] for record in records}
-    assert {split: len(some) for split, some in stored.samples.items()} == {TRAIN: problems.NUM_SAMPLES, EVAL: 20}
+    assert {split: len(some) for split, some in stored.samples.items()} == {TRAIN: NUM_SAMPLES, EVAL: 20}
     assert texts.issuperset(stored.samples[TRAIN] + stored.samples[EVAL])
     assert set(stored.samples[EVAL]) == set(collected.samples[EVAL])
     assert stages.make_instructions(run, stored).is_complete()
