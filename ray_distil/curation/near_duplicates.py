@@ -35,7 +35,7 @@ COMPARED = 3  # rows of a bucket that each later row is compared with
 PARTS = 16  # of a band: that many times less is sorted at once
 _RANDOM = np.random.default_rng(20261129)
 _FACTORS = _RANDOM.integers(1, 2**31, (BANDS, HASHES), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-_BRACKETS = re.compile(r"[^\[\]()]+")
+_NO_BRACKETS = re.compile(r"[^\[\]()]+")
 
 
 class Likenesses(NamedTuple):
@@ -132,14 +132,17 @@ def find(parts: Iterable[pa.Table], pairs: tuple[Places, Places], threshold: flo
 
 def reference_marks(references: pa.ChunkedArray) -> Hashes:
     r"""A hash of each reference, [rows]: the same for 43 and 43.0, \dfrac12 and 1/2; another for [1, 2) and (1, 2]."""
-    texts = references.fill_null("")
-    words = Words.of(words_of(texts))
+    coded = references.combine_chunks().dictionary_encode()
+    texts = coded.dictionary.to_pylist()
+    words = Words.of(words_of(coded.dictionary))
     marks = whole_mark(words)
-    for row, text in enumerate(texts.to_pylist()):
-        unread = text if words.starts[row] == words.starts[row + 1] else _BRACKETS.sub("", text)
-        if unread:
-            marks[row] += np.uint64(int.from_bytes(blake2b(unread.encode(), digest_size=7).digest(), "little"))
-    return marks
+    for number, text in enumerate(texts):
+        has_words = words.starts[number] < words.starts[number + 1]
+        if unread := _NO_BRACKETS.sub("", text) if has_words else text:
+            marks[number] += np.uint64(int.from_bytes(blake2b(unread.encode(), digest_size=7).digest(), "little"))
+    of_rows = coded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+    marks_of_rows: Hashes = np.append(marks, np.uint64(0))[of_rows]
+    return marks_of_rows
 
 
 def _meetings(rows: Places, keys: Hashes) -> list[Hashes]:

@@ -99,11 +99,6 @@ class Words(NamedTuple):
     def is_number(self) -> npt.NDArray[np.bool_]:
         return self.hashes >= NUMBER
 
-    def numbers_of(self, row: int) -> npt.NDArray[np.uint32]:
-        """The numbers of one row, sorted, each as often as it stands there."""
-        hashes = self.hashes[self.starts[row] : self.starts[row + 1]]
-        return np.sort(hashes[hashes >= NUMBER])
-
 
 def words_of(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
     """The words of each text, as a column of the type WORDS. A null, or a text of punctuation alone, has none."""

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from ray_distil.curation.contamination import SIZE, BenchmarkProblem, BenchmarkProblems, Contaminated
 from ray_distil.curation.near_duplicates import Bands, Likenesses
 from ray_distil.curation.near_duplicates import find as near_duplicates_in
-from ray_distil.curation.words import WORDS, Places, Words
+from ray_distil.curation.words import WORDS, Places
 from ray_distil.records.problem_facts import (
     CONTAMINATED,
     EVAL,
@@ -106,13 +106,13 @@ class Problems:
     ) -> None:
         """Rejects the training problems that hold a held-out problem of the run, or one of `tests`."""
         held_out = [BenchmarkProblem(HELD_OUT, f"{HELD_OUT} {row_id}", text) for row_id, text in self._texts(EVAL)]
-        problems = BenchmarkProblems([*held_out, *tests])
+        problems = BenchmarkProblems([*held_out, *tests], ignore_numbers)
         by_part = []
         splits = (table["split"] for _, table in self._with_splits())
         start = 0
         for table, split in zip(self._file.tables([REASON, WORDS_COLUMN]), splits, strict=True):
             words = pc.if_else(pc.equal(split, TRAIN), table[WORDS_COLUMN], pa.scalar(None, WORDS))
-            holding = problems.held_by(Words.of(words), coverage, ignore_numbers)
+            holding = problems.held_by(words, coverage)
             by_part.append(holding._replace(rows=holding.rows + start))
             start += table.num_rows
         self._contaminated = (

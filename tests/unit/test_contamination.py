@@ -2,7 +2,9 @@
 
 import io
 import json
+import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ray_distil.commands import plan
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.curation.contamination import BenchmarkProblem, BenchmarkProblems
-from ray_distil.curation.words import Words, words_of
+from ray_distil.curation.words import words_of
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.records.problem_facts import StoredProblems
 from ray_distil.runner.runs import Run
@@ -32,7 +34,7 @@ def held_by(
 ) -> dict[int, tuple[int, float]]:
     """Row -> (the test problem that it holds, share)."""
     problems = [p if isinstance(p, BenchmarkProblem) else BenchmarkProblem("b", "b 1", p) for p in test_problems]
-    found = BenchmarkProblems(problems).held_by(Words.of(words_of(pa.array(texts, pa.string()))), 0.4, **rules)
+    found = BenchmarkProblems(problems, **rules).held_by(words_of(pa.array(texts, pa.string())), 0.4)
     return dict(zip(found.rows.tolist(), zip(found.tests.tolist(), found.shares.tolist(), strict=True), strict=True))
 
 
@@ -56,6 +58,47 @@ def test_other_numbers_are_another_problem_unless_numbers_are_ignored() -> None:
     changed = APPLES.replace("14", "15")
     assert held_by([changed], [APPLES]) == {}
     assert list(held_by([changed], [APPLES], ignore_numbers=True)) == [0]
+
+
+def test_test_problems_of_one_template_are_told_apart() -> None:
+    """Each training problem of the template shares most n-grams with all of them."""
+    tests = [APPLES.replace("14", str(100 + k)).replace("20", str(200 + 3 * k)) for k in range(300)]
+    texts = [f"Well: {tests[k]}" for k in range(0, 300, 7)] + [APPLES.replace("14", str(500 + k)) for k in range(300)]
+    assert held_by(texts, tests) == {row: (7 * row, 1.0) for row in range(43)}
+    assert {test for test, _ in held_by(texts, tests, ignore_numbers=True).values()} == {0}
+    assert len(held_by(texts, tests, ignore_numbers=True)) == len(texts)
+
+
+def test_equal_test_problems_count_once() -> None:
+    assert held_by([APPLES], [ROOTS, APPLES, APPLES.lower()]) == {0: (1, 1.0)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_found_is_what_all_pairs_say(seed: int) -> None:
+    dice = random.Random(seed)
+
+    def drawn() -> str:
+        return " ".join(
+            dice.choice(["a", "b", "c", "d", "1", "2", "3", "4", "5", "44", "45"]) for _ in range(dice.randint(1, 14))
+        )
+
+    tests = [drawn() for _ in range(60)]
+    texts = [drawn() for _ in range(40)] + [f"{drawn()} {dice.choice(tests)} {drawn()}" for _ in range(60)]
+    expected = {}
+    for row, text in enumerate(texts):
+        words, found = text.split(), []
+        for number, test in enumerate(tests):
+            needed = test.split()
+            runs = {tuple(needed[k : k + 8]) for k in range(max(1, len(needed) - 7))}
+            own = {tuple(words[k : k + 8]) for k in range(max(1, len(words) - 7))}
+            share = len(runs & own) / len(runs)
+            numbers = Counter(w for w in needed if w.isdigit()) - Counter(w for w in words if w.isdigit())
+            if share > 0.4 and not numbers and test not in tests[:number]:
+                found.append((share, -number))
+        if found:
+            expected[row] = max(found)[0]
+    assert {row: pytest.approx(share) for row, (_, share) in held_by(texts, tests).items()} == expected
+    assert len(expected) > 10
 
 
 def test_a_number_that_stands_once_is_not_there_twice() -> None:
