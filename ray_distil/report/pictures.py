@@ -80,8 +80,16 @@ def _histograms(run_folder: Folder, models: list[Model], names: list[str]) -> It
             "svg": figures.token_histogram(f"answers{number or ''}", answers) if len(answers) == 2 else "",
             "caption": f"{len(answers[0][1]):,} answers of each, reasoning included."
             if len(answers) == 2
-            else "This run compares no student with its baseline.",
+            else _why_not_drawn(models, name, names),
         }
+
+
+def _why_not_drawn(models: list[Model], benchmark: str, names: list[str]) -> str:
+    """Why there is no picture of two models' tokens: one of them was not measured, or its tokens were not counted."""
+    measured = {model["name"] for model in models if model["benchmark"] == benchmark}
+    if len(names) == 2 and measured.issuperset(names):
+        return "The tokens of these answers were not counted."
+    return "This run compares no student with its baseline."
 
 
 def scatters(models: list[Model], baseline: str, student: str | None) -> Iterator[dict[str, str]]:
@@ -95,11 +103,14 @@ def scatters(models: list[Model], baseline: str, student: str | None) -> Iterato
             "svg": figures.accuracy_scatter(points, front, baseline, student, place) if points else "",
             "caption": "Better is up and to the left. Bars: 95% intervals; line: the models that no other one beats."
             if points
-            else "This run holds no measured accuracy.",
+            else "This run holds no model with measured accuracy and counted tokens.",
         }
 
 
 def _why_uncounted(num_rewrites: int) -> str:
     if not num_rewrites:
         return "This run holds no rewrites."
-    return f"The slow responses were imported: their tokens are not known, before {num_rewrites:,} rewrites."
+    return (
+        f"{num_rewrites:,} rewrites, whose tokens before or after are not known: those of imported responses are not, nor those "
+        "of an endpoint that does not count them."
+    )

@@ -132,10 +132,13 @@ def headline(report: Report) -> str:
     examples = next((stage for stage in report.stages if stage["name"] == "sft_examples"), None)
     if not report.models and examples is not None:
         return f"{examples['rows_out']:,} of {examples['rows_in']:,} texts of the teachers pass the gates, as training examples"
-    if not slow or not fast or not slow["mean_tokens"] or not fast["mean_tokens"]:
+    if not slow or not fast:
         return "This run compares no student with its baseline"
-    share = fast["mean_tokens"] / slow["mean_tokens"]
-    sentence = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
+    if slow["mean_tokens"] and fast["mean_tokens"]:
+        share = fast["mean_tokens"] / slow["mean_tokens"]
+        sentence = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
+    else:
+        sentence = f"{fast['name']} beside {slow['name']}, with tokens that were not all counted"
     if slow["accuracy"] is None or fast["accuracy"] is None:
         return sentence
     sentence += f": accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"

@@ -201,6 +201,7 @@ def html(page: Page) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["formulas"] = rendered
+    environment.filters["count"] = lambda number: benchmark_tables.formatted(number, "{:,}")  # "–" where nobody counted
     return environment.get_template("report.html.jinja").render(page)
 
 

@@ -102,7 +102,28 @@ def test_rewrites_of_imported_responses_have_no_tokens_before(tmp_path: Path) ->
     rows = [row | {"original_tokens": None, "compression_ratio": None} for row in pq.read_table(file).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, REWRITES), file)
     report.build(Folder.at(run))
-    assert "their tokens are not known, before 50 rewrites" in (run / "report" / "report.html").read_text()
+    assert "50 rewrites, whose tokens before or after are not known" in (run / "report" / "report.html").read_text()
+
+
+def test_a_run_whose_tokens_nobody_counted_has_its_report(tmp_path: Path) -> None:
+    """Each count is null, as docs/artifacts.md allows it: endpoints may count nothing."""
+    uncounted = [entry | {"mean_tokens": None} for entry in MODELS]
+    run = make_run(tmp_path / "mine", uncounted)
+    for file in run.glob("**/part-*.parquet"):
+        table = pq.read_table(file)
+        counts = [name for name in table.column_names if "tokens" in name or name == "compression_ratio"]
+        rows = [row | dict.fromkeys(counts) for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, REWRITES if "rewrites" in str(file) else EVAL), file)
+
+    built = report.build(Folder.at(run))
+    page = (run / "report" / "report.html").read_text()
+    assert page.count("<small>– tokens") == 2 * 3 + 2, "three rewrites beside their sources, two answers"
+    assert "50 rewrites, whose tokens before or after are not known" in page
+    assert "The tokens of these answers were not counted." in page
+    assert "fast beside slow, with tokens that were not all counted: accuracy 95.0% against 96.0%" in page
+    assert [row[3] for row in built.model_rows()] == ["–"] * 3
+    assert "None" not in page
+    report.build_several([Folder.at(run)])
 
 
 def test_json_is_as_promised(tmp_path: Path) -> None:
@@ -209,7 +230,7 @@ def test_a_run_at_its_beginning_can_be_reported(tmp_path: Path) -> None:
     artifact(run, "instructions", "instructions", {})
     report.build(Folder.at(run))
     page = (run / "report" / "report.html").read_text()
-    for words in ("no rewrites", "no measured accuracy", "no training metrics", "No row was rejected"):
+    for words in ("no rewrites", "no model with measured accuracy", "no training metrics", "No row was rejected"):
         assert words in page
     assert "<svg" not in page
 
