@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FOR_GPU := $(VENV)/.gpu
 
 # `make chaos` and `make test-all`: rounds in which something is killed. Workers: tests at a time, each up to 8 GB.
 ROUNDS ?= 50
@@ -42,16 +43,19 @@ lint: $(READY)
 
 setup: $(READY)
 
-# A new environment: torch's CPU build would pass for the version that is asked for.
+# A new environment. "===" takes 2.13.0 alone: pip would prefer a local 2.13.0+cpu. The mark keeps the CPU packages out.
 setup-gpu:              ## .venv for NVIDIA GPUs
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install -q -e ".[gpu,dev]"
+	touch $(FOR_GPU)
+	$(BIN)/pip install -q -e ".[gpu,dev]" torch===2.13.0
+	$(BIN)/python -c "import torch; torch.version.cuda or exit(f'torch {torch.__version__} is no build for NVIDIA GPUs; see what pip config list adds to the index')"
 	touch $(READY)
 
 # torch's CPU build comes first: the lock pins 2.13.0, and where an index offers only the CUDA build under that
 # number, the CPU build is taken from PyTorch's own index. pip would compile on one core, for as long as it installs;
 # some packages hold files that are no Python, at which compileall ends with 1.
 $(READY): requirements-cpu.lock pyproject.toml
+	@test ! -e $(FOR_GPU) || { echo "$(VENV) is a GPU environment: run make setup-gpu, or make clean for one for CPUs"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --no-deps --no-compile torch==2.13.0+cpu 2>/dev/null \
 	  || $(BIN)/pip install -qq --no-deps --no-compile torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu

@@ -12,7 +12,7 @@ from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_p
 from ray_distil.chat.model_files import read_config
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.checks import endpoint_checks, model_checks, weight_files
+from ray_distil.checks import endpoint_checks, libraries, model_checks, weight_files
 from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.checks.resources import unwritable, what_cannot_come
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
@@ -69,6 +69,7 @@ def _phases(
 ) -> Iterator[Iterable[Finding]]:
     """The checks in groups: where one has found an error, the next ones, which may rely on it, are not done."""
     yield _user_code(config)
+    yield libraries.unfit() if models else []
 
     # What this machine lacks, the one of the run may have.
     resources = list(_resources(config))
@@ -167,6 +168,8 @@ def _not_loaded(student: str, training: TrainingConfig) -> Iterator[Finding]:
         mistake = weight_files.wrong_student(student)
     except (UserError, OSError) as error:
         mistake = str(error)
+    except ImportError as error:
+        mistake = f"its class cannot be imported ({libraries.first_line(error)[:150]}); install what it needs"
     except ValueError as error:  # Transformers', of a config.json
         mistake = f"{_first(error)}; train another student"
     if mistake is None:
