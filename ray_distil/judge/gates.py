@@ -6,8 +6,8 @@ The functions below are applied in their order in this file. `@gate` gives each 
 A gate of a user's own is a function with the same contract, named in `gates.custom` by its import path. It is applied
 after these, and its reason is a reject's reason.
 
-Another gate here, or another rule of a gate, changes which rows pass: raise VERSION in `stages/sft_examples.py` and
-`stages/rewrites.py`, or a finished run with the same switches stays as it is.
+Another gate here, or another rule of a gate, changes which rows pass: raise VERSION here and in `stages/rewrites.py`, or a
+finished run with the same switches stays as it is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +21,8 @@ from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.results import has_steps
 from ray_distil.runtime import user_code
 
+VERSION = 5
+ACCEPTED = "accepted"
 Row = Mapping[str, Any]
 Gate = Callable[[Row], str | None]
 GateT = TypeVar("GateT", bound=Gate)
@@ -92,8 +94,8 @@ def shorter(row: Row) -> str | None:
 def first_reason(row: Row, names: Iterable[str], judge: str | None = None) -> str | None:
     """The reason of the first gate among `names` that the row fails; None where it passes all.
 
-    names: of the gates above, and import paths of a user's own. judge: of `correct`. Raises UserError for a name that is
-    no gate: a row must not pass because its gate is missing.
+    names: of the gates above, and import paths of a user's own. judge: of `correct`. A verdict of the same gates that stands
+    in the row is used. Raises UserError for a name that is no gate: a row must not pass because its gate is missing.
     """
     enabled = dict.fromkeys(names)
     custom = [name for name in enabled if ":" in name]
@@ -102,9 +104,25 @@ def first_reason(row: Row, names: Iterable[str], judge: str | None = None) -> st
             f"gates.{min(unknown)}: no such gate in this process, which has {', '.join(GATES)}. Workers import "
             "ray_distil/judge/gates.py anew: a gate that only the driver's program has registered is not there"
         )
-    gates = GATES | {"correct": partial(correct, judge=judge)}
-    reasons = (passes(row) for name, passes in gates.items() if name in enabled)
-    return next(filter(None, reasons), None) or next(filter(None, (_custom_reason(row, path) for path in custom)), None)
+    is_judged = row.get("judged_by") == judged_by(judge)
+    reason = row["verdict"] if is_judged else None
+    if reason is None or (reason != ACCEPTED and REASONS[reason] not in enabled):
+        gates = GATES | {"correct": partial(correct, judge=judge)}
+        reason = next(filter(None, (passes(row) for name, passes in gates.items() if name in enabled)), ACCEPTED)
+    if reason != ACCEPTED:
+        return reason
+    return next(filter(None, (_custom_reason(row, path) for path in custom)), None)
+
+
+def judged_by(judge: str | None = None) -> str:
+    """Who has given a verdict: the gates of this version, and a user's own judge by its import path and source."""
+    return f"gates {VERSION}" if judge is None else f"gates {VERSION}, {user_code.mark(judge)}"
+
+
+def verdict(row: Row, judge: str | None = None) -> dict[str, str]:
+    """The columns `verdict` and `judged_by` of a row, by all gates of this file, whichever are on."""
+    unjudged = {name: value for name, value in row.items() if name != "judged_by"}
+    return {"verdict": first_reason(unjudged, GATES, judge) or ACCEPTED, "judged_by": judged_by(judge)}
 
 
 def _custom_reason(row: Row, path: str) -> str | None:

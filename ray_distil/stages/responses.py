@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import split_reasoning
@@ -19,6 +20,7 @@ from ray_distil.errors import UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
+from ray_distil.judge import gates
 from ray_distil.judge.answers import extract_answer
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
@@ -97,6 +99,7 @@ class Responses(GeneratingStage):
                 generator.model,
                 self.questions[name],
                 done,
+                self.run.config.answers.judge,
             )
             for name, generator in self.generators.items()
         ]
@@ -114,7 +117,11 @@ class Responses(GeneratingStage):
             return None
         if not is_the_same(row, has_ended, teacher.sampling_params.max_tokens, has_same_limits):
             return None
-        return row | _read(row["response"]) | {"reference_answer": source["reference_answer"]}
+        reread = row | _read(row["response"]) | {"reference_answer": source["reference_answer"]}
+        return reread | gates.verdict(reread, self.run.config.answers.judge)
+
+    def summarise(self, artifact: Artifact) -> dict[str, Any]:
+        return {"verdicts": verdicts(artifact.tables(["teacher", "verdict", "reference_answer"]))}
 
     def _import(self, artifact: Artifact, teacher: str, source: Source) -> Counter[str]:
         """Write the rows of a teacher whose responses are in a file; returns the number of unused records by reason.
@@ -225,20 +232,20 @@ def requests(row: dict[str, Any], teacher: str, question: Question, done: Contai
     return requests
 
 
-def response_row(row: dict[str, Any], model: str, sampling_params: dict[str, Any]) -> dict[str, Any]:
-    """A generated row as a RESPONSES row. A text that was cut is kept: the gates see its finish_reason."""
+def response_row(
+    row: dict[str, Any], model: str, sampling_params: dict[str, Any], judge: str | None = None
+) -> dict[str, Any]:
+    """A generated row as a RESPONSES row with its verdict. A text that was cut is kept: its verdict is "incomplete"."""
     columns = row | {"response_id": row["id"], "model": model}
     if row["error"]:
         return reject_failed(columns, row["error"])
-    return (
-        columns
-        | _read(row["generated_text"])
-        | {
-            "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
-            "num_generated_tokens": row["num_generated_tokens"] or None,
-            "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
-        }
-    )
+    counts = {
+        "num_prompt_tokens": row["num_prompt_tokens"] or None,  # 0: not counted
+        "num_generated_tokens": row["num_generated_tokens"] or None,
+        "sampling_params": json.dumps(sampling_params | {"seed": row["seed"]}, sort_keys=True),
+    }
+    response = columns | _read(row["generated_text"]) | counts
+    return response | gates.verdict(response, judge)
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -254,12 +261,24 @@ def responses(
     model: str,
     question: Question,
     done: Container[str] = (),
+    judge: str | None = None,
 ) -> "Dataset":
-    """One teacher's responses, without those whose ids are in `done`."""
+    """One teacher's responses, without those whose ids are in `done`. judge: of the gate `correct`."""
     pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, "question": question, "done": done})
-    options = {"model": model, "sampling_params": question.sampling_params}
+    options = {"model": model, "sampling_params": question.sampling_params, "judge": judge}
     return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
 
-def response_batch(table: pa.Table, model: str, sampling_params: dict[str, Any]) -> pa.Table:
-    return table_of([response_row(row, model, sampling_params) for row in table.to_pylist()], RESPONSES)
+def response_batch(table: pa.Table, **options: Any) -> pa.Table:
+    return table_of([response_row(row, **options) for row in table.to_pylist()], RESPONSES)
+
+
+def verdicts(tables: Iterable[pa.Table]) -> dict[str, dict[str, int]]:
+    """Teacher -> how many of its responses to problems with a reference have each verdict; without those of no verdict."""
+    counts: dict[str, Counter[str]] = {}
+    for table in tables:
+        judged = table.filter(pc.and_(pc.is_valid(table["verdict"]), pc.is_valid(table["reference_answer"])))
+        pairs = judged.group_by(["teacher", "verdict"]).aggregate([("verdict", "count")]).to_pylist()
+        for pair in pairs:
+            counts.setdefault(pair["teacher"], Counter())[pair["verdict"]] += pair["verdict_count"]
+    return {teacher: dict(of_teacher.most_common()) for teacher, of_teacher in sorted(counts.items())}

@@ -15,7 +15,7 @@ from ray_distil.chat.reasoning_marks import split_reasoning, thinking_is_open
 from ray_distil.config import StagesConfig
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
-from ray_distil.judge.gates import GATES, against_source, first_reason
+from ray_distil.judge.gates import against_source, first_reason, verdict
 from ray_distil.judge.results import final_result
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 NAME = "long2short"  # in fingerprints
 VERSION = 7
 REQUEST_VERSION = 1  # of the requests: with another version all texts are generated again
-ACCEPTED = "accepted"
 
 
 class Rewrites(GeneratingStage):
@@ -154,7 +153,7 @@ def _judged(rewrite: dict[str, Any], judge: str | None) -> dict[str, Any]:
     Which gates are on is no matter here, so that switching one off remakes no rewrite; `sft_examples` applies those that are on.
     """
     rewrite = rewrite | {"answer": final_result(rewrite["reasoning"])}
-    return rewrite | {"verdict": first_reason(against_source(rewrite), GATES, judge) or ACCEPTED}
+    return rewrite | {"verdict": verdict(against_source(rewrite), judge)["verdict"]}
 
 
 def rewrites(

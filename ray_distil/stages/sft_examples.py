@@ -15,7 +15,7 @@ from ray_distil.curation import same_texts
 from ray_distil.curation.same_texts import Repeats, find, text_keys
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
-from ray_distil.judge.gates import against_source, first_reason
+from ray_distil.judge.gates import VERSION, against_source, first_reason
 from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Row, Stage
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 NAME = "curation"  # in fingerprints
-VERSION = 5
 
 
 class SftExamples(Stage):

@@ -4,7 +4,8 @@ Each row has a hash of 128 bits, and the digest is the sum of the hashes (modulo
 are written: each shard has the digest of its own rows in its Parquet metadata, and the sum over the shards is the
 digest of the artifact. Later stages depend on it: equal rows, however they came to be, remake nothing.
 
-Columns that no later stage reads do not count: which model made a text, with which seed, from which file a problem is.
+Columns do not count that no later stage reads (which model made a text, with which seed, from which file a problem is), or
+that are a function of the others (the verdict on a response).
 """
 
 from collections.abc import Iterable
@@ -15,12 +16,14 @@ import pyarrow as pa
 
 KEY = b"ray_distil.content"  # in the metadata of a Parquet file
 HOW = {"model", "sampling_params", "num_prompt_tokens", "source"}  # columns that say how a row came to be
+JUDGED_BY = "judged_by"  # with this column, `verdict` follows from the other ones
 MODULUS = 2**128
 
 
 def digest(table: pa.Table) -> int:
     """The digest of the rows of a table, in [0, 2**128)."""
-    columns = [(name, table[name]) for name in table.column_names if name not in HOW]
+    left_out = HOW | ({"verdict", JUDGED_BY} if JUDGED_BY in table.column_names else set())
+    columns = [(name, table[name]) for name in table.column_names if name not in left_out]
     rows = [blake2b(digest_size=16) for _ in range(table.num_rows)]
     for name, column in columns:
         mark = name.encode()
