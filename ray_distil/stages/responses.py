@@ -121,7 +121,8 @@ class Responses(GeneratingStage):
         return reread | gates.verdict(reread, self.run.config.answers.judge)
 
     def summarise(self, artifact: Artifact) -> dict[str, Any]:
-        return {"verdicts": verdicts(artifact.tables(["teacher", "verdict", "reference_answer"]))}
+        of_teachers = verdicts(artifact.tables(["teacher", "verdict", "reference_answer"]))
+        return {"verdicts": of_teachers} if of_teachers else {}
 
     def _import(self, artifact: Artifact, teacher: str, source: Source) -> Counter[str]:
         """Write the rows of a teacher whose responses are in a file; returns the number of unused records by reason.

@@ -54,7 +54,11 @@ RESPONSES = _schema(
     ("num_generated_tokens", pa.int32(), NULLABLE),
     ("model", pa.string()),
     ("sampling_params", pa.string()),  # JSON, with the row's own seed
-    ("verdict", pa.string(), NULLABLE),  # "accepted", or the reason of the first gate that it fails; null in earlier versions
+    (
+        "verdict",
+        pa.string(),
+        NULLABLE,
+    ),  # "accepted", or the reason of the first gate that it fails; null in earlier versions
     ("judged_by", pa.string(), NULLABLE),  # version of the gates, and the user's own judge
 )
 

@@ -139,10 +139,10 @@ def test_rewrite_request_is_the_recipes() -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({}, ""), ({"finish_reason": "length"}, "source_incomplete"), ({"answer": "6"}, "source_wrong_answer")],
+    [({}, ""), ({"finish_reason": "length"}, "source_incomplete"), ({"reference_answer": "6"}, "source_wrong_answer")],
 )
 def test_only_correct_slow_responses_are_rewritten(change: dict[str, Any], reason: str) -> None:
-    assert rewrites.request(response() | change, ALL, Question(PARAMS))["source_reason"] == reason
+    assert rewrites.request(response(**change), ALL, Question(PARAMS))["source_reason"] == reason
 
 
 def test_verdicts() -> None:
