@@ -22,6 +22,10 @@ class ConfigError(UserError):
     """The configuration is wrong; one line a mistake, with the key, the value and the remedy."""
 
 
+class HubAway(ConfigError):
+    """The hub could not be asked about a model, so nobody knows whether it has it; the message has the remedy."""
+
+
 class DamagedFile(UserError):
     """A file that is not what was written; the message names it and the remedy."""
 

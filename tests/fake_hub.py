@@ -23,7 +23,7 @@ FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
 class FakeHub:
     """`commits`: ORG/NAME -> the files of each commit, the newest last. `requests`: the paths that were asked for.
 
-    every: the files of all models that nobody has pushed.
+    every: the files of all models that nobody has pushed. gated: models whose files need a licence.
     """
 
     def __init__(self, every: dict[str, bytes] | None = None) -> None:
@@ -31,6 +31,7 @@ class FakeHub:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.status: int | None = None
         self.requests: list[str] = []
+        self.gated: set[str] = set()
 
     def push(self, name: str, files: dict[str, bytes]) -> str:
         """A commit with these files; returns its 40 digits."""
@@ -84,7 +85,7 @@ class FakeHub:
         if found := INFO.match(path):
             name, revision, tree = found.groups()
             if (at := self.find(name, revision or tree)) is None:
-                return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+                return 404, b"{}", {"X-Error-Code": "RevisionNotFound" if name in self.commits else "RepoNotFound"}
             commit, files = at
             if tree:
                 listed = [
@@ -96,6 +97,8 @@ class FakeHub:
             return 200, json.dumps(told).encode(), {"Content-Type": "application/json"}
         if found := FILE.match(path):
             name, revision, file = found.groups()
+            if name in self.gated:
+                return 403, b"", {"X-Error-Code": "GatedRepo"}
             at = self.find(name, revision)
             if at is None or file not in at[1]:
                 return 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": at[0] if at else ""}

@@ -18,7 +18,7 @@ from ray_distil.checks.resources import unwritable, what_cannot_come
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
-from ray_distil.errors import ConfigError, UserError
+from ray_distil.errors import ConfigError, HubAway, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.judge.agreement import JUDGE, wrong_judge
 from ray_distil.records.problem_facts import Figures
@@ -26,7 +26,6 @@ from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import export_check, instructions
-from ray_distil.store import hub
 from ray_distil.train.attention import FLAT
 
 
@@ -47,20 +46,25 @@ def check(
 
 
 def check_plan(config: StagesConfig, problems: Figures | None) -> list[str]:
-    """`check` for a plan. A hub's model that is not on this machine is not checked; a remark names it."""
+    """`check` for a plan. A model of a hub that cannot be reached is checked by the file alone; a remark names it."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # only the plan goes to the console
-    models, absent = {}, []
+    models, absent, mistakes = dict[str, str](), dict[str, str](), list[str]()
     for key, source in model_sources(config).items():
         try:
             models[key.removesuffix(".engine.model_source")] = resolve_model(source, key)
-        except ConfigError:
-            if not hub.is_hub_name(source):
-                raise
-            absent.append(source)
+        except HubAway as error:
+            absent[source] = str(error).partition(", and ")[2]
+        except ConfigError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
     models, _ = frozen.freeze(config, models)
     remarks = check(config, models, problems, planned=True)
     if absent:
-        remarks.append(f"not on this machine, and not checked: {', '.join(dict.fromkeys(absent))}")
+        names = ", ".join(absent)
+        skipped = "files, chat template, tokenizer, context and class"
+        remarks.append(f"not on this machine, and not checked: {skipped} of {names}; {next(iter(absent.values()))}")
     return remarks
 
 
@@ -77,7 +81,7 @@ def _phases(
         more = f" ({len(resources) - 1} more settings like this)" if resources[1:] else ""
         resources = [remark("", f"on this machine the run would end at once: {resources[0]}{more}")]
 
-    yield [*resources, *_of_models(config, models, problems)]
+    yield [*resources, *_written_lengths(config, models), *_of_models(config, models, problems)]
     yield unwritable(config.run_folder) if planned else []
     if config.training is not None and (student := models.get("training.student")):
         yield _thinks_twice(config, config.training, student)
@@ -128,6 +132,20 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
 def _of_models(config: StagesConfig, models: dict[str, str], problems: Figures | None) -> Iterator[Finding]:
     for checked in _checked_models(config, models, problems):
         yield from model_checks.findings(checked)
+
+
+def _written_lengths(config: StagesConfig, models: dict[str, str]) -> Iterator[Finding]:
+    """Of models without files on this machine: max_tokens beyond the max_model_len that the configuration gives."""
+    absent = {section: model for section, model in named_models(config).items() if section not in models}
+    for generator in generators.generators(config, absent):
+        length = engine.context_of(generator.engine) if generator.engine is not None else None
+        max_tokens = generator.sampling.max_tokens
+        if length is not None and max_tokens > length:
+            yield Finding(
+                f"{generator.section}.sampling_params.max_tokens",
+                f"{max_tokens:,}, and its engine reads {length:,} with the prompt; lower it, or raise "
+                f"{generator.backend_section}.engine.engine_kwargs.max_model_len",
+            )
 
 
 def _resources(config: StagesConfig) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from math import prod
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.findings import Finding, remark
@@ -15,9 +14,8 @@ def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
     """A finding for each setting that asks for more resources than the Ray of this machine will ever have."""
     num_cpus = config.ray.num_cpus or os.cpu_count() or 1
     for key, engine in config.engines.items():
-        workers = prod(int(engine.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
-        yield from _engine_cpus(key, engine.num_cpus * workers, num_cpus)
-        yield from _gpus(f"{key}.num_gpus", engine.num_gpus * workers, "an engine")
+        yield from _engine_cpus(key, engine.num_cpus * engine.num_workers, num_cpus)
+        yield from _gpus(f"{key}.num_gpus", engine.num_gpus * engine.num_workers, "an engine")
         yield from _custom(key, engine.resources)
         if engine.accelerator_type is not None and not _num_gpus():
             text = f"{engine.accelerator_type!r} is on no node; this machine has no GPU"

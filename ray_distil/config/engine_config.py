@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
@@ -79,8 +80,13 @@ class EngineConfig(Section):
         description="batches in one engine, fewer where rows are few; max_concurrent_batches x batch_size is best at 4 "
         "times max_num_seqs or more: a batch is done when its longest row is, and leaves its places empty until then",
     )
-    num_cpus: float = Field(1, ge=0, description="CPUs an engine reserves")
-    num_gpus: float = Field(0, ge=0, description="GPUs an engine reserves")
+    num_cpus: float = Field(1, ge=0, description="CPUs that each of an engine's workers reserves")
+    num_gpus: float = Field(
+        0,
+        ge=0,
+        description="GPUs that each of an engine's workers reserves: 1, or a share of one; an engine has "
+        "tensor_parallel_size x pipeline_parallel_size workers",
+    )
     accelerator_type: str | None = Field(None, description="Ray's name of the GPU type, e.g. H100")
     resources: dict[str, float] = Field(
         default_factory=dict, description="Ray's custom resources that each of an engine's workers reserves"
@@ -110,6 +116,21 @@ class EngineConfig(Section):
             if not is_auto and (type(value) is not int or value < 1):
                 raise ValueError(f"engine_kwargs.{name}: {value!r} is no number of 1 or more")
         return numbers
+
+    @model_validator(mode="after")
+    def _a_gpu_a_worker(self) -> "EngineConfig":
+        if self.num_workers > 1 and self.num_gpus > 1:
+            raise ValueError(
+                f"num_gpus: {self.num_gpus:g} for each of the engine's {self.num_workers} workers "
+                f"(tensor_parallel_size x pipeline_parallel_size) are {self.num_gpus * self.num_workers:g} GPUs, and a "
+                "worker uses one; set num_gpus=1"
+            )
+        return self
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of one engine, each with `num_cpus`, `num_gpus` and `resources` of its own."""
+        return prod(int(self.engine_kwargs.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
 
     @field_validator("concurrency", mode="before")
     @classmethod

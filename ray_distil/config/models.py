@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ray_distil.config import TINY, TRAINED, StagesConfig, TeacherConfig
 from ray_distil.config.engine_config import Asked, EndpointConfig, wrong_key
-from ray_distil.errors import ConfigError, UserError
+from ray_distil.errors import ConfigError, HubAway, UserError
 from ray_distil.records import sources
 from ray_distil.records.sources import Source
 from ray_distil.runtime.redaction import redacted
 from ray_distil.store import hub
+from ray_distil.store.hub import is_refused, refusal
 from ray_distil.store.manifest import model_fingerprint
 from ray_distil.store.storage import Folder, describe
 
@@ -174,11 +175,9 @@ def resolve_model(model_source: str, key: str) -> str:
         if hub.cached(model_source, "config.json") is None:
             hub.newest(model_source)
     except Exception as error:  # its types are many: not found, gated, no network, hub switched off
-        reason = type(error).__name__
-        raise ConfigError(
-            f"{key}: there is no model folder {model_source!r}, and Hugging Face does not give a model of that name "
-            f"({reason}); give a folder, ORG/NAME, or tiny:NAME"
-        ) from error
+        kind = HubAway if hub.is_away(error) else ConfigError
+        reason = hub.refusal(model_source, error)
+        raise kind(f"{key}: there is no model folder {model_source!r}, and {reason}") from error
     return model_source
 
 
@@ -203,6 +202,8 @@ def download(model: str, hub: str, target: Path) -> Path:
     except ImportError as error:
         raise UserError(f"--from modelscope: its library is missing ({error}); pip install modelscope") from error
     except Exception as error:  # its types are many: not found, gated, no network, no space on the disk
+        if is_refused(error):
+            raise UserError(refusal(name, error)) from error
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"{hub} did not give {name!r} ({type(error).__name__}: {reason}); files that have come stay in {folder}, "

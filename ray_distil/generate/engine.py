@@ -11,7 +11,6 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +160,9 @@ def strategy(config: EngineConfig) -> str:
     """
     import ray
 
-    ranks = [config.engine_kwargs.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
     needed = {"CPU": config.num_cpus, "GPU": config.num_gpus, **config.resources}
     holds = any(
-        all(node["Resources"].get(name, 0) >= number * prod(ranks) for name, number in needed.items())
+        all(node["Resources"].get(name, 0) >= number * config.num_workers for name, number in needed.items())
         for node in ray.nodes()
         if node["Alive"]
     )

@@ -175,9 +175,7 @@ def num_gpus(config: EngineConfig | None) -> int:
     """The GPUs that a pool of engines holds at once; 0 without one."""
     if config is None or not config.num_gpus:
         return 0
-    kwargs = config.engine_kwargs
-    num_workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-    return ceil(config.num_gpus * num_workers) * config.concurrency[1]
+    return ceil(config.num_gpus * config.num_workers) * config.concurrency[1]
 
 
 def generation_config(model: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from functools import lru_cache
+from json import JSONDecodeError
 from pathlib import Path
 
 from filelock import FileLock
@@ -68,6 +69,47 @@ def cached(model: str, file: str) -> str | None:
     return str(copies[-1]) if copies else None
 
 
+def is_away(error: Exception) -> bool:
+    """Whether an error of huggingface_hub says nothing of the model: no network, the hub is busy or switched off."""
+    is_of_name = isinstance(error, ValueError) and not isinstance(error, JSONDecodeError)  # this one: a proxy's page
+    return not is_of_name and _status(error) not in (401, 403, 404)
+
+
+def refusal(model: str, error: Exception) -> str:
+    """What an error of huggingface_hub says of a model, and the remedy."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, revision = split(model)
+    if is_away(error):
+        status = _status(error)
+        reason = f"HTTP {status}" if status else type(error).__name__
+        return (
+            f"the hub cannot be reached ({reason}): set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy, or fetch the "
+            f"model elsewhere by `ray-distil download {name}`, and give its folder"
+        )
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{name} is gated: accept its licence on the hub's page of it, and set HF_TOKEN to a token of that account"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub has no model of the name {name}; correct it, or set HF_TOKEN if it is a private one"
+    if isinstance(error, RevisionNotFoundError):
+        return f"the hub has no revision {revision} of {name}; give one of its branches, tags or commits"
+    if isinstance(error, ValueError):  # no name that a hub could have, or a mirror that names no commits
+        return " ".join(str(error).split())
+    return f"the hub refuses {name} (HTTP {_status(error)}): set HF_TOKEN to a token that may read it"
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether a hub has answered that it does not give a model."""
+    return _status(error) is not None and not is_away(error)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status of an error; None where no server has answered."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def newest(model: str, timeout: float = TIMEOUT_S) -> str:
     """The commit that the hub has for a name now. Raises an error of huggingface_hub where it does not say."""
     from huggingface_hub import HfApi
@@ -101,7 +143,6 @@ def snapshot(model: str, weights: bool, cache: str | None = None, every_format: 
     hub has no such model, or does not give it to this user; OSError where it does not answer.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     name, commit = split(model)
     left_out = OTHER_FORMATS
@@ -112,10 +153,9 @@ def snapshot(model: str, weights: bool, cache: str | None = None, every_format: 
     try:
         with _bars(weights):
             return str(snapshot_download(name, revision=commit, cache_dir=cache, ignore_patterns=left_out))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # the first one also where a licence is needed
-        reason = type(error).__name__
-        raise UserError(f"{name}: Hugging Face does not give its files at commit {commit} ({reason})") from error
-    except Exception as error:  # its types are many: no network, too many requests, no space on the disk
+    except Exception as error:  # its types are many: gated, no network, too many requests, no space on the disk
+        if is_refused(error):
+            raise UserError(f"its files at commit {commit} did not come: {refusal(model, error)}") from error
         reason = (str(error).strip().splitlines() or [""])[0]
         raise OSError(
             f"{name}: its files at commit {commit} did not come ({type(error).__name__}: {reason}); those that have come "

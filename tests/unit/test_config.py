@@ -156,7 +156,9 @@ def test_hub_names_are_looked_up_before_anything_runs(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     assert resolve_model("org/name", "k") == "org/name"
-    with pytest.raises(ConfigError, match="k: there is no model folder 'models/absent', and Hugging Face .*Offline"):
+    with pytest.raises(
+        ConfigError, match="k: there is no model folder 'models/absent', and the hub cannot be reached .*Offline"
+    ):
         resolve_model("models/absent", "k")
     assert asked == ["org/name", "models/absent"]
 

@@ -82,7 +82,7 @@ def test_a_published_model_comes_whole(tmp_path: Path, hub: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nobody/nothing"], "huggingface did not give 'nobody/nothing' (RepositoryNotFoundError"),
+        (["nobody/nothing"], "the hub has no model of the name nobody/nothing; correct it"),
         (["9B"], "'9B' names no model; give ORG/NAME, or one of 7B, 14B, 32B"),
         (["7B", "--from", "modelscope"], "pip install modelscope"),
     ],

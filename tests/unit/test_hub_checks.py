@@ -118,7 +118,34 @@ def test_a_hub_that_sends_no_file_is_told(web: FakeHub, tmp_path: Path) -> None:
     config = load(None, [f"run.storage_path={tmp_path}", f"training.student={STUDENT}"])
     models = frozen.resolved(config)[0]
     web.commits.clear()
-    with pytest.raises(
-        UserError, match=r"training.student: org/student: Hugging Face does not give its files at commit"
-    ):
+    with pytest.raises(UserError, match=r"training.student: its files at commit .* did not come: the hub has no"):
         preflight.check(config, models)
+
+
+def test_a_plan_tells_names_that_the_hub_does_not_know_from_a_hub_that_is_away(web: FakeHub, tmp_path: Path) -> None:
+    def told(source: str) -> str:
+        """Of a plan; an error behind "error: "."""
+        overrides = [f"run.storage_path={tmp_path}", "evaluation.models=[]", f"training.student={STUDENT}"]
+        try:
+            remarks = preflight.check_plan(
+                load(None, [*overrides, f"teachers.slow.engine.model_source={source}"]), None
+            )
+        except UserError as error:
+            return f"error: {error}"
+        return "\n".join(remarks)
+
+    assert "not checked" not in told(SLOW)
+    unknown = (
+        "error: teachers.slow.engine.model_source: there is no model folder 'org/unknwon', and the hub has no model"
+    )
+    assert told("org/unknwon").startswith(f"{unknown} of the name org/unknwon; correct it, or set HF_TOKEN")
+    assert "the hub has no revision v9 of org/teacher" in told(f"{SLOW}@v9")
+    web.push("org/gated", files_of("teacher-r1"))
+    web.gated.add("org/gated")
+    assert told("org/gated").startswith("error: teachers.slow: ")
+    assert "org/gated is gated: accept its licence on the hub's page of it, and set HF_TOKEN" in told("org/gated")
+    web.status = 503
+    assert (
+        "not checked: files, chat template, tokenizer, context and class of org/new; the hub cannot be reached (HTTP 503)"
+        in told("org/new")
+    )

@@ -249,11 +249,43 @@ def test_a_template_of_packing_is_that_of_the_export() -> None:
         check('packing.template="{{message.content | trim}} -> {{message.output}}"')
 
 
-def test_a_plan_remarks_what_only_this_machine_lacks() -> None:
+def test_a_plan_remarks_what_only_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = load(None, ["training.use_gpu=true", "teachers.direct.engine.model_source=org/far-away"])
     told = preflight.check_plan(config, None)
     assert any("training.use_gpu" in line for line in told)
-    assert told[-1] == "not on this machine, and not checked: org/far-away"
+    far = "not on this machine, and not checked: files, chat template, tokenizer, context and class of org/far-away; "
+    assert told[-1].startswith(f"{far}the hub cannot be reached (OfflineModeIsEnabled): set HF_ENDPOINT to a mirror or")
+    assert told[-1].endswith("fetch the model elsewhere by `ray-distil download org/far-away`, and give its folder")
+
+
+def test_lengths_that_contradict_each_other_are_told_without_the_models_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    engine_values = "{model_source: org/far-away, engine_kwargs: {max_model_len: 512}}"
+    overrides = [f"teachers.slow.engine={engine_values}", f"evaluation.engine={engine_values}"]
+    overrides += ["evaluation.models=[{name: slow, model_source: org/far-away}]"]
+    lengths = ["teachers.slow.sampling_params.max_tokens=512", "evaluation.sampling_params.max_tokens=512"]
+    lengths += ["long2short.sampling_params.max_tokens=120"]
+    assert preflight.check_plan(load(None, [*overrides, *lengths]), None)
+    with pytest.raises(UserError) as told:
+        preflight.check_plan(load(None, [*overrides, *[text.replace("512", "513") for text in lengths]]), None)
+    assert str(told.value).splitlines() == [
+        f"{key}.sampling_params.max_tokens: 513, and its engine reads 512 with the prompt; lower it, or raise "
+        f"{key}.engine.engine_kwargs.max_model_len"
+        for key in ("teachers.slow", "evaluation")
+    ]
+
+
+def test_gpus_are_of_each_worker() -> None:
+    engine_values = (
+        "{model_source: m, num_gpus: 1, engine_kwargs: {tensor_parallel_size: 4, pipeline_parallel_size: 2}}"
+    )
+    with pytest.raises(UserError, match=r"teachers.slow.engine.num_gpus: .* 8 GPUs"):
+        check(f"teachers.slow.engine={engine_values.replace('m,', 'tiny:teacher-r1,')}")
+    with pytest.raises(
+        UserError, match=r"num_gpus: 4 for each of the engine's 8 workers .* are 32 GPUs.*set num_gpus=1"
+    ):
+        load(None, [f"teachers.slow.engine={engine_values.replace('num_gpus: 1', 'num_gpus: 4')}"])
 
 
 @pytest.mark.parametrize(
