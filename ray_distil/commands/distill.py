@@ -2,7 +2,8 @@
 
 ray-distil distill                                       the tiny recipe, on this machine
 ray-distil distill --config FILE run.name=first          a configuration, with overrides
-ray-distil distill instructions.path=problems.jsonl      your own instructions
+ray-distil distill run.name=mine instructions.path=problems.jsonl
+                                                         your own instructions, in a run of their own
 ray-distil distill --plan --config FILE                  rows, tokens, GPU-hours and disk, before anything starts
 ray-distil distill --status runs/tiny                    what a run holds, finished or not
 """

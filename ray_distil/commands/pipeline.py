@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ray_distil.checks import checks_apart
+from ray_distil.checks.losses import refuse_losses
 from ray_distil.commands import export
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
@@ -47,6 +48,7 @@ def run(config: DistillConfig, display: Display | None = None, quiet: bool = Tru
     records = read_problems(config)
     display = display or Display()
     with opened(config, display, records, quiet) as this:
+        refuse_losses(this, records)
         problems = make_instructions(this, records)
         benchmarks = make_benchmarks(this, problems)
         refuse_lost_answers(this, benchmarks)

@@ -34,9 +34,13 @@ def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any
 
     made_with: the present settings, by the rules by which the artifact was made.
     """
+    return f"{stage}: {change(artifact, made_with)}: {loss}{_cost(artifact)}{HOW_TO}"
+
+
+def change(artifact: Artifact, made_with: dict[str, Any]) -> str:
+    """What has changed since the artifact was made, e.g. "slow.sampling_params.temperature 0.6 -> 1.0"."""
     changed = changes(saved_made_of(artifact.folder), artifact.made_of | {"settings": made_with})
-    change = provenance.first_of(list(changed)) or "its settings or inputs have changed"
-    return f"{stage}: {change}: {loss}{_cost(artifact)}{HOW_TO}"
+    return provenance.first_of(list(changed)) or "its settings or inputs have changed"
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

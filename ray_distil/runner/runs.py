@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,7 +37,7 @@ from ray_distil.runtime.session import (
 from ray_distil.store.artifact import DROPPED, Artifact
 from ray_distil.store.manifest import NOTES, Manifest, fingerprint
 from ray_distil.store.shards import REJECTS_FOLDER
-from ray_distil.store.superseded import saved_made_of
+from ray_distil.store.superseded import SUPERSEDED, saved_made_of
 
 BEGAN = "began"  # a file in the run's folder, with the date
 
@@ -51,6 +52,7 @@ class Run:
         self.before_making: Callable[[], list[str]] | None = None  # checks before the first making; returns remarks
         self.save_settings: Callable[[], None] = lambda: None  # called when the first stage begins
         self._checking = threading.Lock()
+        self._has_set_aside = False
 
     def date(self) -> str:
         """The day that chat templates write: `run.date` of the configuration, else the day on which the run began."""
@@ -116,8 +118,10 @@ class Run:
             target.content_before = target.digest()
 
         # The making, which can use old rows again.
-        started = time.monotonic()
+        started, change = time.monotonic(), remaking.change(target, self._made_with(stage, target))
         target.start(stage.resume, stage.reuse.marks if stage.reuse is not None else None)
+        if target.replaced is not None:
+            self._tell_set_aside(name, change)
         with (
             self.display.stage(name, stage.unit) as target.tell,
             waiting.announced(name, target.tell.idle_seconds, self.display.say),
@@ -156,12 +160,25 @@ class Run:
         Who tries failed rows again agrees to what follows from new rows, and not to other settings.
         """
         stage.check(target)
-        limits = self.config.run
-        saved = saved_made_of(target.folder).get("settings", {})
-        settings = stage.settings.readable_like(saved)
-        follows = limits.retry_failed and saved == settings
+        limits, settings = self.config.run, self._made_with(stage, target)
+        follows = limits.retry_failed and saved_made_of(target.folder).get("settings", {}) == settings
         if not limits.remake and not follows and (loss := stage.loss(target)):
             raise UserError(remaking.question(stage.artifact, loss, target, settings))
+
+    def would_come_back(self, stage: Stage) -> bool:
+        """Whether `make` would bring the stage's artifact back from superseded/."""
+        return self._target(stage).earlier_making() is not None
+
+    def _made_with(self, stage: Stage, target: Artifact) -> dict[str, Any]:
+        """The stage's settings, by the rules by which what is there was made."""
+        return stage.settings.readable_like(saved_made_of(target.folder).get("settings", {}))
+
+    def _tell_set_aside(self, name: str, change: str) -> None:
+        """A line for the first stage of a command that sets something aside; later stages follow it."""
+        if not self._has_set_aside:
+            self._has_set_aside = True
+            rows = f"{change}: what was there, and what is made of it anew,"
+            self.display.say(f"{name}: {rows} lies in {self.folder}/{SUPERSEDED}; the old settings bring it back")
 
     def _target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""

@@ -30,7 +30,7 @@ from ray_distil.store.manifest import STUDENT, model_fingerprint
 from ray_distil.store.schemas import stable_id
 
 __all__ = [
-    "enabled_gates", "make_benchmarks", "make_checkpoint", "make_examples", "make_given_evaluations", "make_instructions",
+    "compared_models", "enabled_gates", "make_benchmarks", "make_checkpoint", "make_examples", "make_given_evaluations", "make_instructions",
     "make_packed", "make_responses", "make_rewrites", "make_student_evaluations", "make_timings", "models_before_training",
     "read_problems", "refuse_lost_answers",
 ]  # fmt: skip
@@ -126,6 +126,13 @@ def models_before_training(run: Run) -> Iterator[Compared]:
         if source is not None:
             mark = model_fingerprint(source) if model.endpoint is None else stable_id("endpoint", source)
             yield model, source, mark
+
+
+def compared_models(run: Run, checkpoint: Artifact) -> Iterator[Compared]:
+    """The compared models that exist: also the trained student, if its training has a fingerprint."""
+    yield from models_before_training(run)
+    if checkpoint.fingerprint:
+        yield from _trained(run, checkpoint)
 
 
 def _trained(run: Run, checkpoint: Artifact) -> Iterator[Compared]:

@@ -1,0 +1,149 @@
+"""What a later stage of a command would refuse, asked before the first stage begins: nothing is moved or paid for yet.
+
+A stage asks when it begins (`Run.make`). Of a later stage this is known before:
+
+    its own settings        other ones lose its texts or its student, whatever its rows will be
+    the training problems   a student of other ones would be trained again: their texts were not among its own
+
+Whether rows that are made anew are equal to those of before is known only when they are there.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ray_distil.config import StagesConfig
+from ray_distil.config.evaluation_config import HELD_OUT
+from ray_distil.errors import UserError
+from ray_distil.generate import generators
+from ray_distil.records.problem_facts import TRAIN, StoredProblems
+from ray_distil.records.problems import Problems
+from ray_distil.report.provenance import configuration, first_of
+from ray_distil.runner import remaking
+from ray_distil.runner.runs import Run
+from ray_distil.runner.stage import Stage, of_split
+from ray_distil.stages import compared_models
+from ray_distil.stages.checkpoint import Checkpoint
+from ray_distil.stages.eval import Eval, artifact_of
+from ray_distil.stages.instructions import Instructions
+from ray_distil.stages.packed import Packed
+from ray_distil.stages.responses import Responses, is_asked
+from ray_distil.stages.rewrites import Rewrites
+from ray_distil.store.artifact import Artifact
+from ray_distil.store.ids import Keys, keys_of
+from ray_distil.store.manifest import read_manifest
+from ray_distil.store.schemas import ARTIFACTS
+from ray_distil.store.superseded import differences, saved_made_of, superseded
+
+
+def refuse_losses(run: Run, records: Problems | StoredProblems) -> None:
+    """Raises UserError where a stage of this command would surely raise it, unless `run.remake` agrees."""
+    if run.config.run.remake:
+        return
+    problems = Instructions(run, records)
+    run.refuse_loss(problems)
+    for make in _later_stages(run):
+        with suppress(OSError):
+            try:
+                stage = make()
+            except UserError:
+                continue  # a model that is not there: its stage says so
+            _refuse_by_settings(run, stage)
+    if not isinstance(records, StoredProblems):
+        _refuse_other_problems(run, problems, records)
+
+
+def _later_stages(run: Run) -> Iterator[Callable[[], Stage]]:
+    """Functions that make the stages with something to lose, beside the rows that are there."""
+    yield lambda: Responses(run, _there(run, "instructions"))
+    if (rewriter := generators.rewriter(run.config, run.models, run.date)) is not None:
+        yield lambda: Rewrites(run, _there(run, "responses"), rewriter)
+    if run.config.training is not None:
+        yield lambda: Packed(run, _there(run, "sft_examples"))
+        yield lambda: Checkpoint(run, _there(run, "packed"))
+    for model in compared_models(run, _there(run, "checkpoint")):
+        for benchmark in run.config.evaluation.benchmarks:
+            folder = artifact_of(run, model[0], benchmark).rpartition("/")[2]
+            problems = _there(run, "instructions" if benchmark.name == HELD_OUT else f"benchmarks/{folder}")
+            yield partial(Eval, run, problems, benchmark, *model)
+
+
+def _there(run: Run, name: str) -> Artifact:
+    """An artifact as it is in the run's folder, whatever its settings."""
+    manifest = read_manifest(run.folder / name)
+    fingerprint = manifest.fingerprint if manifest is not None else ""
+    return Artifact(run.folder, name, ARTIFACTS[name.partition("/")[0]].schema, fingerprint)
+
+
+def _refuse_by_settings(run: Run, stage: Stage) -> None:
+    """Raises UserError where the stage has other settings than what is there, and something is lost by them.
+
+    Nothing is known of a making of an earlier version, which did not say its settings; and what is set aside with these
+    settings may come back.
+    """
+    saved = saved_made_of(run.folder / stage.artifact)
+    settings = stage.settings.readable_like(saved.get("settings", {}))
+    if not saved or settings == saved["settings"]:
+        return
+    set_aside = [saved_made_of(old).get("settings") for old in superseded(run.folder, stage.artifact)]
+    may_come_back = settings in set_aside
+
+    if not may_come_back and not isinstance(stage, Packed):  # no text is in packed sequences alone
+        stage.inputs = saved["inputs"]
+        run.refuse_loss(stage)
+    if _makes_other_examples(stage, saved["settings"]) and (loss := _lost_training(run, may_come_back)):
+        change = first_of(list(differences(saved["settings"], settings)))
+        raise UserError(f"checkpoint: {stage.artifact}.{change}: {loss}{remaking.HOW_TO}")
+
+
+def _makes_other_examples(stage: Stage, saved: dict[str, Any]) -> bool:
+    """Whether its settings change what a student learns: other sequences, or other numbers of responses."""
+    if isinstance(stage, Responses):
+        present = stage.settings.readable
+        return any(
+            (saved.get(name) or {}).get(key) != present[name][key]
+            for name in stage.teachers
+            for key in ("fraction", "num_samples")
+        )
+    return isinstance(stage, Packed)
+
+
+def _lost_training(run: Run, examples_come_back: bool) -> str:
+    """What a training of other sequences would lose; "" for nothing, and where a student may come back with its examples."""
+    if run.config.training is None or (examples_come_back and superseded(run.folder, "checkpoint")):
+        return ""
+    return remaking.lost_training(Artifact(run.folder, "checkpoint", None, "of other sequences"))
+
+
+def _refuse_other_problems(run: Run, stage: Instructions, records: Problems) -> None:
+    """Raises UserError where a student, or states of a training, are of other training problems than these.
+
+    Only problems that a teacher is asked about count.
+    """
+    present = _there(run, "instructions")
+    if not present.fingerprint or not (loss := _lost_training(run, run.would_come_back(stage))):
+        return
+    ids = (table["instruction_id"].to_pylist() for table in of_split(present, TRAIN, ["instruction_id"]))
+    old, new = _asked(run.config, ids), _asked(run.config, records.ids(TRAIN))
+    num_gone, num_new = len(np.setdiff1d(old, new)), len(np.setdiff1d(new, old))
+    if num_gone or num_new:
+        saved = configuration(run.folder, read_manifest(run.folder / "checkpoint"))
+        path = (saved.get("instructions") or {}).get("path", "")
+        raise UserError(
+            f"{run.folder} holds a student trained on other problems ({path}): {num_gone:,} of {len(old):,} are not among "
+            f"these ({run.config.instructions.path}), and {num_new:,} of these are new: {loss}; give run.name=NAME for these, "
+            "or add --remake to go on in this run"
+        )
+
+
+def _asked(config: StagesConfig, ids: Iterator[list[str]]) -> Keys:
+    """The ids of the problems that some teacher is asked about, as numbers."""
+    sections = config.teachers.sections if config.teachers is not None else {}
+    parts = [
+        keys_of([i for i in part if any(is_asked(i, name, section.fraction) for name, section in sections.items())])
+        for part in ids
+    ]
+    return np.concatenate([keys_of([]), *parts])
