@@ -38,6 +38,10 @@ class StoppedError(StageError):
     """A stage was stopped while it worked. Its Ray tasks may still be running when this is raised."""
 
 
+class NoAccess(UserError, StoppedError):
+    """An endpoint refuses all requests of a stage at work, e.g. since the account is empty. Finished rows stay."""
+
+
 class NoRowsLeft(StageError):
     """A stage has nothing to work on. The same command would end in the same way; the message names what to change."""
 

@@ -23,18 +23,16 @@ from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import resolve_endpoint
 from ray_distil.errors import BadReply, ConfigError
 from ray_distil.generate import connections, generators
-from ray_distil.generate.endpoint import Requests, clients_of, settings_of, tries_of
+from ray_distil.generate.endpoint import KEY_OR_ACCOUNT, LIMITS, PROMPT, Requests, clients_of, settings_of, tries_of
 from ray_distil.generate.generator import Generator
 from ray_distil.runtime.redaction import redacted
 from ray_distil.runtime.session import is_local
 from ray_distil.store.manifest import read_manifest
 
-PROMPT = "What is 1 + 1?"
 SILENCE_S = 20.0  # of one request; a server that is silent for longer is busy, and no error
 CONNECTIONS = 3  # tries to reach a server, with PAUSE_S between them
 PAUSE_S = 1.0
 REFUSED = {400, 422}  # also by servers to which one token is too few
-LIMITS = ("max_tokens", "max_completion_tokens")
 PROXIES = {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"}  # or in small letters
 CERTIFICATES = {"SSL_CERT_DIR", "SSL_CERT_FILE"}
 NUM_NAMED = 5  # of a server's models
@@ -180,9 +178,9 @@ async def _refusal(error: Exception, requests: Requests, trial: Trial, url: str)
     status, words = getattr(error, "status_code", None), requests.words(error)
     name, variable = trial.endpoint.model, trial.endpoint.api_key_env
     place = f"{redacted(url)} refuses a request" + (f" ({status}: {words})" if status else f" ({words})")
-    if status in (401, 403):
+    if status in KEY_OR_ACCOUNT:
         key = f"the key in {variable}" if variable else "api_key_env, which is null"
-        return f"{place}; see {key}"
+        return f"{place}; see " + (f"the account of {key}" if status == 402 and variable else key)
     if is_page:
         return f"{place}; see base_url"
 

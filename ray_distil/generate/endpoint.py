@@ -11,6 +11,10 @@ away; the first such moves count for nothing in `max_retries`.
 
 Each request ends in its own row: as a text (`replies.py`), or as an error with the server's own words.
 
+Where the server refuses the key or the account (401, 402, 403), no further request is sent: each row that is left has the
+same error, by which the driver stops the stage. A status of 403 may also be about one text. So it counts as such a refusal
+only where a harmless question gets it too.
+
 Rows are saved in small batches, since a batch leaves the actor when its longest reply is there. No batch is returned in
 parts, or with rows of another batch: where an actor is lost, Ray runs its task again, skips as many blocks as came
 before, and expects that the rest are the same rows. Rows that come in the order of the replies would then be lost or
@@ -35,11 +39,16 @@ from ray_distil.generate.generation import ADDED, TIMES, Generate, check_message
 from ray_distil.generate.rate_limits import Pace, pause_s, retry_after_s
 from ray_distil.generate.replies import FEW_TRIES, Reply, chunks_of, parsed, reply_of, words_of
 from ray_distil.generate.servers import Server, Servers
+from ray_distil.runtime.redaction import redacted
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 RETRIED = {408, 409, 429}  # and 5xx
+KEY_OR_ACCOUNT = {401, 402, 403}  # what is refused for them, see `generation.NO_ACCESS`
+ABOUT_A_TEXT = "content_filter"  # the code of a row that a server with this key refuses alone
+PROMPT = "What is 1 + 1?"  # the harmless question
+LIMITS = ("max_tokens", "max_completion_tokens")
 AWAY = {502, 503, 504}  # a gateway's words for a server that is away
 LONGEST_RETRY_AFTER_S = 600.0
 PLACES = 1000  # requests in flight of one actor: about a millisecond of CPU time each, and one core
@@ -135,6 +144,7 @@ class Requests:
         self.servers = Servers([Server(client) for client in clients])
         self.free = asyncio.Semaphore(num_places)
         self.pace = Pace(settings["requests_per_minute"], settings["tokens_per_minute"])
+        self.refusal = ""  # the error of all rows that are left, once the server refuses the key or the account
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         rows = batch.to_pylist()
@@ -160,6 +170,9 @@ class Requests:
         async with self.free:
             while True:
                 reserved = await self.pace.enter(most_tokens)
+                if self.refusal:
+                    self.pace.settle(reserved, None)
+                    return failed(self.refusal)
                 server = self.servers.choose(server)
                 try:
                     return await self.send(server, body, reserved)
@@ -173,6 +186,9 @@ class Requests:
                             moves += 1
                             continue
 
+                    if getattr(error, "status_code", None) in KEY_OR_ACCOUNT:
+                        return failed(await self.refused(error, server, body))
+
                     failures += 1
                     if failures > min(self.settings["max_retries"], tries_of(error) - 1):
                         return failed(f"{_code(error)}: {self.words(error)}")
@@ -180,6 +196,26 @@ class Requests:
                         wait = f"the server asks to wait {retry_after:,.0f} s"
                         return failed(f"{_code(error)}: {wait}: {self.words(error)}")
                     await self.wait(error, server, failures, retry_after)
+
+    async def refused(self, error: Exception, server: Server, body: dict[str, Any]) -> str:
+        """The error of a row whose request was refused by KEY_OR_ACCOUNT; sets `refusal` where all rows would be refused."""
+        is_unclear = getattr(error, "status_code", None) == 403 and not self.refusal
+        if is_unclear and not await self.refuses_all(server, body):
+            return f"{ABOUT_A_TEXT}: {self.words(error)}"
+        variable = self.settings["api_key_env"]
+        key = f"key in {variable}" if variable else "api_key_env is null"
+        place = f"{self.settings['model']} at {redacted(str(server.client.base_url))}, {key}"
+        self.refusal = f"{_code(error)}: {self.words(error)} ({place})"
+        return self.refusal
+
+    async def refuses_all(self, server: Server, body: dict[str, Any]) -> bool:
+        """Whether the server refuses a harmless question of one token too."""
+        limits = {name: 1 for name in LIMITS if body.get(name)}
+        try:
+            await self.send(server, body | limits | {"messages": [{"role": "user", "content": PROMPT}]}, 0.0)
+        except Exception as error:  # noqa: BLE001  any other error says nothing of the key
+            return getattr(error, "status_code", None) in KEY_OR_ACCOUNT
+        return False
 
     async def wait(self, error: Exception, server: Server, failures: int, retry_after: float | None) -> None:
         """Wait before the next try. After 429 no request goes to the server for as long as it asks for."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Generate = Callable[["Dataset"], "Dataset"]
 TRANSIENT = ("engine_error", "timeout", "no_connection", "bad_reply", "http_")  # beginnings of the transient codes
 BAD_REQUEST = {"http_400", "http_413", "http_422"}  # these codes are not transient
+NO_ACCESS = {"http_401", "http_402", "http_403"}  # key, account or rights: the endpoint refuses all rows alike
 ADDED = pa.schema([
     ("generated_text", pa.string()),
     ("finish_reason", pa.string()),

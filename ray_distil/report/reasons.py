@@ -24,6 +24,7 @@ MEANINGS = {
     # Generation.
     "bad_prompt": "the messages hold no text that a model could be asked",
     "bad_key": "the key of the endpoint cannot be sent",
+    "content_filter": "the endpoint refuses this text, or its own answer to it",
     "prompt_too_long": "prompt and max_tokens are more than the engine reads",
     "engine_error": "the engine failed on it",
     "kills_engine": "the engine ended each time this row was in it",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_distil.config import TRAINED, StagesConfig
+from ray_distil.config import TRAINED, DistillConfig, StagesConfig
 from ray_distil.errors import StageError, UserError
 from ray_distil.generate.generation import is_transient
 from ray_distil.report.provenance import successors
@@ -23,7 +23,7 @@ from ray_distil.runner import remaking, waiting
 from ray_distil.runner.reuse import carry
 from ray_distil.runner.stage import GeneratingStage, Stage
 from ray_distil.runner.stage_settings import StageSettings
-from ray_distil.runner.watchdog import FailureLimit, steady
+from ray_distil.runner.watchdog import FailureLimit, failures_text, steady
 from ray_distil.runtime import metrics
 from ray_distil.runtime.progress import Display
 from ray_distil.runtime.session import (
@@ -145,7 +145,7 @@ class Run:
         self.display.tell(name, f"{manifest.seconds:6.1f} s: {_counts(manifest)}")
         if left := _transient(stage, manifest):
             command = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
-            self.display.say(f"{name}: {_failures_text(left)}: {command} tries them again")
+            self.display.say(f"{name}: {failures_text(left, target.first_details())}: {command} tries them again")
         return target
 
     def refuse_loss(self, stage: Stage) -> None:
@@ -196,8 +196,8 @@ class Run:
         return target
 
     def has_later_stages(self, artifact: str) -> bool:
-        """Whether this run goes on to make something of the artifact's rows."""
-        return bool(successors(artifact)) and self.config.training is not None
+        """Whether this command, which makes a whole recipe, goes on to make something of the artifact's rows."""
+        return bool(successors(artifact)) and isinstance(self.config, DistillConfig)
 
     def _is_tried_again(self, target: Artifact, stage: Stage, manifest: Manifest, name: str) -> bool:
         """Whether rows of a complete artifact that failed with transient errors are made again; says what it is.
@@ -215,7 +215,7 @@ class Run:
             for later in remaking.later_artifacts(target, students)
         )
         self.display.say(
-            f"{name}: {_failures_text(failed)} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
+            f"{name}: {failures_text(failed, target.first_details())} and are left out; --retry-failed tries them again, and where one succeeds makes anew "
             f"what is made of them: {then}"
         )
         return False
@@ -247,8 +247,9 @@ class Run:
         """
         num_failed = artifact.forget_rejects(is_transient).total() + artifact.num_failed_before
         self._generate_missing(stage, artifact, rows_in, num_failed)
+        details = artifact.first_details()
         if failed := artifact.forget_rejects(is_transient):
-            line = f"{_failures_text(failed)}, with transient errors: they are tried once more"
+            line = f"{failures_text(failed, details)}, with transient errors: they are tried once more"
             self.display.say(f"{stage.artifact}: {line}")
             self._generate_missing(stage, artifact, rows_in, failed.total())
 
@@ -341,9 +342,3 @@ def _counts(manifest: Manifest) -> str:
 def _transient(stage: Stage, manifest: Manifest) -> Counter[str]:
     """The rejected rows of a generating stage that may succeed if they are tried again, by reason."""
     return Counter({reason: n for reason, n in manifest.rejects.items() if stage.resume and is_transient(reason)})
-
-
-def _failures_text(failed: Counter[str]) -> str:
-    """E.g. "38 rows failed (http_503 30, timeout 8)"."""
-    why = ", ".join(f"{reason} {number:,}" for reason, number in failed.most_common())
-    return f"{failed.total():,} rows failed ({why})"

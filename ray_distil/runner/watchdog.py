@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import TypeVar
 
-from ray_distil.errors import StoppedError
+from ray_distil.errors import NoAccess, StoppedError
+from ray_distil.generate.generation import NO_ACCESS
 from ray_distil.store.shards import Written
 
 ItemT = TypeVar("ItemT")
 POLL_S = 5.0
+DETAIL = 120  # characters of an error that a line shows
 LEAST_ROWS = 100  # that the share of failures needs; all, if there are fewer. A few early failures prove nothing
 
 
@@ -65,7 +67,9 @@ def steady(
 
 
 class FailureLimit:
-    """Counts the rows of a stage. Raises StoppedError when more than the share `most` of the rows has failed."""
+    """Counts the rows of a stage. Raises StoppedError when more than the share `fraction` of the rows has failed, and
+    NoAccess at the first row that an endpoint refuses as it would refuse all.
+    """
 
     def __init__(self, fraction: float, rows: int, stage: str, rejects: str, num_known: int = 0) -> None:
         """`rows`: how many rows will come. `num_known`: how many of them failed in an earlier try, and may fail again.
@@ -84,6 +88,11 @@ class FailureLimit:
         for reason, number, detail in json.loads(shard["why"]):
             self.reasons[reason] += number
             self.details.setdefault(reason, detail)
+        for reason in sorted(NO_ACCESS & set(self.reasons)):
+            raise NoAccess(
+                f"{self.stage}: the endpoint refuses all requests, {reason}: {self.details[reason]}. Finished rows stay; with "
+                "the key or the account in order, the same command goes on"
+            )
         if self.num_rows >= self.min_rows and self.num_failed > self.num_known + self.max_fraction * self.num_rows:
             (reason, number), *_ = self.reasons.most_common(1)
             example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
@@ -92,3 +101,13 @@ class FailureLimit:
                 f"run.max_reject_fraction={self.max_fraction:g} of them; most often {reason}, {number:,} times{example}. All reasons are in "
                 f"{self.rejects}. Remove the cause, or raise the fraction, and run again"
             )
+
+
+def failures_text(failed: Counter[str], details: dict[str, str]) -> str:
+    """E.g. "38 rows failed (http_503 30: overloaded, timeout 8: no reply)". `details`: reason -> that of a row."""
+    parts = [
+        (f"{reason} {number:,}", details.get(reason, "")[:DETAIL].rstrip(". "))
+        for reason, number in failed.most_common()
+    ]
+    why = ", ".join(": ".join(filter(None, part)) for part in parts)
+    return f"{failed.total():,} rows failed ({why})"

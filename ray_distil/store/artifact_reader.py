@@ -115,6 +115,18 @@ class ArtifactReader:
         tables = self._tables(self._files(REJECTS_FOLDER), ["row"])
         return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
 
+    def first_details(self) -> dict[str, str]:
+        """Reason of rejected rows -> the detail of one of them."""
+
+        def read() -> dict[str, str]:
+            details: dict[str, str] = {}
+            for table in self._parts(self._files(REJECTS_FOLDER), ["reason", "detail"], narrow=True):
+                for reason, detail in zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True):
+                    details.setdefault(reason, detail or "")
+            return details
+
+        return self._listed_again(read)
+
     def shards(self) -> list[str]:
         """The names of the shards with accepted rows."""
         return self._files()

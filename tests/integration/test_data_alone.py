@@ -53,6 +53,41 @@ def test_a_run_without_training_ends_with_its_examples(tmp_path: Path) -> None:
     assert not {"packed", "checkpoint", "eval"} & {file.name for file in run.iterdir()}
 
 
+def test_an_empty_account_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    problems = [{"instruction": f"What is {k} + 4?", "answer": str(k + 4)} for k in range(NUM_PROBLEMS)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    few_at_once = "teachers.direct.endpoint.max_concurrency=2"
+    run, num_paid = tmp_path / "runs" / "data-by-endpoint", 12
+    with EndpointServer() as server:
+        server.message_of = answer
+        server.fault_of = lambda body: "402" if len(server.requests) > num_paid else ""
+        ended = distill(tmp_path, server, few_at_once)
+        assert ended.returncode == 2, ended.stdout + ended.stderr
+        assert "responses: the endpoint refuses all requests, http_402: status 402 (served at http" in ended.stderr
+        assert len(server.requests) <= num_paid + 2, "nothing more is sent, but what was under way"
+        assert not (run / "sft_examples").exists()
+
+        # Rows that were refused are missing, not rejected.
+        server.fault_of = lambda body: ""
+        made = distill(tmp_path, server, few_at_once)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "36 in, 36 out, 0 rejected (responses)" in made.stdout
+
+
+def test_rows_that_failed_are_told_with_words_and_the_option_that_tries_them_again(tmp_path: Path) -> None:
+    problems = [{"instruction": f"What is {k} + 4?", "answer": str(k + 4)} for k in range(NUM_PROBLEMS)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    with EndpointServer() as server:
+        server.message_of = answer
+        server.fault_of = lambda body: "500" if body["messages"][-1]["content"].startswith("What is 2") else ""
+        made = distill(tmp_path, server, "teachers.direct.endpoint.max_retries=0")
+        line = r"responses: (\d+) rows failed \(http_500 \1: status 500\): --retry-failed tries them again"
+        assert re.search(line, made.stdout), made.stdout + made.stderr
+        server.fault_of = lambda body: ""
+        again = distill(tmp_path, server, "--retry-failed")
+    assert "36 in, 36 out, 0 rejected (responses)" in again.stdout, again.stdout + again.stderr
+
+
 def test_without_an_example_it_fails_and_says_why(tmp_path: Path) -> None:
     problems = [{"instruction": f"What is {k} + 4?", "answer": "0"} for k in range(NUM_PROBLEMS)]
     (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))

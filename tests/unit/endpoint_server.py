@@ -95,7 +95,7 @@ class EndpointServer:
                     return self.answer(200, server.body)
                 if fault == "429":
                     self.answer(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
-                elif fault in ("500", "503", "400"):
+                elif fault in ("500", "503", "400", "402", "403"):
                     self.answer(int(fault), {"error": {"message": f"status {fault}"}})
                 elif fault == "401":
                     self.answer(401, {"error": {"message": f"no such key: {self.headers['Authorization']}"}})

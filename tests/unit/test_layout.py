@@ -37,7 +37,6 @@ SATELLITES = {
     "report.reasons": "a table of words for readers, without code",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
-    "runner.watchdog": "wraps any iterator of counts, and is tested with a clock of its own",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
     "stages.benchmarks": "a stage a file",
     "stages.expected": "walks all stages of a configuration, which no stage may",

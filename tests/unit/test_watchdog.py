@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_distil.errors import StoppedError
+from ray_distil.errors import NoAccess, StoppedError, UserError
 from ray_distil.runner import watchdog
 from ray_distil.runner.watchdog import FailureLimit, steady
 from ray_distil.store.shards import Written
@@ -92,6 +92,17 @@ def test_rows_that_failed_before_may_fail_again() -> None:
     limit = FailureLimit(0.5, 60, "responses", "R", num_known=20)
     with pytest.raises(StoppedError, match="60 of the first 60"):
         limit.add(shard(60, 60))
+
+
+@pytest.mark.parametrize("reason", ["http_401", "http_402", "http_403"])
+def test_the_first_row_that_is_refused_for_the_key_or_the_account_ends_it(reason: str) -> None:
+    limit = FailureLimit(1.0, 1000, "responses", "R", num_known=500)
+    limit.add(shard(60, 60))
+    why = json.dumps([["timeout", 3, "none"], [reason, 1, "Insufficient Balance (m at host, key in A_KEY)"]])
+    with pytest.raises(NoAccess, match=f"refuses all requests, {reason}: Insufficient Balance") as told:
+        limit.add(shard(4, 4, why=why))
+    assert isinstance(told.value, UserError)
+    assert "the same command goes on" in str(told.value)
 
 
 def test_sources_that_were_not_tried_are_no_failures() -> None:
