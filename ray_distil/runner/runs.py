@@ -278,6 +278,7 @@ class Run:
                     failures.add(shard)
                     num_missing = max(0, num_missing - shard["rows_out"] - shard["rows_rejected"])
                     self._show_progress(artifact, name, rows_in, num_missing)
+                failures.judge()
                 self._show_progress(artifact, name, rows_in, 0)
                 return
             except (StageError, UserError):

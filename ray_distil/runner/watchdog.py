@@ -76,15 +76,16 @@ class FailureLimit:
 
         `rejects`: the folder of the failed rows, for the message.
         """
-        self.max_fraction, self.min_rows, self.stage, self.rejects = fraction, min(LEAST_ROWS, rows), stage, rejects
+        self.max_fraction, self.rows, self.stage, self.rejects = fraction, rows, stage, rejects
         self.num_known = num_known
-        self.num_rows = self.num_failed = 0
+        self.num_rows = self.num_failed = self.num_unfit = 0  # rows of unfit sources are not tried
         self.reasons: Counter[str] = Counter()
         self.details: dict[str, str] = {}
 
     def add(self, shard: Written) -> None:
         self.num_rows += shard["num_tried"]
         self.num_failed += shard["num_failed"]
+        self.num_unfit += shard["rows_out"] + shard["rows_rejected"] - shard["num_tried"]
         for reason, number, detail in json.loads(shard["why"]):
             self.reasons[reason] += number
             self.details.setdefault(reason, detail)
@@ -93,7 +94,12 @@ class FailureLimit:
                 f"{self.stage}: the endpoint refuses all requests, {reason}: {self.details[reason]}. Finished rows stay; with "
                 "the key or the account in order, the same command goes on"
             )
-        if self.num_rows >= self.min_rows and self.num_failed > self.num_known + self.max_fraction * self.num_rows:
+        if self.num_rows >= min(LEAST_ROWS, self.rows - self.num_unfit):
+            self.judge()
+
+    def judge(self) -> None:
+        """Raise StoppedError if too many of the rows so far have failed; at the end of a stage however few they are."""
+        if self.num_failed > self.num_known + self.max_fraction * self.num_rows:
             (reason, number), *_ = self.reasons.most_common(1)
             example = f": {self.details[reason][:200].rstrip('.')}" if self.details[reason] else ""
             raise StoppedError(

@@ -84,6 +84,22 @@ def test_a_stage_of_few_rows_is_judged_when_all_are_there() -> None:
         limit.add(shard(1, 1))
 
 
+def test_a_stage_of_few_rows_is_judged_also_where_sources_were_unfit() -> None:
+    """As rewrites are, of which a slow response that fails a gate is never asked."""
+    limit = FailureLimit(0.5, 40, "rewrites", "R")
+    limit.add(shard(0, 0, rows_rejected=3))
+    limit.add(shard(36, 36))
+    with pytest.raises(StoppedError, match="37 of the first 37"):
+        limit.add(shard(1, 1))
+
+
+def test_at_the_end_it_is_judged_however_few_rows_came() -> None:
+    limit = FailureLimit(0.5, 40, "rewrites", "R")
+    limit.add(shard(5, 5))
+    with pytest.raises(StoppedError, match="5 of the first 5"):
+        limit.judge()
+
+
 def test_rows_that_failed_before_may_fail_again() -> None:
     limit = FailureLimit(0.5, 30, "responses", "R", num_known=20)
     limit.add(shard(20, 20))
