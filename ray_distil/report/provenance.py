@@ -73,15 +73,25 @@ def source_of(section: dict[str, Any] | None) -> str:
 
 
 def facts(saved: dict[str, Any], manifests: list[Manifest]) -> dict[str, str]:
-    """Who is who in a report, and when and where its run was made; without what is not known."""
-    evaluation, teachers = saved.get("evaluation") or {}, saved.get("teachers") or {}
-    student = str((saved.get("training") or {}).get("student") or "")
+    """Who is who in a report, and when and where its run was made; without what is not known.
+
+    Each is named as the artifact has it that it made; as the run's configuration (`saved`) has it where none is finished.
+    """
+    configs = {manifest.artifact: manifest.made_of.get("config") or saved for manifest in manifests}
+    teachers = configs.get("responses", saved).get("teachers") or {}
+    long2short = configs.get("rewrites", saved).get("long2short") or {}
+    student = str((configs.get("checkpoint", saved).get("training") or {}).get("student") or "")
+
+    evaluation = saved.get("evaluation") or {}
     by_name = {}
     for model in evaluation.get("models") or []:
-        source = source_of(model)
-        by_name[model["name"]] = f"{student}, trained here" if source == TRAINED and student else source
+        name = model["name"]
+        config = next((config for artifact, config in configs.items() if artifact.startswith(f"eval/{name}/")), saved)
+        compared = (config.get("evaluation") or {}).get("models") or []
+        source = source_of(next((entry for entry in compared if entry["name"] == name), model))
+        by_name[name] = f"{student}, trained here" if source == TRAINED and student else source
     by_name |= {f"{name} teacher": source_of(teachers.get(name)) for name in ("direct", "slow")}
-    if (long2short := saved.get("long2short") or {}).get("enabled"):
+    if long2short.get("enabled"):
         by_name["rewriter"] = source_of(long2short)
     if "student" not in by_name and not evaluation.get("models"):
         by_name["student"] = student

@@ -233,11 +233,13 @@ def console_table(title: str, header: Sequence[str], rows: list[list[str]], left
 
 def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
     """Several runs as one report, and its HTML page. A model is named RUN/NAME. Raises UserError for what is no run."""
-    models, comparisons, saved_of = [], dict[str, list[str]](), dict[str, dict[str, Any]]()
+    models, comparisons = [], dict[str, list[str]]()
+    configs_of: dict[str, dict[str, dict[str, Any]]] = {}  # run -> benchmark -> the configuration of its first model
     facts: dict[str, str] = {}
     by_name = _names(run_folders)
     for name, folder in by_name.items():
-        of_run, saved_of[name] = read(folder), provenance.saved_config(folder)
+        of_run = read(folder)
+        configs_of[name] = {benchmark: config for (_, benchmark), config in reversed(of_run.configs.items())}
         models += [m | {"run": name, "own_name": m["name"], "name": f"{name}/{m['name']}"} for m in of_run.models]
         facts |= {f"{name}/{fact}": text for fact, text in of_run.facts.items()}
     if not models:
@@ -259,7 +261,7 @@ def build_several(run_folders: list[Folder]) -> tuple[Report, str]:
         comparisons[benchmark] = [compared_sentence(name, base, pair) for name, pair in pairs.items() if pair]
 
     report = Report(", ".join(by_name), compared, [], [], baseline, None, facts=facts)
-    return report, report_page.html(report_page.page_of_several(report, saved_of, comparisons))
+    return report, report_page.html(report_page.page_of_several(report, configs_of, comparisons))
 
 
 def _names(run_folders: list[Folder]) -> dict[str, Folder]:

@@ -71,7 +71,7 @@ def _measured_with(report: Report) -> dict[str, tuple[dict[str, Any], dict[str, 
             ),
             {},
         )
-        settings_of_models[name] = (declared(config).get(name, {"name": HELD_OUT}), config)
+        settings_of_models[name] = (_declaration(config, name), config)
     return settings_of_models
 
 
@@ -83,28 +83,30 @@ def _of_settings(report: Report) -> list[str]:
         for model in report.of(name):
             config = report.configs.get((model["name"], name))
             if config is not None:
-                facts[model["name"]] = benchmark_tables.facts(
-                    declared(config).get(name, {"name": HELD_OUT}), config, []
-                )
+                facts[model["name"]] = benchmark_tables.facts(_declaration(config, name), config, [])
         notes += [f"{name}: not measured alike: {line}" for line in benchmark_tables.differences(facts)]
     return notes
 
 
-def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], comparisons: dict[str, list[str]]) -> Page:
-    """All values for a page of several runs. `saved_of`: run -> configuration; `comparisons`: benchmark -> lines."""
+def page_of_several(
+    report: Report, configs_of: dict[str, dict[str, dict[str, Any]]], comparisons: dict[str, list[str]]
+) -> Page:
+    """All values for a page of several runs. `configs_of`: run -> benchmark -> with which configuration it was measured;
+    `comparisons`: benchmark -> lines.
+    """
     declarations: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     unlike = []
 
     # Runs may have measured a benchmark differently.
     for benchmark in report.benchmarks:
-        has_it = {run: saved for run, saved in saved_of.items() if benchmark in declared(saved)}
+        has_it = {run: configs[benchmark] for run, configs in configs_of.items() if benchmark in configs}
         facts = {
-            run: benchmark_tables.facts(declared(saved)[benchmark], saved, report.of_run(run, benchmark))
-            for run, saved in has_it.items()
+            run: benchmark_tables.facts(_declaration(config, benchmark), config, report.of_run(run, benchmark))
+            for run, config in has_it.items()
         }
         unlike += [f"{benchmark}, {line}" for line in benchmark_tables.differences(facts)]
-        saved = next(iter(has_it.values()))
-        declarations[benchmark] = (declared(saved)[benchmark], saved)
+        first = next(iter(has_it.values()))
+        declarations[benchmark] = (_declaration(first, benchmark), first)
 
     page = _of_models(report, declarations)
     for section in page["sections"]:
@@ -119,7 +121,7 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "kicker": f"Runs {report.run}",
         "title": f"{report.run}: compared",
         "facts": [f"{name}: {text}" for name, text in report.facts.items()],
-        "headline": f"{len(saved_of)} runs compared on {listed(report.benchmarks)}",
+        "headline": f"{len(configs_of)} runs compared on {listed(report.benchmarks)}",
         "stages": [],
         "reasons": {},
         "costs": [],
@@ -134,6 +136,10 @@ def page_of_several(report: Report, saved_of: dict[str, dict[str, Any]], compari
         "command": "",
         "config": "",
     }
+
+
+def _declaration(config: dict[str, Any], benchmark: str) -> dict[str, Any]:
+    return declared(config).get(benchmark, {"name": HELD_OUT})
 
 
 def _of_gates(report: Report) -> Page:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from huggingface_hub import ModelCard
 
 from ray_distil.errors import UserError
 from ray_distil.report import excerpts, provenance, report, scores
-from ray_distil.store.manifest import Manifest, model_fingerprint, write_manifest
+from ray_distil.store.manifest import Manifest, model_fingerprint, read_manifest, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
 
@@ -270,6 +271,48 @@ def test_the_head_names_models_teachers_day_and_machine(tmp_path: Path) -> None:
     assert f"\n- made: {day}\n" in markdown
     assert json.loads(values)["facts"] == made.facts | {"made": day}
     assert "secret" not in values
+
+
+def test_the_head_names_who_made_the_rows_and_not_the_last_command(tmp_path: Path) -> None:
+    """Another address is no reason to ask again, so the artifacts stay; a report that named it would be wrong."""
+    run = make_run(tmp_path / "mine")
+
+    def config(host: str) -> dict[str, Any]:
+        endpoint = {"model": "think-1", "base_url": f"http://{host}/v1"}
+        models = [{"name": name, "endpoint": endpoint} for name in ("base", "slow")]
+        models.append({"name": "fast", "model_source": "student"})
+        return {
+            "teachers": {"slow": {"endpoint": endpoint}},
+            "long2short": {"enabled": True, "endpoint": endpoint},
+            "training": {"student": f"m/{host}"},
+            "evaluation": {"models": models, "baseline": "slow", "benchmark": "sums"},
+        }
+
+    for name in ("responses", "rewrites", "eval/base/sums"):
+        manifest = read_manifest(Folder.at(run / name))
+        write_manifest(
+            Folder.at(run / name),
+            replace(manifest, made_of={"settings": {}, "inputs": ["f"], "config": config("first.example")}),
+        )
+    (run / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "x"}} | config("other.example")))
+    made = report.build(Folder.at(run)).facts
+    assert {made[name] for name in ("base", "slow teacher", "rewriter")} == {"think-1 at first.example"}
+    assert made["slow"] == "think-1 at other.example", "its manifest does not say"
+    assert made["fast"] == "m/other.example, trained here", "not trained yet"
+
+
+def test_runs_are_compared_by_the_settings_with_which_they_were_measured(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+        for entry in MODELS:
+            folder = Folder.at(run / "eval" / entry["name"] / "sums")
+            write_manifest(
+                folder, replace(read_manifest(folder), made_of={"settings": {}, "inputs": ["f"], "config": saved})
+            )
+    saved["evaluation"]["sampling_params"] = {"temperature": 0.7}
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump(saved))  # of a command that has measured nothing
+    assert "not measured alike" not in report.build_several([Folder.at(run) for run in runs])[1]
 
 
 def test_the_time_is_that_in_which_some_stage_worked() -> None:
