@@ -56,12 +56,15 @@ def findings(config: StagesConfig, models: dict[str, str]) -> Iterator[Finding]:
 
 
 def missing_keys(config: StagesConfig) -> Iterator[Finding]:
-    """For a plan, which sends no request: a remark on each endpoint whose key is not in this environment."""
+    """For a plan, which sends no request: a remark on each key of endpoints that is not in this environment."""
+    remarks: dict[str, list[str]] = {}
     for key, endpoint in config.endpoints.items():
         try:
-            resolve_endpoint(endpoint, key)
+            resolve_endpoint(endpoint, "")
         except ConfigError as error:
-            yield remark("", str(error))
+            remarks.setdefault(str(error), []).append(key)
+    for text, keys in remarks.items():
+        yield remark("", ", ".join(keys) + text)
 
 
 def _trials(config: StagesConfig, models: dict[str, str]) -> Iterator[Trial]:

@@ -14,7 +14,7 @@ from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
 from ray_distil.checks import endpoint_checks, libraries, model_checks, weight_files
 from ray_distil.checks.model_checks import CheckedModel
-from ray_distil.checks.resources import unwritable, what_cannot_come
+from ray_distil.checks.resources import for_cluster, unwritable, what_cannot_come
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import beyond_tiny, model_sources, named_models, resolve_model
@@ -78,8 +78,10 @@ def _phases(
     # What this machine lacks, the one of the run may have.
     resources = list(_resources(config))
     if planned and resources:
+        first = min(resources, key=lambda finding: "gpu" not in finding.key)  # the first one of a GPU
         more = f" ({len(resources) - 1} more settings like this)" if resources[1:] else ""
-        resources = [remark("", f"on this machine the run would end at once: {resources[0]}{more}")]
+        text = for_cluster(config) or f"on this machine the run would end at once: {first}{more}"
+        resources = [remark("", text)]
 
     yield [*resources, *_written_lengths(config, models), *_of_models(config, models, problems)]
     yield unwritable(config.run_folder) if planned else []

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from math import ceil
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.findings import Finding, remark
@@ -33,6 +34,22 @@ def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
         yield Finding("training.num_workers", text)
     yield from _gpus("training.use_gpu", workers if training.use_gpu else 0, counted(workers, "worker"))
     yield from _custom("training", training.resources_per_worker)
+
+
+def for_cluster(config: StagesConfig) -> str:
+    """What a configuration with resources of its own, which mark the nodes of a cluster, needs of each; "" without any."""
+    needed: dict[str, float] = {}
+    for engine in config.engines.values():
+        gpus = ceil(engine.num_gpus * engine.num_workers) * engine.concurrency[0]
+        needed |= {role: max(needed.get(role, 0), gpus) for role in engine.resources}
+    training = config.training
+    if training is not None:
+        gpus = training.num_workers if training.use_gpu else 0
+        needed |= {role: max(needed.get(role, 0), gpus) for role in training.resources_per_worker}
+    if not needed:
+        return ""
+    roles = " and ".join(f"{gpus:g} GPUs of role {role}" for role, gpus in needed.items())
+    return f"meant for a cluster with at least {roles}; this machine has {_num_gpus() or 'none'} (cluster/README.md)"
 
 
 def unwritable(folder: Folder) -> Iterator[Finding]:

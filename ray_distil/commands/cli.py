@@ -59,13 +59,15 @@ class CommandParser(argparse.ArgumentParser):
 class ConfigParser(CommandParser):
     """With the arguments that name a configuration. `overrides` include those that the options of OPTIONS stand for."""
 
-    def __init__(self, command: str, description: str | None, required: bool = False) -> None:
+    def __init__(
+        self, command: str, description: str | None, required: bool = False, default: str = "the tiny recipe"
+    ) -> None:
         super().__init__(command, description)
         self.add_argument(
             "--config",
             metavar="FILE",
             required=required,
-            help=f"configuration, or a shipped recipe's name{'' if required else '; without it, the tiny recipe'}",
+            help=f"configuration, or a shipped recipe's name{'' if required else f'; without it, {default}'}",
         )
         for option, (override, text) in OPTIONS.items():
             self.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
 
         config = configuration(arguments)
+        if arguments.config is None:
+            console.print(default_settings(), soft_wrap=True)
         if arguments.plan:
             with _by_options():
                 plan.show(config, console)
@@ -66,7 +68,7 @@ def _by_options() -> Iterator[None]:
 
 
 def _parser() -> cli.ConfigParser:
-    parser = cli.ConfigParser("eval", __doc__)
+    parser = cli.ConfigParser("eval", __doc__, default="eval/gpu where this machine has a GPU, else eval/cpu")
     parser.add_argument("--benchmarks", metavar="A,B=PATH", help="names; of a local copy or an own file NAME=PATH")
     parser.add_argument("--models", nargs="+", metavar="NAME=PATH", help="folder, hub name, tiny:NAME, or URL#MODEL")
     parser.add_argument("--baseline", metavar="NAME", help="the model with speed gain 1; default: the first")
@@ -128,8 +130,20 @@ def configuration(arguments: Namespace) -> StagesConfig:
 
 def default_recipe() -> Path:
     """The shipped recipe for this machine, gpu.yaml or cpu.yaml. A submitted job gets gpu.yaml, for its cluster."""
-    has_gpu = SUBMITTED in os.environ or any(Path("/dev").glob("nvidia[0-9]*"))
-    return RECIPES / "eval" / ("gpu.yaml" if has_gpu else "cpu.yaml")
+    return RECIPES / "eval" / ("gpu.yaml" if SUBMITTED in os.environ or has_gpu() else "cpu.yaml")
+
+
+def default_settings() -> str:
+    """A line that names the recipe that was taken, why, and the other one."""
+    reason = "this machine has a GPU" if has_gpu() else "this machine has no GPU"
+    if SUBMITTED in os.environ:
+        reason = "it is for a cluster"
+    name = default_recipe().stem
+    return f"settings: --config eval/{name}, as {reason}; the other one is --config eval/{'cpu' if name == 'gpu' else 'gpu'}"
+
+
+def has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def run(config: StagesConfig, display: Display) -> Report:

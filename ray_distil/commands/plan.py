@@ -1,60 +1,38 @@
 """What a run will need, told before anything is spent: rows, tokens, hours of engines and GPUs, money, disk.
 
 The numbers of instructions and responses are exact. Later stages depend on texts that do not exist yet; their numbers
-are estimated from `plan` in the configuration. Starts nothing. Asks a hub only for instructions that lie there, and
-only if `plan.num_instructions` does not give their number.
+are estimated from `plan` in the configuration. Starts nothing. Asks a hub for the size of the student, and for
+instructions that lie there if `plan.num_instructions` does not give their number.
 """
 
 from dataclasses import dataclass, replace
 from math import ceil
 
 from rich.console import Console
-from rich.table import Table
 
 from ray_distil.chat.prompts import LONG2SHORT
-from ray_distil.checks import preflight
-from ray_distil.config import StagesConfig, TrainingConfig
+from ray_distil.checks import preflight, weight_files
+from ray_distil.config import StagesConfig, TeacherConfig, TrainingConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
-from ray_distil.config.models import named_models, responses_of
+from ray_distil.config.models import named_models, resolve_model, responses_of
 from ray_distil.config.plan_config import Expected
+from ray_distil.errors import UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
 from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
-from ray_distil.report.benchmark_tables import DASH, scaled
 from ray_distil.report.cost import expected_key
+from ray_distil.report.plan_table import Step, assumptions, table
 from ray_distil.stages import benchmark_rows, instructions, responses
+from ray_distil.store import hub
 from ray_distil.store.shards import REASON
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
 from ray_distil.train.student_engine import OPTIMIZER_BYTES
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
-CAPTION = "Hours are those of texts and steps: each start of an engine or of a training adds minutes."
 FILL = 0.9  # of a packed sequence
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage, or one model's part of it; tokens, seconds, dollars and bytes are estimates, null where not known."""
-
-    name: str
-    rows: int
-    exact: bool = True
-    prompt_tokens: float = 0
-    tokens: float = 0  # generated; for training: tokens trained on, over all epochs
-    seconds: float | None = None
-    gpus: int = 0  # in use at once
-    dollars: float | None = None
-    is_paid: bool = False  # whether it takes GPUs or an endpoint: then dollars that are not known are missing in a sum
-    size: float | None = None  # bytes in the run's folder
-
-    @property
-    def gpu_hours(self) -> float | None:
-        if not self.gpus:
-            return 0.0
-        return None if self.seconds is None else self.seconds * self.gpus / 3600
 
 
 @dataclass(frozen=True)
@@ -64,12 +42,18 @@ class Plan:
     steps: list[Step]
     remarks: list[str]
     problems: Problems | None = None  # None where their files are not there
+    assumptions: str = ""
 
     def __str__(self) -> str:
         """The table and the remarks, as the command prints them."""
         with (console := Console(width=120, color_system=None)).capture() as printed:
-            console.print(table(self), *self.remarks, sep="\n", soft_wrap=True)
+            console.print(table(self.steps), *self.lines, sep="\n", soft_wrap=True)
         return printed.get()
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands below the table."""
+        return [*filter(None, [self.assumptions]), *self.remarks]
 
 
 def checked(config: StagesConfig) -> Plan:
@@ -81,12 +65,12 @@ def checked(config: StagesConfig) -> Plan:
 def show(config: StagesConfig, console: Console) -> None:
     """Print the checked plan and its remarks."""
     planned = checked(config)
-    console.print(table(planned), *planned.remarks, sep="\n", soft_wrap=True)
+    console.print(table(planned.steps), *planned.lines, sep="\n", soft_wrap=True)
 
 
 def make(config: StagesConfig) -> Plan:
     """The plan of a run. Raises UserError for instructions that cannot be used."""
-    assumed = config.plan
+    assumed, num_parameters = config.plan, student_parameters(config)
     remarks: list[str] = []
     prompt = assumed.num_prompt_tokens
     num_train, num_eval, problems, steps = 0, 0, None, list[Step]()
@@ -113,9 +97,7 @@ def make(config: StagesConfig) -> Plan:
         else:
             size = rows * (prompt + expected.num_generated_tokens) * assumed.bytes_per_token
             steps.append(Step(f"responses/{name}", rows, is_exact, is_paid=False, size=size))
-            source = responses_of(section, f"teachers.{name}")
-            if not source.is_on_hub and not sources.is_here(source):
-                remarks.append(f"teachers.{name}.responses: {section.responses!r} not there yet")
+            remarks += _absent_responses(section, f"teachers.{name}")
 
         # What of them is learnt.
         num_kept, completion = rows * assumed.kept, expected.num_generated_tokens
@@ -134,7 +116,8 @@ def make(config: StagesConfig) -> Plan:
             remarks += _does_not_pack("long2short", prompt + completion, config)
 
     if config.training is not None and num_examples:
-        steps += _training(round(num_examples), tokens_learnt, config, config.training)
+        size = num_parameters or assumed.student_parameters
+        steps += _training(round(num_examples), tokens_learnt, config, config.training, size)
     elif num_examples:
         size = tokens_learnt * assumed.bytes_per_token
         steps.append(Step("sft_examples", round(num_examples), False, size=size))
@@ -143,7 +126,21 @@ def make(config: StagesConfig) -> Plan:
         remarks.append(
             "tokens are guesses, and hours not told, where the plan section has none; take them from a small run"
         )
-    return Plan(steps, remarks, problems)
+    return Plan(steps, remarks, problems, assumptions(config, num_parameters))
+
+
+def student_parameters(config: StagesConfig) -> int | None:
+    """The parameters of the student by the headers of its files, here or at the hub; None where they cannot be read."""
+    if config.training is None:
+        return None
+    try:
+        student = resolve_model(config.training.student, "training.student")
+        if hub.is_hub_name(student) and (commit := hub.commit_of(student)) is not None:
+            student = f"{hub.split(student)[0]}@{commit}"
+        tensors = weight_files.headers(student)
+    except (UserError, OSError, ValueError):  # the checks tell what is wrong with it
+        return None
+    return sum(tensor.numel() for tensor in tensors.values()) if tensors is not None else None
 
 
 def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
@@ -158,6 +155,12 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
     problems = instructions.collected(config, remarks)
     remarks += filter(None, [instructions.reading(config_section, problems.facts)])
     return problems.facts.usable[TRAIN], problems.facts.usable[EVAL], problems
+
+
+def _absent_responses(teacher: TeacherConfig, key: str) -> list[str]:
+    source = responses_of(teacher, key)
+    is_there = source.is_on_hub or sources.is_here(source)
+    return [] if is_there else [f"{source.key}: {source.path!r} not there yet"]
 
 
 def _generation(
@@ -187,7 +190,9 @@ def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | Non
     return None if seconds is None or price is None or not gpus else seconds * gpus / 3600 * price
 
 
-def _training(num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig) -> list[Step]:
+def _training(
+    num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig, num_parameters: float | None
+) -> list[Step]:
     assumed, packing = config.plan, config.packing
     stored = 2 * tokens * assumed.bytes_per_token  # the texts, and their packed ids
 
@@ -215,8 +220,8 @@ def _training(num_examples: int, tokens: float, config: StagesConfig, training: 
     num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
     weight = 2 if training.bf16 else 4
     checkpoint = None
-    if assumed.student_parameters is not None:  # the export; a state has weights and what the optimiser keeps
-        checkpoint = assumed.student_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
+    if num_parameters is not None:  # the export; a state has weights and what the optimiser keeps
+        checkpoint = num_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
 
     return [
         Step("sft_examples, packed", num_examples, False, size=stored),
@@ -281,69 +286,3 @@ def _does_not_pack(name: str, tokens: float, config: StagesConfig) -> list[str]:
     if length is None or tokens <= length or name not in config.plan.model_fields_set:
         return []
     return [f"{name} examples of {tokens:,.0f} tokens exceed packing.max_length={length:,}: most are rejected"]
-
-
-def table(plan: Plan) -> Table:
-    """The plan for the console; ~ marks an estimate."""
-    plan_table = Table(title="Plan", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    plan_table.caption, plan_table.caption_justify = CAPTION, "left"
-    for header in ("Stage", "Rows", "Prompt tokens", "Tokens", "Hours", "GPUs", "GPU-hours", "USD", "Disk"):
-        plan_table.add_column(header, justify="left" if header == "Stage" else "right", no_wrap=True)
-
-    for step in plan.steps:
-        plan_table.add_row(
-            step.name,
-            f"{'' if step.exact else '~'}{step.rows:,}",
-            _count(step.prompt_tokens),
-            _count(step.tokens),
-            _rounded(step.seconds / 3600 if step.seconds is not None else None) if step.tokens else DASH,
-            str(step.gpus) if step.gpus else DASH,
-            _rounded(step.gpu_hours) if step.gpus else DASH,
-            _rounded(step.dollars),
-            _bytes(step.size),
-        )
-
-    plan_table.add_section()
-    steps = plan.steps
-    plan_table.add_row(
-        "in all",
-        "",
-        _count(sum(step.prompt_tokens for step in steps)),
-        _count(sum(step.tokens for step in steps)),
-        _rounded(total([step.seconds for step in steps if step.tokens], 3600)),
-        str(max((step.gpus for step in steps), default=0) or DASH),
-        _rounded(total([step.gpu_hours for step in steps if step.gpus])) if any(s.gpus for s in steps) else DASH,
-        _dollars_in_all(steps),
-        _bytes(total([step.size for step in steps])),
-    )
-    return plan_table
-
-
-def _dollars_in_all(steps: list[Step]) -> str:
-    """The sum; "at least" where a step that costs something has no price or no rate."""
-    priced = [step.dollars for step in steps if step.dollars is not None]
-    if not priced:
-        return DASH
-    least = "at least " if any(step.is_paid and step.dollars is None for step in steps) else ""
-    return least + _rounded(sum(priced))
-
-
-def total(values: list[float | None], divisor: float = 1) -> float | None:
-    """The sum; None where one value is not known, because a sum of the others would look like the whole."""
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / divisor if len(numbers) == len(values) else None
-
-
-def _count(number: float) -> str:
-    return scaled(number, ("", " k", " M", " G", " T")) if number else DASH
-
-
-def _bytes(number: float | None) -> str:
-    return DASH if number is None else scaled(number, (" B", " kB", " MB", " GB", " TB"))
-
-
-def _rounded(number: float | None) -> str:
-    """Hours or dollars: two places below ten."""
-    if number is None:
-        return DASH
-    return "<0.01" if 0 < number < 0.005 else f"~{number:,.2f}" if number < 10 else f"~{number:,.0f}"

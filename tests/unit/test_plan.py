@@ -1,20 +1,24 @@
 """The plan of a run: rows as the stages will have them, and a word on what would go wrong."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from ray_distil.commands import plan
 from ray_distil.config import load
+from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
+from ray_distil.report import plan_table
 from ray_distil.stages import instructions, responses
 
 OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
 
 
-def planned(overrides: Sequence[str] = ()) -> tuple[dict[str, plan.Step], list[str]]:
+def planned(overrides: Sequence[str] = ()) -> tuple[dict[str, plan_table.Step], list[str]]:
     made = plan.make(load(None, overrides))
     return {step.name: step for step in made.steps}, made.remarks
 
@@ -94,9 +98,9 @@ def test_hours_and_dollars_follow_from_rates_and_prices() -> None:
 
 
 def test_a_sum_with_an_unknown_part_is_unknown() -> None:
-    known, unknown = plan.Step("a", 1, seconds=3600, gpus=1), plan.Step("b", 1, gpus=1)
-    assert plan.total([known.gpu_hours]) == 1.0
-    assert plan.total([known.gpu_hours, unknown.gpu_hours]) is None
+    known, unknown = plan_table.Step("a", 1, seconds=3600, gpus=1), plan_table.Step("b", 1, gpus=1)
+    assert plan_table.total([known.gpu_hours]) == 1.0
+    assert plan_table.total([known.gpu_hours, unknown.gpu_hours]) is None
 
 
 @pytest.mark.parametrize(
@@ -118,15 +122,36 @@ def test_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_size_of_a_checkpoint_is_that_of_the_students_files() -> None:
+    steps, _ = planned(["plan.student_parameters=1e12", "training.save_minutes=null"])
+    with safe_open(TINY_MODELS / "student-base" / "model.safetensors", "pt") as file:
+        number = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert steps["checkpoint"].size == number * 4
+
+
+def test_what_is_assumed_stands_below_the_table() -> None:
+    overrides = ["plan.student_parameters=0.49e+9", "plan.training_tokens_per_s=40000"]
+    line = str(plan.make(load(None, overrides))).splitlines()[-1]
+    assert line.startswith(
+        "assumed by the section plan, whatever the models are: a student of ~490 M parameters learns 40,000 tokens/s a "
+        "worker (training.student has ~"
+    )
+    assert ": set plan.training_tokens_per_s); direct " in line
+    assert "; long2short 55 tokens a text at 500 tokens/s; eval/base 64 tokens a text at " in line
+    assert "training.student has" not in str(plan.make(load(None, ["training.student=org/far"])))
+
+
 def test_states_are_counted_where_training_is_long_enough_for_them() -> None:
     def held(*overrides: str) -> float | None:
-        given = ["plan.training_tokens_per_s=50", "plan.student_parameters=1000", "training.num_workers=1", *overrides]
+        given = ["plan.training_tokens_per_s=50", "training.num_workers=1", *overrides]
         steps, _ = planned([*OWN, *given])
         assert steps["checkpoint"].seconds is not None
         assert steps["checkpoint"].seconds > 30 * 60
         return steps["checkpoint"].size
 
-    student, state = 1000 * 4, 1000 * 16
+    number = plan.student_parameters(load(None))
+    assert number is not None
+    student, state = number * 4, number * 16
     assert held("training.save_minutes=100000") == student
     assert held("training.save_minutes=null") == student
     assert held("training.save_minutes=null", "training.keep_states=true") == student + state
@@ -140,7 +165,7 @@ def test_dollars_in_all_are_a_bound_where_a_price_is_missing(tmp_path: Path) -> 
         teachers = [f"teachers.{name}.endpoint={endpoint}" for name in ("direct", "slow")]
         engines = [f"teachers.{name}.engine=null" for name in ("direct", "slow")]
         made = plan.make(load(None, [f"run.storage_path={tmp_path}", *teachers, *engines, *overrides]))
-        return str(list(plan.table(made).columns[7].cells)[-1])
+        return str(list(plan_table.table(made.steps).columns[7].cells)[-1])
 
     prices = [f"plan.{name}.usd_per_million_tokens=[10, 10]" for name in ("direct", "slow", "long2short")]
     assert total() == "–"

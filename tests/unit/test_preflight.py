@@ -444,6 +444,29 @@ def test_a_plan_says_in_one_line_what_this_machine_lacks() -> None:
     assert line.endswith(" (2 more settings like this)")
 
 
+def test_a_plan_for_a_cluster_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines = preflight.check_plan(load("distilqwen2.5-0324-32b", []), None)
+    assert (
+        "meant for a cluster with at least 16 GPUs of role teacher and 16 GPUs of role student; this machine has"
+        in ("\n".join(lines))
+    )
+    assert not [line for line in lines if line.startswith("on this machine")]
+    mixed = ["teachers.direct.engine.num_cpus=9", "teachers.slow.engine.num_gpus=1"]
+    (line,) = preflight.check_plan(load(None, mixed), None)
+    assert line.startswith("on this machine the run would end at once: teachers.slow.engine.num_gpus: ")
+
+
+def test_a_key_that_is_missing_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines = preflight.check_plan(load("distilqwen2.5-0324-7b", []), None)
+    (line,) = [text for text in lines if "DEEPSEEK_API_KEY" in text]
+    assert line.startswith(
+        "long2short.endpoint, teachers.direct.endpoint, teachers.slow.endpoint.api_key_env: 'DEEPSEEK_API_KEY' is not"
+    )
+
+
 def test_a_plan_tells_of_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = load(None, [f"run.storage_path={tmp_path}/file/runs"])

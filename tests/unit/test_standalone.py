@@ -92,6 +92,18 @@ def test_the_plan_has_tokens_hours_and_money() -> None:
     assert (mine.tokens, mine.seconds, mine.dollars) == (8000, 80, pytest.approx(80 / 3600 * 3.6))
 
 
+def test_the_settings_of_this_machine_are_named() -> None:
+    def printed(*arguments: str) -> str:
+        command = [sys.executable, str(ROOT / "jobs" / "eval.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    arguments = ["--plan", "--benchmarks", "tiny", "--models", "tiny:student-base"]
+    machine = "gpu" if standalone.has_gpu() else "cpu"
+    assert printed(*arguments).startswith(f"settings: --config eval/{machine}, as this machine has ")
+    assert "settings: " not in printed(*arguments, "--config", "eval/cpu")
+    assert "without it, eval/gpu where this machine has a GPU, else eval/cpu" in " ".join(printed("--help").split())
+
+
 def test_the_published_benchmarks_plan() -> None:
     names = "aime24,math500,gpqa_diamond,mmlu_pro"
     made = told(config=str(RECIPES / "eval" / "gpu.yaml"), models=["a=org/a", "b=org/b"], benchmarks=names)
