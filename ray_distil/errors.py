@@ -26,6 +26,10 @@ class HubAway(ConfigError):
     """The hub could not be asked about a model, so nobody knows whether it has it; the message has the remedy."""
 
 
+class PlaceAway(UserError):
+    """An object store could not be reached, so nobody knows what is there; the message has the remedy."""
+
+
 class DamagedFile(UserError):
     """A file that is not what was written; the message names it and the remedy."""
 

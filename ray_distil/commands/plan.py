@@ -5,8 +5,11 @@ are estimated from `plan` in the configuration. Starts nothing. Asks a hub for t
 instructions that lie there if `plan.num_instructions` does not give their number.
 """
 
+import os
+import tempfile
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,7 +19,7 @@ from ray_distil.config import StagesConfig, TeacherConfig, TrainingConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import named_models, resolve_model, responses_of
 from ray_distil.config.plan_config import Expected
-from ray_distil.errors import UserError
+from ray_distil.errors import PlaceAway, UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
@@ -27,6 +30,7 @@ from ray_distil.report.plan_table import Step, assumptions, table
 from ray_distil.stages import benchmark_rows, instructions, responses
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON
+from ray_distil.store.storage import describe
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
 from ray_distil.train.student_engine import OPTIMIZER_BYTES
@@ -58,8 +62,23 @@ class Plan:
 
 def checked(config: StagesConfig) -> Plan:
     """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
+    config, remarks = _with_reachable_folder(config)
     planned = make(config)
-    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems)])
+    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems), *remarks])
+
+
+def _with_reachable_folder(config: StagesConfig) -> tuple[StagesConfig, list[str]]:
+    """The configuration, planned as a new run where its object store cannot be reached from this machine; remarks."""
+    try:
+        config.run_folder.exists()
+    except (PlaceAway, OSError) as error:
+        place = Path(tempfile.gettempdir(), f"ray_distil-{os.getpid()}")  # where nothing is
+        run = config.run.model_copy(update={"storage_path": str(place)})
+        text = (
+            str(error) if isinstance(error, PlaceAway) else f"{config.run_folder} cannot be reached: {describe(error)}"
+        )
+        return config.model_copy(update={"run": run}), [f"run.storage_path: {text}; planned as a new run"]
+    return config, []
 
 
 def show(config: StagesConfig, console: Console) -> None:
@@ -116,8 +135,8 @@ def make(config: StagesConfig) -> Plan:
             remarks += _does_not_pack("long2short", prompt + completion, config)
 
     if config.training is not None and num_examples:
-        size = num_parameters or assumed.student_parameters
-        steps += _training(round(num_examples), tokens_learnt, config, config.training, size)
+        num_learning = num_parameters or assumed.student_parameters
+        steps += _training(round(num_examples), tokens_learnt, config, config.training, num_learning)
     elif num_examples:
         size = tokens_learnt * assumed.bytes_per_token
         steps.append(Step("sft_examples", round(num_examples), False, size=size))
@@ -147,10 +166,10 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
     """(number to train on, number held out, the rows). Rows are None where the numbers are assumed: no file yet."""
     config_section = config.instructions
     present_sources = [source for source in instructions.sources_of(config_section) if source is not None]
-    absent = [source.path for source in present_sources if not sources.is_here(source)]
+    absent = list(filter(None, map(sources.absence, present_sources)))
     if absent and config.plan.num_instructions is not None:
         assumed = min(config.plan.num_instructions, config_section.num_train or config.plan.num_instructions)
-        remarks.append(f"{' and '.join(map(repr, absent))} not there yet: counted as plan.num_instructions={assumed:,}")
+        remarks.append(f"{' and '.join(absent)}: counted as plan.num_instructions={assumed:,}")
         return assumed, config_section.num_eval, None
     problems = instructions.collected(config, remarks)
     remarks += filter(None, [instructions.reading(config_section, problems.facts)])
@@ -159,8 +178,8 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
 
 def _absent_responses(teacher: TeacherConfig, key: str) -> list[str]:
     source = responses_of(teacher, key)
-    is_there = source.is_on_hub or sources.is_here(source)
-    return [] if is_there else [f"{source.key}: {source.path!r} not there yet"]
+    absence = "" if source.is_on_hub else sources.absence(source)
+    return [f"{source.key}: {absence.removeprefix(f'{source.key}: ')}"] if absence else []
 
 
 def _generation(
@@ -263,11 +282,11 @@ def _problems(benchmark: BenchmarkConfig, num_eval: int, remarks: list[str]) -> 
     if benchmark.name == HELD_OUT:
         return num_eval, True
     source = benchmark_rows.source_of(benchmark)
-    if source is None or sources.is_here(source):
+    if source is None or not (absence := sources.absence(source)):
         return sum(REASON not in row for row in benchmark_rows.problems(benchmark)), True
     number = benchmark.num_problems
     if number is None:
-        remarks.append(f"{benchmark.name}: {benchmark.path!r} not there yet: counted as no problem; set num_problems")
+        remarks.append(f"{benchmark.name}: {absence}: counted as no problem; set num_problems")
     return min(number or 0, benchmark.limit or number or 0), False
 
 

@@ -13,7 +13,7 @@ from ray_distil.runtime.redaction import redacted
 from ray_distil.store import hub
 from ray_distil.store.hub import is_refused, refusal
 from ray_distil.store.manifest import model_fingerprint
-from ray_distil.store.storage import Folder, describe
+from ray_distil.store.storage import ONE_SLASH, Folder, describe
 
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
 PUBLISHED = {size: f"alibaba-pai/DistilQwen2.5-DS3-0324-{size}" for size in ("7B", "14B", "32B")}
@@ -148,7 +148,7 @@ def resolve_model(model_source: str, key: str) -> str:
         return str(folder)
 
     # A folder on a remote store.
-    if "://" in model_source:
+    if "://" in model_source or ONE_SLASH.match(model_source):
         try:
             exists = Folder.at(model_source).exists("config.json")
         except UserError as error:

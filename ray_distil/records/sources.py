@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_distil.errors import UserError
+from ray_distil.errors import PlaceAway, UserError
 from ray_distil.records.conversations import without_system
 from ray_distil.records.files import BATCH_ROWS, FORMATS, plain, reason, records_of
 from ray_distil.records.folders import Chosen, choose, missing_parts
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 HUB = "hf://datasets/"
 KINDS = "a JSON list, JSONL, CSV or Parquet file, a folder of them, or hf://datasets/OWNER/NAME"
 UNFINISHED = "_attempt"  # file in each artifact of a run; without a manifest beside it, the artifact is not complete
+
+
+class NoSuchFile(UserError):
+    """Neither a file nor a folder exists under a source's path."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,20 @@ def check(source: Source) -> None:
         _place(source)
 
 
-def is_here(source: Source) -> bool:
-    """Whether the source is a file or folder that exists; False for a dataset of a hub."""
+def absence(source: Source) -> str:
+    """Why a source is not read for a plan; "" for a file or folder that exists.
+
+    Raises UserError for a path that no place can have.
+    """
+    if source.is_on_hub:
+        return f"{source.path!r} is on the hub, and not read"
     try:
-        return not source.is_on_hub and bool(_place(source))
-    except UserError:
-        return False
+        _place(source)
+    except PlaceAway as error:
+        return str(error)
+    except NoSuchFile:
+        return f"{source.path!r} not there yet"
+    return ""
 
 
 def _read(source: Source) -> Iterator[Any]:
@@ -163,13 +175,14 @@ def _place(source: Source) -> tuple[Folder, bool]:
     """`(place, is_folder)` of a source. Raises UserError where neither a file nor a folder exists."""
     try:
         place = Folder.at(source.path)
-    except UserError as error:
-        raise UserError(f"{source.key}: {error}") from error
-    with _readable_errors(source):
         filesystem, path = place.filesystem_and_path()
         kind = filesystem.get_file_info(path).type
+    except UserError as error:
+        raise type(error)(f"{source.key}: {error}") from error
+    except OSError as error:
+        raise PlaceAway(f"{source.key}: {source.path!r} cannot be reached: {describe(error)}") from error
     if kind == fs.FileType.NotFound:
-        raise UserError(f"{source.key}: there is no file {source.path!r}; give {KINDS}")
+        raise NoSuchFile(f"{source.key}: there is no file {source.path!r}; give {KINDS}")
     return place, kind == fs.FileType.Directory
 
 

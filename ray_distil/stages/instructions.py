@@ -139,9 +139,9 @@ def collected(config: StagesConfig, remarks: list[str] | None = None) -> Problem
     tests: list[BenchmarkProblem] = []
     for benchmark in config.test_sets:
         source = source_of_benchmark(benchmark)
-        if remarks is not None and source is not None and not sources.is_here(source):
+        if remarks is not None and source is not None and (absence := sources.absence(source)):
             text = "problems that hold one of its are counted as training problems"
-            remarks.append(f"{benchmark.name}: {source.path!r} not there yet: {text}")
+            remarks.append(f"{benchmark.name}: {absence}: {text}")
             continue
         try:
             tests += test_problems(benchmark)

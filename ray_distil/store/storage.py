@@ -6,6 +6,7 @@ shows an object only when its upload is complete. Where a store fails for a whil
 """
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_distil.errors import DamagedFile, UserError
+from ray_distil.errors import DamagedFile, PlaceAway, UserError
 from ray_distil.runtime.redaction import redacted
 from ray_distil.store.ahead import do_all
 from ray_distil.store.parquet_files import is_damage, opened, parquet
@@ -30,6 +31,7 @@ FLAT = {"s3", "gcs", "abfs"}  # filesystems in which a file needs no folder
 TEMPORARY = ".tmp"
 FETCHED_BYTES = 2**24  # of a request; by default Arrow asks for a MiB at a time
 COPIED_BYTES = 5 * 10**9  # that S3 copies in one request; Arrow knows no copy in parts
+ONE_SLASH = re.compile(r"([A-Za-z]\w+):/(?!/)")  # no drive of Windows
 DELAYED = "allow_delayed_open"  # an option of Arrow's S3 client
 
 
@@ -57,6 +59,11 @@ class Folder:
         text = str(where)
         if text.startswith("file://"):  # as Ray, Spark and pyarrow write paths
             text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+        if one_slash := ONE_SLASH.match(text):
+            slashes = "///" if one_slash[1] == "file" else "//"
+            raise UserError(
+                f"{text!r} has one slash behind its colon; give {one_slash[1]}:{slashes}{text[one_slash.end() :]}"
+            )
         if "://" in text and not text.partition("://")[2].strip("/"):
             raise UserError(f"{text!r} names no bucket; give e.g. {text.rstrip('/')}//BUCKET/PATH")
         if "://" not in text:
@@ -64,7 +71,10 @@ class Folder:
         folder = cls(text)
         try:
             folder.filesystem_and_path()
-        except (pa.ArrowException, ValueError, OSError) as error:
+        except OSError as error:
+            remedy = "check the name, the network, and AWS_REGION or AWS_ENDPOINT_URL of a store like S3"
+            raise PlaceAway(f"{redacted(text)!r} cannot be reached ({describe(error)}); {remedy}") from error
+        except (pa.ArrowException, ValueError) as error:
             kinds = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or a path"
             raise UserError(
                 f"{redacted(text)!r} is no place that pyarrow can open ({redacted(str(error))}); give {kinds}"

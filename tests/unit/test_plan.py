@@ -2,8 +2,11 @@
 
 import json
 import math
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -14,6 +17,7 @@ from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
 from ray_distil.report import plan_table
 from ray_distil.stages import instructions, responses
+from tests.object_store import CREDENTIALS
 
 OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
 
@@ -46,6 +50,43 @@ def test_a_file_that_is_not_there_yet_is_assumed_or_refused() -> None:
     assert any("'absent.jsonl' not there yet" in remark for remark in remarks)
     with pytest.raises(UserError, match="there is no file 'absent.jsonl'"):
         planned(["instructions.path=absent.jsonl"])
+
+
+def test_a_store_that_cannot_be_reached_is_told_from_a_file_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store refuses each request at once: Arrow tries for long where nobody answers."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(403)
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    store = f"scheme=http&endpoint_override=127.0.0.1:{server.server_port}&region=us-east-1"
+    problems = f"instructions.path=s3://bucket/problems.jsonl?{store}"
+    _, remarks = planned([problems, "plan.num_instructions=1000"])
+    (line,) = [text for text in remarks if "plan.num_instructions=1,000" in text]
+    assert line.startswith("instructions.path: 's3://bucket/problems.jsonl")
+    assert "cannot be reached" in line
+    assert "not there" not in line
+    with pytest.raises(UserError, match=r"instructions.path: 's3://bucket/problems.* cannot be reached"):
+        planned([problems])
+
+    made = plan.checked(load(None, [f"run.storage_path=s3://bucket/runs?{store}"]))
+    assert made.steps == plan.checked(load(None, [f"run.storage_path={tmp_path}"])).steps
+    (line,) = made.remarks
+    assert line.startswith("run.storage_path: s3://bucket/runs")
+    assert line.endswith("; planned as a new run")
+    server.shutdown()
+    server.server_close()
 
 
 def test_responses_that_are_there_cost_nothing(tmp_path: Path) -> None:

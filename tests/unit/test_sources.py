@@ -133,7 +133,9 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name(monkeypatch: pytest.MonkeyPat
         "FileNotFoundError: Couldn't find any data file"
     )
     assert "give hf://datasets/OWNER/NAME" in told("hf://datasets/openai/gsm8k/train.jsonl")
-    assert not sources.is_here(Source("hf://datasets/openai/gsm8k", "k"))
+    assert sources.absence(Source("hf://datasets/openai/gsm8k", "k")) == (
+        "'hf://datasets/openai/gsm8k' is on the hub, and not read"
+    )
 
 
 def test_values_of_arrow_become_those_of_json(tmp_path: Path) -> None:

@@ -216,3 +216,16 @@ def test_a_file_that_was_read_incompletely_is_not_damaged(store: ObjectStore, mo
     folder.write_bytes("part.parquet", folder.read_bytes("part.parquet")[:-20])
     with pytest.raises(DamagedFile, match="part.parquet.* is damaged"):
         folder.read_table("part.parquet")
+
+
+@pytest.mark.parametrize(
+    ("address", "right"),
+    [
+        ("s3:/bucket/runs", "s3://bucket/runs"),
+        ("hf:/datasets/a/b", "hf://datasets/a/b"),
+        ("file:/tmp/a", "file:///tmp/a"),
+    ],
+)
+def test_an_address_with_one_slash_is_no_folder_here(address: str, right: str) -> None:
+    with pytest.raises(UserError, match=f"'{address}' has one slash behind its colon; give {right}$"):
+        Folder.at(address)
