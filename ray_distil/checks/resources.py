@@ -38,7 +38,7 @@ def what_cannot_come(config: StagesConfig) -> Iterator[Finding]:
 
 def for_cluster(config: StagesConfig) -> str:
     """What a configuration with resources of its own, which mark the nodes of a cluster, needs of each; "" without any."""
-    needed: dict[str, float] = {}
+    needed: dict[str, int] = {}
     for engine in config.engines.values():
         gpus = ceil(engine.num_gpus * engine.num_workers) * engine.concurrency[0]
         needed |= {role: max(needed.get(role, 0), gpus) for role in engine.resources}
@@ -48,7 +48,7 @@ def for_cluster(config: StagesConfig) -> str:
         needed |= {role: max(needed.get(role, 0), gpus) for role in training.resources_per_worker}
     if not needed:
         return ""
-    roles = " and ".join(f"{gpus:g} GPUs of role {role}" for role, gpus in needed.items())
+    roles = " and ".join(f"{counted(gpus, 'GPU')} of role {role}" for role, gpus in needed.items())
     return f"meant for a cluster with at least {roles}; this machine has {_num_gpus() or 'none'} (cluster/README.md)"
 
 

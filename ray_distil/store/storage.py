@@ -59,15 +59,16 @@ class Folder:
         text = str(where)
         if text.startswith("file://"):  # as Ray, Spark and pyarrow write paths
             text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+
+        # Addresses that name nothing.
         if one_slash := ONE_SLASH.match(text):
-            slashes = "///" if one_slash[1] == "file" else "//"
-            raise UserError(
-                f"{text!r} has one slash behind its colon; give {one_slash[1]}:{slashes}{text[one_slash.end() :]}"
-            )
+            right = text.replace(":/", ":///" if one_slash[1] == "file" else "://", 1)
+            raise UserError(f"{text!r} has one slash behind its colon; give {right}")
         if "://" in text and not text.partition("://")[2].strip("/"):
             raise UserError(f"{text!r} names no bucket; give e.g. {text.rstrip('/')}//BUCKET/PATH")
         if "://" not in text:
             return cls(str((base or Path.cwd()) / Path(text).expanduser()))
+
         folder = cls(text)
         try:
             folder.filesystem_and_path()
