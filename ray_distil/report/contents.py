@@ -32,6 +32,7 @@ class Report:
         default_factory=dict
     )  # library -> its versions, e.g. "0.28.0, 0.29.0" of two stages
     costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
+    num_steps: int | None = None  # of the student's training
     facts: dict[str, str] = field(default_factory=dict)  # who is who, when and where; from `provenance.facts`
 
     @property

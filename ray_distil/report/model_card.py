@@ -78,6 +78,8 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
         else "none"
     )
     parts += ["## Use", f"System prompt in training: {prompt}. Behind each instruction: {_suffix(saved)}."]
+    if (saved.get("instructions") or {}).get("suffix"):
+        parts += ["The chat template does not add the text behind the instruction: write it behind each question."]
     if defaults := _of_the_template(saved, training):
         parts += [
             f"The chat template has these as its defaults, so that a bare question is asked as in training: {defaults}."

@@ -18,7 +18,7 @@ from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, pr
 from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
 from ray_distil.report.contents import Report, compared_sentence, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
-from ray_distil.store.manifest import Manifest, read_manifest
+from ray_distil.store.manifest import Manifest, most_common, read_manifest
 from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
 
@@ -60,6 +60,7 @@ def read(run_folder: Folder) -> Report:
         },
         earlier={m.artifact: earlier[m.artifact] for m in manifests if m.artifact in earlier},
         versions=_versions(manifests),
+        num_steps=next((m.summary.get("num_steps") for m in manifests if m.artifact == "checkpoint"), None),
         facts=provenance.facts(provenance.saved_config(run_folder), manifests),
     )
 
@@ -134,6 +135,8 @@ def headline(report: Report) -> str:
         return f"{examples['rows_out']:,} of {examples['rows_in']:,} texts of the teachers pass the gates, as training examples"
     if not slow or not fast:
         return "This run compares no student with its baseline"
+    if fast["accuracy"] == 0:  # fewer tokens are no gain where no answer is right
+        return _nothing_right(report, fast)
     if slow["mean_tokens"] and fast["mean_tokens"]:
         share = fast["mean_tokens"] / slow["mean_tokens"]
         sentence = f"{fast['name']} answers with {share:.0%} of the tokens of {slow['name']}"
@@ -143,6 +146,22 @@ def headline(report: Report) -> str:
         return sentence
     sentence += f": accuracy {fast['accuracy']:.1%} against {slow['accuracy']:.1%}"
     return sentence + difference_seen((fast.get("against") or {}).get("accuracy"))
+
+
+def _nothing_right(report: Report, fast: dict[str, Any]) -> str:
+    """E.g. "no answer of fast is right: 100% state none; it has learnt 30 texts in 6 steps; 242 of 272 candidates are rejected"."""
+    parts = [f"no answer of {fast['name']} is right, on {fast['num_problems']:,} problems"]
+    if without := fast.get("no_answer_rate"):
+        parts[0] += f": {without:.0%} state none"
+    by_name = {stage["name"]: stage for stage in report.stages}
+    if (learnt := by_name.get("packed")) is not None:
+        steps = f" in {report.num_steps:,} steps" if report.num_steps is not None else ""
+        parts.append(f"it has learnt {learnt['rows_out']:,} texts{steps}")
+    examples = by_name.get("sft_examples")
+    if examples is not None and examples["rows_rejected"] > examples["rows_out"]:
+        why = most_common(examples["rejects"])
+        parts.append(f"{examples['rows_rejected']:,} of {examples['rows_in']:,} candidates are rejected ({why})")
+    return "; ".join(parts)
 
 
 def _figures(run_folder: Folder, evaluation: Manifest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_o
 from ray_distil.report.contents import Report
 from ray_distil.report.provenance import declared, saved_config, text_of
 from ray_distil.report.reasons import meanings
-from ray_distil.store.manifest import NOTES
+from ray_distil.store.manifest import NOTES, most_common
 from ray_distil.store.storage import Folder
 
 Page = dict[str, Any]
@@ -47,7 +47,7 @@ def page_of(run_folder: Folder, report: Report, headline: str, artifacts: Sequen
         "reasons": meanings(reason for stage in report.stages for reason in stage["rejects"]),
         "costs": cost.rows_of(report.costs),
         **_of_gates(report),
-        "notes": [*_of_settings(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
+        "notes": [*_of_settings(report), *_mostly_rejected(report), *json.loads(text_of(run_folder, NOTES) or "[]")],
         "pictures": [picture for picture in drawn if picture["svg"] or has_all],
         "examples": excerpts.side_by_side(run_folder, compared, first) if len(compared) == 2 else [],
         "rewritten": excerpts.rewritten(run_folder),
@@ -86,6 +86,15 @@ def _of_settings(report: Report) -> list[str]:
                 facts[model["name"]] = benchmark_tables.facts(_declaration(config, name), config, [])
         notes += [f"{name}: not measured alike: {line}" for line in benchmark_tables.differences(facts)]
     return notes
+
+
+def _mostly_rejected(report: Report) -> list[str]:
+    """A note where more than half of the texts that could be learnt are rejected."""
+    return [
+        f"most candidates are rejected: {stage['rows_rejected']:,} of {stage['rows_in']:,} ({most_common(stage['rejects'])})"
+        for stage in report.stages
+        if stage["name"] == "sft_examples" and stage["rows_rejected"] > stage["rows_out"]
+    ]
 
 
 def page_of_several(

@@ -215,6 +215,7 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     report.build(Folder.at(run))
     assert (run / "checkpoint" / "student" / "README.md").stat().st_mtime_ns == written
     assert "System prompt in training: none. Behind each instruction: '\\nThink.'." in card.text
+    assert "The chat template does not add the text behind the instruction: write it behind each question." in card.text
 
 
 def test_a_card_changes_no_model(tmp_path: Path) -> None:
@@ -241,6 +242,22 @@ def test_missing_accuracy_is_a_dash_and_no_claim(tmp_path: Path) -> None:
     made = report.build(Folder.at(make_run(tmp_path / "mine", models)))
     assert report.headline(made) == "fast answers with 25% of the tokens of slow"
     assert made.model_rows()[1][1] == "–"
+
+
+def test_a_student_with_no_right_answer_is_not_praised_for_its_few_tokens(tmp_path: Path) -> None:
+    nothing = MODELS[2] | {"accuracy": 0.0, "num_problems": 29, "no_answer_rate": 1.0}
+    run = make_run(tmp_path / "mine", [MODELS[0], MODELS[1] | {"accuracy": 0.0}, nothing])
+    artifact(run, "sft_examples", "sft_examples", {"wrong_answer": 210, "no_answer": 32})
+    artifact(run, "packed", "packed", {})
+    student = Manifest("checkpoint", "checkpoint", "f", "sequences", 3, 3, 0, {}, 1.5, [], {"num_steps": 6})
+    write_manifest(Folder.at(run / "checkpoint"), student)
+    made = report.build(Folder.at(run))
+    assert report.headline(made) == (
+        "no answer of fast is right, on 29 problems: 100% state none; it has learnt 10 texts in 6 steps; "
+        "242 of 252 candidates are rejected (wrong_answer 210, no_answer 32)"
+    )
+    note = "most candidates are rejected: 242 of 252 (wrong_answer 210, no_answer 32)"
+    assert note in (run / "report" / "report.md").read_text()
 
 
 def test_without_the_baseline_there_is_no_speed_gain(tmp_path: Path) -> None:
