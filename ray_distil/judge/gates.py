@@ -23,6 +23,7 @@ from ray_distil.runtime import user_code
 
 VERSION = 5
 ACCEPTED = "accepted"
+MOST_SHOWN = 100  # characters of an answer in the detail of a reject
 Row = Mapping[str, Any]
 Gate = Callable[[Row], str | None]
 GateT = TypeVar("GateT", bound=Gate)
@@ -112,6 +113,19 @@ def first_reason(row: Row, names: Iterable[str], judge: str | None = None) -> st
     if reason != ACCEPTED:
         return reason
     return next(filter(None, (_custom_reason(row, path) for path in custom)), None)
+
+
+def compared(row: Row, reason: str) -> str:
+    """Beside the reasons of `correct`, the stated answer and the reference, e.g. "39, not 7"; else ""."""
+    if reason not in _NOT_CORRECT.values():
+        return ""
+    answer, reference = (_short(str(row[name])) for name in ("answer", "reference_answer"))
+    return f"{answer}, not {reference}" if reason == "wrong_answer" else f"{answer} beside {reference}"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def judged_by(judge: str | None = None) -> str:

@@ -149,11 +149,27 @@ def unclear(run: Folder, models: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def rejected(run: Folder, artifacts: list[str]) -> list[dict[str, Any]]:
-    """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`."""
+    """The first rejected row of each stage and reason: `stage`, `reason`, `detail`, `id`, and its `texts`.
+
+    A candidate has its answer in the row of which it is made, and an unfit source its text.
+    """
     rows = []
     for artifact in artifacts:
         columns = ["id", "reason", "detail", "row"]  # the stage's name in them may be that of an earlier version
         rows += [
-            row | {"stage": artifact} for row in first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("reason",))
+            row | {"stage": artifact, "row": json.loads(row["row"])}
+            for row in first_rows(run / artifact, columns, 1, REJECTS_FOLDER, ("reason",))
         ]
-    return [{**row, "texts": {k: v for k, v in json.loads(row["row"]).items() if v and k in READ}} for row in rows]
+
+    compared = ["answer", "reference_answer"]
+    sources = (
+        ("origin_id", "", "responses", ["response_id", *compared]),
+        ("origin_id", "", "rewrites", ["rewrite_id", *compared]),
+        ("response_id", SOURCE, "responses", ["response_id", "response"]),
+    )
+    for column, start, artifact, columns in sources:
+        of_source = [row["row"] for row in rows if row["row"].get(column) and row["reason"].startswith(start)]
+        by_id = _by_id(run / artifact, columns, {row[column] for row in of_source})
+        for row in of_source:
+            row |= by_id.get(row[column], {})
+    return [{**row, "texts": {k: v for k, v in row["row"].items() if v and k in READ}} for row in rows]

@@ -135,6 +135,8 @@ def headline(report: Report) -> str:
         return f"{examples['rows_out']:,} of {examples['rows_in']:,} texts of the teachers pass the gates, as training examples"
     if not slow or not fast:
         return "This run compares no student with its baseline"
+
+    # Fewer tokens, and at which accuracy.
     if fast["accuracy"] == 0:  # fewer tokens are no gain where no answer is right
         return _nothing_right(report, fast)
     if slow["mean_tokens"] and fast["mean_tokens"]:

@@ -11,7 +11,7 @@ from ray_distil.drawing.formulas import rendered
 from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.report.provenance import declared, saved_config, text_of
-from ray_distil.report.reasons import meanings
+from ray_distil.judge.reasons import meanings
 from ray_distil.store.manifest import NOTES, most_common
 from ray_distil.store.storage import Folder
 
@@ -91,9 +91,9 @@ def _of_settings(report: Report) -> list[str]:
 def _mostly_rejected(report: Report) -> list[str]:
     """A note where more than half of the texts that could be learnt are rejected."""
     return [
-        f"most candidates are rejected: {stage['rows_rejected']:,} of {stage['rows_in']:,} ({most_common(stage['rejects'])})"
-        for stage in report.stages
-        if stage["name"] == "sft_examples" and stage["rows_rejected"] > stage["rows_out"]
+        f"most candidates are rejected: {s['rows_rejected']:,} of {s['rows_in']:,} ({most_common(s['rejects'])})"
+        for s in report.stages
+        if s["name"] == "sft_examples" and s["rows_rejected"] > s["rows_out"]
     ]
 
 

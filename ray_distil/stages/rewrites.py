@@ -15,7 +15,7 @@ from ray_distil.chat.reasoning_marks import split_reasoning, thinking_is_open
 from ray_distil.config import StagesConfig
 from ray_distil.generate.generator import Generator
 from ray_distil.generate.question import Question
-from ray_distil.judge.gates import against_source, first_reason, verdict
+from ray_distil.judge.gates import against_source, compared, first_reason, verdict
 from ray_distil.judge.results import final_result
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
@@ -208,10 +208,15 @@ def shortened(rewrites: Iterable[pa.Table]) -> dict[str, Any]:
 
 def unfit_batch(table: pa.Table) -> pa.Table:
     rows = [
-        reject({**row, "rewrite_id": row["id"], "sampling_params": None}, row["source_reason"])
+        reject({**row, "rewrite_id": row["id"], "sampling_params": None}, row["source_reason"], _of_source(row))
         for row in table.to_pylist()
     ]
     return table_of(rows, REWRITES)
+
+
+def _of_source(row: Row) -> str:
+    """The answer of an unfit source beside its reference, where that is why."""
+    return compared(row | {"answer": row["source_answer"]}, row["source_reason"].removeprefix(SOURCE))
 
 
 def rewrite_batch(table: pa.Table, **options: Any) -> pa.Table:

@@ -15,7 +15,7 @@ from ray_distil.curation import same_texts
 from ray_distil.curation.same_texts import Repeats, find, text_keys
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
-from ray_distil.judge.gates import VERSION, against_source, first_reason
+from ray_distil.judge.gates import VERSION, against_source, compared, first_reason
 from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Row, Stage
@@ -147,7 +147,9 @@ def _example(
     reason = first_reason(row, gates, judge)
     if reason is None and not completion:
         reason = "empty"
-    return example if reason is None else reject(example, reason, origin)
+    if reason is None:
+        return example
+    return reject(example, reason, ": ".join(filter(None, (origin, compared(row, reason)))))
 
 
 def curate(

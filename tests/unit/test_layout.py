@@ -34,7 +34,7 @@ SATELLITES = {
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
-    "report.reasons": "a table of words for readers, without code",
+    "judge.reasons": "a table of words for readers, without code",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",

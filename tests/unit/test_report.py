@@ -372,6 +372,28 @@ def test_rejected_rows_are_shown_one_a_stage_and_reason(tmp_path: Path) -> None:
     assert "num_generated_tokens" not in page
 
 
+def test_a_reject_for_its_answer_is_shown_with_what_was_compared(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    blank = {f.name: "x" if f.type == pa.string() else 1 for f in RESPONSES}
+    row = blank | {"response_id": "r", "response": "I say thirty-nine.", "answer": "39", "reference_answer": "7"}
+    (run / "responses" / "_manifest.json").unlink()
+    (run / "responses").rmdir()
+    artifact(run, "responses", "responses", {}, pa.Table.from_pylist([row], RESPONSES))
+    rejects = {
+        "sft_examples": ("wrong_answer", {"origin_id": "r", "completion": "So it is."}),
+        "rewrites": ("source_wrong_answer", {"response_id": "r", "source_answer": "39", "reference_answer": "7"}),
+    }
+    for name, (reason, of_row) in rejects.items():
+        rows = [{"id": "a", "stage": name, "reason": reason, "detail": "", "row": json.dumps(of_row)}]
+        (run / name / "_rejects").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, REJECTS), run / name / "_rejects" / "part-1.parquet")
+        manifest = Manifest(name, name, "f", "rows", 1, 0, 1, {reason: 1}, 1.5, ["_rejects/part-1.parquet"])
+        write_manifest(Folder.at(run / name), manifest)
+    example, unfit = excerpts.rejected(Folder.at(run), ["sft_examples", "rewrites"])
+    assert example["texts"] == {"completion": "So it is.", "answer": "39", "reference_answer": "7"}
+    assert unfit["texts"] == {"source_answer": "39", "reference_answer": "7", "response": "I say thirty-nine."}
+
+
 def test_rewrites_stand_beside_their_source(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     response = {f.name: "x" if f.type == pa.string() else 1 for f in RESPONSES} | {

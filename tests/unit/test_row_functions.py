@@ -200,6 +200,21 @@ def test_curation_rejects_by_the_gates_that_are_on() -> None:
     assert sft_examples.response_example(response(generated_text=" "), [], "")[REASON] == "empty"
 
 
+def test_a_reject_for_its_answer_has_the_answer_and_the_reference() -> None:
+    wrong = response(generated_text="\\boxed{6}", teacher="slow")
+    assert sft_examples.response_example(wrong, ALL, "")["reject_detail"] == "slow: 6, not 5"
+    unclear = response(generated_text="\\boxed{" + "many words " * 30 + "}", reference_answer="(1, 2")
+    row = sft_examples.response_example(unclear, ALL, "")
+    assert row[REASON] != "unclear_answer" or row["reject_detail"].endswith("... beside (1, 2")
+    assert len(row["reject_detail"]) < 150
+    assert sft_examples.response_example(response(finish_reason="length"), ALL, "")["reject_detail"] == wrong["teacher"]
+    request = rewrites.request(wrong, ALL, Question(PARAMS))
+    (unfit,) = rewrites.unfit_batch(
+        pa.Table.from_pylist([request | {"messages": None, "sampling_params": None}])
+    ).to_pylist()
+    assert (unfit[REASON], unfit["reject_detail"]) == ("source_wrong_answer", "6, not 5")
+
+
 def test_prompts_are_encoded_as_the_template_says_and_poison_is_caught() -> None:
     model = resolve_model("tiny:teacher-r1", "k")
     good = [{"role": "user", "content": "Ann has 3 pens."}]
