@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ray_distil.judge import gates
-from ray_distil.report import report
 from ray_distil.judge.reasons import MEANINGS, meanings
+from ray_distil.report import report
 from ray_distil.store.storage import Folder
 from tests.unit.test_layout import PACKAGE
 from tests.unit.test_report import artifact
