@@ -18,8 +18,8 @@ from ray_distil.commands.status import duration
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.provenance import check_run
 from ray_distil.report.report import console_table
-from ray_distil.report.unfinished import unfinished_stages
 from ray_distil.runner.lease import run_lock
+from ray_distil.runner.unfinished import unfinished_stages
 from ray_distil.runtime.redaction import redacted
 from ray_distil.store.ahead import do_all
 from ray_distil.store.listing import StoredFile, is_shard, newest, rows_by_file, stored_files

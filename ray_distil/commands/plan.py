@@ -25,7 +25,7 @@ from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
 from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
-from ray_distil.report.cost import expected_key
+from ray_distil.report.cost import expected_key, unlike_prices
 from ray_distil.report.plan_table import Step, assumptions, table
 from ray_distil.stages import benchmark_rows, instructions, responses
 from ray_distil.store import hub
@@ -126,7 +126,7 @@ def make(config: StagesConfig) -> Plan:
             remarks += _does_not_pack(name, prompt + completion, config)
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
-            expected = assumed.expected("long2short", rewriter.sampling.max_tokens)
+            expected = assumed.expected("long2short", rewriter.sampling.max_tokens, rewriter.is_slow_teacher)
             steps.append(_generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
             num_kept, completion = num_kept * assumed.kept, expected.num_generated_tokens
@@ -141,6 +141,7 @@ def make(config: StagesConfig) -> Plan:
         size = tokens_learnt * assumed.bytes_per_token
         steps.append(Step("sft_examples", round(num_examples), False, size=size))
     steps += _evaluations(num_eval, config, remarks)
+    remarks += unlike_prices(config)
     if any(step.seconds is None for step in steps if step.tokens):
         remarks.append(
             "tokens are guesses, and hours not told, where the plan section has none; take them from a small run"

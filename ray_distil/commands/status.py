@@ -12,9 +12,9 @@ from rich.table import Table
 from ray_distil.report import cost, provenance, report
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.cost import StageFiles
-from ray_distil.report.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
 from ray_distil.runner.lease import EXPIRY_S, LEASE, LOCK
 from ray_distil.runner.shipped_logs import LOGS
+from ray_distil.runner.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
 from ray_distil.runtime.session import last_line
 from ray_distil.store.listing import stored_files
 from ray_distil.store.manifest import MANIFEST

@@ -40,7 +40,13 @@ class PlanConfig(Section):
     student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")
     bytes_per_token: float = Field(4, gt=0, description="of Parquet, for each token that a row holds as text or as id")
 
-    def expected(self, name: str, max_tokens: int) -> Expected:
-        """What a kind of text is taken to need: "direct", "slow" or "long2short"."""
+    def expected(self, name: str, max_tokens: int, by_slow_teacher: bool = False) -> Expected:
+        """What a kind of text is taken to need: "direct", "slow" or "long2short"; the last also `by_slow_teacher`."""
         section: Expected = getattr(self, name)
-        return section if name in self.model_fields_set else section.below(max_tokens)
+        assumed = section if name in self.model_fields_set else section.below(max_tokens)
+        return self.with_rates_of_slow(assumed) if by_slow_teacher else assumed
+
+    def with_rates_of_slow(self, rewrites: Expected) -> Expected:
+        """What rewrites by the slow teacher need: its speed and its price, where `long2short` has none of its own."""
+        names = ("tokens_per_s", "usd_per_million_tokens")
+        return rewrites.model_copy(update={n: getattr(self.slow, n) for n in names if getattr(rewrites, n) is None})

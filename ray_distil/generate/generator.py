@@ -82,6 +82,11 @@ class Generator:
         return engine.IMPORTS if self.engine is not None else ()
 
     @property
+    def is_slow_teacher(self) -> bool:
+        """Whether the slow teacher's engine or endpoint generates, be it rewrites."""
+        return self.backend_section == "teachers.slow"
+
+    @property
     def num_gpus(self) -> int:
         """The GPUs that its engines hold at once; 0 for an endpoint."""
         return num_gpus(self.engine)

@@ -176,7 +176,9 @@ def _sources(artifact: str, config: StagesConfig) -> Iterator[_Source]:
             yield _Source(name, generator, getattr(config.plan, name))
     elif kind == "rewrites":
         if (rewriter := generators.possible_rewriter(config, models)) is not None:
-            yield _Source("", rewriter, config.plan.long2short)
+            assumed = config.plan.long2short
+            assumed = config.plan.with_rates_of_slow(assumed) if rewriter.is_slow_teacher else assumed
+            yield _Source("", rewriter, assumed)
     else:
         # A model's answers to one benchmark.
         model, folder = names
@@ -191,6 +193,17 @@ def _sources(artifact: str, config: StagesConfig) -> Iterator[_Source]:
             generator = generators.evaluated(config, evaluated, benchmark, source)
             generator = generator.one_at_a_time() if kind == "timing" else generator
             yield _Source("", generator, expected or Expected())
+
+
+def unlike_prices(config: StagesConfig) -> Iterator[str]:
+    """A remark where the slow teacher rewrites, at another price than it answers."""
+    rewriter = generators.rewriter(config, named_models(config))
+    slow, long2short = config.plan.slow.usd_per_million_tokens, config.plan.long2short.usd_per_million_tokens
+    if rewriter is not None and rewriter.is_slow_teacher and None not in (slow, long2short) and slow != long2short:
+        yield (
+            f"the slow teacher rewrites, at plan.long2short.usd_per_million_tokens={list(long2short or ())}; it answers at "
+            f"{list(slow or ())}: set null there for the same price"
+        )
 
 
 def expected_key(config: StagesConfig, model: str, label: str) -> str:

@@ -138,7 +138,10 @@ def test_each_kind_of_stage(run: Folder) -> None:
         StageFiles("timing/api/aime24", 60.0, times),
     ]
     rewriting, training, evaluation, timing = costs(run, CONFIG, stages)
-    assert (rewriting.prompt_tokens, rewriting.generated_tokens, rewriting.dollars) == (10, 20, None)  # by the endpoint
+    assert (rewriting.prompt_tokens, rewriting.generated_tokens) == (10, 20)
+    assert rewriting.dollars == pytest.approx((10 * 1.0 + 20 * 4.0) / 1e6), "by the slow teacher, at its price"
+    own_price = CONFIG | {"plan": PLAN | {"long2short": {"usd_per_million_tokens": [0.0, 1.0]}}}
+    assert costs(run, own_price, stages)[0].dollars == pytest.approx(20 / 1e6)
     assert (training.gpus, training.gpu_hours, training.dollars) == (16, 4.0, 12.0)
     assert (evaluation.generated_tokens, evaluation.dollars) == (3_000_000, 6.5)
     assert (timing.generated_tokens, timing.num_uncounted, timing.is_priced) == (9, 1, False)

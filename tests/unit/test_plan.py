@@ -214,6 +214,26 @@ def test_dollars_in_all_are_a_bound_where_a_price_is_missing(tmp_path: Path) -> 
     assert total(*prices).startswith("~")
 
 
+def test_a_slow_teacher_that_rewrites_has_its_own_price(tmp_path: Path) -> None:
+    """Unless plan.long2short has one; a remark says so where the two differ."""
+    endpoint = "{base_url: http://x/v1, model: m, api_key_env: null}"
+    overrides = [f"run.storage_path={tmp_path}", "teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}"]
+    overrides += [
+        "plan.slow.usd_per_million_tokens=[1, 4]",
+        "plan.slow.tokens_per_s=100",
+        "plan.long2short.tokens_per_s=null",
+    ]
+    steps, remarks = planned(overrides)
+    rewrites = steps["rewrites"]
+    assert rewrites.dollars == pytest.approx((rewrites.prompt_tokens + 4 * rewrites.tokens) / 1e6)
+    assert rewrites.seconds == pytest.approx(rewrites.tokens / 100)
+    assert not any("rewrites, at" in remark for remark in remarks)
+
+    steps, remarks = planned([*overrides, "plan.long2short.usd_per_million_tokens=[1, 2]"])
+    assert steps["rewrites"].dollars == pytest.approx((rewrites.prompt_tokens + 2 * rewrites.tokens) / 1e6)
+    assert any("rewrites, at plan.long2short.usd_per_million_tokens=[1.0, 2.0]" in remark for remark in remarks)
+
+
 def test_the_plan_says_what_it_has_read_of_own_problems(tmp_path: Path) -> None:
     lines = [{"instruction": f"{k} + 1?", "answer": str(k + 1)} for k in range(20)] + [{"instruction": "How?"}] * 2
     file = tmp_path / "mine.jsonl"

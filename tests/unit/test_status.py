@@ -13,9 +13,9 @@ import yaml
 from rich.console import Console
 
 from ray_distil.commands import status
-from ray_distil.report import unfinished
-from ray_distil.report.unfinished import Unfinished, unfinished_stages
+from ray_distil.runner import unfinished
 from ray_distil.runner.lease import run_lock
+from ray_distil.runner.unfinished import Unfinished, unfinished_stages
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.listing import StoredFile, stored_files
 from ray_distil.store.manifest import Manifest, write_manifest
