@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ray_distil.chat.prompts import LONG2SHORT
 from ray_distil.checks import preflight, weight_files
+from ray_distil.commands import status
 from ray_distil.config import StagesConfig, TeacherConfig, TrainingConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import named_models, resolve_model, responses_of
@@ -64,7 +65,8 @@ def checked(config: StagesConfig) -> Plan:
     """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
     config, remarks = _with_reachable_folder(config)
     planned = make(config)
-    return replace(planned, remarks=[*planned.remarks, *preflight.check_plan(config, planned.problems), *remarks])
+    remarks = [*status.remarks_on_plan(config), *preflight.check_plan(config, planned.problems), *remarks]
+    return replace(planned, remarks=[*planned.remarks, *remarks])
 
 
 def _with_reachable_folder(config: StagesConfig) -> tuple[StagesConfig, list[str]]:

@@ -101,7 +101,7 @@ class Run:
         return target
 
     def _make(self, stage: Stage) -> Artifact:
-        target, name = self._target(stage), stage.artifact
+        target, name = self.target(stage), stage.artifact
         if (old := target.earlier_making()) is not None:
             self._check()
             target.bring_back(old)
@@ -150,7 +150,7 @@ class Run:
 
     def refuse_loss(self, stage: Stage) -> None:
         """Raise the UserError that `make` would raise, before anything is made."""
-        target = self._target(stage)
+        target = self.target(stage)
         if target.manifest() is None and target.earlier_making() is None:
             self._refuse_loss(stage, target)
 
@@ -167,7 +167,7 @@ class Run:
 
     def would_come_back(self, stage: Stage) -> bool:
         """Whether `make` would bring the stage's artifact back from superseded/."""
-        return self._target(stage).earlier_making() is not None
+        return self.target(stage).earlier_making() is not None
 
     def _made_with(self, stage: Stage, target: Artifact) -> dict[str, Any]:
         """The stage's settings, by the rules by which what is there was made."""
@@ -180,7 +180,7 @@ class Run:
             rows = f"{change}: what was there, and what is made of it anew,"
             self.display.say(f"{name}: {rows} lies in {self.folder}/{SUPERSEDED}; the old settings bring it back")
 
-    def _target(self, stage: Stage) -> Artifact:
+    def target(self, stage: Stage) -> Artifact:
         """The artifact of a stage: that of earlier versions' rules where it is there, or set aside, and no other is."""
         targets = [self._artifact_of(stage, rules) for rules in stage.settings.all_rules()]
         if len(targets) == 1:

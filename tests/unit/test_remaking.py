@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ray_distil.commands import status
+from ray_distil.config import load
 from ray_distil.errors import UserError
 from ray_distil.runner import remaking
 from ray_distil.runtime.progress import Display
@@ -257,3 +259,26 @@ def test_a_renamed_file_of_a_run_of_an_earlier_version_is_asked_about(tmp_path: 
     assert said.startswith("2 texts would be asked for again, because the ids of this run's problems hold the names")
     assert remaking.lost_ids(problems, settings) == ""
     assert remaking.lost_ids(problems, {"ids": "text", "sources": ["own", "tiny"]}) == ""
+
+
+def test_a_plan_says_what_the_run_has_and_what_it_would_refuse(asked: Asked) -> None:
+    def remarks(*overrides: str) -> list[str]:
+        return status.remarks_on_plan(load(None, [f"run.storage_path={asked.folder}", *overrides]))
+
+    assert remarks() == []
+    responses, rewrites, _ = asked.run()
+    asked.run()
+    made = [artifact.manifest() for artifact in (responses, rewrites)]
+    counts = ", ".join(f"{m.artifact} complete ({m.rows_in} {m.unit})" for m in made if m is not None)
+    before = files(asked.folder)
+    (there,) = remarks()
+    assert f"{asked.folder}/tiny is there: {counts}" in there
+    assert there.endswith("the plan counts all, as for a new run")
+
+    _, refused = remarks("teachers.slow.sampling_params.temperature=0.5")
+    assert refused.startswith("the run would end with: responses: slow.sampling_params.temperature 0.0 -> 0.5: ")
+    assert refused.endswith("to go on, add --remake")
+    assert len(remarks("teachers.slow.sampling_params.temperature=0.5", "run.remake=true")) == 1
+    _, refused = remarks("long2short.system_prompt=Shorter!")
+    assert refused.startswith("the run would end with: rewrites: ")
+    assert files(asked.folder) == before, "nothing is written"
