@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ray_distil.commands import cli, export, pipeline, plan, status
 from ray_distil.config import load
+from ray_distil.config.section import RECIPES
 from ray_distil.errors import ConfigError
 from ray_distil.report import report
 from ray_distil.runtime.progress import Display
@@ -37,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             config = load(arguments.config, arguments.overrides)
         except ConfigError as error:
-            if not ("teachers: missing" in str(error) and "training: missing" in str(error)):
-                raise
-            command = f"{cli.program('eval')} --config {arguments.config}"
-            raise ConfigError(f"{error}\nmodels alone are compared by: {command}") from error
+            raise _explained(error, arguments.config) from error
         if arguments.plan:
             plan.show(config, console)
             return
@@ -55,3 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
     return cli.guarded(job, lambda: logs[0] if logs else None)
+
+
+def _explained(error: ConfigError, file: str | None) -> ConfigError:
+    """The error; where whole sections are missing, with what such a configuration may have been meant as."""
+    text = str(error)
+    if "teachers: missing" in text and "training: missing" in text:
+        text += (
+            f"\na configuration is whole: copy a recipe, such as {RECIPES / 'tiny.yaml'}, and change it; or give --config tiny with "
+            "key=value for each change"
+            f"\nmodels alone are compared by: {cli.program('eval')} --config {file}"
+        )
+    elif "training: missing" in text:
+        text += "\ntraining: null makes data alone, without a student"
+    return ConfigError(text)

@@ -157,6 +157,9 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known_keys)}")
     if error["type"] == "missing":
         return f"{where}: missing; add it to the configuration"
+    if error["type"] == "dict_type":
+        pair = f"instruction: {error['input']}" if where.endswith("columns") else "KEY: VALUE"
+        return f"{where}: {error['input']!r} is no mapping; write '{where}={{{pair}}}'"
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         near = difflib.get_close_matches(str(error["input"]), re.findall(r"'([^']+)'", expected), n=1)

@@ -18,6 +18,7 @@ MEANINGS = {
     "several_turns": "the conversation has several questions",
     "system_turn": "the conversation has a system turn; drop_system leaves it out",
     "duplicate": "the same text stands before it",
+    "other_answer": "the same text stands before it, with another answer: one of the two is wrong",
     "near_duplicate": "almost the same problem, with the same numbers and the same reference, stands before it",
     "contaminated": "it holds a held-out problem, or one of a benchmark",
     "over_limit": "more problems than num_train or num_eval takes",

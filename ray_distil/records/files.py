@@ -27,6 +27,7 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 NO_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json", "config.json"}
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 BATCH_ROWS = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CSV_BLOCK_BYTES = 2**26  # the longest row
@@ -47,7 +48,7 @@ def records_of(place: Folder, file: str, key: str, label: str) -> Iterator[Any]:
     with filesystem.open_input_file(path) as stream:
         start = stream.read(START_BYTES)
         stream.seek(0)
-        if wrong := _no_data(start):
+        if wrong := _no_data(start) or _workbook(path, start):
             raise UserError(f"{key}: {label} is {wrong}")
         packed = next((codec for magic, codec in MAGIC.items() if start.startswith(magic)), None)
         kind = "parquet" if start.startswith(b"PAR1") else _format(path)
@@ -70,6 +71,13 @@ def _no_data(start: bytes) -> str:
         return "a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder, or download the file"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a page in HTML, not data; download the file itself (on Hugging Face's hub under /resolve/, not /blob/)"
+    return ""
+
+
+def _workbook(path: str, start: bytes) -> str:
+    """What a file of a spreadsheet is; "" for any other."""
+    if path.lower().endswith(WORKBOOKS) or start.startswith(b"PK\x03\x04"):
+        return "a workbook, or another archive, and no text; export the sheet as CSV (UTF-8)"
     return ""
 
 
@@ -124,7 +132,29 @@ def _csv(stream: pa.NativeFile, sample: bytes, key: str, label: str, tabs: bool)
     """
     header = sample.partition(b"\n")[0]
     delimiter = "\t" if tabs else next((sign for sign in ",;\t|" if sign.encode() in header), ",")
-    reader = _csv_reader(stream, delimiter, _is_escaped(sample, delimiter))
+    try:
+        yield from _csv_rows(_csv_reader(stream, delimiter, _is_escaped(sample, delimiter)), key, label)
+    except pa.ArrowInvalid as error:
+        text = " ".join(str(error).split())
+        if "invalid UTF8" in text:
+            raise UserError(f"{key}: {label!r} is not UTF-8 ({text}); save it as UTF-8") from error
+        if match := re.search(r"Expected (\d+) columns, got (\d+): (.*)", text):
+            number = _line_of(sample, match[3])
+            line = f", line {number}" if number else ""
+            raise UserError(
+                f"{key}: {label}{line}: {match[2]} values in place of {match[1]}: {match[3][:200]}; a value that holds "
+                f"{delimiter!r} needs quotes around it"
+            ) from error
+        raise
+
+
+def _line_of(sample: bytes, text: str) -> int:
+    """The number of the line that begins so, among the first of a file; 0 where it is not there."""
+    lines = sample.decode("utf-8", "replace").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if " ".join(line.split()).startswith(text[:80])), 0)
+
+
+def _csv_rows(reader: csv.CSVStreamingReader, key: str, label: str) -> Iterator[dict[str, Any]]:
     names = [name.strip() for name in reader.schema.names]
     if len(set(names)) < len(names):
         raise UserError(f"{key}: {label}: two columns have one name in {names}; give each its own")

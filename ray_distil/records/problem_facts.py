@@ -12,6 +12,7 @@ from ray_distil.store.artifact_reader import ArtifactReader
 TRAIN, EVAL = "train", "eval"
 SPLITS = (TRAIN, EVAL)
 HELD_OUT = "held-out"
+OTHER_ANSWER = "other_answer"  # the reason of a text that stands before it with another answer
 NEAR_DUPLICATE, CONTAMINATED = "near_duplicate", "contaminated"
 NUM_SAMPLES, NUM_PAIRS = 200, 3
 

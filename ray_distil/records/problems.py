@@ -4,8 +4,8 @@
 
 Only after the last record is it known which problems are near-duplicates, which are held out, which hold a test problem,
 and which are over a limit. So the split of a row and these rejections are set when its part is read back. Memory grows by
-eight bytes a row: the hashes that find duplicates; and by a few bytes for each near-duplicate. The temporary files
-(TMPDIR) take about a third of the texts' bytes, and with near-duplicates four bytes a word and 136 a row more.
+eight bytes a row, the hashes that find duplicates, and a few for each near-duplicate. The temporary files (TMPDIR) take a
+third of the texts' bytes, and with near-duplicates four bytes a word and 136 a row more.
 """
 
 from collections import Counter
@@ -30,6 +30,7 @@ from ray_distil.records.problem_facts import (
     NEAR_DUPLICATE,
     NUM_PAIRS,
     NUM_SAMPLES,
+    OTHER_ANSWER,
     SPLITS,
     TRAIN,
     Facts,
@@ -282,31 +283,37 @@ def _limited(table: pa.Table, split: str, limit: Limit, num_kept: Counter[str]) 
 
 
 def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list[Row]]:
-    """The rows in parts. Of two equal instructions the later row is rejected, also across files and splits.
-
-    Where an id is a hash of the text and its source, each text is looked up by its id in every source (`labels`).
-    """
+    """The rows in parts; of two equal instructions the later row is rejected. labels: the sources by which ids are hashed."""
     seen_ids, number, remaining = SeenIds(), 0, iter(rows)
     while part := list(islice(remaining, ROWS_PER_SHARD)):
         usable = [k for k, row in enumerate(part) if "instruction" in row]
         ids = {label: [_id_from(part[k], label) for k in usable] for label in labels}
         seen_before = {label: seen_ids.contains(keys_of(ids[label])) for label in labels}
-        new_ids = set[str]()
+        firsts = dict[str, tuple[int, Row]]()  # of this part: id -> number and row
         for place, k in enumerate(usable):
             row = part[k]
-            first = (ids[label][place] for label in labels if seen_before[label][place] or ids[label][place] in new_ids)
+            first = (ids[label][place] for label in labels if seen_before[label][place] or ids[label][place] in firsts)
             if same := next(first, None):
-                row_id = stable_id(row["instruction_id"], number + k + 1)
-                part[k] = reject(row, "duplicate", f"same text as {same}") | {"instruction_id": row_id}
+                part[k] = _repeated(row, number + k + 1, same, firsts.get(same))
             else:
-                new_ids.add(row["instruction_id"])
-        seen_ids.add(keys_of(list(new_ids)))
+                firsts[row["instruction_id"]] = number + k + 1, row
+        seen_ids.add(keys_of(list(firsts)))
         number += len(part)
         yield part
 
 
+def _repeated(row: Row, number: int, same: str, first: tuple[int, Row] | None) -> Row:
+    """A row whose text has an earlier row, of the id `same`, as a reject. first: number and row of that one, in the same part."""
+    text = f"record {number}: same text as {f'record {first[0]}' if first else same}"
+    answer, earlier = row["reference_answer"], first[1]["reference_answer"] if first else None
+    is_other = None not in (answer, earlier) and answer != earlier
+    text += f", with another answer ({answer}, there {earlier})" if is_other else ""
+    row_id = stable_id(row["instruction_id"], number)
+    return reject(row | {"instruction_id": row_id}, OTHER_ANSWER if is_other else "duplicate", text)
+
+
 def _id_from(row: Row, label: str) -> str:
-    """The id of the row's text, if it came from the source `label`; the row's own without a label."""
+    """The id of the row's text, if it came from the source `label`; the row's own without one."""
     return row["instruction_id"] if label in ("", row["source"]) else instruction_id(row["instruction"], label)
 
 

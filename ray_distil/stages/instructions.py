@@ -261,8 +261,22 @@ def _refuse_empty(config: InstructionsConfig, facts: Facts) -> None:
         if not facts.usable[split]:
             raise UserError(
                 f"instructions.path: {config.path!r} leaves no instruction {purpose}{_most_rejected(facts)}; it "
-                "needs at least two different ones with a text in `instruction`; see instructions.columns"
+                f"needs at least two different ones with a text in `instruction`{_columns_there(config, facts)}"
             )
+
+
+def _columns_there(config: InstructionsConfig, facts: Facts) -> str:
+    """The columns of the first record, and how one is named, where no text was found; else where to look."""
+    source = sources_of(config)[0]
+    first = (
+        next(iter(sources.records(source)), None) if source is not None and facts.rejects["no_instruction"] else None
+    )
+    names = list(map(str, first)) if isinstance(first, dict) else []
+    if not names:
+        return "; see instructions.columns"
+    return (
+        f"; there are the columns {', '.join(names)}: name one, as in instructions.columns={{instruction: {names[0]}}}"
+    )
 
 
 def _most_rejected(facts: Facts) -> str:

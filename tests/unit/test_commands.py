@@ -131,6 +131,7 @@ def test_a_file_of_compared_models_is_for_another_command(tmp_path: Path) -> Non
     result = command("plan", "--config", "eval/cpu", folder=tmp_path)
     assert result.returncode == 2
     assert "models alone are compared by: ray-distil eval --config eval/cpu" in result.stderr
+    assert "a configuration is whole: copy a recipe, such as" in result.stderr
     assert "models alone" not in command("plan", "training.student=x", "teachers.x=1", folder=tmp_path).stderr
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_distil.config import InstructionsConfig
-from ray_distil.errors import BadRecord, UserError
+from ray_distil.config import InstructionsConfig, load
+from ray_distil.config.section import validate
+from ray_distil.errors import BadRecord, ConfigError, UserError
 from ray_distil.records.problems import Problems
 from ray_distil.stages.instructions import collect, reference_of, unchecked
 from ray_distil.store.ids import count_ids
@@ -236,3 +237,14 @@ def test_a_dotted_name_is_a_column_in_a_column(tmp_path: Path) -> None:
     assert {r["instruction"]: r["reference_answer"] for r in rows} == {f"{k}?": str(k) for k in range(20)}
     with pytest.raises(UserError, match="no record of .* has 'r.lie'"):
         rows_of(tmp_path / "a.json", columns={"messages": "p", "answer": "r.lie"})
+
+
+def test_columns_of_other_names_are_listed_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("Question Text,Result\n1 + 1?,2\n2 + 1?,3\n")
+    said = r"there are the columns Question Text, Result: name one, as in instructions\.columns=\{instruction: Question Text\}"
+    with pytest.raises(UserError, match=said):
+        collect(validate(InstructionsConfig, {"path": str(tmp_path / "mine.csv")}), 0)
+    with pytest.raises(
+        ConfigError, match=r"'Result' is no mapping; write 'instructions\.columns=\{instruction: Result\}'"
+    ):
+        load(None, ["instructions.columns=Result"])

@@ -241,7 +241,7 @@ def test_the_plan_says_what_it_has_read_of_own_problems(tmp_path: Path) -> None:
     _, remarks = planned([f"instructions.path={file}"])
     (line,) = [text for text in remarks if "records" in text]
     assert line.startswith(f"{str(file)!r}: 23 records: 19 to train on, 2 held out; 20 have an answer; rejected: ")
-    assert "duplicate 1 (same text as " in line
+    assert "duplicate 1 (record 22: same text as record 21)" in line
     assert "no_instruction 1 (record 23: " in line
 
 

@@ -30,15 +30,24 @@ Row = dict[str, Any]
 
 def of_all(rows: list[Row], num_eval: int, limits: dict[str, int | None]) -> list[Row]:
     """The reference: each step over a list of all rows."""
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[int, Row]] = {}
     marked = []
     for position, row in enumerate(rows, 1):
         text = normalised(row.get("instruction", ""))
         if text and text in seen:
             row_id = stable_id(row["instruction_id"], position)
-            row = reject(row, "duplicate", f"same text as {seen[text]}") | {"instruction_id": row_id}
+            number, first = seen[text]
+            is_of_part = (number - 1) // problems.ROWS_PER_SHARD == (position - 1) // problems.ROWS_PER_SHARD
+            same = f"record {number}" if is_of_part else first["instruction_id"]
+            detail, answers = (
+                f"record {position}: same text as {same}",
+                (first["reference_answer"], row["reference_answer"]),
+            )
+            is_other = is_of_part and None not in answers and answers[0] != answers[1]
+            detail += f", with another answer ({answers[1]}, there {answers[0]})" if is_other else ""
+            row = reject(row, "other_answer" if is_other else "duplicate", detail) | {"instruction_id": row_id}
         elif text:
-            seen[text] = row["instruction_id"]
+            seen[text] = position, row
         marked.append(row)
     if not any(row["split"] == EVAL for row in rows):
         usable = [row for row in marked if "reject_reason" not in row]
@@ -200,3 +209,19 @@ def test_a_run_of_an_earlier_version_keeps_the_ids_of_its_problems(
     assert made_of_file(tmp_path, "a.jsonl", RECORDS)[1] == first
     (tmp_path / "new").mkdir()
     assert made_of_file(tmp_path / "new", "a.jsonl", RECORDS)[1]["5 + 3?"].split()[0] == stable_id("5 + 3?")
+
+
+def test_one_question_with_two_answers_is_told_from_a_duplicate() -> None:
+    records = [{"instruction": f"{k} + 1?", "answer": str(k + 1)} for k in range(20)]
+    records += [
+        {"instruction": "3 + 1?", "answer": "56"},
+        {"instruction": "4 + 1?", "answer": "5"},
+        {"instruction": "5 + 1?"},
+    ]
+    rows = [instruction_row(record, "p", TRAIN, k) for k, record in enumerate(records, 1)]
+    problems = Problems(rows, [""], 2, {})
+    assert problems.facts.rejects == {"other_answer": 1, "duplicate": 2}
+    assert problems.facts.details == {
+        "other_answer": "record 21: same text as record 4, with another answer (56, there 4)",
+        "duplicate": "record 22: same text as record 5",
+    }

@@ -176,7 +176,7 @@ def test_columns_are_renamed_and_a_wrong_name_is_told(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("a.parquet", b"PAR", "instructions.path: "),
-        ("a.csv", b"a,b\n1,2,3\n", "Expected 2 columns, got 3"),
+        ("a.csv", b"a,b\n1,2,3\n", "line 2: 3 values in place of 2"),
         ("a.csv", b"a,b\n\xff,1\n", "UTF8"),
         ("a.csv", b"a,a\n1,2\n", "two columns have one name in ['a', 'a']"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', "not UTF-8 at byte 16"),
@@ -312,3 +312,19 @@ def test_system_turns_can_be_left_out(tmp_path: Path) -> None:
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     assert read(tmp_path / "a.jsonl", drop_system=True) == [{"conversations": [{"from": "human", "value": "2?"}]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("l.csv", "q,a\nWas kostet ein Brötchen?,2\n".encode("latin-1"), r"is not UTF-8 .*; save it as UTF-8"),
+        ("c.csv", b"q,a\nWhat is 1+1?,2\nWhat is 2, plus 3?,5\n",
+         r"line 3: 3 values in place of 2: What is 2, plus 3\?,5; a value that holds ',' needs quotes around it"),
+        ("w.xlsx", b"PK\x03\x04zzz", r"is a workbook, or another archive, and no text; export the sheet as CSV"),
+        ("w.jsonl", b"PK\x03\x04zzz", r"is a workbook, or another archive"),
+    ],
+)  # fmt: skip
+def test_files_of_spreadsheets_are_refused_with_the_remedy(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=said):
+        list(sources.records(Source(str(tmp_path / name), "instructions.path")))
