@@ -7,7 +7,7 @@ stage are not in them.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
@@ -21,19 +21,30 @@ from ray_distil.config.section import validate
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
-from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.benchmark_tables import DASH, formatted
 from ray_distil.store.ahead import ahead
 from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.shards import TOKEN_COLUMNS
 from ray_distil.store.storage import Folder
 
-HEADER = ("Stage", "Prompt tokens", "Generated tokens", "Hours", "GPUs", "GPU-hours", "USD")
+HEADER = (
+    "Stage",
+    "Prompt tokens",
+    "Generated tokens",
+    "Rows",
+    "Of a prompt",
+    "Of a text",
+    "Hours",
+    "GPUs",
+    "GPU-hours",
+    "USD",
+)
 NOTE = (
-    "Tokens of the rows that are there. Hours are those since a stage's last start, GPU-hours these hours times the GPUs "
+    "Tokens of the rows that are there, and their means of a prompt and of a generated text. Hours are those since a stage's last start, GPU-hours these hours times the GPUs "
     "that it may hold. Dollars are by the prices of the plan section."
 )
-UNCOUNTED = "uncounted"
-Tokens = Counter[tuple[str, str]]  # (teacher or "", column of tokens or UNCOUNTED) -> tokens or rows
+UNCOUNTED, ROWS = "uncounted", "rows"
+Tokens = Counter[tuple[str, str]]  # (teacher or "", column of tokens, UNCOUNTED or ROWS) -> tokens or rows
 
 
 class _Source(NamedTuple):
@@ -56,7 +67,10 @@ class StageFiles:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one stage; a value is None where it is not known, and dollars also where nothing has a price."""
+    """The cost of one stage; a value is None where it is not known, and dollars also where nothing has a price.
+
+    parts: the same for each teacher where there are several; hours and GPUs are those of the whole stage.
+    """
 
     stage: str
     seconds: float
@@ -66,6 +80,13 @@ class Cost:
     gpus: int | None
     dollars: float | None
     is_priced: bool  # whether the dollars are those of all GPUs and endpoints of the stage
+    num_rows: int = 0
+    parts: tuple["Cost", ...] = ()
+
+    def mean(self, tokens: int | None) -> float | None:
+        """Tokens for each row whose tokens were counted."""
+        num_counted = self.num_rows - self.num_uncounted
+        return tokens / num_counted if tokens is not None and num_counted > 0 else None
 
     @property
     def gpu_hours(self) -> float | None:
@@ -109,19 +130,29 @@ def _generating_cost(run_folder: Folder, stage: StageFiles, config: StagesConfig
     if config is not None and config.teachers is not None:
         imported = {name for name, teacher in config.teachers.sections.items() if teacher.responses is not None}
         tokens = Counter({key: number for key, number in tokens.items() if key[0] not in imported})  # cost nothing here
-    prompt, generated, uncounted = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED))
+    prompt, generated, uncounted, num_rows = (_sum(tokens, column) for column in (*TOKEN_COLUMNS, UNCOUNTED, ROWS))
+    unpriced = Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False, num_rows)
     if config is None:
-        return Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False)
+        return unpriced
 
     sources = list(_sources(stage.artifact, config))
+    parts = tuple(_part(stage, source, tokens) for source in sources) if len(sources) > 1 else ()
     if any(isinstance(source.generator.backend, BackendConfig) for source in sources):  # what it holds is not known
-        return Cost(stage.artifact, stage.seconds, prompt, generated, uncounted, None, None, False)
+        return replace(unpriced, parts=parts)
     pools = [source.generator.num_gpus for source in sources]
     gpus = (sum if config.run.parallel_engines else max)(pools or [0])
     bills = [_bill(source, tokens) for source in sources if source.generator.endpoint is not None]
-    return Cost(
-        stage.artifact, stage.seconds, prompt, generated, uncounted, gpus, *_dollars(stage, gpus, config, bills)
-    )
+    dollars, is_priced = _dollars(stage, gpus, config, bills)
+    return replace(unpriced, gpus=gpus, dollars=dollars, is_priced=is_priced, parts=parts)
+
+
+def _part(stage: StageFiles, source: _Source, tokens: Tokens) -> Cost:
+    """One teacher's part of a stage; its dollars are those of an endpoint."""
+    columns = (*TOKEN_COLUMNS, UNCOUNTED)
+    prompt, generated, num_uncounted = (tokens[source.teacher, column] for column in columns)
+    bill = _bill(source, tokens) if source.generator.endpoint is not None else None
+    name, num_rows = f"{stage.artifact}/{source.teacher}", tokens[source.teacher, ROWS]
+    return Cost(name, stage.seconds, prompt, generated, num_uncounted, None, bill, bill is not None, num_rows)
 
 
 def _tokens(folder: Folder, shard: str) -> Tokens:
@@ -138,6 +169,7 @@ def _tokens(folder: Folder, shard: str) -> Tokens:
         tokens.update({(teacher, name): pc.sum(column).as_py() or 0 for name, column in columns.items()})
         is_whole = len(columns) == len(TOKEN_COLUMNS)  # timing does not keep the tokens of prompts
         num_null = max((column.null_count for column in columns.values()), default=0)
+        tokens[teacher, ROWS] += rows.num_rows
         tokens[teacher, UNCOUNTED] += num_null if is_whole else rows.num_rows
     return tokens
 
@@ -217,18 +249,11 @@ def rows_of(costs: list[Cost]) -> list[list[str]]:
     if not costs:
         return []
 
-    rows = [
-        [
-            cost.stage,
-            _tokens_cell(cost.prompt_tokens, cost.num_uncounted),
-            _tokens_cell(cost.generated_tokens, cost.num_uncounted),
-            f"{cost.seconds / 3600:,.2f}",
-            DASH if cost.gpus is None else f"{cost.gpus:,}",
-            DASH if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}",
-            _dollars_cell(cost.dollars, cost.is_priced),
-        ]
-        for cost in costs
-    ]
+    rows = []
+    for cost in costs:
+        hours = f"{cost.seconds / 3600:,.2f}", formatted(cost.gpus, "{:,}"), formatted(cost.gpu_hours, "{:,.2f}")
+        rows.append(_row(cost, hours))
+        rows += [_row(part, ("", "", "")) for part in cost.parts]
 
     num_uncounted = sum(cost.num_uncounted for cost in costs)
     tokens = [sum(getattr(cost, name) or 0 for cost in costs) for name in ("prompt_tokens", "generated_tokens")]
@@ -237,12 +262,20 @@ def rows_of(costs: list[Cost]) -> list[list[str]]:
     rows.append([
         "in all",
         *(_tokens_cell(number, num_uncounted) for number in tokens),
-        "",
-        "",
+        *[""] * 5,
         DASH if None in gpu_hours else f"{sum(hours or 0 for hours in gpu_hours):,.2f}",
         _dollars_cell(sum(dollars) if dollars else None, all(cost.is_priced for cost in costs)),
     ])  # fmt: skip
     return rows
+
+
+def _row(cost: Cost, hours: tuple[str, str, str]) -> list[str]:
+    """hours: the cells of hours, GPUs and GPU-hours."""
+    tokens = (cost.prompt_tokens, cost.generated_tokens)
+    sums = (_tokens_cell(number, cost.num_uncounted) for number in tokens)
+    means = (formatted(cost.mean(number), "{:,.0f}") for number in tokens)
+    num_rows = f"{cost.num_rows:,}" if cost.num_rows else DASH
+    return [cost.stage, *sums, num_rows, *means, *hours, _dollars_cell(cost.dollars, cost.is_priced)]
 
 
 def _tokens_cell(number: int | None, num_uncounted: int) -> str:
@@ -250,7 +283,10 @@ def _tokens_cell(number: int | None, num_uncounted: int) -> str:
 
 
 def _dollars_cell(dollars: float | None, is_priced: bool) -> str:
-    return DASH if dollars is None else f"{'' if is_priced else 'at least '}{dollars:,.2f}"
+    if dollars is None:
+        return DASH
+    digits = f"{dollars:.4f}" if 0 < dollars < 1 else f"{dollars:,.2f}"  # a first small run costs cents
+    return digits if is_priced else f"at least {digits}"
 
 
 def to_json(costs: list[Cost]) -> list[dict[str, Any]]:

@@ -79,6 +79,26 @@ def test_tokens_gpu_hours_and_dollars_of_an_engine_beside_an_endpoint(run: Folde
     assert spent.is_priced
 
 
+def test_each_teacher_has_a_row_with_its_means_and_its_dollars(run: Folder) -> None:
+    """What the plan section asks for after a first small run."""
+    both = CONFIG | {"teachers": {name: {"endpoint": ENDPOINT} for name in ("direct", "slow")}}
+    both |= {"plan": {name: {"usd_per_million_tokens": [1.0, 4.0]} for name in ("direct", "slow")}}
+    spent = of_responses(run, both, [*ANSWERS, tokens(None, None, teacher="direct")])
+    direct, slow = spent.parts
+    assert (direct.stage, direct.num_rows, direct.mean(direct.prompt_tokens), direct.dollars) == (
+        "responses/direct",
+        3,
+        150,
+        None,
+    )
+    assert (slow.num_rows, slow.mean(slow.generated_tokens), slow.dollars) == (2, 375_000, 5.0)
+    of_slow = cost.rows_of([spent])[2]
+    assert of_slow == ["responses/slow", "2,000,000", "750,000", "2", "1,000,000", "375,000", "", "", "", "5.00"]
+
+    cents = Cost("rewrites", 1.0, 1_000, 300, 0, 0, 0.0022, True, 4)
+    assert [row[-1] for row in cost.rows_of([cents])] == ["0.0022", "0.0022"]
+
+
 def test_engines_that_work_one_after_the_other_hold_the_gpus_of_the_larger(run: Folder) -> None:
     both = CONFIG | {"teachers": {"direct": {"engine": ENGINE}, "slow": {"engine": ENGINE | {"concurrency": 1}}}}
     assert of_responses(run, both | {"run": {"parallel_engines": True}}, ANSWERS).gpus == 12
@@ -103,7 +123,7 @@ def test_an_endpoint_that_does_not_count_has_no_price(run: Folder) -> None:
     spent = of_responses(run, CONFIG, [*ANSWERS, tokens(None, 70, teacher="slow")])
     assert (spent.num_uncounted, spent.generated_tokens) == (1, 753_070)
     assert (spent.dollars, spent.is_priced) == (48.0, False)
-    first, total = cost.rows_of([spent])
+    first, *_, total = cost.rows_of([spent])
     assert first[1:3] == ["at least 2,000,300", "at least 753,070"]
     assert first[-1] == total[-1] == "at least 48.00"
 
@@ -111,7 +131,7 @@ def test_an_endpoint_that_does_not_count_has_no_price(run: Folder) -> None:
 def test_without_prices_there_are_no_dollars(run: Folder) -> None:
     spent = of_responses(run, CONFIG | {"plan": {}}, ANSWERS)
     assert (spent.gpu_hours, spent.dollars, spent.is_priced) == (16.0, None, False)
-    assert [row[-1] for row in cost.rows_of([spent])] == ["–", "–"]
+    assert {row[-1] for row in cost.rows_of([spent])} == {"–"}
 
 
 def test_a_configuration_of_another_version_leaves_the_tokens(run: Folder) -> None:
@@ -166,10 +186,13 @@ def test_the_report_and_the_status_show_it(run: Folder) -> None:
     artifact.finish("responses", "responses", 4, 3600.0)
     report.build(run)
     facts = json.loads((run / "report").read_text("report.json"))
+    assert [part["stage"] for part in facts["costs"][0].pop("parts")] == ["responses/direct", "responses/slow"]
     assert facts["costs"][0] | {"dollars": 29.0} == {
         "stage": "responses", "seconds": 3600.0, "prompt_tokens": 2_000_300, "generated_tokens": 753_000,
-        "num_uncounted": 0, "gpus": 8, "dollars": 29.0, "is_priced": True, "gpu_hours": 8.0,
+        "num_uncounted": 0, "gpus": 8, "dollars": 29.0, "is_priced": True, "gpu_hours": 8.0, "num_rows": 4,
     }  # fmt: skip
     for file in ("report.html", "report.md"):
         assert "What it has cost" in (run / "report").read_text(file)
-    assert "| responses | 2,000,300 | 753,000 | 1.00 | 8 | 8.00 | 29.00 |" in (run / "report").read_text("report.md")
+    assert "| responses | 2,000,300 | 753,000 | 4 | 500,075 | 188,250 | 1.00 | 8 | 8.00 | 29.00 |" in (
+        run / "report"
+    ).read_text("report.md")
