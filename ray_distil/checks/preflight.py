@@ -93,7 +93,7 @@ def _phases(
         yield _trial(student, config.training, config.packing.enabled, evaluated)
         yield export_check.before_training(config, config.training, student)
     yield engine.unknown_arguments(config.engines)
-    yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
+    yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config), *_without_base(config)]
     yield [remark("", text) for text in (beyond_tiny(config), _ends_with_examples(config)) if text]
     if problems is not None:
         yield [
@@ -299,6 +299,18 @@ def _never_learnt(config: StagesConfig) -> Iterator[Finding]:
             candidates = ", ".join(config.candidates)
             text = f"it is asked, and none of its texts is learnt; curation.candidates is {candidates}"
             yield remark(f"teachers.{name}", text)
+
+
+def _without_base(config: StagesConfig) -> Iterator[Finding]:
+    """The trained student is compared, and not with itself before its training."""
+    sources = [model.model_source for model in config.evaluation.models]
+    if config.training is None or TRAINED not in sources or config.training.student in sources:
+        return
+    student = config.training.student
+    text = (
+        f"none is {student}, the student before its training, so no figure says what the training brings; name it there"
+    )
+    yield remark("evaluation.models", text)
 
 
 def _same_samples(config: StagesConfig) -> Iterator[Finding]:

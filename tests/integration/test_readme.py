@@ -18,13 +18,13 @@ from tests.integration.cluster import PATIENCE, free_port, wait_until
 
 from .conftest import ROOT, SMALL, SmallRun
 
-PROGRAMS = ("make", "ray", "python", ".venv/bin/python", "vllm", "ENDPOINT=https://...")
+PROGRAMS = ("make", "RAY_AUTH_MODE=token", "python", ".venv/bin/python", "vllm", "ENDPOINT=https://...")
 DISTILL = ".venv/bin/python jobs/distill.py"
 # What a cluster, GPUs, a hub or minutes of two cores are needed for is run by these, on addresses and sizes of theirs.
 ELSEWHERE = {
     "make demo": "tests/integration/conftest.py::small_run",
     "make test": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
-    "ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/distill.py "
+    "RAY_AUTH_MODE=token ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/distill.py "
     "run.storage_path=s3://BUCKET/runs": "tests/integration/test_cluster_run.py::test_stopped_it_leaves",
     "ENDPOINT=https://... TOKEN=... .venv/bin/python jobs/infer.py --config=distilqwen2.5-0324_stage1.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
@@ -163,7 +163,8 @@ def second_student(small_run: SmallRun, folder: Path) -> None:
 
 
 SECOND_STUDENT = (
-    f"{DISTILL} --config jobs/recipes/one-gpu.yaml run.name=one-gpu-3b training.student=Qwen/Qwen2.5-3B-Instruct"
+    f"{DISTILL} --config jobs/recipes/one-gpu.yaml run.name=one-gpu-3b "
+    "training.student=Qwen/Qwen2.5-3B-Instruct evaluation.models.0.model_source=Qwen/Qwen2.5-3B-Instruct"
 )
 
 

@@ -6,6 +6,7 @@ No cloud, no cluster and no network: Ray's own code reads the `ray up` files and
 
 import copy
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -18,6 +19,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from ray_distil.runtime.metrics import COUNTERS, GAUGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -209,6 +212,44 @@ def test_teachers_are_preemptible_and_students_are_not() -> None:
     assert spot == {"teacher"}
     for role in ROLES:
         assert groups[role]["nodeSelector"] == {"ray-distil/role": role}
+
+
+def test_the_cache_of_a_teacher_holds_both_teachers_of_the_largest_recipe() -> None:
+    """DeepSeek-V3-0324 and DeepSeek-R1, 689 GB each; 1Ti is 1,100 GB."""
+    (teacher,) = [g for g in spec_of(read(KUBERAY[0]))["workerGroupSpecs"] if g["groupName"] == "teacher"]
+    limit = teacher["template"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"]
+    assert int(limit.removesuffix("Ti")) * 2**40 > 2 * 689e9
+
+
+@pytest.mark.parametrize("file", ["rayjob", "raycluster"])
+def test_each_sed_of_the_readme_gives_a_file_that_kuberay_takes(file: str) -> None:
+    text = (CLUSTER / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = re.findall(r"^    (sed .*cluster/kuberay/\w+\.yaml) \| kubectl apply", text, re.MULTILINE)
+    assert len(commands) == 4
+    environment = {"REGISTRY": "reg", "BUCKET": "b", "CONTAINER": "c", "ACCOUNT": "a", "PATH": os.environ["PATH"]}
+    accounts = []
+    for command in commands:
+        own = re.sub(r"kuberay/\w+", f"kuberay/{file}", command)
+        made = subprocess.run(
+            ["bash", "-c", own], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        manifest = yaml.safe_load(made.stdout)
+        assert mistakes(manifest["kind"], manifest, file) == []
+        assert "REGISTRY" not in made.stdout
+        pods = [g["template"] for g in [spec_of(manifest)["headGroupSpec"], *spec_of(manifest)["workerGroupSpecs"]]]
+        accounts.append({pod["spec"].get("serviceAccountName") for pod in pods})
+        if "abfs" in command:
+            assert all(pod["metadata"]["labels"] == {"azure.workload.identity/use": "true"} for pod in pods)
+        if file == "rayjob" and "BUCKET" in command:
+            assert "BUCKET" not in made.stdout
+    assert accounts == [{None}, {None}, {"ray-distil"}, {"ray-distil"}]
+
+
+def test_the_readme_names_every_metric() -> None:
+    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+    for kind, metrics in (("counter", COUNTERS), ("gauge", GAUGES)):
+        for name, (description, labels) in metrics.items():
+            assert f"| `{name}` | {kind} | {description} | {', '.join(f'`{label}`' for label in labels)} |" in readme
 
 
 def test_one_version_everywhere() -> None:
