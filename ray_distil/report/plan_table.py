@@ -77,6 +77,8 @@ def assumptions(config: StagesConfig, num_parameters: int | None) -> str:
         parts.append(f"a student{of} learns {assumed.training_tokens_per_s:,.0f} tokens/s a worker")
         if num_parameters and stated and not 0.8 < num_parameters / stated < 1.25:
             parts[-1] += f" (training.student has {scaled(num_parameters, UNITS)}: set plan.training_tokens_per_s)"
+        elif num_parameters is None:
+            parts[-1] += f" (training.student is {config.training.student}, whose size could not be read)"
     sections = config.teachers.sections if config.teachers is not None else {}
     kinds = {name: getattr(assumed, name) for name in [*sections, "long2short"] if name in assumed.model_fields_set}
     evaluated = {f"eval/{name}": expected for name, expected in assumed.evaluation.items()}

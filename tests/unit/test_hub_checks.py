@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from ray_distil.checks import preflight, weight_files
+from ray_distil.commands import plan
 from ray_distil.config import load
 from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
@@ -149,3 +150,11 @@ def test_a_plan_tells_names_that_the_hub_does_not_know_from_a_hub_that_is_away(w
         "not checked: files, chat template, tokenizer, context and class of org/new; the hub cannot be reached (HTTP 503)"
         in told("org/new")
     )
+
+
+def test_a_plan_takes_the_size_of_a_student_from_the_hub(tmp_path: Path) -> None:
+    tiny = plan.student_parameters(load(None))
+    assert tiny is not None
+    assert tiny > 500_000
+    assert plan.student_parameters(load(None, [f"training.student={STUDENT}"])) == tiny
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))

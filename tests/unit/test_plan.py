@@ -179,7 +179,8 @@ def test_what_is_assumed_stands_below_the_table() -> None:
     )
     assert ": set plan.training_tokens_per_s); direct " in line
     assert "; long2short 55 tokens a text at 500 tokens/s; eval/base 64 tokens a text at " in line
-    assert "training.student has" not in str(plan.make(load(None, ["training.student=org/far"])))
+    far = str(plan.make(load(None, [*overrides, "training.student=absent"])))
+    assert "a worker (training.student is absent, whose size could not be read); direct" in far
 
 
 def test_states_are_counted_where_training_is_long_enough_for_them() -> None:
