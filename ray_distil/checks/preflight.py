@@ -73,7 +73,7 @@ def _phases(
 ) -> Iterator[Iterable[Finding]]:
     """The checks in groups: where one has found an error, the next ones, which may rely on it, are not done."""
     yield _user_code(config)
-    yield libraries.unfit() if models else []
+    yield libraries.unfit() if config.engines or config.training is not None else []
 
     # What this machine lacks, the one of the run may have.
     resources = list(_resources(config))
