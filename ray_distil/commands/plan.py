@@ -26,8 +26,9 @@ from ray_distil.generate.generator import Generator
 from ray_distil.records import sources
 from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
+from ray_distil.report.benchmark_tables import scaled
 from ray_distil.report.cost import expected_key, unlike_prices
-from ray_distil.report.plan_table import Step, assumptions, table
+from ray_distil.report.plan_table import UNITS, Step, table
 from ray_distil.stages import benchmark_rows, instructions, responses
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON
@@ -148,7 +149,27 @@ def make(config: StagesConfig) -> Plan:
         remarks.append(
             "tokens are guesses, and hours not told, where the plan section has none; take them from a small run"
         )
-    return Plan(steps, remarks, problems, assumptions(config, num_parameters))
+    return Plan(steps, remarks, problems, _assumptions(config, num_parameters))
+
+
+def _assumptions(config: StagesConfig, num_parameters: int | None) -> str:
+    """What a plan takes from the section `plan`, which no change of a model changes. num_parameters: of the student's files."""
+    assumed, parts = config.plan, list[str]()
+    if config.training is not None and assumed.training_tokens_per_s is not None:
+        stated = assumed.student_parameters
+        of = f" of {scaled(stated, UNITS)} parameters" if stated is not None else ""
+        parts.append(f"a student{of} learns {assumed.training_tokens_per_s:,.0f} tokens/s a worker")
+        if num_parameters and stated and not 0.8 < num_parameters / stated < 1.25:
+            parts[-1] += f" (training.student has {scaled(num_parameters, UNITS)}: set plan.training_tokens_per_s)"
+        elif num_parameters is None:
+            parts[-1] += f" (training.student is {config.training.student}, whose size could not be read)"
+    sections = config.teachers.sections if config.teachers is not None else {}
+    kinds = {name: getattr(assumed, name) for name in [*sections, "long2short"] if name in assumed.model_fields_set}
+    evaluated = {f"eval/{name}": expected for name, expected in assumed.evaluation.items()}
+    for name, expected in {**kinds, **evaluated}.items():
+        rate = f" at {expected.tokens_per_s:,.0f} tokens/s" if expected.tokens_per_s else ""
+        parts.append(f"{name} {expected.num_generated_tokens:,.0f} tokens a text{rate}")
+    return f"assumed by the section plan, whatever the models are: {'; '.join(parts)}" if parts else ""
 
 
 def student_parameters(config: StagesConfig) -> int | None:

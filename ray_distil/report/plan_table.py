@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from ray_distil.config import StagesConfig
 from ray_distil.report.benchmark_tables import DASH, scaled
 
 UNITS = ("", " k", " M", " G", " T")
@@ -66,26 +65,6 @@ def table(steps: list[Step]) -> Table:
         _bytes(total([step.size for step in steps])),
     )
     return plan_table
-
-
-def assumptions(config: StagesConfig, num_parameters: int | None) -> str:
-    """What a plan takes from the section `plan`, which no change of a model changes. num_parameters: of the student's files."""
-    assumed, parts = config.plan, list[str]()
-    if config.training is not None and assumed.training_tokens_per_s is not None:
-        stated = assumed.student_parameters
-        of = f" of {scaled(stated, UNITS)} parameters" if stated is not None else ""
-        parts.append(f"a student{of} learns {assumed.training_tokens_per_s:,.0f} tokens/s a worker")
-        if num_parameters and stated and not 0.8 < num_parameters / stated < 1.25:
-            parts[-1] += f" (training.student has {scaled(num_parameters, UNITS)}: set plan.training_tokens_per_s)"
-        elif num_parameters is None:
-            parts[-1] += f" (training.student is {config.training.student}, whose size could not be read)"
-    sections = config.teachers.sections if config.teachers is not None else {}
-    kinds = {name: getattr(assumed, name) for name in [*sections, "long2short"] if name in assumed.model_fields_set}
-    evaluated = {f"eval/{name}": expected for name, expected in assumed.evaluation.items()}
-    for name, expected in {**kinds, **evaluated}.items():
-        rate = f" at {expected.tokens_per_s:,.0f} tokens/s" if expected.tokens_per_s else ""
-        parts.append(f"{name} {expected.num_generated_tokens:,.0f} tokens a text{rate}")
-    return f"assumed by the section plan, whatever the models are: {'; '.join(parts)}" if parts else ""
 
 
 def _dollars_in_all(steps: list[Step]) -> str:

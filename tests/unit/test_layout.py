@@ -35,6 +35,7 @@ SATELLITES = {
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "judge.reasons": "a table of words for readers, without code",
+    "report.plan_table": "how a plan looks, beside the other tables; its numbers are made elsewhere",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
