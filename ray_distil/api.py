@@ -27,12 +27,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> DistillConfig:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] | str = ()) -> DistillConfig:
     """The configuration from a YAML file; without a path, the tiny recipe. `overrides`: e.g. ["run.name=first"].
 
-    Raises UserError with one line for each mistake.
+    One override may be a text by itself. Raises UserError with one line for each mistake.
     """
-    return config.load(None if path is None else str(path), overrides)
+    return config.load(None if path is None else str(path), [overrides] if isinstance(overrides, str) else overrides)
 
 
 def make_plan(config: StagesConfig) -> Plan:
@@ -41,6 +41,7 @@ def make_plan(config: StagesConfig) -> Plan:
     Raises UserError for settings that cannot be right, e.g. a model without a chat template, or `max_tokens` that
     exceed the context.
     """
+    _check_is_config(config, "make_plan")
     return plan.checked(config)
 
 
@@ -51,15 +52,24 @@ def run_pipeline(config: DistillConfig, display: Display | None = None) -> Repor
     `display`: where progress is shown; None: on stdout. Raises UserError before anything is spent, and StageError
     where a stage cannot finish. What libraries print goes to this process's stdout and stderr, as ever.
     """
+    _check_is_config(config, "run_pipeline")
     return pipeline.run(config, display, quiet=False)
+
+
+def _check_is_config(config: object, function: str) -> None:
+    """Raises UserError where a function gets something else, such as the name of a recipe."""
+    if not isinstance(config, StagesConfig):
+        loaded = repr(str(config)) if isinstance(config, str | Path) else ""
+        raise UserError(f"{function} needs a configuration, not {config!r}: {function}(load_config({loaded}))")
 
 
 def read_report(run: str | Path) -> Report:
     """The report of a run, finished or not, in a folder or under a URI: "runs/tiny", "s3://BUCKET/runs/first".
 
-    Raises UserError where there is no run.
+    Its `costs` are those of `report.json`. Raises UserError where there is no run.
     """
-    return report.read(Folder.at(str(run)))
+    folder = Folder.at(str(run))
+    return report.with_costs(folder, report.read(folder))
 
 
 def read_rows(

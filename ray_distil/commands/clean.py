@@ -16,8 +16,8 @@ from rich.table import Table
 from ray_distil.commands import cli
 from ray_distil.commands.status import duration
 from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.contents import console_table
 from ray_distil.report.provenance import check_run
-from ray_distil.report.report import console_table
 from ray_distil.runner.lease import run_lock
 from ray_distil.runner.unfinished import unfinished_stages
 from ray_distil.runtime.redaction import redacted

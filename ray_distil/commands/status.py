@@ -16,6 +16,7 @@ from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import generators
 from ray_distil.report import cost, provenance, report
 from ray_distil.report.benchmark_tables import DASH
+from ray_distil.report.contents import console_table
 from ray_distil.report.cost import StageFiles
 from ray_distil.runner import frozen
 from ray_distil.runner.lease import EXPIRY_S, LEASE, LOCK
@@ -49,7 +50,7 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table | str]:
     at_work = is_at_work(run_folder, max((stage.changed for stage in unfinished), default=0.0), now)
     if unfinished:
         rows = [_row(stage, at_work, now) for stage in unfinished]
-        stages_and_cost.append(report.console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
+        stages_and_cost.append(console_table("In the middle", HEADER, rows, left=(0, 4, 5)))
     if not at_work and (failed := failure(run_folder, [stage["name"] for stage in finished.stages], now)):
         stages_and_cost.append(failed)
 

@@ -1,11 +1,15 @@
 """The contents of a report: models and stages, in the form of report.json, and their rows in tables."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from ray_distil.report import cost
-from ray_distil.report.benchmark_tables import DASH, MODEL_COLUMNS, SAMPLE_COLUMNS, SPEED_COLUMNS, rows_of
+from ray_distil.report.benchmark_tables import DASH, MODEL_COLUMNS, SAMPLE_COLUMNS, SPEED_COLUMNS, STAGE_HEADER, rows_of
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.runtime.session import counted
 
@@ -31,7 +35,7 @@ class Report:
     versions: dict[str, str] = field(
         default_factory=dict
     )  # library -> its versions, e.g. "0.28.0, 0.29.0" of two stages
-    costs: list[Cost] = field(default_factory=list)  # empty before `report.build`
+    costs: list[Cost] = field(default_factory=list)  # empty before `report.with_costs`
     num_steps: int | None = None  # of the student's training
     facts: dict[str, str] = field(default_factory=dict)  # who is who, when and where; from `provenance.facts`
 
@@ -64,6 +68,25 @@ class Report:
     def speed_rows(self, benchmark: str | None = None) -> list[list[str]]:
         """For each timed model: seconds of a problem alone, gains in seconds and tokens, tokens/s of many requests."""
         return rows_of(SPEED_COLUMNS, (m for m in self.of(benchmark) if m.get("seconds") or m.get("tokens_per_s")))
+
+    def stages_table(self, without: Collection[str] = ()) -> Table:
+        """The finished stages for the console; `without`: names of stages to leave out."""
+        rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in self.stage_rows() if row[0] not in without]
+        return console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
+
+    def models_tables(self) -> list[Table]:
+        """The compared models for the console, a table for each benchmark."""
+        return [
+            console_table(f"Models on {name}", list(MODEL_COLUMNS), self.model_rows(name), left=(0,))
+            for name in self.benchmarks
+        ]
+
+    def __str__(self) -> str:
+        """The stages, the models and the costs, as the command prints them."""
+        costs = [console_table("Cost so far", cost.HEADER, cost.rows_of(self.costs), left=(0,))] if self.costs else []
+        with (console := Console(width=140, color_system=None)).capture() as printed:
+            console.print(self.stages_table(), *self.models_tables(), *costs, sep="\n", soft_wrap=True)
+        return printed.get()
 
     def comparisons(self, benchmark: str | None = None) -> list[str]:
         """A sentence for each model that is compared with the baseline."""
@@ -108,3 +131,12 @@ def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
     return (
         f"{name} beside {baseline}: {'; '.join(parts)}" if parts else f"{name} and {baseline} have no problem in common"
     )
+
+
+def console_table(title: str, header: Sequence[str], rows: list[list[str]], left: tuple[int, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
+    for row in rows:
+        table.add_row(*row)
+    return table

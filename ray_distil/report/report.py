@@ -4,7 +4,7 @@ Reads manifests, Parquet shards, `config.yaml`, `notes.json`, `checkpoint/metric
 nothing else. A run can be reported at any point: the page says what the run does not hold. Needs neither Ray nor torch.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,7 @@ from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page, scores
-from ray_distil.report.benchmark_tables import MODEL_COLUMNS, STAGE_HEADER
-from ray_distil.report.contents import Report, compared_sentence, difference_seen
+from ray_distil.report.contents import Report, compared_sentence, console_table, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.store.manifest import Manifest, most_common, read_manifest
 from ray_distil.store.schemas import CHAIN
@@ -82,9 +81,7 @@ def artifacts_of(run_folder: Folder) -> list[str]:
 
 def build(run_folder: Folder) -> Report:
     """Write report/report.html, report.md and report.json, and the student's card; returns the report."""
-    report = read(run_folder)
-    saved = provenance.saved_config(run_folder)
-    report = replace(report, costs=cost.costs(run_folder, saved, report.files))
+    report = with_costs(run_folder, read(run_folder))
     folder = run_folder / "report"
     page = report_page.page_of(run_folder, report, headline(report), artifacts_of(run_folder))
     folder.write_text("report.html", report_page.html(page))
@@ -94,10 +91,14 @@ def build(run_folder: Folder) -> Report:
     return report
 
 
+def with_costs(run_folder: Folder, report: Report) -> Report:
+    """The report with what the run has cost: this reads a few columns of all shards with texts."""
+    return replace(report, costs=cost.costs(run_folder, provenance.saved_config(run_folder), report.files))
+
+
 def stages_table(report: Report, without: Collection[str] = ()) -> Table:
     """The finished stages as a table for the console; `without`: names of stages to leave out."""
-    rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in report.stage_rows() if row[0] not in without]
-    return console_table("Stages", STAGE_HEADER, rows, left=(0, 5, 6))
+    return report.stages_table(without)
 
 
 def cost_table(costs: list[Cost]) -> Table:
@@ -107,10 +108,7 @@ def cost_table(costs: list[Cost]) -> Table:
 
 def models_tables(report: Report) -> list[Table]:
     """The compared models as tables for the console, one for each benchmark, in the form of the recipe's table."""
-    return [
-        console_table(f"Models on {name}", list(MODEL_COLUMNS), report.model_rows(name), left=(0,))
-        for name in report.benchmarks
-    ]
+    return report.models_tables()
 
 
 def ablation_tables(report: Report) -> list[Table]:
@@ -241,15 +239,6 @@ def _beside_baseline(
 def _pair(answers: pa.Table, base: pa.Table) -> dict[str, Any]:
     """A model beside the baseline, on their common problems."""
     return {"accuracy": scores.difference(answers, base), "tokens": scores.gain(answers, base)}
-
-
-def console_table(title: str, header: Sequence[str], rows: list[list[str]], left: tuple[int, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def build_several(run_folders: list[Folder]) -> tuple[Report, str]:

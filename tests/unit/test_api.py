@@ -46,6 +46,30 @@ def test_a_plan_starts_nothing_and_tells_what_cannot_be(tmp_path: Path) -> None:
         read_report(tmp_path / "none")
 
 
+def test_what_is_no_configuration_is_told_with_the_call() -> None:
+    with pytest.raises(
+        UserError, match=r"make_plan needs a configuration, not 'tiny': make_plan\(load_config\('tiny'\)\)"
+    ):
+        make_plan("tiny")  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"run_pipeline needs a configuration, not None: run_pipeline\(load_config\(\)\)"
+    ):
+        api.run_pipeline(None)  # type: ignore[arg-type]
+    assert load_config("tiny", "run.name=x").run.name == "x"
+
+
+def test_a_report_has_its_costs_and_prints_its_tables(tmp_path: Path) -> None:
+    run = Folder.at(tmp_path / "mine")
+    run.write_text("config.yaml", load_config().to_yaml())
+    begun(run, name="responses").finish("responses", "responses", 9, 60.0)
+    read = read_report(tmp_path / "mine")
+    assert [cost.stage for cost in read.costs] == ["responses"]
+    text = str(read)
+    assert "Stages" in text
+    assert "Cost so far" in text
+    assert len(text.splitlines()) < 20
+
+
 def test_the_example_runs_but_for_its_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
