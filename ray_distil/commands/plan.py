@@ -325,7 +325,7 @@ def _too_long(key: str, expected: Expected, generator: Generator) -> list[str]:
 
 
 def _does_not_pack(name: str, tokens: float, config: StagesConfig) -> list[str]:
-    length = config.packing.max_length
+    length = config.packing.max_length if config.training is not None else None  # else nothing is packed
     if length is None or tokens <= length or name not in config.plan.model_fields_set:
         return []
     return [f"{name} examples of {tokens:,.0f} tokens exceed packing.max_length={length:,}: most are rejected"]

@@ -136,7 +136,13 @@ def compared_sentence(name: str, baseline: str, against: dict[str, Any]) -> str:
 def console_table(title: str, header: Sequence[str], rows: list[list[str]], left: tuple[int, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left[1:])
+        is_whole = index not in left[1:]  # a long word of another one goes on in the next line
+        table.add_column(
+            name,
+            justify="left" if index in left else "right",
+            no_wrap=is_whole,
+            overflow="ellipsis" if is_whole else "fold",
+        )
     for row in rows:
         table.add_row(*row)
     return table

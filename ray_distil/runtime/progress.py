@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TaskID as BarID
 
 RATE_SECONDS = 60.0  # tokens/s and time left are those of the last minute
+FIRST_SECONDS = 1.0  # before a rate is shown
 LEFT_ROWS = 32  # least rows finished in that minute (or a tenth of all rows, if fewer) before the time left is shown
 LINE_SECONDS = 20.0  # between two lines of a stage, at least, where there is no terminal
 NAME_WIDTH = 15
@@ -47,8 +48,8 @@ class Stage:
             self.history.popleft()
 
     def rates(self) -> tuple[float, float]:
-        """Rows and tokens a second over the last minute; zeros until `history` has two points in time."""
-        if len(self.history) < 2 or self.history[-1][0] <= self.history[0][0]:
+        """Rows and tokens a second over the last minute; zeros until `history` spans a second: a first tick is no rate."""
+        if len(self.history) < 2 or self.history[-1][0] - self.history[0][0] < FIRST_SECONDS:
             return 0.0, 0.0
         (start, rows, tokens), (end, rows_now, tokens_now) = self.history[0], self.history[-1]
         return (rows_now - rows) / (end - start), (tokens_now - tokens) / (end - start)

@@ -153,7 +153,10 @@ class Responses(GeneratingStage):
         num_matched = counts.pop(imports.MATCHED, 0)
         if counts:
             why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
-            self.run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}")
+            meaning = ""
+            if counts[imports.UNUSED]:
+                meaning = "; unused ones belong to held-out problems, to problems not asked (fraction), or to none of this run"
+            self.run.display.say(f"{source.key}: {num_matched:,} records used; not used: {why}{meaning}")
         return counts
 
     def _instructions_of(self, teacher: str) -> Iterator[Row]:

@@ -262,3 +262,11 @@ def test_what_nobody_has_assumed_is_no_reason_for_a_warning(tmp_path: Path) -> N
     limits = [text.partition(":")[0] for text in remarks("plan.slow.num_generated_tokens=300")]
     assert "plan.slow.num_generated_tokens=300 reaches teachers.slow.sampling_params.max_tokens=200" in limits
     assert "slow examples of 450 tokens exceed packing.max_length=224" in limits
+
+
+def test_without_training_no_text_is_too_long_for_a_sequence() -> None:
+    long = ["plan.direct={num_generated_tokens: 100, tokens_per_s: 1}", "packing.max_length=64"]
+    assert any("packing.max_length" in remark for remark in planned(long)[1])
+    assert not any(
+        "packing.max_length" in remark for remark in planned([*long, "training=null", "evaluation.models=[]"])[1]
+    )

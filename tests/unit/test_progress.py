@@ -104,3 +104,12 @@ def test_a_stage_that_fails_leaves_no_bar() -> None:
     with shown.live(), pytest.raises(RuntimeError), shown.stage("checkpoint", "steps"):
         raise RuntimeError
     assert not shown._live.tasks
+
+
+def test_a_first_tick_is_no_rate() -> None:
+    stage = Stage("responses", "responses", 100)
+    stage.advance(0.0, 1, 10)
+    stage.advance(0.001, 40, 900)
+    assert (stage.rates(), stage.seconds_left()) == ((0.0, 0.0), None)
+    stage.advance(2.0, 40, 1100)
+    assert stage.rates() == (40.0, 1000.0)

@@ -1,5 +1,6 @@
 """The report from what a run folder holds: the JSON as promised, nothing from elsewhere, data escaped."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from rich.console import Console
 
 from ray_distil.errors import UserError
-from ray_distil.report import excerpts, provenance, report, scores
+from ray_distil.report import contents, excerpts, provenance, report, scores
 from ray_distil.store.manifest import Manifest, model_fingerprint, read_manifest, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
@@ -533,3 +535,12 @@ def test_runs_without_a_model_are_not_compared(tmp_path: Path) -> None:
     artifact(tmp_path / "new", "instructions", "instructions", {})
     with pytest.raises(UserError, match="none of these runs has compared a model yet"):
         report.build_several([Folder.at(tmp_path / "new")] * 2)
+
+
+def test_reasons_are_whole_on_a_narrow_console() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    row = ["eval/slow/held-out", "1,000", "996", "4", "1,234.5", "slow responses", "source_wrong_answer 4"]
+    console.print(
+        contents.console_table("Stages", ["Stage", "In", "Out", "Rejected", "Seconds", "Unit", "Why"], [row], (0, 5, 6))
+    )
+    assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
