@@ -112,7 +112,7 @@ def _ends_with_examples(config: StagesConfig) -> str:
 
 
 def _user_code(config: StagesConfig) -> Iterator[Finding]:
-    """Functions of the user's own that cannot be imported."""
+    """Functions of the user's own that cannot be imported, or not be called as they will be."""
     judge = config.answers.judge
     paths = [(f"gates.custom: {path}", path) for path in config.gates.custom] + ([(JUDGE, judge)] if judge else [])
     for benchmark in config.evaluation.benchmarks:
@@ -124,8 +124,16 @@ def _user_code(config: StagesConfig) -> Iterator[Finding]:
         except UserError as error:
             yield Finding(key, str(error))
             return
+
+    # Each is called as a stage will call it.
     if judge and (mistake := wrong_judge(judge)):
         yield Finding(JUDGE, mistake)
+    for gate in config.gates.custom:
+        if mistake := user_code.wrong_call(gate, row=""):
+            yield Finding("gates.custom", mistake)
+    for benchmark in config.evaluation.benchmarks:
+        if benchmark.scorer and (mistake := user_code.wrong_call(benchmark.scorer, response="", reference="")):
+            yield Finding(f"evaluation.benchmarks: {benchmark.name}.scorer", mistake)
     for key, backend in config.own_backends.items():
         if mistake := own_backend.wrong_arguments(backend):
             yield Finding(f"{key}.kwargs", mistake)

@@ -62,7 +62,8 @@ def unpack(table: pa.Table, path: str) -> pa.Table:
     """The generated rows as the stages read them. Raises UserError where they do not keep the contract."""
     needed = ["id", CARRIED, *ADDED.names]
     if missing := [name for name in needed if name not in table.column_names]:
-        raise UserError(f"{path} gives rows without {', '.join(missing)}; docs/doors.md has the columns")
+        columns = ", ".join(f"the column {name!r}" for name in missing)
+        raise UserError(f"{path} gives rows that lack {columns}; docs/doors.md has the columns")
     try:
         added = table.select(ADDED.names).cast(ADDED)
         rows = list(zip(table["id"].to_pylist(), table[CARRIED].to_pylist(), added.to_pylist(), strict=True))
@@ -74,7 +75,9 @@ def unpack(table: pa.Table, path: str) -> pa.Table:
 def _checked(row_id: str, carried: str, reply: dict[str, Any], path: str) -> dict[str, Any]:
     for name, value in reply.items():
         if value is None:
-            raise UserError(f"{path} gives a row without {name}; a count is 0 where it is not known, a text is empty")
+            raise UserError(
+                f"{path} gives a row whose {name!r} is null; a count is 0 where it is not known, a text is empty"
+            )
     if reply["finish_reason"] not in FINISH_REASONS:
         reasons = ", ".join(FINISH_REASONS)
         raise UserError(f"{path} gives the finish_reason {reply['finish_reason']!r}; it is one of {reasons}")

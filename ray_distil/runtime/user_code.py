@@ -7,9 +7,11 @@ to a cluster. A file in that folder comes before an installed module of its name
 
 import hashlib
 import importlib
+import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +44,24 @@ def call(path: str, key: str, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        raise UserError(f"{key}: {path} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"{key}: {path} raised {type(error).__name__}: {error}{_line_of(error, path)}") from error
+
+
+def _line_of(error: Exception, path: str) -> str:
+    """Where in the user's own module the error was raised, e.g. " (my_gates.py:12)"; "" where it was elsewhere."""
+    file = imported(path).file
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    return f" ({file.name}:{lines[-1]})" if lines else ""
+
+
+def wrong_call(path: str, **arguments: str) -> str:
+    """Why the function cannot be called with the arguments, a name -> a value for each in their order; "" where it can."""
+    try:
+        inspect.signature(load(path)).bind(*arguments.values())
+    except (TypeError, ValueError) as error:
+        return f"{path} is called with {' and '.join(arguments)}: {error}"
+    return ""
 
 
 def mark(path: str) -> str:

@@ -79,4 +79,4 @@ def test_rows_that_do_not_keep_the_contract_end_the_stage(tmp_path: Path) -> Non
         command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, env=without_ray_variables()
     )
     assert result.returncode != 0
-    assert "my_engines:build gives rows without finish_reason" in result.stderr.splitlines()[-1]
+    assert "my_engines:build gives rows that lack the column 'finish_reason'" in result.stderr.splitlines()[-1]

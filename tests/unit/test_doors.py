@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,10 @@ def test_a_teacher_has_one_of_the_four_ways() -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("def no_pens(row):\n    return row['resonse']\n", "pen_gates:no_pens raised KeyError: 'resonse'"),
+        (
+            "def no_pens(row):\n    return row['resonse']\n",
+            "pen_gates:no_pens raised KeyError: 'resonse' .pen_gates.py:2.",
+        ),
         ("def no_pens(row):\n    row['response'] = ''\n", "pen_gates:no_pens raised TypeError: .*assignment"),
         ("def no_pens(row):\n    return 'incomplete'\n", "which is the reason of the gate complete"),
         ("def no_pens(row):\n    return ['pens']\n", "returned \\['pens'\\]; a gate returns a reason"),
@@ -142,6 +146,32 @@ def test_a_gate_that_fails_is_told_by_name(here: Path, source: str, says: str) -
     (here / "pen_gates.py").write_text(source)
     with pytest.raises(UserError, match=says):
         first_reason({"response": "5"}, ["pen_gates:no_pens"])
+
+
+def test_gates_and_scorers_that_cannot_be_called_are_refused_before_anything_is_paid_for(here: Path) -> None:
+    (here / "pen_gates.py").write_text("def two(row, x):\n    return None\ndef one(response):\n    return True\n")
+    import_anew()
+    wrong = {
+        "gates.custom=[pen_gates:two]": "gates.custom: pen_gates:two is called with row: missing a required argument: 'x'",
+        "evaluation.benchmarks=[{name: mine, path: mine.jsonl, scorer: 'pen_gates:one'}]": "is called with response and reference",
+    }
+    for override, says in wrong.items():
+        findings = list(preflight._user_code(config(override)))
+        assert any(says in f"{finding.key}: {finding.text}" for finding in findings), findings
+
+
+def test_the_engine_of_the_page_runs_as_it_stands() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doors.md").read_text()
+    block = page.split("## An engine")[1].split("    from ray.data", 1)[1].split("| columns |")[0]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent("    from ray.data" + block), names)
+    model, batch = (
+        names["Model"]("m"),
+        {"id": ["0", "1"], "carried": ["{}", "{}"], "messages": [], "sampling_params": []},
+    )
+    rows = own_backend.unpack(pa.table(model(batch)), "page:build").to_pylist()
+    assert [row["id"] for row in rows] == ["0", "1"]
+    assert callable(names["build"](2, folder="m"))
 
 
 def test_a_scorer_reads_all_references_before_a_model_is_asked(here: Path) -> None:
@@ -191,7 +221,7 @@ ADDED_VALUES |= {"num_thinking_tokens": 0, "error": ""}
     ("change", "says"),
     [
         ({"finish_reason": "eos"}, "the finish_reason 'eos'"),
-        ({"num_generated_tokens": None}, "without num_generated_tokens"),
+        ({"num_generated_tokens": None}, "whose 'num_generated_tokens' is null"),
         ({"num_generated_tokens": 1.5}, "values of other types"),
         ({"generated_text": ["t"]}, "values of other types"),
         ({"finish_reason": "error"}, "without an `error`"),
