@@ -18,6 +18,7 @@ import pytest
 from pydantic import BaseModel
 
 from ray_distil.config import DistillConfig, load
+from ray_distil.config.curation_config import CurationConfig
 from ray_distil.config.engine_config import SamplingParams
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
@@ -96,7 +97,7 @@ REMAKES: dict[str, list[str]] = {
     "long2short.engine.chat_template_kwargs": ["rewrites", "texts of rewrites"],
     **{f"gates.{name}": ["rewrites", "sft_examples"] for name in ("complete", "answered", "correct", "reasoned", "shorter", "custom")},
     "answers.judge": ["rewrites", "sft_examples", "eval/slow/tiny", "eval/fast/tiny"],
-    "curation.candidates": ["sft_examples"],
+    **{f"curation.{name}": ["sft_examples"] for name in CurationConfig.model_fields},
     **{f"packing.{name}": ["packed"] for name in ("enabled", "max_length", "template")},
     "training.student": ["packed", "checkpoint"],
     "training.system_prompt": ["packed", "eval/fast/tiny", "texts of eval/fast/tiny"],
@@ -134,7 +135,7 @@ OTHERS: dict[str, Any] = {
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
     "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "judge": "examples.my_judges:rounded", "candidates": ["direct"], "max_steps": 7,
-    "benchmarks": ["tiny"],
+    "benchmarks": ["tiny"], "choose": "shortest", "pass_rate": (0.1, 0.9),
 }  # fmt: skip
 
 
@@ -179,7 +180,11 @@ def changed(config: DistillConfig, key: str) -> DistillConfig:
     value = another(key, getattr(section, name))
     if name in ("save_steps", "num_cpus") and value == "other":
         value = 7
-    if value == "other" and getattr(section, name) is None and name in ("num_train", "stall_minutes"):
+    if (
+        value == "other"
+        and getattr(section, name) is None
+        and (name in ("num_train", "stall_minutes") or key == "curation.max_tokens")
+    ):
         value = 7
     object.__setattr__(section, name, value)
     return copy

@@ -93,7 +93,8 @@ def _phases(
         yield _trial(student, config.training, config.packing.enabled, evaluated)
         yield export_check.before_training(config, config.training, student)
     yield engine.unknown_arguments(config.engines)
-    yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config), *_without_base(config)]
+    yield [*_short_for_chains(config), *_same_samples(config), *_never_learnt(config)]
+    yield [*_without_base(config), *_no_choice(config)]
     yield [remark("", text) for text in (beyond_tiny(config), _ends_with_examples(config)) if text]
     if problems is not None:
         yield [
@@ -301,7 +302,7 @@ def _short_for_chains(config: StagesConfig) -> Iterator[Finding]:
 
 def _never_learnt(config: StagesConfig) -> Iterator[Finding]:
     """A teacher generates, and none of its texts may be learnt."""
-    kinds = {"direct": {"direct"}, "slow": {"slow", "rewrite"}}
+    kinds = {"direct": {"direct"}, "slow": {"slow", "rewrite", "conclusion"}}
     for name in config.teachers.sections if config.teachers is not None else ():
         if not kinds[name] & set(config.candidates):
             candidates = ", ".join(config.candidates)
@@ -319,6 +320,21 @@ def _without_base(config: StagesConfig) -> Iterator[Finding]:
         f"none is {student}, the student before its training, so no figure says what the training brings; name it there"
     )
     yield remark("evaluation.models", text)
+
+
+def _no_choice(config: StagesConfig) -> Iterator[Finding]:
+    """A choice among one text, and a pass rate of one sample."""
+    teachers = config.teachers.sections if config.teachers is not None else {}
+    section, samples = config.curation, {name: teacher.num_samples for name, teacher in teachers.items()}
+    num_texts = sum(samples.get("direct" if kind == "direct" else "slow", 0) for kind in config.candidates)
+    if section.choose != "all" and num_texts == 1:
+        text = "changes nothing: each problem has one candidate; see teachers.*.num_samples and curation.candidates"
+        yield remark("curation.choose", f"{section.choose} {text}")
+    by_rate = [key for key in ("pass_rate", "easy_fraction", "slow_fraction", "vote") if key in section.chosen_by]
+    if by_rate and sum(samples.values()) == 1:
+        yield remark(
+            f"curation.{by_rate[0]}", "by one sample a problem, a pass rate is 0 or 1; see teachers.*.num_samples"
+        )
 
 
 def _same_samples(config: StagesConfig) -> Iterator[Finding]:

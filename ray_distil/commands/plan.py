@@ -23,13 +23,14 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.errors import PlaceAway, UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
+from ray_distil.problems import benchmark_rows
 from ray_distil.records import sources
 from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
 from ray_distil.report.benchmark_tables import scaled
 from ray_distil.report.cost import expected_key, unlike_prices
 from ray_distil.report.plan_table import UNITS, Step, table
-from ray_distil.stages import benchmark_rows, instructions, responses
+from ray_distil.stages import instructions, responses
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON
 from ray_distil.store.storage import describe

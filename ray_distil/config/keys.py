@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from ray_distil.config.curation_config import CurationConfig
 from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig, SamplingParams
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, EvaluatedModel, EvaluationConfig, declared
 from ray_distil.config.gates_config import AnswersConfig, GatesConfig
@@ -151,23 +152,6 @@ class Long2ShortConfig(Asked):
         return self
 
 
-class CurationConfig(Section):
-    """Which texts that pass the gates are learnt."""
-
-    candidates: list[Literal["direct", "rewrite", "slow"]] | None = Field(
-        None,
-        min_length=1,
-        description="kinds of texts that may be learnt; null: direct and rewrite, or without long2short direct and slow",
-    )
-
-    @field_validator("candidates")
-    @classmethod
-    def _each_once(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and len(set(value)) < len(value):
-            raise ValueError(f"curation.candidates: {', '.join(value)} names a kind twice")
-        return value
-
-
 class PackingConfig(Section):
     """Packing of examples into sequences of fixed length."""
 
@@ -231,9 +215,11 @@ class StagesConfig(Section):
         if teachers is None:
             return self
         for kind in candidates:
-            teacher = "slow" if kind == "rewrite" else kind
+            teacher = "direct" if kind == "direct" else "slow"
             if getattr(teachers, teacher) is None:
                 raise ValueError(f"curation.candidates: {kind} needs teachers.{teacher}, and there is none")
+        if self.curation.slow_fraction and teachers.slow is None:
+            raise ValueError("curation.slow_fraction: needs teachers.slow, and there is none")
         if "rewrite" in candidates and not self.long2short.enabled:
             raise ValueError("curation.candidates: nothing is rewritten for `rewrite`; set long2short.enabled=true")
         return self
@@ -262,6 +248,11 @@ class StagesConfig(Section):
     def candidates(self) -> list[str]:
         """The kinds of texts that may be learnt."""
         return [*(self.curation.candidates or ("direct", "rewrite" if self.long2short.enabled else "slow"))]
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether some of the texts that pass the gates are left out."""
+        return bool(self.curation.chosen_by) or "conclusion" in self.candidates
 
     @property
     def _generating(self) -> dict[str, Asked]:

@@ -44,6 +44,14 @@ MEANINGS = {
     "not_shorter": "the rewrite is no shorter than its source",
     "thinks": "the direct teacher thought; teachers.direct_thoughts rejects that",
     "same_text": "another example of this problem has the same text",
+    "no_conclusion": "the slow response has no text behind its thinking",
+    "not_chosen": "another text of this problem was chosen; see curation.choose and curation.candidates",
+    "too_short": "much shorter than the other texts of its problem; see curation.min_length",
+    "too_easy": "the teachers solve its problem too often; see curation.pass_rate and curation.easy_fraction",
+    "too_hard": "the teachers solve its problem too seldom; see curation.pass_rate",
+    "minority_answer": "most responses to its problem state another answer",
+    "no_majority": "no answer is that of more than half of the responses",
+    "over_budget": "more tokens than curation.max_tokens",
     "too_long": "longer than packing.max_length; nothing is cut",
 }
 STATUS = "http_"

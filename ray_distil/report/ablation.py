@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report import excerpts, scores
+from ray_distil.evaluation import scores
+from ray_distil.report import excerpts
 from ray_distil.report.benchmark_tables import DASH, formatted, interval
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.storage import Folder

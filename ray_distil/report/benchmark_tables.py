@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT
-from ray_distil.report.scores import clustered_wilson
+from ray_distil.evaluation.scores import clustered_wilson
 
 Model = dict[str, Any]
 DASH = "–"
@@ -51,7 +51,7 @@ def _with_samples(model: Model) -> str:
 
 
 # Tables with a row for each model of a benchmark: the header of each column, and its cell. Another figure for each model
-# is computed in report/scores.py: summary, and has a line here.
+# is computed in evaluation/scores.py: summary, and has a line here.
 Columns = dict[str, Callable[[Model], str]]
 MODEL_COLUMNS: Columns = {
     "Model": lambda model: str(model["name"]),

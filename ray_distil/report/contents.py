@@ -25,6 +25,7 @@ class Report:
     baseline: str
     student: str | None  # the model that the run trained
     kept_out: list[dict[str, Any]] = field(default_factory=list)  # one entry for each gate, from `kept_out.by_gate`
+    curation: dict[str, Any] = field(default_factory=dict)  # from `kept_out.curation`
     rewriting: str = ""  # tokens before and after it, in a sentence
     ablation: dict[str, Any] | None = None  # from `ablation.read`
     files: list[StageFiles] = field(default_factory=list)  # of each stage
@@ -105,7 +106,7 @@ class Report:
 
     def to_json(self) -> str:
         values = {"run": self.run, "facts": self.facts, "models": self.models, "stages": self.stages}
-        values |= {"kept_out": self.kept_out, "costs": cost.to_json(self.costs)}
+        values |= {"curation": self.curation, "kept_out": self.kept_out, "costs": cost.to_json(self.costs)}
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.report.scores import with_rejected
+from ray_distil.evaluation.scores import with_rejected
 from ray_distil.store.manifest import read_manifest
 from ray_distil.store.schemas import EVAL, conformed
 from ray_distil.store.shards import REJECTS_FOLDER, SOURCE

@@ -1,12 +1,18 @@
-"""From the manifests of a run: rows that the gates kept out of training, and tokens that the rewriting saved."""
+"""From the manifests of a run: rows that were kept out of training, why and by what, and tokens that the rewriting saved."""
 
 from typing import Any
 
-from ray_distil.judge.gates import REASONS
+from ray_distil.judge.gates import ACCEPTED, REASONS
+from ray_distil.records.problem_facts import CONTAMINATED, NEAR_DUPLICATE
 from ray_distil.report.benchmark_tables import DASH
-from ray_distil.store.manifest import Manifest
+from ray_distil.runtime.session import counted
+from ray_distil.store.manifest import Manifest, most_common
 from ray_distil.store.shards import SOURCE
 
+ALIKE_HEADER = ("Left out", "Problem", "It is like", "How much")
+DIFFICULTY_HEADER = ("Right responses", "Problems", "Share")
+_KINDS = {NEAR_DUPLICATE: "near-duplicate", CONTAMINATED: "holds a test problem"}
+_RATES = (("none", 0.0), ("up to a quarter", 0.25), ("up to a half", 0.5), ("up to three quarters", 0.75), ("most", 0.999), ("all", 1.0))  # fmt: skip
 HEADER = ("Gate", "Slow responses", "Their tokens", "Candidates", "Tokens of candidates")
 
 
@@ -52,3 +58,55 @@ def rewriting(rewrites: Manifest | None) -> str:
         return ""
     tokens_before, tokens_after = rewrites.summary["tokens_before"], rewrites.summary["tokens_after"]
     return f"Rewriting made {tokens_after:,} tokens of {tokens_before:,}: {tokens_after / tokens_before:.0%}, in {rewrites.rows_out:,} rewrites."
+
+
+def curation(instructions: Manifest | None, responses: Manifest | None, examples: Manifest | None) -> dict[str, Any]:
+    """`lines`: sentences. `difficulty`: problems by their pass rate. `alike`: problems beside those that they are like."""
+    lines = [*_teachers(responses), *_test_problems(instructions), *_doubted(examples)]
+    rates = examples.summary.get("pass_rates", {}) if examples is not None else {}
+    pairs = instructions.summary.get("pairs", {}) if instructions is not None else {}
+    alike = [
+        [_KINDS.get(reason, reason), pair["instruction"], pair["like"], pair["detail"]]
+        for reason, of_reason in pairs.items()
+        for pair in of_reason
+    ]
+    return {"lines": lines, "difficulty": _by_difficulty(rates), "alike": alike}
+
+
+def _teachers(responses: Manifest | None) -> list[str]:
+    """E.g. "direct is right on 98.1% of 1,700 responses; wrong_answer 30, incomplete 2"."""
+    verdicts = responses.summary.get("verdicts", {}) if responses is not None else {}
+    lines = []
+    for teacher, counts in verdicts.items():
+        total = sum(counts.values())
+        wrong = most_common({reason: number for reason, number in counts.items() if reason != ACCEPTED})
+        rate = f"{teacher} is right on {counts.get(ACCEPTED, 0) / total:.1%} of {counted(total, 'response')}"
+        lines.append(rate + (f"; {wrong}" if wrong else ""))
+    return lines
+
+
+def _test_problems(instructions: Manifest | None) -> list[str]:
+    """E.g. "Looked for in the training problems: held-out 300, math500 500; found: math500 3"."""
+    test_sets = instructions.summary.get("test_sets", {}) if instructions is not None else {}
+    if instructions is None or not test_sets:
+        return []
+    looked_for = ", ".join(f"{name} {number:,}" for name, number in test_sets.items())
+    by_set = ", ".join(f"{name} {number:,}" for name, number in instructions.summary["contaminated"].items())
+    return [f"Test problems that were looked for in the training problems: {looked_for}; found: {by_set or 'none'}"]
+
+
+def _doubted(examples: Manifest | None) -> list[str]:
+    if examples is None or not (number := examples.summary.get("num_doubted")):
+        return []
+    ids = ", ".join(examples.summary["doubted"][:5])
+    line = "the reference contradicts the teachers: none is right, and more than half state the same other answer"
+    return [f"In {counted(number, 'problem')} {line}: {ids}{' ...' if number > 5 else ''}"]
+
+
+def _by_difficulty(rates: dict[str, int]) -> list[list[str]]:
+    total, lowest, rows = sum(rates.values()), -1.0, []
+    for name, highest in _RATES:
+        number = sum(n for rate, n in rates.items() if lowest < float(rate) <= highest)
+        rows += [[name, f"{number:,}", f"{number / total:.1%}"]] if number else []
+        lowest = highest
+    return rows

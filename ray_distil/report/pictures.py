@@ -7,8 +7,8 @@ from typing import Any
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.drawing import figures
 from ray_distil.drawing.figures import Model
+from ray_distil.evaluation.scores import pareto_front
 from ray_distil.report import excerpts
-from ray_distil.report.scores import pareto_front
 from ray_distil.store.storage import Folder
 
 

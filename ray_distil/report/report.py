@@ -14,7 +14,8 @@ from rich.table import Table
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
 from ray_distil.errors import DamagedFile, UserError
-from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page, scores
+from ray_distil.evaluation import scores
+from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
 from ray_distil.report.contents import Report, compared_sentence, console_table, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
 from ray_distil.store.manifest import Manifest, most_common, read_manifest
@@ -28,8 +29,8 @@ def read(run_folder: Folder) -> Report:
     compared = _compared(run_folder)
 
     manifests = [m for m in (read_manifest(run_folder / name) for name in artifacts_of(run_folder)) if m is not None]
-    rewrites = next((m for m in manifests if m.artifact == "rewrites"), None)
-    examples = next((m for m in manifests if m.artifact == "sft_examples"), None)
+    by_name = {m.artifact: m for m in manifests}
+    rewrites, examples = by_name.get("rewrites"), by_name.get("sft_examples")
     times = {(t["name"], t["benchmark"]): t for m in manifests if m.artifact.startswith("timing/") for t in [m.summary]}
 
     # Figures of the evaluations, beside their baseline.
@@ -51,6 +52,7 @@ def read(run_folder: Folder) -> Report:
         baseline=compared["baseline"],
         student=compared["student"] if any(m["name"] == compared["student"] for m in models) else None,
         kept_out=kept_out.by_gate(rewrites, examples, provenance.configuration(run_folder, examples).get("gates", {})),
+        curation=kept_out.curation(by_name.get("instructions"), by_name.get("responses"), examples),
         rewriting=kept_out.rewriting(rewrites),
         ablation=ablation.saved(run_folder),
         files=[StageFiles(m.artifact, m.seconds, m.files, m.made_of.get("config")) for m in manifests],

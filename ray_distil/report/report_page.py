@@ -156,6 +156,9 @@ def _of_gates(report: Report) -> Page:
     with_variants = report.ablation
     names = list(dict.fromkeys(variant["benchmark"] for variant in with_variants["variants"])) if with_variants else []
     return {
+        "curation": {"lines": [], "difficulty": [], "alike": []} | report.curation,
+        "difficulty_header": kept_out.DIFFICULTY_HEADER,
+        "alike_header": kept_out.ALIKE_HEADER,
         "gate_header": kept_out.HEADER,
         "gates": kept_out.rows_of(report.kept_out),
         "rewriting": report.rewriting,
@@ -257,6 +260,11 @@ def markdown(page: Page) -> str:
         parts += ["\n".join(f"- {reason}: {plain(meaning)}" for reason, meaning in page["reasons"].items())]
     if page["costs"]:
         parts += ["## What it has cost", table(page["cost_header"], page["costs"]), plain(page["cost_note"])]
+    curation = page["curation"]
+    if any(curation.values()):
+        parts += ["## Problems and texts", "\n".join(f"- {plain(line)}" for line in curation["lines"])]
+        parts += [table(page["difficulty_header"], curation["difficulty"])] if curation["difficulty"] else []
+        parts += [table(page["alike_header"], curation["alike"])] if curation["alike"] else []
     if page["gates"]:
         parts += ["## What the gates kept out", table(page["gate_header"], page["gates"]), plain(page["rewriting"])]
     if page["unclear"]:

@@ -2,10 +2,10 @@
 
 from ray_distil.config import TINY
 from ray_distil.config.evaluation_config import BenchmarkConfig
+from ray_distil.problems.benchmark_rows import content, problems
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
 from ray_distil.runner.stage_settings import StageSettings
-from ray_distil.stages.benchmark_rows import content, problems
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import BENCHMARK
 from ray_distil.store.shards import table_of

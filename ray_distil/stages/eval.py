@@ -13,6 +13,8 @@ import pyarrow as pa
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.config import TRAINED, EvaluatedModel, StagesConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
+from ray_distil.evaluation import scores
+from ray_distil.evaluation.scores import COLUMNS
 from ray_distil.generate import generators
 from ray_distil.generate.generation import TIMES
 from ray_distil.generate.generator import Generator
@@ -20,8 +22,6 @@ from ray_distil.generate.question import Question
 from ray_distil.judge import scorers
 from ray_distil.judge.agreement import JUDGE
 from ray_distil.records.problem_facts import EVAL
-from ray_distil.report import scores
-from ray_distil.report.scores import COLUMNS
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split

@@ -11,6 +11,8 @@ from ray_distil.config import TINY, InstructionsConfig, StagesConfig
 from ray_distil.config.findings import Finding, remark
 from ray_distil.curation.contamination import BenchmarkProblem
 from ray_distil.errors import BadRecord, UserError
+from ray_distil.problems.benchmark_rows import problems_mark, test_problems
+from ray_distil.problems.benchmark_rows import source_of as source_of_benchmark
 from ray_distil.records import sources
 from ray_distil.records.conversations import instruction_of, reference_of
 from ray_distil.records.problem_facts import (
@@ -29,8 +31,6 @@ from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
 from ray_distil.runner.stage_settings import StageSettings, values_of
-from ray_distil.stages.benchmark_rows import problems_mark, test_problems
-from ray_distil.stages.benchmark_rows import source_of as source_of_benchmark
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id

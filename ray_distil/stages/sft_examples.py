@@ -16,6 +16,7 @@ from ray_distil.curation.same_texts import Repeats, find, text_keys
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import VERSION, against_source, compared, first_reason
+from ray_distil.runner import choosing
 from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Row, Stage
@@ -24,7 +25,7 @@ from ray_distil.stages import imports
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, most_common
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
-from ray_distil.store.shards import reject, table_of
+from ray_distil.store.shards import REASON, reject, table_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -45,8 +46,10 @@ class SftExamples(Stage):
 
     def make(self, artifact: Artifact) -> Made:
         self.run.start_ray()
-        candidates = self.run.config.candidates
-        rows_in = sum(self.responses.count("teacher", kind) for kind in candidates if kind != "rewrite")
+        config = self.run.config
+        candidates = written_kinds(config)
+        teachers = [("slow" if kind == "conclusion" else kind) for kind in candidates if kind != "rewrite"]
+        rows_in = sum(self.responses.count("teacher", teacher) for teacher in teachers)
         rows_in += self.rewrites.count("rewrite_id") if self.rewrites is not None else 0
         rewrites = self.rewrites.read() if self.rewrites is not None else None
         artifact.tell.expect(rows_in)
@@ -58,7 +61,18 @@ class SftExamples(Stage):
         repeated = repeats(artifact.read(same_texts.COLUMNS))
         if len(repeated):
             reject_rows(artifact, self.artifact, partial(same_texts.marked, repeats=repeated))
-        return rows_in, {}
+        if not config.has_choice:
+            return rows_in, {}
+        choice = choosing.chosen_examples(
+            artifact.read(),
+            self.responses.read(),
+            choosing.rules_of(config.curation, config.candidates),
+            config.curation.max_tokens,
+            config.answers.judge,
+        )
+        if choice.by_reason:
+            reject_rows(artifact, self.artifact, choosing.marking(choice))
+        return rows_in, choice.summary
 
     def on_complete(self, artifact: Artifact) -> None:
         """Print a line where fewer than a tenth of the candidates, or of the rewrites, pass the gates."""
@@ -84,8 +98,15 @@ def settings_of(config: StagesConfig) -> StageSettings:
     values |= config.answers.marks
     if config.curation.candidates is not None:
         values["candidates"] = sorted(config.curation.candidates)
+    values |= config.curation.chosen_by
     # In earlier versions equal texts of a problem were all learnt. What they have made stays valid.
     return StageSettings(values | {"equal_texts": "once"}, earlier=StageSettings(values))
+
+
+def written_kinds(config: StagesConfig) -> list[str]:
+    """The kinds of texts that go through the gates: the candidates, and slow ones that hard problems may need."""
+    kinds = config.candidates
+    return [*kinds, "slow"] if config.curation.slow_fraction and "slow" not in kinds else kinds
 
 
 def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> str:
@@ -111,6 +132,15 @@ def response_example(
     learnt = split_reasoning(completion)[1] if thinks else completion
     example = _example(row, row["teacher"], row["response_id"], learnt, gates, suffix, judge)
     return reject(example, "thinks", "direct") if thinks and direct_thoughts == "reject" else example
+
+
+def conclusion_example(row: dict[str, Any], gates: list[str], suffix: str, judge: str | None = None) -> dict[str, Any]:
+    """A slow RESPONSES row as an example of its text behind the thinking, or rejected."""
+    reasoning, conclusion = split_reasoning(row["response"].strip())
+    origin_id = stable_id("conclusion", row["response_id"])
+    example = _example(row, "conclusion", origin_id, conclusion.strip(), gates, suffix, judge)
+    example |= {"origin_id": row["response_id"], "num_tokens": None}
+    return example if reasoning or REASON in example else reject(example, "no_conclusion", "conclusion")
 
 
 def rewrite_example(row: dict[str, Any], gates: list[str], suffix: str, judge: str | None = None) -> dict[str, Any]:
@@ -167,8 +197,13 @@ def curate(
     """
     options = {"gates": gates, "suffix": suffix, "judge": judge}
     direct = options | {"direct_thoughts": direct_thoughts}
-    responses = responses.filter(lambda row: row["teacher"] in candidates)
-    datasets = [responses.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
+    of_kinds = responses.filter(lambda row: row["teacher"] in candidates)
+    datasets = [of_kinds.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "response", **direct})]
+    if "conclusion" in candidates:
+        slow = responses.filter(lambda row: row["teacher"] == "slow")
+        datasets.append(
+            slow.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "conclusion", **options})
+        )
     if rewrites is not None:
         datasets.append(
             rewrites.map_batches(example_batch, batch_format="pyarrow", fn_kwargs={"kind": "rewrite", **options})
@@ -183,5 +218,9 @@ def repeats(examples: "Dataset") -> Repeats:
 
 
 def example_batch(table: pa.Table, kind: str, **options: Any) -> pa.Table:
-    make: Callable[..., dict[str, Any]] = response_example if kind == "response" else rewrite_example
-    return table_of([make(row, **options) for row in table.to_pylist()], SFT_EXAMPLES)
+    return table_of([_EXAMPLES[kind](row, **options) for row in table.to_pylist()], SFT_EXAMPLES)
+
+
+_EXAMPLES: dict[str, Callable[..., dict[str, Any]]] = {
+    "response": response_example, "conclusion": conclusion_example, "rewrite": rewrite_example,
+}  # fmt: skip

@@ -9,7 +9,7 @@ drawn from that. Printed: how often the interval holds the truth, and its mean w
 import numpy as np
 import pyarrow as pa
 
-from ray_distil.report.scores import clustered_wilson, difference
+from ray_distil.evaluation.scores import clustered_wilson, difference
 
 TRUTHS = (0.01, 0.02, 0.05, 0.2, 0.5, 0.8, 0.95, 0.98, 0.99)
 PROBLEMS, SAMPLES = (30, 300), (1, 8, 64)

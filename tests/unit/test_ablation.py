@@ -10,8 +10,9 @@ import pytest
 from ray_distil.commands import ablate as ablation
 from ray_distil.config import DistillConfig, load
 from ray_distil.errors import UserError
+from ray_distil.evaluation import scores
 from ray_distil.report import ablation as table
-from ray_distil.report import kept_out, report, scores
+from ray_distil.report import kept_out, report
 from ray_distil.runtime.progress import Display
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, write_manifest

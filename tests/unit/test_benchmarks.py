@@ -14,8 +14,8 @@ import pytest
 from ray_distil.config import load
 from ray_distil.config.evaluation_config import BenchmarkConfig, built_in, declared
 from ray_distil.errors import UserError
+from ray_distil.problems import benchmark_rows
 from ray_distil.records import sources
-from ray_distil.stages import benchmark_rows
 from ray_distil.store.schemas import BENCHMARK
 from ray_distil.store.shards import REASON, table_of
 

@@ -18,11 +18,11 @@ from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.curation.contamination import BenchmarkProblem, BenchmarkProblems
 from ray_distil.curation.words import words_of
 from ray_distil.errors import ConfigError, UserError
+from ray_distil.problems.benchmark_rows import test_problems as problems_of_benchmark
 from ray_distil.records.problem_facts import StoredProblems
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
 from ray_distil.stages import instructions, make_instructions, read_problems
-from ray_distil.stages.benchmark_rows import test_problems as problems_of_benchmark
 
 APPLES = "Ann has 3 boxes of 14 apples. She gives 8 of them to Ben, and buys 20 more apples. How many apples does she have now?"
 ROOTS = "Let $x$ be a real number such that $x^2 - 5x + \\frac{1}{2} = 0$. What is the sum of all of the values of $x$?"

@@ -13,10 +13,10 @@ from ray_distil.checks import preflight
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError, UserError
+from ray_distil.evaluation import scores
 from ray_distil.generate import own_backend
 from ray_distil.judge import scorers
 from ray_distil.judge.gates import GATES, first_reason
-from ray_distil.report import scores
 from ray_distil.runner.runs import Run
 from ray_distil.runtime import user_code
 from tests.remakes import of_responses

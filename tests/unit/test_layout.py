@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "generate", "train", "report", "runner",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "runner",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
 STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
+    "curation.candidates": "files on a disk, beside pure functions of columns",
     "curation.same_texts": "pure functions of shards, beside a stage's class",
     "records.problem_file": "all that lies in a temporary file, beside what is decided of its rows",
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",

@@ -10,9 +10,9 @@ from examples.my_judges import rounded
 from ray_distil.checks import preflight
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError, UserError
+from ray_distil.evaluation import scores
 from ray_distil.judge import scorers
 from ray_distil.judge.gates import GATES, first_reason
-from ray_distil.report import scores
 from ray_distil.stages import sft_examples
 from ray_distil.store.shards import REASON
 from tests.unit.test_doors import config, here, import_anew  # noqa: F401  a fixture

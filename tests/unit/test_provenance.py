@@ -14,7 +14,8 @@ from ray_distil.commands import pipeline
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
-from ray_distil.report import provenance, report, scores
+from ray_distil.evaluation import scores
+from ray_distil.report import provenance, report
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
 from ray_distil.stages import expected

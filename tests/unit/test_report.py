@@ -16,7 +16,8 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 from ray_distil.errors import UserError
-from ray_distil.report import contents, excerpts, provenance, report, scores
+from ray_distil.evaluation import scores
+from ray_distil.report import contents, excerpts, provenance, report
 from ray_distil.store.manifest import Manifest, model_fingerprint, read_manifest, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
@@ -133,7 +134,7 @@ def test_json_is_as_promised(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
     report.build(Folder.at(run))
     facts = json.loads((run / "report" / "report.json").read_text())
-    assert list(facts) == ["run", "facts", "models", "stages", "kept_out", "costs"]
+    assert list(facts) == ["run", "facts", "models", "stages", "curation", "kept_out", "costs"]
     assert facts["run"] == "mine"
     against = [entry.pop("against") for entry in facts["models"]]
     assert facts["models"] == MODELS

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_distil.report import scores
+from ray_distil.evaluation import scores
 from ray_distil.store.schemas import EVAL
 
 TYPES = {name: EVAL.field(name).type for name in scores.COLUMNS}
