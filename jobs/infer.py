@@ -11,7 +11,7 @@ from pathlib import Path
 # Python puts jobs/ first on sys.path. The repository's root takes its place, so that ray_distil is found.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray_distil.commands import infer
+from ray_distil.commands import published
 
 if __name__ == "__main__":
-    sys.exit(infer.main())
+    sys.exit(published.infer())

@@ -12,6 +12,7 @@ class Command(NamedTuple):
     module: str  # in this folder
     help: str
     options: tuple[str, ...] = ()  # that the command stands for
+    function: str = "main"
 
 
 COMMANDS = {
@@ -24,8 +25,13 @@ COMMANDS = {
     "export": Command("export", "RUN_FOLDER FILE: the texts of a run as records for other trainers"),
     "clean": Command("clean", "RUN_FOLDER: removes what a run has superseded"),
     "download": Command("download", "models into folders that a configuration can name"),
-    "infer": Command("infer", "stage 1 of the DistilQwen2.5-0324 recipe, from the recipe's own file"),
-    "train": Command("train", "stage 2 of the DistilQwen2.5-0324 recipe, from the recipe's own file"),
+    "trace": Command("trace", "RUN_FOLDER TEXT: what became of a problem, from its source to the training sequence"),
+    "infer": Command(
+        "published", "stage 1 of the DistilQwen2.5-0324 recipe, from the recipe's own file", function="infer"
+    ),
+    "train": Command(
+        "published", "stage 2 of the DistilQwen2.5-0324 recipe, from the recipe's own file", function="train_student"
+    ),
 }
 
 
@@ -56,4 +62,4 @@ def main() -> int:
     if not {"-h", "--help"}.isdisjoint(arguments):
         command = command._replace(options=())  # the help is that of the whole command
     module = import_module(f"ray_distil.commands.{command.module}")
-    return int(module.main([*command.options, *arguments]))
+    return int(getattr(module, command.function)([*command.options, *arguments]))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ray_distil.commands import cli
 from ray_distil.commands.export import write_records
 from ray_distil.commands.pipeline import opened
 from ray_distil.config import StagesConfig
@@ -44,6 +45,20 @@ DIFFERENCES = {
         "an example longer than the student can read is rejected; the original cuts it at 1,024 tokens",
         "what the template puts behind the output's stop token is left out",
     ),
+}
+HELP = {
+    "infer": """Stage 1 of the DistilQwen2.5-0324 recipe, from the recipe's own file: rewrites long reasoning into short reasoning.
+
+ENDPOINT=https://api.deepseek.com/v1 TOKEN=... ray-distil infer --config=distilqwen2.5-0324_stage1.json
+
+Keys of this project can be added to the command, e.g. long2short.endpoint.max_concurrency=8.
+""",
+    "train": """Stage 2 of the DistilQwen2.5-0324 recipe, from the recipe's own file: trains a student on `instruction` and `output`.
+
+ray-distil train --config=distilqwen2.5-0324_stage2.json
+
+Keys of this project can be added to the command, e.g. training.num_workers=8.
+""",
 }
 PLACEHOLDERS = {"base_url": "ENDPOINT", "api_key": "TOKEN"}  # words of the published files
 
@@ -250,3 +265,15 @@ def _template(path: str) -> str:
 def _say_differences(job_type: str, display: Display) -> None:
     for line in DIFFERENCES[job_type]:
         display.say(f"differs from the original: {line}")
+
+
+def infer(argv: Sequence[str] | None = None) -> int:
+    """The command `ray-distil infer`."""
+    arguments = cli.ConfigParser("infer", HELP["infer"], required=True).parse_args(argv)
+    return cli.guarded(lambda: simplify(arguments.config, arguments.overrides), Path.cwd)
+
+
+def train_student(argv: Sequence[str] | None = None) -> int:
+    """The command `ray-distil train`."""
+    arguments = cli.ConfigParser("train", HELP["train"], required=True).parse_args(argv)
+    return cli.guarded(lambda: train(arguments.config, arguments.overrides), Path.cwd)

@@ -32,7 +32,7 @@ def test_each_command_has_a_script_that_calls_the_same_function() -> None:
     assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == SCRIPTS
     for name in SCRIPTS:
         text = (ROOT / "jobs" / f"{name}.py").read_text()
-        assert f"{main.COMMANDS[name].module}.main()" in text
+        assert f"{main.COMMANDS[name].module}.{main.COMMANDS[name].function}()" in text
         assert f"python jobs/{name}.py" in text
 
 
@@ -45,7 +45,7 @@ def test_help_shows_the_command_as_it_was_started(
     for started, program in ((f"python jobs/{name}.py", f"jobs/{name}.py"), (f"ray-distil {name}", "bin/ray-distil")):
         monkeypatch.setattr(sys, "argv", [program])
         with pytest.raises(SystemExit) as ended:
-            module.main(["--help"])
+            getattr(module, main.COMMANDS[name].function)(["--help"])
         assert ended.value.code == 0
         shown[started] = capsys.readouterr().out
         assert f"usage: {started}" in shown[started]

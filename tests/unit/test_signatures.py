@@ -60,7 +60,7 @@ def test_each_argument_of_an_api_function_has_a_call_here() -> None:
 def test_these_options_are_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = import_module(f"ray_distil.commands.{COMMANDS[command].module}")
     with pytest.raises(SystemExit):
-        module.main(["--help"])
+        getattr(module, COMMANDS[command].function)(["--help"])
     offered = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
     assert set(OPTIONS[command].split()) <= offered
 
