@@ -151,10 +151,10 @@ def _sequences(run: Folder, examples: list[str]) -> dict[str, str]:
     for table in ahead(
         lambda file: folder.read_table(file, ["sequence_id", "example_ids"]), folder.files("part-", ".parquet")
     ):
-        held = pc.is_in(pc.list_flatten(table["example_ids"]), pa.array(examples, pa.string()))
-        parents = pc.list_parent_indices(table["example_ids"]).filter(held).to_pylist()
+        is_in = pc.is_in(pc.list_flatten(table["example_ids"]), pa.array(examples, pa.string()))
+        parents = pc.list_parent_indices(table["example_ids"]).filter(is_in).to_pylist()
         for parent, example in zip(
-            parents, pc.list_flatten(table["example_ids"]).filter(held).to_pylist(), strict=True
+            parents, pc.list_flatten(table["example_ids"]).filter(is_in).to_pylist(), strict=True
         ):
             places[example] = f"sequence {table['sequence_id'][parent].as_py()}"
     rejects = folder / REJECTS_FOLDER
