@@ -30,6 +30,10 @@ class PlaceAway(UserError):
     """An object store could not be reached, so nobody knows what is there; the message has the remedy."""
 
 
+class NoSuchFile(UserError):
+    """Neither a file nor a folder exists under a source's path; the message says what may stand there."""
+
+
 class DamagedFile(UserError):
     """A file that is not what was written; the message names it and the remedy."""
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import fs
 
-from ray_distil.errors import PlaceAway, UserError
+from ray_distil.errors import NoSuchFile, PlaceAway, UserError
 from ray_distil.records.conversations import without_system
 from ray_distil.records.files import BATCH_ROWS, FORMATS, plain, reason, records_of
 from ray_distil.records.folders import Chosen, choose, missing_parts
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 HUB = "hf://datasets/"
 KINDS = "a JSON list, JSONL, CSV or Parquet file, a folder of them, or hf://datasets/OWNER/NAME"
 UNFINISHED = "_attempt"  # file in each artifact of a run; without a manifest beside it, the artifact is not complete
-
-
-class NoSuchFile(UserError):
-    """Neither a file nor a folder exists under a source's path."""
 
 
 @dataclass(frozen=True)
