@@ -109,7 +109,10 @@ def test_rows_end_right_or_rejected_and_no_key_is_in_a_file(bucket: tuple[Object
         num_again = len(seeds) + len(passing)
         assert len(server.requests) == NUM_TRAIN + num_again
         assert f"{num_again} rows failed (" in said
-        assert f"{len(seeds)} rows failed (bad_reply {len(seeds)}: upstream failed): --retry-failed tries them again" in said
+        assert (
+            f"{len(seeds)} rows failed (bad_reply {len(seeds)}: upstream failed): --retry-failed tries them again"
+            in said
+        )
         assert details(storage, "bad_reply") == {"upstream failed"}  # the server's own words
 
         assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
