@@ -25,7 +25,7 @@ from ray_distil.records.problem_facts import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
-from ray_distil.stages import export_check, instructions
+from ray_distil.stages import export_check, instructions, responses
 from ray_distil.train.attention import FLAT
 
 
@@ -101,6 +101,7 @@ def _phases(
             *instructions.left_out(config.instructions),
             *instructions.unchecked(config.instructions, problems.facts),
             *instructions.mostly_alike(problems.facts),
+            *responses.asked_of_none(config, problems.facts),
         ]
     # Last, because a request of one token is paid for.
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)

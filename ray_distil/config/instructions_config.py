@@ -49,7 +49,11 @@ class InstructionsConfig(DatasetConfig):
     num_train: int | None = Field(None, ge=1, description="instructions; null: all (of tiny: 2000)")
     eval_path: str | None = Field(None, description="held-out problems, as `path`; null: held out of `path`")
     eval_split: str | None = Field(None, description="split of `eval_path`; null: dataset_split")
-    num_eval: int = Field(300, ge=1, description="held-out problems; of an own file at most a tenth of it")
+    num_eval: int = Field(
+        300,
+        ge=0,
+        description="held-out problems; of an own file at most a tenth of it; 0: none, where no model is compared",
+    )
     suffix: str = Field("", description="put behind each instruction when a model reads it")
     near_duplicates: float | None = Field(
         0.7,

@@ -225,6 +225,20 @@ class StagesConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _held_out_problems_are_there(self) -> "StagesConfig":
+        names = [benchmark.name for benchmark in self.evaluation.benchmarks]
+        if self.instructions.num_eval or self.teachers is None:
+            return self
+        if self.evaluation.models and HELD_OUT in names:
+            raise ValueError(
+                "instructions.num_eval: 0 holds out no problem, and evaluation.benchmarks compares models on held-out ones; "
+                "give a number, or take held-out from the benchmarks"
+            )
+        if self.instructions.eval_path is not None:
+            raise ValueError("instructions.num_eval: 0 takes no problem of eval_path; set instructions.eval_path=null")
+        return self
+
+    @model_validator(mode="after")
     def _test_sets_are_known(self) -> "StagesConfig":
         _ = self.test_sets
         return self

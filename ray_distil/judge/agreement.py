@@ -63,11 +63,19 @@ def compare_answers(answer: str | None, reference: str | None, problem: str = ""
     if answer is None or reference is None:
         return "different"
     if judge is None:
-        return _compare(answer, reference)
+        verdict = _compare(answer, reference)
+        return "unclear" if verdict == "different" and _is_an_option(answer, reference, problem) else verdict
     same = user_code.call(judge, JUDGE, answer, reference, problem)
     if same is not None and type(same).__name__ not in ("bool", "bool_"):  # Python's or numpy's
         raise UserError(f"{JUDGE}: {judge} returned {same!r}; a judge returns True, False or None")
     return "unclear" if same is None else verdict_of(bool(same))
+
+
+def _is_an_option(answer: str, reference: str, problem: str) -> bool:
+    """Whether the reference is a letter of the problem's options, and the answer is no letter: it may state the option."""
+    letter = re.fullmatch(r"\s*\(?([A-J])[).]?\s*", reference)
+    is_listed = letter is not None and re.search(rf"(?:^|[\s(]){letter[1]}[).:]", problem) is not None
+    return is_listed and re.fullmatch(r"\W*[A-J]\W*", stated(answer)) is None
 
 
 def wrong_judge(path: str) -> str:

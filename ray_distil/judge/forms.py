@@ -24,6 +24,8 @@ _DATE = re.compile(
     re.I,
 )
 _RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
+_TWO_PARTS = re.compile(r"(\d+) ?: ?(\d+)")
+_FRACTION = re.compile(r"/|\\frac")
 _SUBSTANCE = re.compile(
     r"(?=.*[A-Za-z]_?\{?\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?)+\^?\{?\d*[+-]\}?"
 )  # H2O, SO4^{2-}: no product of letters
@@ -150,6 +152,15 @@ def _date(text: str) -> tuple[int, int, int] | None:
     return int(year or 0), _MONTHS.index(month.lower()) + 1, int(day)
 
 
+def _ratio_and_fraction(first: str, second: str) -> Verdict | None:
+    """A ratio of two numbers is their quotient: 9:10, which may also be a time of a day, and 9/10."""
+    for ratio, fraction in ((first, second), (second, first)):
+        match, value = _TWO_PARTS.fullmatch(ratio), exact_value(fraction) if _FRACTION.search(fraction) else None
+        if match is not None and value is not None:
+            return verdict_of(int(match[1]) == value * int(match[2]))
+    return None
+
+
 def _ratio_and_number(first: str, second: str) -> Verdict | None:
     pairs = ((first, second), (second, first))
     return "different" if any(_RATIO.fullmatch(a) and b.isdigit() for a, b in pairs) else None
@@ -225,6 +236,7 @@ FORMS = (
     Form("points", (r"\angle ABC", r"\angle CBA", "unclear"), _points),
     Form("sets by their names", (r"A \cap B", r"B \cap A", "equal"), _sets),
     Form("a modulus on one side", (r"5 \pmod{7}", "5", "different"), _modulus),
+    Form("a ratio and a fraction", ("9:10", r"\frac{9}{10}", "equal"), _ratio_and_fraction),
     Form("dates", ("2024-03-05", "March 5, 2024", "equal"), _dates),
     Form("a ratio and a number", ("10:1", "10", "different"), _ratio_and_number),
     Form("ratios of three and more", ("1:2:3", "2:4:6", "equal"), _ratios),

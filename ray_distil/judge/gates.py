@@ -21,7 +21,7 @@ from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.results import has_steps
 from ray_distil.runtime import user_code
 
-VERSION = 5
+VERSION = 6
 ACCEPTED = "accepted"
 MOST_SHOWN = 100  # characters of an answer in the detail of a reject
 Row = Mapping[str, Any]

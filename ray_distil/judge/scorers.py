@@ -24,7 +24,7 @@ from ray_distil.judge.math_process import NOT_CERTAIN, Verdict
 from ray_distil.runtime import user_code
 from ray_distil.store.schemas import without_unseen
 
-VERSION = 3
+VERSION = 4
 SCORER = "evaluation.benchmarks.scorer"
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+|\d+)(?:\.0*)?")
 _NO_RESULT = re.compile(r"[=<>≤≥≠,;!]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])|\bor\b")  # before the last =: x = 5 or x = 25

@@ -25,6 +25,9 @@ _REWRITES: list[tuple[re.Pattern[str], Any]] = [  # the replacement: a text, or 
     for pattern, replacement in [
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # 2**10; other pairs of stars are bold
         (r"\*\*|__|`", ""),
+        # 1.234,50 € and € 47,50: a comma before two digits of euros
+        (r"(?<![\d.,])(\d{1,3}(?:\.\d{3})*|\d+),(\d{2})(?= ?(?:€|EUR(?![A-Za-z])|euros?(?![A-Za-z])))", lambda m: m[1].replace(".", "") + "." + m[2]),
+        (r"(?:€|EUR) ?(\d{1,3}(?:\.\d{3})*|\d+),(\d{2})(?![\d.,])", lambda m: m[1].replace(".", "") + "." + m[2] + " €"),
         (r"\\ce ?\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
         (r"^([(\[]?)(-?\d+(?:\.\d+)?(?: -?\d+(?:\.\d+)?)* -\d+(?:\.\d+)?(?: -?\d+(?:\.\d+)?)*)([)\]]?)$", lambda m: m[1] + m[2].replace(" ", "; ") + m[3]),
         (r"(?<=\d),\s+(?=\d)", "; "),  # a blank behind the comma: two numbers, whatever their digits

@@ -258,7 +258,7 @@ def collect(config: InstructionsConfig, seed: int, by_source: bool = False) -> P
 
 def _refuse_empty(config: InstructionsConfig, facts: Facts) -> None:
     for split, purpose in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
-        if not facts.usable[split]:
+        if not facts.usable[split] and (split == TRAIN or config.num_eval):
             raise UserError(
                 f"instructions.path: {config.path!r} leaves no instruction {purpose}{_most_rejected(facts)}; it "
                 f"needs at least two different ones with a text in `instruction`{_columns_there(config, facts)}"

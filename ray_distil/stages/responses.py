@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.config import StagesConfig
+from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import responses_of
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
@@ -23,6 +25,7 @@ from ray_distil.generate.question import Question
 from ray_distil.judge import gates
 from ray_distil.judge.answers import extract_answer
 from ray_distil.records import sources
+from ray_distil.records.problem_facts import TRAIN, Facts
 from ray_distil.records.sources import Source
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
@@ -275,6 +278,16 @@ def responses(
 
 def response_batch(table: pa.Table, **options: Any) -> pa.Table:
     return table_of([response_row(row, **options) for row in table.to_pylist()], RESPONSES)
+
+
+def asked_of_none(config: StagesConfig, facts: Facts) -> Iterator[Finding]:
+    """A remark where a part of the training problems is asked of no teacher."""
+    teachers = config.teachers.sections if config.teachers is not None else {}
+    share = prod(1 - teacher.fraction for teacher in teachers.values())
+    if teachers and share:
+        number = round(share * facts.usable[TRAIN])
+        keys = " and ".join(f"teachers.{name}.fraction" for name in teachers)
+        yield remark(keys, f"about {number:,} of {facts.usable[TRAIN]:,} problems are asked of no teacher")
 
 
 def verdicts(tables: Iterable[pa.Table]) -> dict[str, dict[str, int]]:

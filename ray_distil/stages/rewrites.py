@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ray_distil.generate.generation import Generate
 
 NAME = "long2short"  # in fingerprints
-VERSION = 7
+VERSION = 8
 REQUEST_VERSION = 1  # of the requests: with another version all texts are generated again
 
 

@@ -36,7 +36,7 @@ def test_a_run_without_training_ends_with_its_examples(tmp_path: Path) -> None:
         made = distill(tmp_path, server)
         assert made.returncode == 0, made.stdout + made.stderr
         again = distill(tmp_path, server)
-        num_train = NUM_PROBLEMS - NUM_PROBLEMS // 10
+        num_train = NUM_PROBLEMS
         assert len(server.requests) == num_train + 1  # and one before Ray starts
     assert again.stdout.count("complete:") == 3, again.stdout
 
@@ -95,6 +95,6 @@ def test_without_an_example_it_fails_and_says_why(tmp_path: Path) -> None:
         server.message_of = answer
         made = distill(tmp_path, server)
     assert made.returncode == 1
-    assert "failed: sft_examples: no example passed the gates: wrong_answer 36" in made.stderr
+    assert "failed: sft_examples: no example passed the gates: wrong_answer 40" in made.stderr
     assert "run the same command again" not in made.stderr
     assert not (tmp_path / "runs" / "data-by-endpoint" / "export").exists()

@@ -162,3 +162,15 @@ def test_a_report_shows_what_is_not_learnt(tmp_path: Path) -> None:
         ["sft_examples: not learnt", "2 furlongs", "402 m"],
         ["sft_examples: not learnt", "4 chains", "402 m"],
     ]
+
+
+OPTIONS = "Which is 9 squared? (A) 80 (B) 81 (C) 82"
+
+
+@pytest.mark.parametrize(("answer", "problem", "verdict"), [
+    ("81", OPTIONS, "unclear"), ("80", OPTIONS, "unclear"), ("B", OPTIONS, "equal"), ("(A)", OPTIONS, "different"),
+    ("81", "What is 9 squared?", "different"), ("81", "Which is 9 squared?\nA. 80\nB. 81", "unclear"),
+])  # fmt: skip
+def test_an_option_beside_its_letter_is_unclear(answer: str, problem: str, verdict: str) -> None:
+    """The judge does not know which text stands behind a letter."""
+    assert compare_answers(answer, "B", problem) == verdict
