@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_distil.checks import leaks, model_checks, preflight
+from ray_distil.checks import idle_settings, leaks, model_checks, preflight
 from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import TINY_MODELS, resolve_models
@@ -279,7 +279,7 @@ def test_lengths_that_contradict_each_other_are_told_without_the_models_files(mo
 
 def test_a_comparison_without_the_untrained_student_is_told() -> None:
     def told(*overrides: str) -> list[str]:
-        return [str(finding) for finding in preflight._without_base(load(None, list(overrides)))]
+        return [str(finding) for finding in idle_settings._without_base(load(None, list(overrides)))]
 
     assert (
         told() == told("training=null") == told("evaluation.models=[{name: slow, model_source: tiny:teacher-r1}]") == []
@@ -441,7 +441,7 @@ def test_a_date_is_taken_as_yaml_reads_it() -> None:
 
 def test_a_teacher_that_is_asked_for_nothing_is_told(tmp_path: Path) -> None:
     def told(candidates: str) -> list[str]:
-        return [str(each) for each in preflight._never_learnt(load(None, [f"curation.candidates={candidates}"]))]
+        return [str(each) for each in idle_settings._never_learnt(load(None, [f"curation.candidates={candidates}"]))]
 
     assert told("null") == told("[direct, slow]") == told("[rewrite, direct]") == []
     (slow,) = told("[direct]")
