@@ -71,7 +71,7 @@ def test_an_empty_account_ends_the_run_and_the_same_command_goes_on(tmp_path: Pa
         server.fault_of = lambda body: ""
         made = distill(tmp_path, server, few_at_once)
     assert made.returncode == 0, made.stdout + made.stderr
-    assert "36 in, 36 out, 0 rejected (responses)" in made.stdout
+    assert "40 in, 40 out, 0 rejected (responses)" in made.stdout
 
 
 def test_rows_that_failed_are_told_with_words_and_the_option_that_tries_them_again(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_rows_that_failed_are_told_with_words_and_the_option_that_tries_them_aga
         assert re.search(line, made.stdout), made.stdout + made.stderr
         server.fault_of = lambda body: ""
         again = distill(tmp_path, server, "--retry-failed")
-    assert "36 in, 36 out, 0 rejected (responses)" in again.stdout, again.stdout + again.stderr
+    assert "40 in, 40 out, 0 rejected (responses)" in again.stdout, again.stdout + again.stderr
 
 
 def test_without_an_example_it_fails_and_says_why(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def own_problems(small_run: SmallRun, folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-OWN_PROBLEMS = f"{DISTILL} --plan instructions.path=problems.jsonl"
+OWN_PROBLEMS = f"{DISTILL} --plan run.name=mine instructions.path=problems.jsonl"
 
 
 def plan(small_run: SmallRun, folder: Path) -> None:
@@ -94,7 +94,7 @@ def serve(small_run: SmallRun, folder: Path) -> None:
     words = SERVE.replace("runs/one-gpu/checkpoint/student", model).replace(".venv/bin/python", sys.executable).split()
     with open(folder / "log", "w") as log:
         server = subprocess.Popen([*words, f"--port={port}"], cwd=folder, stdout=log, stderr=log)
-    asked = {"model": model, "messages": [{"role": "user", "content": "2 + 3?"}], "max_tokens": 9}
+    asked = {"model": "student", "messages": [{"role": "user", "content": "2 + 3?"}], "max_tokens": 9}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
 
@@ -113,7 +113,7 @@ def serve(small_run: SmallRun, folder: Path) -> None:
 
 SERVE = (
     ".venv/bin/python -m vllm.entrypoints.openai.api_server --model runs/one-gpu/checkpoint/student "
-    "--kv-cache-memory-bytes 1073741824"
+    "--served-model-name student --kv-cache-memory-bytes 1073741824"
 )
 EVAL = ".venv/bin/python jobs/eval.py --benchmarks"
 COMPARE = f"{EVAL} tiny --models slow=tiny:student-slow base=tiny:student-base"

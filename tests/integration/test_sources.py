@@ -101,7 +101,7 @@ def test_examples_of_imported_responses(tmp_path: Path) -> None:
         "prompt_too_long",
     }  # the last by the null engine
     assert set(pd.read_parquet(run / "rewrites").response_id) < set(slow.response_id)
-    assert "their tokens are not known" in (run / "report" / "report.html").read_text()
+    assert "whose tokens before or after are not known" in (run / "report" / "report.html").read_text()
 
     examples = pd.read_parquet(run / "sft_examples")
     assert set(examples.origin) == {"direct", "rewrite"}
