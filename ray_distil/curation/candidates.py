@@ -29,6 +29,7 @@ class Parts:
             for file, start, end in zip(self._files, bounds, bounds[1:], strict=False):
                 if start < end:
                     file.write(rows[order[start:end]].tobytes())
+                    file.flush()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for file in self._files:

@@ -5,9 +5,9 @@
     training problem   "Janet's ducks lay 17 eggs per day. ..."                                  stays: another number
 
 A training problem holds a test problem if more than a set share of the test problem's different 8-grams stand in it, and
-all numbers of the test problem do, as often (unless numbers are ignored). A test problem of fewer than 8 words must be the whole training problem: its
-only n-gram is all of it. A short question of a multiple choice ("Which of these is true?") must stand there with at least
-half of the words of its options.
+all numbers of the test problem do, as often (unless numbers are ignored). A test problem of fewer than 8 words must be the
+whole training problem: its only n-gram is all of it. A short question of a multiple choice ("Which of these is true?") must
+stand there with at least half of the words of its options.
 
 The n-grams are those of Tulu 3 (arXiv 2411.15124, section 3.2); that numbers count is of this package: the same words with
 other numbers are another problem.

@@ -109,13 +109,11 @@ class Problems:
         held_out = [BenchmarkProblem(HELD_OUT, f"{HELD_OUT} {row_id}", text) for row_id, text in self._texts(EVAL)]
         problems = BenchmarkProblems([*held_out, *tests], ignore_numbers)
         by_part = []
-        splits = (table["split"] for _, table in self._with_splits())
-        start = 0
-        for table, split in zip(self._file.tables([REASON, WORDS_COLUMN]), splits, strict=True):
-            words = pc.if_else(pc.equal(split, TRAIN), table[WORDS_COLUMN], pa.scalar(None, WORDS))
-            holding = problems.held_by(words, coverage)
+        rows = self._with_splits(["instruction_id", "split", REASON, DETAIL])
+        for (start, table), words in zip(rows, self._file.tables([WORDS_COLUMN]), strict=True):
+            is_training = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], TRAIN))
+            holding = problems.held_by(pc.if_else(is_training, words[WORDS_COLUMN], pa.scalar(None, WORDS)), coverage)
             by_part.append(holding._replace(rows=holding.rows + start))
-            start += table.num_rows
         self._contaminated = (
             (problems, Contaminated(*map(np.concatenate, zip(*by_part, strict=True)))) if by_part else None
         )
@@ -149,8 +147,8 @@ class Problems:
             yield start, table
             start += table.num_rows
 
-    def _with_splits(self) -> Iterator[tuple[int, pa.Table]]:
-        for start, table in self._without_near_duplicates():
+    def _with_splits(self, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        for start, table in self._without_near_duplicates(columns):
             if len(self._held_out):
                 is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
                 table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))

@@ -1,7 +1,7 @@
 """The choice among the examples of a run (`curation/choice.py`), on shards that are written already.
 
 Ray tasks read the shards and give small columns; the driver chooses, a part of the problems at a time; tasks reject what was
-not choice. No text moves.
+not chosen. No text moves.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ CHARACTERS_PER_TOKEN = 4  # where nobody counted the tokens
 
 @dataclass
 class Chosen:
-    """What was choice: ids of examples by their reason, ascending; and figures for the manifest's summary."""
+    """The result of a choice: ids of examples by their reason, ascending; and figures for the manifest's summary."""
 
     by_reason: dict[int, Keys]
     pass_rates: Counter[str] = field(default_factory=Counter)  # "0.25" -> problems
@@ -146,7 +146,7 @@ def answer_mark(answer: str | None) -> int:
 
 
 def marked(table: pa.Table, by_reason: Any) -> pa.Table:
-    """SFT_EXAMPLES rows as a table of `with_rejects`: those that were not choice are rejected. by_reason: in Ray's store."""
+    """SFT_EXAMPLES rows as a table of `with_rejects`: those that were not chosen are rejected. by_reason: in Ray's store."""
     import ray
 
     keys = keys_of(table["example_id"].to_pylist())

@@ -1,6 +1,7 @@
 """The choice among a problem's texts: each rule alone, and all of them beside a slow function."""
 
 import random
+import tempfile
 from collections import Counter, defaultdict
 from statistics import median_high
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from ray_distil.curation import choice
+from ray_distil.curation.candidates import candidate_parts
 from ray_distil.curation.choice import CANDIDATE, CODES, KINDS, REASONS, SAMPLE, Rules, fraction, within_budget
+from ray_distil.errors import UserError
 
 ALL = tuple(CODES.values())
 SHORT = (CODES["direct"], CODES["rewrite"])
@@ -197,3 +200,10 @@ def test_all_rules_together_do_what_a_slow_function_does_in_any_order(seed: int)
     again, same = choice.choose(candidates[order], samples[of_samples], rules)
     assert again.tolist() == found[order].tolist()
     assert all((a == b).all() for a, b in zip(difficulty, same, strict=True))
+
+
+def test_a_full_disk_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
+    with full, pytest.raises(UserError, match="No space left on device.*set TMPDIR"):
+        candidate_parts().add(candidates_of((1, 10, "direct", 50)))

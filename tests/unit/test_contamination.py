@@ -167,6 +167,15 @@ def test_a_training_problem_that_holds_a_held_out_one_is_rejected(tmp_path: Path
     assert (facts.rejects, facts.contaminated) == ({"contaminated": 1}, {"held-out": 1})
 
 
+def test_a_copy_of_a_contaminated_problem_keeps_its_own_reason(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{name} asks: {APPLES}", "answer": "54"} for name in ("Rosa", "Sven")]
+    problems = read_problems(config_of(tmp_path, rows, with_benchmark(tmp_path, APPLES)))
+    assert (problems.facts.rejects, problems.facts.contaminated) == (
+        {"contaminated": 1, "near_duplicate": 1},
+        {"own": 1},
+    )
+
+
 def test_contaminated_problems_do_not_count_in_num_train(tmp_path: Path) -> None:
     rows = [{"instruction": APPLES, "answer": "54"}, {"instruction": ROOTS, "answer": "5"}]
     facts = read_problems(
