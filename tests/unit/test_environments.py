@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`make` in a folder with this Makefile. No Python is there that could install anything."""
+    """`make` in a folder with this Makefile, as from a shell. No Python is there that could install anything."""
     command = ["make", "PYTHON=false", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # not `make test`'s own
+    return subprocess.run(command, cwd=folder, env=shell, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
