@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.curation_config import CurationConfig
 from ray_distil.config.engine_config import SamplingParams
+from ray_distil.config.instructions_config import ProblemSource
 from ray_distil.config.models import resolve_models
 from ray_distil.config.training_config import LoraConfig
 from ray_distil.generate import generators
@@ -66,6 +67,7 @@ REMAKES: dict[str, list[str]] = {
     "instructions.dataset_name": ["instructions"],
     "instructions.drop_system": ["instructions"],
     "instructions.num_train": ["instructions"],
+    "instructions.sources": ["instructions"],
     "instructions.eval_split": ["instructions"],
     "instructions.num_eval": ["instructions"],
     "instructions.near_duplicates": ["instructions"],
@@ -114,6 +116,7 @@ REMAKES: dict[str, list[str]] = {
 }  # fmt: skip
 # Keys whose other value says where rows come from or lie, and not what they are. A problem's file: its content counts.
 NOTHING = {
+    "instructions": ["license"],
     "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "remake", "retry_failed"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
@@ -135,7 +138,7 @@ OTHERS: dict[str, Any] = {
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
     "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "judge": "examples.my_judges:rounded", "candidates": ["direct"], "max_steps": 7,
-    "benchmarks": ["tiny"], "choose": "shortest", "pass_rate": (0.1, 0.9),
+    "sources": [ProblemSource(path="tiny", max_problems=70)], "benchmarks": ["tiny"], "choose": "shortest", "pass_rate": (0.1, 0.9),
 }  # fmt: skip
 
 

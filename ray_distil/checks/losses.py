@@ -131,10 +131,11 @@ def _refuse_other_problems(run: Run, stage: Instructions, records: Problems) -> 
     num_gone, num_new = len(np.setdiff1d(old, new)), len(np.setdiff1d(new, old))
     if num_gone or num_new:
         saved = configuration(run.folder, read_manifest(run.folder / "checkpoint"))
-        path = (saved.get("instructions") or {}).get("path", "")
+        section = saved.get("instructions") or {}
+        path = ", ".join(source["path"] for source in section.get("sources") or ()) or section.get("path", "")
         raise UserError(
             f"{run.folder} holds a student trained on other problems ({path}): {num_gone:,} of {len(old):,} are not among "
-            f"these ({run.config.instructions.path}), and {num_new:,} of these are new: {loss}; give run.name=NAME for these, "
+            f"these ({', '.join(run.config.instructions.paths)}), and {num_new:,} of these are new: {loss}; give run.name=NAME for these, "
             "or add --remake to go on in this run"
         )
 

@@ -21,11 +21,13 @@ from ray_distil.config.models import beyond_tiny, model_sources, named_models, r
 from ray_distil.errors import ConfigError, HubAway, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.judge.agreement import JUDGE, wrong_judge
+from ray_distil.problems.collecting import mostly_alike, unchecked
+from ray_distil.problems.problem_sources import left_out
 from ray_distil.records.problem_facts import Figures
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
-from ray_distil.stages import export_check, instructions, responses
+from ray_distil.stages import export_check, responses
 from ray_distil.train.attention import FLAT
 
 
@@ -97,9 +99,9 @@ def _phases(
     yield [remark("", text) for text in (beyond_tiny(config), _ends_with_examples(config)) if text]
     if problems is not None:
         yield [
-            *instructions.left_out(config.instructions),
-            *instructions.unchecked(config.instructions, problems.facts),
-            *instructions.mostly_alike(problems.facts),
+            *left_out(config.instructions),
+            *unchecked(config.instructions, problems.facts),
+            *mostly_alike(problems.facts),
             *responses.asked_of_none(config, problems.facts),
         ]
     # Last, because a request of one token is paid for.

@@ -24,6 +24,8 @@ from ray_distil.errors import PlaceAway, UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
 from ray_distil.problems import benchmark_rows
+from ray_distil.problems.collecting import reading
+from ray_distil.problems.problem_sources import all_sources
 from ray_distil.records import sources
 from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
@@ -190,14 +192,13 @@ def student_parameters(config: StagesConfig) -> int | None:
 def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, Problems | None]:
     """(number to train on, number held out, the rows). Rows are None where the numbers are assumed: no file yet."""
     config_section = config.instructions
-    present_sources = [source for source in instructions.sources_of(config_section) if source is not None]
-    absent = list(filter(None, map(sources.absence, present_sources)))
+    absent = list(filter(None, map(sources.absence, all_sources(config_section))))
     if absent and config.plan.num_instructions is not None:
         assumed = min(config.plan.num_instructions, config_section.num_train or config.plan.num_instructions)
         remarks.append(f"{' and '.join(absent)}: counted as plan.num_instructions={assumed:,}")
         return assumed, config_section.num_eval, None
     problems = instructions.collected(config, remarks)
-    remarks += filter(None, [instructions.reading(config_section, problems.facts)])
+    remarks += reading(config_section, problems.facts)
     return problems.facts.usable[TRAIN], problems.facts.usable[EVAL], problems
 
 

@@ -196,7 +196,7 @@ class StagesConfig(Section):
         if not isinstance(evaluation, dict) or evaluation.get("benchmark") or not isinstance(instructions, dict):
             return values
         names = [b.get("name") if isinstance(b, dict) else b for b in evaluation.get("benchmarks") or []]
-        is_own = instructions.get("path", TINY) != TINY or TINY in names
+        is_own = instructions.get("path", TINY) != TINY or bool(instructions.get("sources")) or TINY in names
         return values if is_own else values | {"evaluation": evaluation | {"benchmark": TINY}}
 
     @model_validator(mode="after")

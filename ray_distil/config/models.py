@@ -93,7 +93,7 @@ def beyond_tiny(config: StagesConfig) -> str:
     """A word on tiny teachers that are asked about problems of another world than the tiny one; "" where none is."""
     sections = config.teachers.sections if config.teachers is not None else {}
     engines = [teacher.engine for teacher in sections.values() if teacher.engine is not None]
-    if config.instructions.path == TINY or not any(e.model_source.startswith(f"{TINY}:") for e in engines):
+    if config.instructions.is_tiny or not any(e.model_source.startswith(f"{TINY}:") for e in engines):
         return ""
     return (
         "the tiny teachers know the problems of the tiny world alone, and answer few others rightly or none; for your own "

@@ -21,7 +21,8 @@ MEANINGS = {
     "other_answer": "the same text stands before it, with another answer: one of the two is wrong",
     "near_duplicate": "almost the same problem, with the same numbers and the same reference, stands before it",
     "contaminated": "it holds a held-out problem, or one of a benchmark",
-    "over_limit": "more problems than num_train or num_eval takes",
+    "over_limit": "more problems than num_train, num_eval or max_problems takes",
+    "over_share": "more problems of the source than its share takes",
     # Generation.
     "bad_prompt": "the messages hold no text that a model could be asked",
     "bad_key": "the key of the endpoint cannot be sent",

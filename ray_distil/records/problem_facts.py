@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil.store.artifact_reader import ArtifactReader
+from ray_distil.store.shards import DETAIL, REASON
 
 TRAIN, EVAL = "train", "eval"
 SPLITS = (TRAIN, EVAL)
@@ -41,6 +43,18 @@ class Facts:
         default_factory=Counter
     )  # name of a benchmark, or "held-out" -> training problems that hold one
     test_sets: dict[str, int] = field(default_factory=dict)  # what was looked for: name -> its problems
+    by_source: dict[str, "Facts"] = field(default_factory=dict)  # label -> its own; of a run with several sources
+
+    def add(self, table: pa.Table) -> None:
+        """Counts the rows of a table of `with_rejects(INSTRUCTIONS)`."""
+        usable = table.filter(pc.is_null(table[REASON]))
+        rejects = table.filter(pc.is_valid(table[REASON])).select([REASON, DETAIL])
+        self.num_rows += table.num_rows
+        self.usable.update(usable["split"].to_pylist())
+        self.num_answered += usable.num_rows - usable["reference_answer"].null_count
+        for row in rejects.to_pylist():
+            self.rejects[row[REASON]] += 1
+            self.details.setdefault(row[REASON], row[DETAIL])
 
     @property
     def num_usable(self) -> int:
@@ -65,10 +79,20 @@ class Summary:
     samples: dict[str, list[str]]
 
 
-def likeness_summary(facts: Facts) -> dict[str, Any]:
-    """What a manifest keeps of near-duplicates and contaminated problems."""
+def summary_of(facts: Facts) -> dict[str, Any]:
+    """What a manifest keeps: near-duplicates and contaminated problems, and of several sources the counts of each."""
     pairs = {reason: [pair._asdict() for pair in pairs] for reason, pairs in facts.pairs.items()}
-    return {"pairs": pairs, "contaminated": dict(facts.contaminated), "test_sets": facts.test_sets}
+    summary: dict[str, Any] = {"pairs": pairs, "contaminated": dict(facts.contaminated), "test_sets": facts.test_sets}
+    if facts.by_source:
+        summary["sources"] = {
+            label: {
+                "rows": counts.num_rows,
+                **{split: counts.usable[split] for split in SPLITS},
+                "rejects": dict(counts.rejects),
+            }
+            for label, counts in facts.by_source.items()
+        }
+    return summary
 
 
 def _likeness_of(summary: dict[str, Any]) -> dict[str, Any]:

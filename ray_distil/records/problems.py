@@ -4,13 +4,13 @@
 
 Only after the last record is it known which problems are near-duplicates, which are held out, which hold a test problem,
 and which are over a limit. So the split of a row and these rejections are set when its part is read back. Memory grows by
-eight bytes a row, the hashes that find duplicates, and a few for each near-duplicate. The temporary files (TMPDIR) take a
+eight bytes a row, the hashes that find duplicates, and a few for each near-duplicate; with a mixture, for a moment by
+eight more. The temporary files (TMPDIR) take a
 third of the texts' bytes, and with near-duplicates four bytes a word and 136 a row more.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -22,7 +22,10 @@ import pyarrow.compute as pc
 from ray_distil.curation.contamination import SIZE, BenchmarkProblem, BenchmarkProblems, Contaminated
 from ray_distil.curation.near_duplicates import Bands, Likenesses
 from ray_distil.curation.near_duplicates import find as near_duplicates_in
-from ray_distil.curation.words import WORDS, Places
+from ray_distil.curation.words import WORDS
+from ray_distil.records.held_out import HeldOut
+from ray_distil.records.limits import Limit, limited, rejected, usable, with_column
+from ray_distil.records.mixture import Mixture, Taken, without_rest
 from ray_distil.records.problem_facts import (
     CONTAMINATED,
     EVAL,
@@ -39,19 +42,12 @@ from ray_distil.records.problem_facts import (
 from ray_distil.records.problem_file import NAME as WORDS_COLUMN
 from ray_distil.records.problem_file import ProblemFile
 from ray_distil.store.artifact_reader import ROWS_PER_SHARD
-from ray_distil.store.ids import DIGITS, Keys, SeenIds, keys_of, smallest
+from ray_distil.store.ids import DIGITS, Keys, SeenIds, keys_of
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id
 from ray_distil.store.shards import DETAIL, REASON, reject, table_of
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """At most `num_rows` rows of a split are accepted; None: all. `key`: the key of the configuration that sets it."""
-
-    num_rows: int | None
-    key: str
+POSITION = "position"  # of a row's record in its source, from 1
 
 
 class Problems:
@@ -65,14 +61,16 @@ class Problems:
         limits: dict[str, Limit],
         near_duplicates: float | None = None,
         decontaminates: bool = False,
+        mixture: Mixture | None = None,
     ) -> None:
         """Reads all rows, which `instructions.instruction_row` makes. Rows of the split "eval" must come first.
 
         labels: all sources of which the rows' ids are hashes; [""] where they are hashes of texts alone. num_eval: how
         many rows are held out if no row is in "eval" already. near_duplicates: the similarity from which the later of two
         training problems is rejected; None: only equal ones are. decontaminates: `reject_contaminated` will be called.
+        mixture: how many of each source are trained on.
         """
-        self._limits = limits
+        self._limits, self._mixture = limits, mixture
         self._contaminated: tuple[BenchmarkProblems, Contaminated] | None = None
         tables = (table_of(part, INSTRUCTIONS) for part in _without_duplicates(rows, list(dict.fromkeys(labels))))
         bands = Bands() if near_duplicates is not None else None
@@ -81,26 +79,26 @@ class Problems:
         if bands is not None and near_duplicates is not None:
             self._like = near_duplicates_in(self._comparable(), bands.pairs(), near_duplicates)
 
-        choice = _Choice(num_eval)
+        choice = HeldOut(num_eval)
         for _, table in self._without_near_duplicates(["instruction_id", "reference_answer", "split", REASON, DETAIL]):
             choice.add(table)
-        self._held_out = choice.held_out()
+        self._held_out = choice.ids()
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in the schema `with_rejects(INSTRUCTIONS)`, ROWS_PER_SHARD rows in a table."""
         num_kept: Counter[str] = Counter()
-        for start, table in self._with_splits():
-            if self._contaminated is not None:
-                tests, holding = self._contaminated
-                part = slice(*np.searchsorted(holding.rows, [start, start + table.num_rows]))
-                details = [
-                    _held(share, tests.problems[test])
-                    for test, share in zip(holding.tests[part].tolist(), holding.shares[part].tolist(), strict=True)
-                ]
-                table = _rejected(table, holding.rows[part] - start, CONTAMINATED, details)
+        for table in self._without_contaminated():
+            table = without_rest(table, self.taken)
             for split, limit in self._limits.items():
-                table = _limited(table, split, limit, num_kept)
+                table = limited(table, split, limit, num_kept)
             yield table
+
+    @cached_property
+    def taken(self) -> dict[str, Taken]:
+        """Label of a source of the mixture -> how many of its problems are trained on; {} without a mixture."""
+        if self._mixture is None:
+            return {}
+        return self._mixture.taken(self._without_contaminated(["instruction_id", "source", "split", REASON, DETAIL]))
 
     def reject_contaminated(
         self, tests: Sequence[BenchmarkProblem], coverage: float, ignore_numbers: bool = False
@@ -117,13 +115,13 @@ class Problems:
         self._contaminated = (
             (problems, Contaminated(*map(np.concatenate, zip(*by_part, strict=True)))) if by_part else None
         )
-        for figures in ("facts", "samples"):
+        for figures in ("facts", "samples", "taken"):
             self.__dict__.pop(figures, None)
 
     def _texts(self, split: str) -> Iterator[tuple[str, str]]:
         """(id, text) of each accepted row of a split."""
         for table in self.tables():
-            rows = _usable(table, split)
+            rows = usable(table, split)
             yield from zip(rows["instruction_id"].to_pylist(), rows["instruction"].to_pylist(), strict=True)
 
     def _comparable(self) -> Iterator[pa.Table]:
@@ -143,7 +141,7 @@ class Problems:
                         self._like.keys[part].tolist(), self._like.similarities[part].tolist(), strict=True
                     )
                 ]
-                table = _rejected(table, self._like.rows[part] - start, NEAR_DUPLICATE, details)
+                table = rejected(table, self._like.rows[part] - start, NEAR_DUPLICATE, details)
             yield start, table
             start += table.num_rows
 
@@ -151,8 +149,20 @@ class Problems:
         for start, table in self._without_near_duplicates(columns):
             if len(self._held_out):
                 is_chosen = pa.array(np.isin(keys_of(table["instruction_id"].to_pylist()), self._held_out))
-                table = _set(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
+                table = with_column(table, "split", pc.if_else(is_chosen, EVAL, table["split"]))
             yield start, table
+
+    def _without_contaminated(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        for start, table in self._with_splits(columns):
+            if self._contaminated is not None:
+                tests, holding = self._contaminated
+                part = slice(*np.searchsorted(holding.rows, [start, start + table.num_rows]))
+                details = [
+                    _held(share, tests.problems[test])
+                    for test, share in zip(holding.tests[part].tolist(), holding.shares[part].tolist(), strict=True)
+                ]
+                table = rejected(table, holding.rows[part] - start, CONTAMINATED, details)
+            yield table
 
     def to_pylist(self) -> list[Row]:
         """All rows as dicts, all in memory: for programs with a few thousand rows."""
@@ -162,14 +172,10 @@ class Problems:
     def facts(self) -> Facts:
         facts = Facts(pairs=self._pairs())
         for table in self.tables():
-            usable = table.filter(pc.is_null(table[REASON]))
-            rejected = table.filter(pc.is_valid(table[REASON])).select([REASON, DETAIL])
-            facts.num_rows += table.num_rows
-            facts.usable.update(usable["split"].to_pylist())
-            facts.num_answered += usable.num_rows - usable["reference_answer"].null_count
-            for row in rejected.to_pylist():
-                facts.rejects[row[REASON]] += 1
-                facts.details.setdefault(row[REASON], row[DETAIL])
+            facts.add(table)
+            if self._mixture is not None:
+                for label in table["source"].unique().to_pylist():
+                    facts.by_source.setdefault(label, Facts()).add(table.filter(pc.equal(table["source"], label)))
         if self._contaminated is not None:
             tests, holding = self._contaminated
             names = [problem.benchmark for problem in tests.problems]
@@ -220,7 +226,7 @@ class Problems:
     def ids(self, split: str) -> Iterator[list[str]]:
         """Ids of the accepted rows of a split, one list for each part."""
         for table in self.tables():
-            yield _usable(table, split)["instruction_id"].to_pylist()
+            yield usable(table, split)["instruction_id"].to_pylist()
 
     @cached_property
     def samples(self) -> dict[str, list[str]]:
@@ -229,7 +235,7 @@ class Problems:
         num_seen: Counter[str] = Counter()
         for table in self.tables():
             for split in SPLITS:
-                texts = _usable(table, split)["instruction"]
+                texts = usable(table, split)["instruction"]
                 step = max(1, self.facts.usable[split] // NUM_SAMPLES)
                 taken[split] += texts.take(
                     pa.array(range(-num_seen[split] % step, len(texts), step), pa.int64())
@@ -246,66 +252,38 @@ def _held(share: float, problem: BenchmarkProblem) -> str:
     return f"{share:.2f} of the {SIZE}-grams of {problem.name}"
 
 
-def _usable(table: pa.Table, split: str) -> pa.Table:
-    return table.filter(pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split)))
-
-
-def _set(table: pa.Table, name: str, column: Any) -> pa.Table:
-    at = table.schema.get_field_index(name)
-    return table.set_column(at, table.schema.field(at), column)
-
-
-def _rejected(table: pa.Table, rows: Places, reason: str, details: list[str]) -> pa.Table:
-    """The table; these of its accepted rows are rejected."""
-    if not len(rows):
-        return table
-    is_of = np.zeros(table.num_rows, np.bool_)
-    is_of[rows] = True
-    for name, values in ((REASON, [reason] * len(rows)), (DETAIL, details)):
-        table = _set(table, name, pc.replace_with_mask(table[name], pa.array(is_of), pa.array(values, pa.string())))
-    return table
-
-
-def _limited(table: pa.Table, split: str, limit: Limit, num_kept: Counter[str]) -> pa.Table:
-    """The table; the split's rows beyond `limit` are rejected. `num_kept`: split -> accepted rows so far, updated here."""
-    is_of = pc.and_(pc.is_null(table[REASON]), pc.equal(table["split"], split))
-    number = np.cumsum(is_of.to_numpy(), dtype=np.int64) + num_kept[split]
-    num_kept[split] = int(number[-1]) if len(number) else num_kept[split]
-    if limit.num_rows is None or num_kept[split] <= limit.num_rows:
-        return table
-    is_over = pc.and_(is_of, pa.array(number > limit.num_rows))
-    over = reject({}, "over_limit", f"{limit.key} is {limit.num_rows}")
-    for name in (REASON, DETAIL):
-        table = _set(table, name, pc.if_else(is_over, over[name], table[name]))
-    return table
-
-
 def _without_duplicates(rows: Iterable[Row], labels: list[str]) -> Iterator[list[Row]]:
     """The rows in parts; of two equal instructions the later row is rejected. labels: the sources by which ids are hashed."""
     seen_ids, number, remaining = SeenIds(), 0, iter(rows)
     while part := list(islice(remaining, ROWS_PER_SHARD)):
-        usable = [k for k, row in enumerate(part) if "instruction" in row]
-        ids = {label: [_id_from(part[k], label) for k in usable] for label in labels}
+        usable_rows = [k for k, row in enumerate(part) if "instruction" in row]
+        ids = {label: [_id_from(part[k], label) for k in usable_rows] for label in labels}
         seen_before = {label: seen_ids.contains(keys_of(ids[label])) for label in labels}
-        firsts = dict[str, tuple[int, Row]]()  # of this part: id -> number and row
-        for place, k in enumerate(usable):
+        firsts = dict[str, Row]()  # of this part, by their ids
+        for place, k in enumerate(usable_rows):
             row = part[k]
             first = (ids[label][place] for label in labels if seen_before[label][place] or ids[label][place] in firsts)
             if same := next(first, None):
                 part[k] = _repeated(row, number + k + 1, same, firsts.get(same))
             else:
-                firsts[row["instruction_id"]] = number + k + 1, row
+                firsts[row["instruction_id"]] = row
         seen_ids.add(keys_of(list(firsts)))
         number += len(part)
         yield part
 
 
-def _repeated(row: Row, number: int, same: str, first: tuple[int, Row] | None) -> Row:
-    """A row whose text has an earlier row, of the id `same`, as a reject. first: number and row of that one, in the same part."""
-    text = f"record {number}: same text as {f'record {first[0]}' if first else same}"
-    answer, earlier = row["reference_answer"], first[1]["reference_answer"] if first else None
-    is_other = None not in (answer, earlier) and answer != earlier
-    text += f", with another answer ({answer}, there {earlier})" if is_other else ""
+def _repeated(row: Row, number: int, same: str, first: Row | None) -> Row:
+    """A row whose text has an earlier row, of the id `same`, as a reject. number: of the row, counted over all sources.
+    first: the earlier row, if it is of the same part.
+    """
+    earlier = same
+    if first is not None:
+        is_beside = (first["source"], first["split"]) == (row["source"], row["split"])
+        earlier = f"record {first[POSITION]}" + ("" if is_beside else f" of {first['source']}")
+    text = f"record {row[POSITION]}: same text as {earlier}"
+    answer, earlier_answer = row["reference_answer"], first["reference_answer"] if first is not None else None
+    is_other = None not in (answer, earlier_answer) and answer != earlier_answer
+    text += f", with another answer ({answer}, there {earlier_answer})" if is_other else ""
     row_id = stable_id(row["instruction_id"], number)
     return reject(row | {"instruction_id": row_id}, OTHER_ANSWER if is_other else "duplicate", text)
 
@@ -313,35 +291,3 @@ def _repeated(row: Row, number: int, same: str, first: tuple[int, Row] | None) -
 def _id_from(row: Row, label: str) -> str:
     """The id of the row's text, if it came from the source `label`; the row's own without one."""
     return row["instruction_id"] if label in ("", row["source"]) else instruction_id(row["instruction"], label)
-
-
-class _Choice:
-    """Chooses the rows that are held out, in one pass over the rows.
-
-    At most `max_rows` rows and a tenth of all: those with the smallest ids. Ids are hashes, so the choice is as good as
-    random and does not depend on the order of the file. If any row has a reference answer, only such rows are held out,
-    because the others can show tokens but no accuracy. Half of the rows with a reference stay in training, where the
-    gate `correct` needs them.
-    """
-
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows, self.num_usable, self.num_answered = max_rows, 0, 0
-        self.is_made = False  # whether held-out rows have a source of their own
-        self.usable, self.answered = keys_of([]), keys_of([])  # the smallest ids so far
-
-    def add(self, part: pa.Table) -> None:
-        self.is_made = self.is_made or pc.any(pc.equal(part["split"], EVAL)).as_py() is True
-        usable = part.filter(pc.is_null(part[REASON]))
-        answered = usable.filter(pc.is_valid(usable["reference_answer"]))
-        self.num_usable += usable.num_rows
-        self.num_answered += answered.num_rows
-        self.answered = smallest(self.max_rows, self.answered, keys_of(answered["instruction_id"].to_pylist()))
-        if not self.num_answered:
-            self.usable = smallest(self.max_rows, self.usable, keys_of(usable["instruction_id"].to_pylist()))
-
-    def held_out(self) -> Keys:
-        """The ids of the rows that move to the split "eval"."""
-        usable, answered = self.num_usable, self.num_answered
-        pool = self.answered if answered else self.usable
-        number = min(self.max_rows, max(1, usable // 10), usable - 1, max(1, answered // 2 or usable))
-        return pool[: 0 if self.is_made else max(0, number)]

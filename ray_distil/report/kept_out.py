@@ -3,13 +3,14 @@
 from typing import Any
 
 from ray_distil.judge.gates import ACCEPTED, REASONS
-from ray_distil.records.problem_facts import CONTAMINATED, NEAR_DUPLICATE
+from ray_distil.records.problem_facts import CONTAMINATED, EVAL, NEAR_DUPLICATE, TRAIN
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.runtime.session import counted
 from ray_distil.store.manifest import Manifest, most_common
 from ray_distil.store.shards import SOURCE
 
 ALIKE_HEADER = ("Left out", "Problem", "It is like", "How much")
+SOURCES_HEADER = ("Source", "Records", "Trained on", "Held out", "Left out")
 DIFFICULTY_HEADER = ("Right responses", "Problems", "Share")
 _KINDS = {NEAR_DUPLICATE: "near-duplicate", CONTAMINATED: "holds a test problem"}
 _RATES = (("none", 0.0), ("up to a quarter", 0.25), ("up to a half", 0.5), ("up to three quarters", 0.75), ("most", 0.999), ("all", 1.0))  # fmt: skip
@@ -61,7 +62,7 @@ def rewriting(rewrites: Manifest | None) -> str:
 
 
 def curation(instructions: Manifest | None, responses: Manifest | None, examples: Manifest | None) -> dict[str, Any]:
-    """`lines`: sentences. `difficulty`: problems by their pass rate. `alike`: problems beside those that they are like."""
+    """`lines`: sentences. `sources`: of several, what became of each. `difficulty`: problems by their pass rate. `alike`: problems beside those that they are like."""
     lines = [*_teachers(responses), *_test_problems(instructions), *_doubted(examples)]
     rates = examples.summary.get("pass_rates", {}) if examples is not None else {}
     pairs = instructions.summary.get("pairs", {}) if instructions is not None else {}
@@ -70,7 +71,15 @@ def curation(instructions: Manifest | None, responses: Manifest | None, examples
         for reason, of_reason in pairs.items()
         for pair in of_reason
     ]
-    return {"lines": lines, "difficulty": _by_difficulty(rates), "alike": alike}
+    sources = instructions.summary.get("sources", {}) if instructions is not None else {}
+    return {"lines": lines, "sources": _by_source(sources), "difficulty": _by_difficulty(rates), "alike": alike}
+
+
+def _by_source(sources: dict[str, dict[str, Any]]) -> list[list[str]]:
+    return [
+        [label, *(f"{counts[key]:,}" for key in ("rows", TRAIN, EVAL)), most_common(counts["rejects"]) or DASH]
+        for label, counts in sources.items()
+    ]
 
 
 def _teachers(responses: Manifest | None) -> list[str]:

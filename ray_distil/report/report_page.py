@@ -156,7 +156,8 @@ def _of_gates(report: Report) -> Page:
     with_variants = report.ablation
     names = list(dict.fromkeys(variant["benchmark"] for variant in with_variants["variants"])) if with_variants else []
     return {
-        "curation": {"lines": [], "difficulty": [], "alike": []} | report.curation,
+        "curation": {"lines": [], "sources": [], "difficulty": [], "alike": []} | report.curation,
+        "sources_header": kept_out.SOURCES_HEADER,
         "difficulty_header": kept_out.DIFFICULTY_HEADER,
         "alike_header": kept_out.ALIKE_HEADER,
         "gate_header": kept_out.HEADER,
@@ -263,6 +264,7 @@ def markdown(page: Page) -> str:
     curation = page["curation"]
     if any(curation.values()):
         parts += ["## Problems and texts", "\n".join(f"- {plain(line)}" for line in curation["lines"])]
+        parts += [table(page["sources_header"], curation["sources"])] if curation["sources"] else []
         parts += [table(page["difficulty_header"], curation["difficulty"])] if curation["difficulty"] else []
         parts += [table(page["alike_header"], curation["alike"])] if curation["alike"] else []
     if page["gates"]:

@@ -31,7 +31,7 @@ import psutil
 from ray_distil.config.engine_config import EndpointConfig
 from ray_distil.generate import endpoint
 from ray_distil.generate.question import Question
-from ray_distil.stages import instructions
+from ray_distil.problems import collecting
 from ray_distil.stages.responses import responses as responses_of
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
@@ -189,7 +189,7 @@ def ours(url: str, rows: int, concurrency: int) -> None:
         problems = Artifact(run, "instructions", schemas.INSTRUCTIONS, "rows")
         problems.start()
         records = ({"instruction": problem(row), "answer": str(row + 3)} for row in range(rows))
-        table = [instructions.instruction_row(record, "rows", "train", k) for k, record in enumerate(records)]
+        table = [collecting.instruction_row(record, "rows", "train", k) for k, record in enumerate(records)]
         problems.write_table(table_of(table, schemas.INSTRUCTIONS), "instructions")
         problems.finish("instructions", "instructions", rows, 0)
         responses = Artifact(run, "responses", schemas.RESPONSES, "rows")

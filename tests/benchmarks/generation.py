@@ -34,8 +34,8 @@ from ray_distil import stages
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
+from ray_distil.problems import collecting
 from ray_distil.runner.runs import Run
-from ray_distil.stages import instructions
 from ray_distil.stages import responses as responses_stage
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
@@ -77,7 +77,7 @@ def raw(folder: str, rows: int, batch: int) -> None:
     os.environ |= slow.engine.env_vars  # before vLLM is imported
     from vllm import LLM, SamplingParams
 
-    tables = instructions.collect(config.instructions, config.run.seed).tables()
+    tables = collecting.collect(config.instructions, config.run.seed).tables()
     texts = [row["instruction"] for table in tables for row in table.to_pylist() if row["split"] == "train"]
     conversations = [instruction_messages(text, config.instructions.suffix) for text in texts]
     llm = LLM(resolve_models(config)["teachers.slow"], **slow.engine.engine_kwargs)
@@ -118,7 +118,7 @@ def stage(folder: str, rows: int, knob: str) -> None:
     ray.data.llm.build_processor = build_stamped
     config = load(None, settings(folder, rows, knob))
     run = Run(config, resolve_models(config))
-    problems = stages.make_instructions(run, instructions.collect(config.instructions, config.run.seed))
+    problems = stages.make_instructions(run, collecting.collect(config.instructions, config.run.seed))
     responses = stages.make_responses(run, problems)
     seconds = time.monotonic() - float(ready.read_text())
     print("MADE", json.dumps([seconds, tokens_of(responses)]))

@@ -29,8 +29,8 @@ from ray_distil import stages
 from ray_distil.checks import checks_apart
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
+from ray_distil.problems import collecting
 from ray_distil.runner.runs import Run
-from ray_distil.stages import instructions
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import MANIFEST
 from tests import null_engine
@@ -112,7 +112,7 @@ def make(folder: Path, last: str, checked: bool, batch_size: int) -> None:
         return artifact
 
     tell("start", None)
-    records = instructions.collect(config.instructions, config.run.seed)
+    records = collecting.collect(config.instructions, config.run.seed)
     tell("read", None)
     if checked:
         checks_apart.check(config, run.models, records)

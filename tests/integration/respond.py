@@ -14,9 +14,9 @@ from ray_distil import stages  # noqa: E402
 from ray_distil.commands import cli  # noqa: E402
 from ray_distil.config import load  # noqa: E402
 from ray_distil.config.models import resolve_models  # noqa: E402
+from ray_distil.problems import collecting  # noqa: E402
 from ray_distil.runner.lease import run_lock  # noqa: E402
 from ray_distil.runner.runs import Run  # noqa: E402
-from ray_distil.stages import instructions  # noqa: E402
 from tests import null_engine  # noqa: E402
 
 NULL_ENGINE = "--null-engine="
@@ -32,7 +32,7 @@ def main() -> None:
     config = load(None, overrides[examples:])
     run = Run(config, resolve_models(config))
     with run_lock(run.folder):
-        problems = stages.make_instructions(run, instructions.collect(config.instructions, config.run.seed))
+        problems = stages.make_instructions(run, collecting.collect(config.instructions, config.run.seed))
         responses = stages.make_responses(run, problems)
         rewrites = stages.make_rewrites(run, responses)
         if examples:

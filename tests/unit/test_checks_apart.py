@@ -10,12 +10,12 @@ from ray_distil.checks import checks_apart, preflight
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import ConfigError
-from ray_distil.stages import instructions
+from ray_distil.problems import collecting
 
 
 def test_remarks_and_mistakes_are_those_of_the_checks() -> None:
     config = load(None, ["teachers.slow.num_samples=2"])
-    models, problems = resolve_models(config), instructions.collect(config.instructions, 0)
+    models, problems = resolve_models(config), collecting.collect(config.instructions, 0)
     remarks = checks_apart.check(config, models, problems)
     assert remarks == preflight.check(config, models, problems)
     assert any("2 samples at temperature 0" in remark for remark in remarks)

@@ -18,6 +18,7 @@ from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.curation.contamination import BenchmarkProblem, BenchmarkProblems
 from ray_distil.curation.words import words_of
 from ray_distil.errors import ConfigError, UserError
+from ray_distil.problems import collecting
 from ray_distil.problems.benchmark_rows import test_problems as problems_of_benchmark
 from ray_distil.records.problem_facts import StoredProblems
 from ray_distil.runner.runs import Run
@@ -198,7 +199,7 @@ def test_a_file_of_test_problems_leaves_nothing_and_is_told(tmp_path: Path) -> N
 def test_mostly_contaminated_problems_are_told_with_pairs(tmp_path: Path) -> None:
     texts = [APPLES.replace("14", str(100 + k)) for k in range(60)]
     config = config_of(tmp_path, [{"instruction": t, "answer": "1"} for t in texts], with_benchmark(tmp_path, *texts))
-    (found,) = instructions.mostly_alike(read_problems(config).facts)
+    (found,) = collecting.mostly_alike(read_problems(config).facts)
     assert not found.is_error
     assert re.match(r"instructions.path: \d\d training problems hold a test problem and are left out, \d\d are left; the "
                     r"first: 'Ann has 3 boxes of 1\d\d apples.* beside 'Ann has 3", str(found))  # fmt: skip

@@ -12,8 +12,9 @@ from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate.question import Question
+from ray_distil.problems import collecting
 from ray_distil.runner.runs import Run
-from ray_distil.stages import imports, instructions, responses
+from ray_distil.stages import imports, responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 
@@ -100,7 +101,7 @@ def make(tmp_path: Path, *overrides: str) -> Artifact:
     ]
     config = load(None, [*common, *overrides])
     run = Run(config, resolve_models(config))
-    problems = stages.make_instructions(run, instructions.collect(config.instructions, 0))
+    problems = stages.make_instructions(run, collecting.collect(config.instructions, 0))
     return stages.make_responses(run, problems)
 
 

@@ -11,8 +11,8 @@ from datasets import Dataset, DatasetDict
 from ray_distil.config import InstructionsConfig, load
 from ray_distil.config.section import validate
 from ray_distil.errors import BadRecord, ConfigError, UserError
+from ray_distil.problems.collecting import collect, reference_of, unchecked
 from ray_distil.records.problems import Problems
-from ray_distil.stages.instructions import collect, reference_of, unchecked
 from ray_distil.store.ids import count_ids
 
 

@@ -33,4 +33,4 @@ def test_teachers_test_problems_and_doubted_references_are_sentences() -> None:
 
 
 def test_a_run_of_an_earlier_version_says_nothing() -> None:
-    assert curation(None, None, None) == curation(manifest(), manifest(), manifest()) == {"lines": [], "difficulty": [], "alike": []}  # fmt: skip
+    assert curation(None, None, None) == curation(manifest(), manifest(), manifest()) == {"lines": [], "sources": [], "difficulty": [], "alike": []}  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 from ray_distil.config import load
 from ray_distil.config.models import responses_of
 from ray_distil.judge.agreement import answers_agree
+from ray_distil.problems import collecting
 from ray_distil.records import sources
-from ray_distil.stages import imports, instructions
+from ray_distil.stages import imports
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 TABLES = DOC.read_text().split("As responses of the slow teacher")
@@ -106,7 +107,7 @@ def test_the_tables_have_the_same_datasets() -> None:
 def test_as_instructions(dataset: str, tmp_path: Path) -> None:
     file = saved(dataset, tmp_path)
     config = load(None, [f"instructions.path={file}", *AS_INSTRUCTIONS[dataset]])
-    rows = instructions.collect(config.instructions, 0).to_pylist()
+    rows = collecting.collect(config.instructions, 0).to_pylist()
     assert not [row["reject_detail"] for row in rows if row["reject_reason"]]
     assert {row["instruction"] for row in rows} == {asked_of(dataset, k) for k in range(5)}
     references = {row["instruction"]: row["reference_answer"] for row in rows}

@@ -15,10 +15,10 @@ from ray_distil.curation import near_duplicates
 from ray_distil.curation.near_duplicates import Bands, band_keys, reference_marks
 from ray_distil.curation.words import Words, words_of
 from ray_distil.errors import UserError
+from ray_distil.problems import collecting
 from ray_distil.records import problems
 from ray_distil.records.problem_facts import EVAL
 from ray_distil.records.problems import Problems
-from ray_distil.stages import instructions
 
 APPLES = "Ann has 3 boxes of 14 apples. She gives 8 of them to Ben, and buys 20 more apples. How many apples does she have now?"
 ROOTS = "Let $x$ be a real number such that $x^2 - 5x + \\frac{1}{2} = 0$. What is the sum of all of the values of $x$?"
@@ -43,7 +43,7 @@ def read(rows: list[dict[str, Any]], folder: Path, **keys: Any) -> Problems:
     filler = [{"instruction": f"What is {k} plus {k + 7}, a filler?", "answer": str(2 * k + 7)} for k in range(30)]
     (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + filler))
     overrides = [f"instructions.path={folder / 'p.jsonl'}", *(f"instructions.{k}={v}" for k, v in keys.items())]
-    return instructions.collect(load(None, overrides).instructions, 0)
+    return collecting.collect(load(None, overrides).instructions, 0)
 
 
 @pytest.mark.parametrize("kind", COPIES)

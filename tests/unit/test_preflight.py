@@ -15,8 +15,8 @@ from ray_distil.config import DistillConfig, load
 from ray_distil.config.models import TINY_MODELS, resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate import engine
+from ray_distil.problems import collecting
 from ray_distil.records.problems import Problems
-from ray_distil.stages import instructions
 from tests.chat_families import TEMPLATES, TINY, model_with
 from tests.unit.endpoint_server import EndpointServer
 
@@ -24,7 +24,7 @@ from tests.unit.endpoint_server import EndpointServer
 @functools.cache
 def tiny_problems() -> Problems:
     """Those of the tiny recipe, drawn once: no check here changes the instructions."""
-    return instructions.collect(load(None, []).instructions, 0)
+    return collecting.collect(load(None, []).instructions, 0)
 
 
 def check(*overrides: str) -> list[str]:

@@ -16,12 +16,13 @@ from rich.console import Console
 from ray_distil import stages
 from ray_distil.config import load
 from ray_distil.errors import UserError
+from ray_distil.problems.collecting import instruction_row
 from ray_distil.records import problems
+from ray_distil.records.limits import Limit
 from ray_distil.records.problem_facts import EVAL, NUM_SAMPLES, TRAIN, StoredProblems
-from ray_distil.records.problems import Limit, Problems
+from ray_distil.records.problems import Problems
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
-from ray_distil.stages.instructions import instruction_row
 from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import reject
 
@@ -38,9 +39,11 @@ def of_all(rows: list[Row], num_eval: int, limits: dict[str, int | None]) -> lis
             row_id = stable_id(row["instruction_id"], position)
             number, first = seen[text]
             is_of_part = (number - 1) // problems.ROWS_PER_SHARD == (position - 1) // problems.ROWS_PER_SHARD
-            same = f"record {number}" if is_of_part else first["instruction_id"]
+            is_beside = (first["source"], first["split"]) == (row["source"], row["split"])
+            place = f"record {first['position']}" + ("" if is_beside else f" of {first['source']}")
+            same = place if is_of_part else first["instruction_id"]
             detail, answers = (
-                f"record {position}: same text as {same}",
+                f"record {row['position']}: same text as {same}",
                 (first["reference_answer"], row["reference_answer"]),
             )
             is_other = is_of_part and None not in answers and answers[0] != answers[1]

@@ -12,13 +12,13 @@ from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.generate.generation import Generate
 from ray_distil.generate.generator import Generator
+from ray_distil.problems.collecting import instruction_row
 from ray_distil.runner.reuse import RowsById, is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.stages import eval, make_responses, make_rewrites, timing
 from ray_distil.stages import responses as responses_stage
 from ray_distil.stages import rewrites as rewrites_stage
 from ray_distil.stages.eval import Eval
-from ray_distil.stages.instructions import instruction_row
 from ray_distil.stages.responses import Responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import model_fingerprint
