@@ -103,7 +103,7 @@ def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = l
         if (folder := log_folder()) is not None:
             (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier command
     except KeyboardInterrupt as error:
-        _leave(143 if isinstance(error, Terminated) else 130)
+        _leave(exit_code(error))
     except Exception as error:  # noqa: BLE001  the boundary of the process: everything else is a failure
         code = _print_error(error, log_folder())
         if isinstance(error, StoppedError) or at_work():  # tasks in Ray, or a stage in a thread, still run
@@ -111,16 +111,30 @@ def guarded(job: Callable[[], object], log_folder: Callable[[], Path | None] = l
     return code
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that an error ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return 143 if isinstance(error, Terminated) else 130
+    return 1 if user_error_in(error) is None else 2
+
+
+def message_of(error: BaseException) -> str:
+    """What a command says of the error that ends it."""
+    if (mistake := user_error_in(error)) is not None:
+        return mistake
+    is_of_ray = "Traceback" in str(error) or "ray::" in str(error)  # which wraps a worker's
+    return last_line(error) if is_of_ray else str(error)
+
+
 def _print_error(error: Exception, folder: Path | None) -> int:
     """Say what went wrong; returns the exit code."""
-    if (mistake := user_error_in(error)) is not None:
-        print(f"error: {mistake}", file=sys.stderr)
+    if exit_code(error) == 2:
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 2
     if folder is None and not isinstance(error, OSError):
         traceback.print_exception(error)
         return 1
-    message = last_line(error) if "Traceback" in str(error) or "ray::" in str(error) else error  # Ray wraps a worker's
-    print(f"failed: {message}", file=sys.stderr)
+    print(f"failed: {message_of(error)}", file=sys.stderr)
     if folder is None:  # a command without logs, on a disk that is full or gone
         return 1
     try:

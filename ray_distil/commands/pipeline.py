@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ray_distil.checks import checks_apart
 from ray_distil.checks.losses import refuse_losses
-from ray_distil.commands import export
+from ray_distil.commands import export, last_command
 from ray_distil.config import DistillConfig, StagesConfig
 from ray_distil.config.models import share_tiny_models
 from ray_distil.records.problem_facts import Figures
@@ -45,8 +45,11 @@ def run(config: DistillConfig, display: Display | None = None, quiet: bool = Tru
 
     Raises UserError for mistakes, before anything is written, and StageError where a stage cannot finish.
     """
-    records = read_problems(config)
+    with last_command.refusal(config.run_folder):
+        records = read_problems(config)
     display = display or Display()
+
+    # The stages.
     with opened(config, display, records, quiet) as this:
         refuse_losses(this, records)
         problems = make_instructions(this, records)
@@ -73,11 +76,13 @@ def opened(config: StagesConfig, display: Display, records: Figures | None = Non
     `quiet`: what libraries print on this process's stdout and stderr goes to the log. A command has this process for
     itself; a program that calls the package may print while the run works, and keeps its stdout.
     """
-    models, commits = frozen.resolved(config)
+    with last_command.refusal(config.run_folder):
+        models, commits = frozen.resolved(config)
     at_hand = models
     log = log_folder(config) / "driver.log"
     with (
         run_lock(config.run_folder, config.run.take_over, display.say),
+        last_command.recorded(config.run_folder),
         messages_to(log) if quiet else nullcontext(),
         shipped(log, config.run_folder),
         display.live(),

@@ -3,7 +3,6 @@
 Nothing is written, and Ray is not needed: the run may be made by another machine.
 """
 
-import fcntl
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import suppress
 
 from rich.table import Table
 
+from ray_distil.commands import last_command
+from ray_distil.commands.last_command import LastCommand
 from ray_distil.config import StagesConfig
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.generate import generators
@@ -19,7 +20,7 @@ from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.contents import console_table
 from ray_distil.report.cost import StageFiles
 from ray_distil.runner import frozen
-from ray_distil.runner.lease import EXPIRY_S, LEASE, LOCK
+from ray_distil.runner.lease import is_at_work
 from ray_distil.runner.runs import Run
 from ray_distil.runner.shipped_logs import LOGS
 from ray_distil.runner.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
@@ -36,7 +37,7 @@ HEADER = ("Stage", "Out", "Rejected", f"Last {RECENT_SECONDS / 60:.0f} min", "Ne
 
 
 def tables(run_folder: Folder, now: float | None = None) -> list[Table | str]:
-    """The finished stages, those in the middle, a line on how the last command failed, if it did, and the cost.
+    """The finished stages, those in the middle, lines on how the last command ended, if it failed, and the cost.
 
     Raises UserError where there is no run.
 
@@ -97,12 +98,21 @@ def _refusals(config: StagesConfig, problems: Manifest) -> Iterator[str]:
 
 
 def failure(run_folder: Folder, stages: list[str], now: float) -> str:
-    """How the last command failed, by its log; "" where it did not, or where one of the `stages` was finished since."""
-    logs = [file for file in stored_files(run_folder / LOGS, recursive=False) if file.name.startswith("error")]
-    if not logs:
-        return ""
-    newest = max(logs, key=lambda file: file.changed)
-    if any((run_folder.modified(f"{stage}/{MANIFEST}") or 0.0) > newest.changed for stage in stages):
+    """How the last command ended, by its record and its log; "" where it did not fail.
+
+    Runs of earlier versions have no record. Their last command has not failed where one of the `stages` was finished
+    since the log of its error.
+    """
+    record, logs = last_command.read(run_folder), stored_files(run_folder / LOGS, recursive=False)
+    newest = max((file for file in logs if file.name.startswith("error")), key=lambda file: file.changed, default=None)
+    if record is not None and record.code != 0:
+        log = newest.name if newest is not None and record.code == 1 else last_command.FILE
+        return _ending(record, str(run_folder / LOGS / log), now)
+
+    # An error of which there is only a log.
+    times = [run_folder.modified(f"{stage}/{MANIFEST}") for stage in stages] if newest is not None else []
+    times += [file.changed for file in logs if file.name == last_command.FILE]
+    if newest is None or any((time or 0.0) > newest.changed for time in times):
         return ""
 
     # An error of this package says it in its own words; of another one, the cause does.
@@ -114,23 +124,18 @@ def failure(run_folder: Folder, stages: list[str], now: float) -> str:
     return f"The last command failed {duration(now - newest.changed)} ago: {words}\nall of it: {run_folder / LOGS / newest.name}"
 
 
-def is_at_work(run_folder: Folder, changed: float, now: float) -> bool:
-    """Whether some process makes the run: it holds the run's lock or, in an object store, a lease that has not expired.
-
-    `changed`: when the newest file was written. On a disk without locks, a run is at work if that was within
-    RECENT_SECONDS.
-    """
-    if run_folder.local is None:
-        leases = [file for file in stored_files(run_folder, recursive=False) if file.name == LEASE]
-        return any(lease.changed > now - EXPIRY_S for lease in leases)
-    try:
-        with open(run_folder.local / LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return changed > now - RECENT_SECONDS
+def _ending(record: LastCommand, log: str, now: float) -> str:
+    """How a command ended, in two lines; in a third one where the file `log` has more of its error."""
+    ago = f"{duration(now - (record.ended or record.began))} ago"
+    first, _, more = record.message.partition("\n")
+    if record.code is None:
+        line = f"The last command, which began {ago}, was killed or lost its machine: it left no exit code"
+    elif record.code in (130, 143):
+        line = f"The last command was interrupted (exit code {record.code}) {ago}"
+    else:
+        line = f"The last command ended with exit code {record.code}, {ago}: {first}"
+    is_longer = record.code == 1 or bool(more)
+    return f"{line}\ncommand: {record.command}" + (f"\nall of it: {log}" if is_longer else "")
 
 
 def _row(stage: Unfinished, at_work: bool, now: float) -> list[str]:

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ray_distil.errors import UserError
+from ray_distil.runner.unfinished import RECENT_SECONDS
+from ray_distil.store.listing import stored_files
 from ray_distil.store.patience import hurried
 from ray_distil.store.storage import Folder, describe
 
@@ -168,6 +170,25 @@ def _renew(folder: Folder, lease: Lease, over: threading.Event, say: Callable[[s
             _write(folder, lease)
         except OSError as error:
             say(f"{folder}: the lease could not be renewed, and is tried again: {describe(error)[:200]}")
+
+
+def is_at_work(run_folder: Folder, changed: float, now: float) -> bool:
+    """Whether some process makes the run: it holds the run's lock or, in an object store, a lease that has not expired.
+
+    `changed`: when the newest file was written. On a disk without locks, a run is at work if that was within
+    RECENT_SECONDS.
+    """
+    if run_folder.local is None:
+        leases = [file for file in stored_files(run_folder, recursive=False) if file.name == LEASE]
+        return any(lease.changed > now - EXPIRY_S for lease in leases)
+    try:
+        with open(run_folder.local / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return changed > now - RECENT_SECONDS
 
 
 def read_lease(folder: Folder) -> Lease | None:
