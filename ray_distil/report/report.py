@@ -18,7 +18,7 @@ from ray_distil.evaluation import scores
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
 from ray_distil.report.contents import Report, compared_sentence, console_table, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
-from ray_distil.store.manifest import Manifest, most_common, read_manifest
+from ray_distil.store.manifest import MANIFEST, Manifest, most_common, read_manifest
 from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder
 
@@ -43,6 +43,11 @@ def read(run_folder: Folder) -> Report:
         of_benchmark = [summary for summary in summaries if summary["benchmark"] == benchmark]
         of_benchmark = _beside_baseline(run_folder, of_benchmark, compared["baseline"], benchmark)
         models += scores.compare(of_benchmark, compared["baseline"])
+
+    # Evaluations that the configuration has no more were paid for, and are compared with nothing.
+    left = _left_evaluations(run_folder, compared)
+    manifests += [manifest for manifest, _ in left]
+    earlier |= {manifest.artifact: why for manifest, why in left}
 
     return Report(
         run=run_folder.name,
@@ -216,6 +221,20 @@ def _evaluations(compared: dict[str, Any]) -> list[str]:
     """Names of the artifacts of all models on all benchmarks: answers (`eval/`) and times (`timing/`)."""
     both = [f"{name}/{folder_of(b)}" for b in compared["benchmarks"] for name in compared["names"]]
     return [f"{kind}/{label}" for label in both for kind in ("eval", "timing")]
+
+
+def _left_evaluations(run_folder: Folder, compared: dict[str, Any]) -> list[tuple[Manifest, str]]:
+    """Finished evaluations and timings of a model or a benchmark that the configuration does not name, and which it is."""
+    present, left = set(_evaluations(compared)), []
+    benchmarks = {folder_of(name) for name in compared["benchmarks"]}
+    for kind in ("eval", "timing"):
+        folders = {file.rpartition("/")[0] for file in (run_folder / kind).files("", f"/{MANIFEST}", recursive=True)}
+        for folder in sorted(folders - {name.removeprefix(f"{kind}/") for name in present}):
+            model, _, benchmark = folder.partition("/")
+            why = f"{benchmark} is no benchmark" if benchmark not in benchmarks else f"{model} is no model"
+            if (manifest := read_manifest(run_folder / kind / folder)) is not None:
+                left.append((manifest, f"{why} of the configuration"))
+    return left
 
 
 def _timed(summary: dict[str, Any] | None) -> dict[str, Any]:

@@ -219,3 +219,25 @@ def test_a_manifest_has_the_revision_of_the_code(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / ".git")
     assert manifest_module.revision(tmp_path) not in (without_git, clean)
     assert versions()["ray-distil"].startswith(f"{__version__} (")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (["evaluation.benchmark=held-out"], "tiny is no benchmark of the configuration"),
+        (["evaluation.benchmarks=[aime24]"], "tiny is no benchmark of the configuration"),
+        (["evaluation.models=[{name: base, model_source: tiny:student-base}]", "evaluation.baseline=base"],
+         "slow is no model of the configuration"),
+    ],
+)  # fmt: skip
+def test_evaluations_that_the_configuration_has_no_more_are_of_earlier_settings(
+    made: Asked, change: list[str], why: str
+) -> None:
+    before = report.read(Folder.at(made.folder / "tiny"))
+    expected.save(run_of(made.folder, *change))
+    after = report.read(Folder.at(made.folder / "tiny"))
+    assert after.earlier["eval/slow/tiny"] == why
+    assert [stage for stage in after.stages if stage["name"] == "eval/slow/tiny"] == [before.stages[-1]]
+    assert "eval/slow/tiny (of earlier settings)" in [row[0] for row in after.stage_rows()]
+    assert [file.artifact for file in after.files].count("eval/slow/tiny") == 1
+    assert after.models == []
