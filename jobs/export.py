@@ -1,8 +1,9 @@
-"""Write the texts of a run as a JSON list of `instruction` and `output`, or as JSON lines.
+"""Write the texts of a run: as records for another trainer, or as a data set with its card.
 
 python jobs/export.py runs/one-gpu training.json                              the training examples
 python jobs/export.py runs/one-gpu r1.jsonl --artifact responses              what the teachers answered
 python jobs/export.py s3://BUCKET/runs/first short.json --artifact rewrites   the rewrites by long2short
+python jobs/export.py runs/one-gpu --hub FOLDER --license cc-by-4.0           a data set as on Hugging Face's hub
 
 `--help` has more; the same as `ray-distil export`.
 """

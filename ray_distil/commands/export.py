@@ -1,8 +1,10 @@
-"""Write the texts of a run as a JSON list of `instruction` and `output`, or as JSON lines.
+"""Write the texts of a run: as records for another trainer, or as a data set with its card.
 
-ray-distil export runs/one-gpu training.json                              the training examples
-ray-distil export runs/one-gpu r1.jsonl --artifact responses              what the teachers answered
+ray-distil export runs/one-gpu training.json                              the training examples, as a JSON list
+ray-distil export runs/one-gpu r1.jsonl --artifact responses              what the teachers answered, as JSON lines
 ray-distil export s3://BUCKET/runs/first short.json --artifact rewrites   the rewrites by long2short
+ray-distil export runs/one-gpu --hub FOLDER --license cc-by-4.0           Parquet files and a card, as Hugging Face's hub has them
+ray-distil export runs/one-gpu --hub FOLDER --artifact responses          with the teachers' responses beside the examples
 """
 
 import json
@@ -14,30 +16,63 @@ from typing import Any
 
 from ray_distil.commands import cli
 from ray_distil.errors import NoRowsLeft, UserError
+from ray_distil.publication import hub_folder
+from ray_distil.publication.data_files import LAYOUTS, exportable
 from ray_distil.report.provenance import check_run
 from ray_distil.stages.packed import BEFORE_PACKING
-from ray_distil.store import schemas
-from ray_distil.store.artifact import Artifact
-from ray_distil.store.manifest import most_common, read_manifest, why_none
+from ray_distil.store.artifact_reader import ArtifactReader, finished
+from ray_distil.store.manifest import why_none
 from ray_distil.store.storage import TEMPORARY, Folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.CommandParser("export", __doc__)
     parser.add_argument("run", metavar="RUN_FOLDER")
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="file; JSON lines where it ends in .jsonl")
-    parser.add_argument("--artifact", default="sft_examples", help=f"{', '.join(SCHEMAS)}; default: %(default)s")
+    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="file; JSON lines where it ends in .jsonl")
+    parser.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        help=f"{', '.join(LAYOUTS)}; default: sft_examples. With --hub, beside sft_examples, and may be given more than once",
+    )
+    parser.add_argument("--hub", metavar="FOLDER", help="a data set in the form of Hugging Face's hub")
+    parser.add_argument("--license", metavar="ID", help="with --hub: the hub's name of its licence, e.g. cc-by-4.0")
     arguments = parser.parse_args(argv)
 
     def job() -> None:
-        num_rows = export(Folder.at(arguments.run), arguments.artifact, arguments.output)
-        print(f"{num_rows:,} rows of {arguments.artifact} in {arguments.output}")
+        run, artifacts = Folder.at(arguments.run), arguments.artifact
+        if arguments.hub is not None:
+            if arguments.output is not None:
+                raise UserError(
+                    f"{arguments.output!r} and --hub: a file and a folder are two exports; give one of them"
+                )
+            _export_data_set(run, arguments.hub, artifacts, arguments.license)
+            return
+
+        # One file of records.
+        if arguments.output is None:
+            raise UserError("there is no place for the export; give a file, or --hub FOLDER")
+        if arguments.license is not None:
+            raise UserError("--license: a file of records has no card; give --hub FOLDER in place of the file")
+        if len(artifacts) > 1:
+            raise UserError(
+                f"--artifact: a file takes one of {', '.join(artifacts)}; give one, or --hub FOLDER for several"
+            )
+        artifact = artifacts[0] if artifacts else "sft_examples"
+        num_rows = export(run, artifact, Path(arguments.output))
+        print(f"{num_rows:,} rows of {artifact} in {arguments.output}")
 
     return cli.guarded(job)
 
 
+def _export_data_set(run: Folder, place: str, artifacts: list[str], licence: str | None) -> None:
+    if "://" in place:
+        raise UserError(f"--hub: {place!r} is no folder on a disk; give one, and copy it from there")
+    for name, num_rows in hub_folder.export(run, Path(place), artifacts, licence).items():
+        print(f"{num_rows:,} rows of {name} in {place}")
+
+
 EXPORTED = Path("export/training.json")  # in the folder of a run without training
-SCHEMAS = {"sft_examples": schemas.SFT_EXAMPLES, "responses": schemas.RESPONSES, "rewrites": schemas.REWRITES}
 COLUMNS = {  # ours -> the record's
     "sft_examples": {"prompt": "instruction", "completion": "output", "origin": "origin"},
     "responses": {"instruction": "instruction", "response": "output"}
@@ -49,20 +84,13 @@ COLUMNS = {  # ours -> the record's
 def export(run: Folder, artifact: str, output: Path) -> int:
     """Write the accepted rows of an artifact; returns their number. Raises UserError for one that is not complete, or empty."""
     check_run(run)
-    complete = {name: finished for name in SCHEMAS if (finished := _complete(run, name)) is not None}
-    if artifact not in complete:
-        choice = f"complete are {', '.join(complete)}" if complete else f"none of {', '.join(SCHEMAS)} is complete"
-        raise UserError(f"--artifact: {artifact!r} of {run} is not complete, or is none that can be exported; {choice}")
-    manifest = read_manifest(run / artifact)
-    if manifest is not None and not manifest.rows_out:
-        why = most_common(manifest.rejects) or "there were none"
-        raise UserError(f"{artifact} of {run} has no rows ({why}); nothing is written")
-    return write_records(output, _records(complete[artifact], COLUMNS[artifact]))
+    records = _records(exportable(run, artifact), COLUMNS[artifact])
+    return write_records(output, records)
 
 
 def write_examples(run: Folder) -> None:
     """Write the training examples of a run as RUN/export/training.json. Raises NoRowsLeft where there is none."""
-    examples = _complete(run, "sft_examples")
+    examples = finished(run, "sft_examples")
     if examples is None or not examples.count("example_id"):
         raise NoRowsLeft(f"sft_examples: no example passed the gates: {why_none(run, BEFORE_PACKING)}")
     with (run / EXPORTED.parent.name).writable() as folder:
@@ -93,12 +121,6 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     return number
 
 
-def _complete(run: Folder, name: str) -> Artifact | None:
-    manifest = read_manifest(run / name)
-    artifact = Artifact(run, name, SCHEMAS[name], manifest.fingerprint) if manifest is not None else None
-    return artifact if artifact is not None and artifact.is_complete() else None
-
-
-def _records(artifact: Artifact, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _records(artifact: ArtifactReader, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
     for table in artifact.tables(list(columns)):
         yield from table.rename_columns(columns).to_pylist()

@@ -22,7 +22,10 @@ COMMANDS = {
     "eval": Command("evaluate", "models on benchmarks: accuracy with its interval, and tokens"),
     "ablate": Command("ablate", "students without a gate or the rewriting, beside the student of the full run"),
     "report": Command("report", "RUN_FOLDER: the report of a run anew; of several runs on one page"),
-    "export": Command("export", "RUN_FOLDER FILE: the texts of a run as records for other trainers"),
+    "export": Command(
+        "export",
+        "RUN_FOLDER FILE: the texts of a run for other trainers; with --hub FOLDER as a data set with its card",
+    ),
     "clean": Command("clean", "RUN_FOLDER: removes what a run has superseded"),
     "download": Command("download", "models into folders that a configuration can name"),
     "trace": Command("trace", "RUN_FOLDER TEXT: what became of a problem, from its source to the training sequence"),

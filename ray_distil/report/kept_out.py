@@ -72,7 +72,7 @@ def curation(instructions: Manifest | None, responses: Manifest | None, examples
         for pair in of_reason
     ]
     sources = instructions.summary.get("sources", {}) if instructions is not None else {}
-    return {"lines": lines, "sources": _by_source(sources), "difficulty": _by_difficulty(rates), "alike": alike}
+    return {"lines": lines, "sources": _by_source(sources), "difficulty": by_difficulty(rates), "alike": alike}
 
 
 def _by_source(sources: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -112,7 +112,7 @@ def _doubted(examples: Manifest | None) -> list[str]:
     return [f"In {counted(number, 'problem')} {line}: {ids}{' ...' if number > 5 else ''}"]
 
 
-def _by_difficulty(rates: dict[str, int]) -> list[list[str]]:
+def by_difficulty(rates: dict[str, int]) -> list[list[str]]:
     total, lowest, rows = sum(rates.values()), -1.0, []
     for name, highest in _RATES:
         number = sum(n for rate, n in rates.items() if lowest < float(rate) <= highest)

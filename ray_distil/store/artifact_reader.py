@@ -253,6 +253,15 @@ class ArtifactReader:
         return ahead(read, files, lambda file: sizes.get(file, 0))
 
 
+def finished(run: Folder, artifact: str) -> ArtifactReader | None:
+    """An artifact of a run by the settings with which it was made; None where it is not whole."""
+    manifest = read_manifest(run / artifact)
+    if manifest is None:
+        return None
+    reader = ArtifactReader(run, artifact, ARTIFACTS[artifact].schema, manifest.fingerprint)
+    return reader if reader.is_complete() else None
+
+
 def frame(run: Folder, artifact: str, columns: Sequence[str] | None, rejects: bool) -> "pandas.DataFrame":
     """The accepted rows, or the rejected ones, all in memory: what the manifest lists, and no shard that came later.
 

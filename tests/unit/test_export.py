@@ -8,12 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_distil.commands.export import SCHEMAS, export, write_records
+from ray_distil.commands.export import export, write_records
 from ray_distil.errors import UserError
 from ray_distil.store.artifact import Artifact
-from ray_distil.store.schemas import stable_id
+from ray_distil.store.schemas import ARTIFACTS, stable_id
 from ray_distil.store.shards import reject, table_of
 from ray_distil.store.storage import Folder
+
+SCHEMAS = {name: kind.schema for name, kind in ARTIFACTS.items() if kind.schema is not None}
 
 
 def make(run: Folder, name: str, rows: list[dict[str, Any]], whole: bool = True) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "runner",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "runner", "publication",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
@@ -37,7 +37,7 @@ SATELLITES = {
     "generate.ray_llm": "loaded before vLLM could be: it hides vLLM from the driver",
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
-    "judge.reasons": "a table of words for readers, without code",
+    "publication.hub_folder": "a folder that is whole or not there, beside what is in it",
     "report.plan_table": "how a plan looks, beside the other tables; its numbers are made elsewhere",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
