@@ -3,8 +3,11 @@
 with FakeHub() as hub:
     first = hub.push("org/name", {"config.json": b"{}"})     40 digits
     hub.status = 429                                        every request is answered so
+
+`WritableHub` takes uploads of data sets too.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -58,12 +61,18 @@ class FakeHub:
 
             do_HEAD = do_GET
 
+            def do_POST(self) -> None:
+                served.requests.append(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, reply = served.post(self.path, body, self.headers.get("Authorization"))
+                self.answer(status, json.dumps(reply).encode(), {"Content-Type": "application/json"})
+
             def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)
                 for key, value in ({"Content-Length": str(len(body))} | headers).items():
                     self.send_header(key, value)
                 self.end_headers()
-                if self.command == "GET":
+                if self.command != "HEAD":
                     self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
@@ -77,6 +86,10 @@ class FakeHub:
     def __exit__(self, *_: Any) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+    def post(self, path: str, body: bytes, authorization: str | None) -> tuple[int, Any]:
+        """(status, reply) of a request that writes. Here: nobody may write."""
+        return 403, {"error": "nobody may write"}
 
     def reply(self, path: str) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) of a request."""
@@ -104,6 +117,64 @@ class FakeHub:
                 return 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": at[0] if at else ""}
             return 200, at[1][file], {"ETag": f'"{_etag(at[1][file])}"', "X-Repo-Commit": at[0]}
         return 404, b"", {}
+
+
+class WritableHub(FakeHub):
+    """A hub to which owners upload data sets. `datasets`: OWNER/NAME -> its files; `is_private`: OWNER/NAME -> bool.
+
+    owners: token -> the names under which it may write. yaml_errors: what the hub says of each card.
+    """
+
+    def __init__(self, owners: dict[str, list[str]]) -> None:
+        super().__init__()
+        self.owners, self.datasets, self.is_private = owners, dict[str, dict[str, bytes]](), dict[str, bool]()
+        self.yaml_errors: list[str] = []
+
+    def reply(self, path: str) -> tuple[int, bytes, dict[str, str]]:
+        found = re.match(r"/api/datasets/([^/]+/[^/?]+)(/tree/)?", path)
+        if self.status is not None or not found:
+            return super().reply(path)
+        if found[1] not in self.datasets:
+            return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+        files = self.datasets[found[1]]
+        told: Any = {"id": found[1], "sha": "0" * 40, "private": self.is_private[found[1]]}
+        told |= {"siblings": [{"rfilename": file} for file in files]}
+        if found[2]:
+            told = [{"type": "file", "path": f, "size": len(data), "oid": _etag(data)} for f, data in files.items()]
+        return 200, json.dumps(told).encode(), {"Content-Type": "application/json"}
+
+    def post(self, path: str, body: bytes, authorization: str | None) -> tuple[int, Any]:
+        if self.status is not None:
+            return self.status, {"error": "not now"}
+        names = self.owners.get((authorization or "").removeprefix("Bearer "))
+        if names is None:
+            return 401, {"error": "Invalid username or password."}
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            if asked["organization"] not in names:
+                return 403, {"error": "You don't have the rights to create a dataset under this namespace"}
+            reply = {"url": f"{self.url}/datasets/{name}"}
+            if name in self.datasets:
+                return 409, reply
+            self.datasets[name], self.is_private[name] = {}, asked.get("visibility") == "private"
+            return 200, reply
+        if path == "/api/validate-yaml":
+            errors = [{"message": message} for message in self.yaml_errors]
+            return (400 if errors else 200), {"errors": errors, "warnings": []}
+        found = re.match(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if found is None:
+            return 404, {}
+        if found[2] == "preupload":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            return 200, {"files": [{"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.datasets[found[1]][value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                self.datasets[found[1]].pop(value["path"])
+        return 200, {"commitUrl": f"{self.url}/datasets/{found[1]}/commit/{'1' * 40}", "commitOid": "1" * 40}
 
 
 def _etag(data: bytes) -> str:

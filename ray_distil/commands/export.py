@@ -5,6 +5,7 @@ ray-distil export runs/one-gpu r1.jsonl --artifact responses              what t
 ray-distil export s3://BUCKET/runs/first short.json --artifact rewrites   the rewrites by long2short
 ray-distil export runs/one-gpu --hub FOLDER --license cc-by-4.0           Parquet files and a card, as Hugging Face's hub has them
 ray-distil export runs/one-gpu --hub FOLDER --artifact responses          with the teachers' responses beside the examples
+ray-distil export runs/one-gpu --hub FOLDER --push OWNER/NAME             uploaded too, with HF_TOKEN or the login
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 from ray_distil.commands import cli
 from ray_distil.errors import NoRowsLeft, UserError
-from ray_distil.publication import hub_folder
+from ray_distil.publication import hub_folder, hub_upload
 from ray_distil.publication.data_files import LAYOUTS, exportable
 from ray_distil.report.provenance import check_run
 from ray_distil.stages.packed import BEFORE_PACKING
@@ -37,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--hub", metavar="FOLDER", help="a data set in the form of Hugging Face's hub")
     parser.add_argument("--license", metavar="ID", help="with --hub: the hub's name of its licence, e.g. cc-by-4.0")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="with --hub: upload it to the hub, where only you can read it"
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: everybody can read it")
     arguments = parser.parse_args(argv)
 
     def job() -> None:
@@ -46,14 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise UserError(
                     f"{arguments.output!r} and --hub: a file and a folder are two exports; give one of them"
                 )
-            _export_data_set(run, arguments.hub, artifacts, arguments.license)
+            _export_data_set(run, arguments.hub, artifacts, arguments.license, arguments.push, arguments.public)
             return
 
         # One file of records.
         if arguments.output is None:
             raise UserError("there is no place for the export; give a file, or --hub FOLDER")
-        if arguments.license is not None:
-            raise UserError("--license: a file of records has no card; give --hub FOLDER in place of the file")
+        for option in ("license", "push", "public"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option}: is for a data set; give --hub FOLDER in place of the file")
         if len(artifacts) > 1:
             raise UserError(
                 f"--artifact: a file takes one of {', '.join(artifacts)}; give one, or --hub FOLDER for several"
@@ -65,11 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.guarded(job)
 
 
-def _export_data_set(run: Folder, place: str, artifacts: list[str], licence: str | None) -> None:
+def _export_data_set(
+    run: Folder, place: str, artifacts: list[str], licence: str | None, name: str | None, public: bool
+) -> None:
     if "://" in place:
         raise UserError(f"--hub: {place!r} is no folder on a disk; give one, and copy it from there")
-    for name, num_rows in hub_folder.export(run, Path(place), artifacts, licence).items():
-        print(f"{num_rows:,} rows of {name} in {place}")
+    if public and name is None:
+        raise UserError("--public: nothing is uploaded; add --push OWNER/NAME")
+    if name is not None:
+        hub_upload.check_name(name)
+    for configuration, num_rows in hub_folder.export(run, Path(place), artifacts, licence, name).items():
+        print(f"{num_rows:,} rows of {configuration} in {place}")
+    if name is not None:
+        address = hub_upload.upload(Path(place), name, public)
+        print(f"uploaded to {address}; look at its card before you show it to others")
 
 
 EXPORTED = Path("export/training.json")  # in the folder of a run without training

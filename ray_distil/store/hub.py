@@ -72,7 +72,7 @@ def cached(model: str, file: str) -> str | None:
 def is_away(error: Exception) -> bool:
     """Whether an error of huggingface_hub says nothing of the model: no network, the hub is busy or switched off."""
     is_of_name = isinstance(error, ValueError) and not isinstance(error, JSONDecodeError)  # this one: a proxy's page
-    return not is_of_name and _status(error) not in (401, 403, 404)
+    return not is_of_name and status_of(error) not in (401, 403, 404)
 
 
 def refusal(model: str, error: Exception) -> str:
@@ -81,7 +81,7 @@ def refusal(model: str, error: Exception) -> str:
 
     name, revision = split(model)
     if is_away(error):
-        status = _status(error)
+        status = status_of(error)
         reason = f"HTTP {status}" if status else type(error).__name__
         return (
             f"the hub cannot be reached ({reason}): set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy, or fetch the "
@@ -97,15 +97,15 @@ def refusal(model: str, error: Exception) -> str:
         return f"the hub has no revision {revision} of {name}; give one of its branches, tags or commits"
     if isinstance(error, ValueError):  # no name that a hub could have, or a mirror that names no commits
         return " ".join(str(error).split())
-    return f"the hub refuses {name} (HTTP {_status(error)}): set HF_TOKEN to a token that may read it"
+    return f"the hub refuses {name} (HTTP {status_of(error)}): set HF_TOKEN to a token that may read it"
 
 
 def is_refused(error: Exception) -> bool:
     """Whether a hub has answered that it does not give a model."""
-    return _status(error) is not None and not is_away(error)
+    return status_of(error) is not None and not is_away(error)
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
     """The HTTP status of an error; None where no server has answered."""
     return getattr(getattr(error, "response", None), "status_code", None)
 

@@ -349,7 +349,7 @@ def test_what_is_not_complete_is_refused(run: Folder, tmp_path: Path) -> None:
     [
         (["out.json", "--hub", "out"], "'out.json' and --hub"),
         ([], "there is no place for the export"),
-        (["out.json", "--license", "mit"], "--license: a file of records has no card"),
+        (["out.json", "--license", "mit"], "--license: is for a data set"),
         (["out.json", "--artifact", "responses", "--artifact", "rewrites"], "--artifact: a file takes one"),
         (["--hub", "s3://bucket/out"], "--hub: 's3://bucket/out' is no folder on a disk"),
         (["--hub", "out", "--license", "CC BY 4.0"], "--license: 'CC BY 4.0' is none of the hub's names"),

@@ -38,6 +38,7 @@ SATELLITES = {
     "generate.servers": "a rule of its own: which server gets the next request",
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "publication.hub_folder": "a folder that is whole or not there, beside what is in it",
+    "publication.hub_upload": "the only module that writes to a hub",
     "report.plan_table": "how a plan looks, beside the other tables; its numbers are made elsewhere",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",

@@ -32,7 +32,7 @@ OPTIONS = {
     "--status --remake --retry-failed",
     "ablate": "--config --without --seeds --remake --retry-failed",
     "report": "--output",
-    "export": "--artifact --hub --license",
+    "export": "--artifact --hub --license --push --public",
     "clean": "--yes",
     "download": "--from --to",
     "infer": "--config",
