@@ -69,7 +69,11 @@ def checked(config: StagesConfig) -> Plan:
     """The plan, and the remarks of the checks that need no Ray. Raises UserError for settings that cannot be right."""
     config, remarks = _with_reachable_folder(config)
     planned = make(config)
-    remarks = [*status.remarks_on_plan(config), *preflight.check_plan(config, planned.problems), *remarks]
+    remarks = [
+        *status.remarks_on_plan(config, planned.problems),
+        *preflight.check_plan(config, planned.problems),
+        *remarks,
+    ]
     return replace(planned, remarks=[*planned.remarks, *remarks])
 
 

@@ -5,16 +5,16 @@ Nothing is written, and Ray is not needed: the run may be made by another machin
 
 import re
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 from rich.table import Table
 
+from ray_distil.checks import losses
 from ray_distil.commands import last_command
 from ray_distil.commands.last_command import LastCommand
 from ray_distil.config import StagesConfig
-from ray_distil.errors import ConfigError, UserError
-from ray_distil.generate import generators
+from ray_distil.errors import ConfigError
+from ray_distil.records.problems import Problems
 from ray_distil.report import cost, provenance, report
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.report.contents import console_table
@@ -25,12 +25,9 @@ from ray_distil.runner.runs import Run
 from ray_distil.runner.shipped_logs import LOGS
 from ray_distil.runner.unfinished import RECENT_SECONDS, Unfinished, unfinished_stages
 from ray_distil.runtime.session import last_line
-from ray_distil.stages.responses import Responses
-from ray_distil.stages.rewrites import Rewrites
-from ray_distil.store.artifact import Artifact
 from ray_distil.store.listing import stored_files
-from ray_distil.store.manifest import MANIFEST, Manifest, read_manifest
-from ray_distil.store.schemas import ARTIFACTS, INSTRUCTIONS
+from ray_distil.store.manifest import MANIFEST, read_manifest
+from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.storage import Folder
 
 HEADER = ("Stage", "Out", "Rejected", f"Last {RECENT_SECONDS / 60:.0f} min", "Newest", "State")
@@ -62,7 +59,7 @@ def tables(run_folder: Folder, now: float | None = None) -> list[Table | str]:
     return stages_and_cost
 
 
-def remarks_on_plan(config: StagesConfig) -> list[str]:
+def remarks_on_plan(config: StagesConfig, records: Problems | None = None) -> list[str]:
     """What a plan's run has already, which the plan counts all the same, and what the run would refuse to lose.
 
     From manifests, and rows of texts only where settings have changed. Nothing is written.
@@ -76,25 +73,11 @@ def remarks_on_plan(config: StagesConfig) -> list[str]:
     parts += [f"{stage.artifact} {stage.num_rows:,} so far" for stage in unfinished_stages(folder, time.time())]
     if not parts:
         return []
-    line = f"{folder} is there: {provenance.first_of(parts)}; the plan counts all, as for a new run"
-    problems = next((manifest for manifest in finished if manifest.artifact == "instructions"), None)
-    return [line, *(_refusals(config, problems) if problems is not None else ())]
-
-
-def _refusals(config: StagesConfig, problems: Manifest) -> Iterator[str]:
-    """What the run would say in place of asking for texts again; the problems are taken to be those that it has."""
-    if config.teachers is None:
-        return
-    with suppress(ConfigError, OSError):  # a model that is not here: the checks say so
-        run = Run(config, frozen.resolved(config)[0])
-        instructions = Artifact(run.folder, "instructions", INSTRUCTIONS, problems.fingerprint)
-        responses = Responses(run, instructions)
-        try:
-            run.refuse_loss(responses)
-            if (rewriter := generators.rewriter(config, run.models, run.date)) is not None:
-                run.refuse_loss(Rewrites(run, run.target(responses), rewriter))
-        except UserError as error:
-            yield f"the run would end with: {error}"
+    lines = [f"{folder} is there: {provenance.first_of(parts)}; the plan counts all, as for a new run"]
+    if config.teachers is None or any(manifest.artifact == "instructions" for manifest in finished):
+        with suppress(ConfigError, OSError):  # a model that is not here: the checks say so
+            lines += losses.remarks(Run(config, frozen.resolved(config)[0]), records)
+    return lines
 
 
 def failure(run_folder: Folder, stages: list[str], now: float) -> str:

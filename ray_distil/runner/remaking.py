@@ -34,7 +34,7 @@ def question(stage: str, loss: str, artifact: Artifact, made_with: dict[str, Any
 
     made_with: the present settings, by the rules by which the artifact was made.
     """
-    return f"{stage}: {change(artifact, made_with)}: {loss}{_cost(artifact)}{HOW_TO}"
+    return f"{stage}: {change(artifact, made_with)}: {loss}{cost_of(artifact)}{HOW_TO}"
 
 
 def change(artifact: Artifact, made_with: dict[str, Any]) -> str:
@@ -142,7 +142,7 @@ def lost_training(artifact: Artifact) -> str:
     return f"training states of {state.step:,} steps could not be used" if state is not None else ""
 
 
-def _cost(artifact: Artifact) -> str:
+def cost_of(artifact: Artifact) -> str:
     """E.g. " (the stage has taken 1.20 GPU-hours, 3.60 USD)"; "" where that is not known."""
     manifest = read_manifest(artifact.folder)
     if manifest is None:

@@ -44,7 +44,6 @@ SATELLITES = {
     "runner.waiting": "asks Ray alone",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",
     "stages.benchmarks": "a stage a file",
-    "stages.expected": "walks all stages of a configuration, which no stage may",
     "train.repartition": "the only module that knows how DeepSpeed lays out a state",
 }
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from ray_distil.checks.losses import refuse_losses
-from ray_distil.commands import pipeline
+from ray_distil.commands import pipeline, plan
 from ray_distil.config import load
 from ray_distil.config.models import resolve_models
 from ray_distil.errors import UserError
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
-from ray_distil.stages import checkpoint, make_instructions, packed, read_problems, responses
+from ray_distil.stages import checkpoint, make_instructions, packed, read_problems, responses, sft_examples
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import ARTIFACTS
 from ray_distil.store.storage import Folder
@@ -30,11 +30,11 @@ def opened(place: Path, *overrides: str) -> tuple[Run, Any]:
 
 def finish(run: Run, name: str, settings: dict[str, Any]) -> None:
     """An artifact without rows, of these settings."""
-    kind = ARTIFACTS[name]
+    kind = ARTIFACTS[name.partition("/")[0]]
     artifact = Artifact(run.folder, name, kind.schema, f"mark of {name}")
     artifact.made_of = {"settings": settings, "inputs": ["rows"], "config": run.config.saved()}
     artifact.start()
-    artifact.finish(name, "rows", 0, 1.0, lambda: {"num_steps": 393} if name == "checkpoint" else {})
+    artifact.finish(name, "rows", 0, 3600.0, lambda: {"num_steps": 393} if name == "checkpoint" else {})
 
 
 @pytest.fixture
@@ -131,3 +131,38 @@ def test_a_stage_that_sets_rows_aside_says_so_once(place: Path) -> None:
     (line,) = [line for line in said if "superseded" in line]
     assert line.startswith("instructions: num_eval") or line.startswith("instructions: sources")
     assert line.endswith("the old settings bring it back")
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ([], []),
+        (["training.logging_steps=3"], []),
+        (["training.learning_rate=1e-4"], [
+            "the run would end with: checkpoint: learning_rate 0.002 -> 0.0001: a student of 393 steps would be trained again "
+            "(the stage has taken 60 min); to keep what is there, return to the old settings or give another run.name; to go "
+            "on, add --remake",
+            "of another student would be made anew: eval/fast/tiny: 0 rows (the stage has taken 60 min)"]),
+        (["training.learning_rate=1e-4", "packing.max_length=256"], [
+            "the run would end with: checkpoint: packed.max_length 224 -> 256: ",
+            "it would also lose: checkpoint: learning_rate 0.002 -> 0.0001: a student of 393 steps would be trained again (",
+            "of another student would be made anew: eval/fast/tiny: "]),
+        (["training.system_prompt=Hm.", "evaluation.models=[]"], [
+            "the run would end with: checkpoint: packed.system_prompt null -> Hm.: a student of 393 steps would be trained"]),
+        (["curation.choose=shortest"], [
+            "if other rows come of sft_examples.choose null -> shortest, the run would end with: checkpoint: a student of 393 steps would be trained again (the stage has taken 60 min); of another student would be made anew: eval/fast/tiny: "]),
+        (["training.learning_rate=1e-4", "run.remake=true"], []),
+        (["gates.correct=false", "run.name=mine"], None),
+    ],
+)  # fmt: skip
+def test_a_plan_names_what_would_be_trained_again(place: Path, change: list[str], lines: list[str] | None) -> None:
+    run, _ = opened(place)
+    finish(run, "sft_examples", sft_examples.settings_of(run.config).readable)
+    finish(run, "eval/fast/tiny", {})
+    before, config = files(place), load(None, [f"run.storage_path={place}", *SMALL, *change])
+    remarks = plan.checked(config).remarks
+    told = [line for line in remarks if "student" in line and "is there: " not in line]
+    assert len(told) == len(lines or [])
+    assert all(line.startswith(beginning) for line, beginning in zip(told, lines or [], strict=True)), told
+    assert any("is there: " in line for line in remarks) == (lines is not None)
+    assert files(place) == before, "nothing is written"
