@@ -117,11 +117,13 @@ REMAKES: dict[str, list[str]] = {
 # Keys whose other value says where rows come from or lie, and not what they are. A problem's file: its content counts.
 NOTHING = {
     "instructions": ["license"],
+    "teachers": ["direct.license", "slow.license"],
+    "long2short": ["license"],
     "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "remake", "retry_failed"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
                  "max_failures", "eval_steps", "tensorboard", "use_gpu", "zero_stage", "offload_optimizer",
-                 "gradient_checkpointing", "torch_compile", "attn_implementation"],
+                 "gradient_checkpointing", "torch_compile", "attn_implementation", "student_license"],
     "evaluation": ["baseline", "engine.model_source", "num_timed"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],

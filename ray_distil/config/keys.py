@@ -24,6 +24,7 @@ from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
 
+ON_CARDS = "for the cards of a data set and of a student"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 OF_ONE_COMMAND = {"take_over", "remake", "retry_failed"}  # keys of `run` that its config.yaml does not keep
 
@@ -102,6 +103,7 @@ class TeacherConfig(Asked, DatasetConfig):
     sampling_params: SamplingParams = SamplingParams()
     num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
+    license: str | None = Field(None, min_length=1, description=f"the license or terms of its texts, {ON_CARDS}")
 
     @model_validator(mode="after")
     def _has_one_backend(self) -> "TeacherConfig":
@@ -140,6 +142,9 @@ class Long2ShortConfig(Asked):
     """Rewriting of the slow responses into short reasoning; without engine and endpoint, by the slow teacher."""
 
     enabled: bool = Field(True, description="false: slow responses are learnt as they are")
+    license: str | None = Field(
+        None, min_length=1, description=f"where another model rewrites, the license or terms of its texts, {ON_CARDS}"
+    )
     system_prompt: str | None = Field(None, description="null: that of the DistilQwen2.5-0324 recipe")
     sampling_params: SamplingParams = SamplingParams()
 

@@ -25,6 +25,11 @@ class TrainingConfig(Section):
     student: str = Field(
         min_length=1, description="model folder, ORG/NAME or ORG/NAME@REVISION of the hub, or tiny:NAME"
     )
+    student_license: str | None = Field(
+        None,
+        min_length=1,
+        description="the license of `student` as it is before training, for the card of the trained one",
+    )
     system_prompt: str | None = Field(
         None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
     )

@@ -18,7 +18,7 @@ from ray_distil.publication.data_files import SPLIT, Written
 from ray_distil.publication.problem_columns import ProblemColumns
 from ray_distil.report import cards, excerpts, kept_out
 from ray_distil.report.cards import TO_BE_ADDED, fenced, listed, plain, table
-from ray_distil.report.provenance import configuration, declared, earlier, source_of
+from ray_distil.report.provenance import configuration, declared, earlier, saved_config, source_of
 from ray_distil.runner import frozen
 from ray_distil.runtime.session import counted
 from ray_distil.store import hub
@@ -89,7 +89,8 @@ class Contents:
         if rewrites is not None and inputs is not None and content_mark(rewrites) not in inputs:
             manifests["rewrites"] = None  # of an earlier configuration: the examples are made without them
         self.manifests: dict[str, Manifest] = {name: m for name, m in manifests.items() if m is not None}
-        self.configs = {name: configuration(self.run, manifests[name]) for name in STAGES}
+        newest = saved_config(self.run)
+        self.configs = {name: cards.licensed(configuration(self.run, manifests[name]), newest) for name in STAGES}
 
     @property
     def title(self) -> str:
@@ -221,12 +222,16 @@ def _model_row(role: str, section: dict[str, Any], commits: dict[str, str]) -> l
 
 def _problems(contents: Contents) -> Iterator[str]:
     """Difficulty, and the test problems that were looked for."""
+    manifest = contents.manifests.get("instructions")
+    of_sources = kept_out.curation(manifest, None, None)["sources"]
+    if of_sources:
+        yield "## Problems by source"
+        yield table(kept_out.SOURCES_HEADER, of_sources)
     if difficulty := kept_out.by_difficulty(contents.problems.by_pass_rate()):
         yield "## Problems by pass rate"
         yield "Of the problems with a reference, by the share of the teachers' responses that are right:"
         yield table(kept_out.DIFFICULTY_HEADER, difficulty)
 
-    manifest = contents.manifests.get("instructions")
     test_sets = manifest.summary.get("test_sets", {}) if manifest is not None else {}
     yield "## Decontamination"
     if manifest is None or not test_sets:

@@ -1,8 +1,9 @@
 """What the cards of a data set and of a student share: names and licences as the configuration gives them, and Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from operator import methodcaller
 from typing import Any
 
 from ray_distil.config.curation_config import CurationConfig
@@ -60,6 +61,31 @@ def hub_sources(saved: dict[str, Any]) -> list[str]:
     entries = section.get("sources") or [section]
     paths = [str(entry.get("path") or "") for entry in entries]
     return list(dict.fromkeys(p.removeprefix(HUB).partition("@")[0] for p in paths if p.startswith(HUB)))
+
+
+def licensed(saved: dict[str, Any], newest: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with which an artifact was made, with the licences that the newest one gives of the same things.
+
+    So a licence that is given after the run stands on its cards, and none moves to another model or source.
+    """
+
+    def with_licence(old: Any, new: Any, same: Callable[[Any], Any]) -> Any:
+        is_same = isinstance(old, dict) and isinstance(new, dict) and same(old) == same(new)
+        return old | {key: new[key] for key in ("license", "student_license") if key in new} if is_same else old
+
+    teachers, new_teachers = saved.get("teachers") or {}, newest.get("teachers") or {}
+    licensed = saved | {
+        "teachers": {k: with_licence(v, new_teachers.get(k), source_of) for k, v in teachers.items()},
+        "long2short": with_licence(saved.get("long2short"), newest.get("long2short"), source_of),
+        "training": with_licence(saved.get("training"), newest.get("training"), methodcaller("get", "student")),
+    }
+
+    # The problems: one path, or several sources.
+    path = methodcaller("get", "path")
+    problems, new_problems = saved.get("instructions") or {}, newest.get("instructions") or {}
+    new_sources = {path(source): source for source in new_problems.get("sources") or []}
+    sources = [with_licence(source, new_sources.get(path(source)), path) for source in problems.get("sources") or []]
+    return licensed | {"instructions": with_licence(problems, new_problems, path) | {"sources": sources}}
 
 
 def models_of(saved: dict[str, Any]) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from ray_distil.store.shards import SOURCE
 
 ALIKE_HEADER = ("Left out", "Problem", "It is like", "How much")
 SOURCES_HEADER = ("Source", "Records", "Trained on", "Held out", "Left out")
+LOOKED_FOR = "Test problems that were looked for"  # a line of `curation` begins so
 DIFFICULTY_HEADER = ("Right responses", "Problems", "Share")
 _KINDS = {NEAR_DUPLICATE: "near-duplicate", CONTAMINATED: "holds a test problem"}
 _RATES = (("none", 0.0), ("up to a quarter", 0.25), ("up to a half", 0.5), ("up to three quarters", 0.75), ("most", 0.999), ("all", 1.0))  # fmt: skip
@@ -101,7 +102,7 @@ def _test_problems(instructions: Manifest | None) -> list[str]:
         return []
     looked_for = ", ".join(f"{name} {number:,}" for name, number in test_sets.items())
     by_set = ", ".join(f"{name} {number:,}" for name, number in instructions.summary["contaminated"].items())
-    return [f"Test problems that were looked for in the training problems: {looked_for}; found: {by_set or 'none'}"]
+    return [f"{LOOKED_FOR} in the training problems: {looked_for}; found: {by_set or 'none'}"]
 
 
 def _doubted(examples: Manifest | None) -> list[str]:

@@ -5,14 +5,14 @@ intervals, how they were measured, and from what the student was made. The user 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
-from ray_distil.report import benchmark_tables
+from ray_distil.report import benchmark_tables, cards, kept_out
 from ray_distil.report.contents import Report
-from ray_distil.report.provenance import configuration, declared, is_of_this_student, source_of
+from ray_distil.report.provenance import configuration, declared, is_of_this_student, saved_config, source_of
 from ray_distil.store import hub
 from ray_distil.store.manifest import CARD, STUDENT, Manifest, read_manifest
 from ray_distil.store.storage import Folder
@@ -36,6 +36,8 @@ def write(run: Folder, report: Report) -> None:
     made_with = {name: configuration(run, read_manifest(run / name)) for name in ("responses", "sft_examples")}
     saved = configuration(run, checkpoint)
     saved |= {"teachers": made_with["responses"].get("teachers"), "gates": made_with["sft_examples"].get("gates")}
+    saved |= {"curation": made_with["sft_examples"].get("curation")}
+    saved = cards.licensed(saved, saved_config(run))
     student, text = run / "checkpoint" / STUDENT, card(replace(report, models=models), saved, checkpoint)
     if not student.exists(CARD) or student.read_text(CARD) != text:  # nodes copy a changed file again
         student.write_text(CARD, text)
@@ -59,11 +61,11 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
     parts = [
         f"---\n{_metadata(report, saved, declarations)}\n---",
         f"# {report.run}",
-        f"{_name_of(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
+        f"{cards.name_of(student)}, trained to answer with fewer tokens: distilled by long2short, after DistilQwen2.5-DS3-0324.",
         "## Figures",
     ]
     for name in report.benchmarks:
-        parts += [f"On {name}:", _table(list(benchmark_tables.MODEL_COLUMNS), report.model_rows(name))]
+        parts += [f"On {name}:", cards.table(list(benchmark_tables.MODEL_COLUMNS), report.model_rows(name))]
         parts += ["\n".join(f"- {comparison}" for comparison in report.comparisons(name))]
         facts = benchmark_tables.facts(declarations[name], configs[name], report.of(name))
         parts += ["\n".join(f"- {fact}: {' '.join(value.split())}" for fact, value in facts)]
@@ -86,6 +88,12 @@ def card(report: Report, saved: dict[str, Any], checkpoint: Manifest) -> str:
         ]
 
     parts += ["## Made of", "\n".join(f"- {line}" for line in _made_of(report, saved, teachers, training, checkpoint))]
+    parts += ["## Data", cards.table(kept_out.SOURCES_HEADER, report.curation.get("sources") or [])]
+    lines = report.curation.get("lines") or []
+    parts += [cards.listed([cards.plain(line) for line in lines])]
+    if not any(line.startswith(kept_out.LOOKED_FOR) for line in lines):
+        parts += ["No test problems were looked for among the training problems."]
+    parts += ["## Licences", _licences(saved)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -112,12 +120,11 @@ def _metadata(report: Report, saved: dict[str, Any], declarations: dict[str, dic
                         dataset_args={"num_problems": figures["num_problems"]},
                     )
                 )
-    training, instructions = saved.get("training") or {}, str((saved.get("instructions") or {}).get("path") or "")
-    source = str(training.get("student", ""))
+    source = str((saved.get("training") or {}).get("student", ""))
     data = ModelCardData(
         model_name=report.run,
-        base_model=hub.split(source)[0] if _is_of_hub(source) else None,
-        datasets=[instructions.removeprefix(HUB).partition("@")[0]] if instructions.startswith(HUB) else None,
+        base_model=hub.split(source)[0] if hub.is_hub_name(source) else None,
+        datasets=cards.hub_sources(saved) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "reasoning", "synthetic", "long2short"],
@@ -132,8 +139,7 @@ def _made_of(
     lines = []
     for name, teacher in teachers.items():
         if isinstance(teacher, dict):
-            sampling = ", ".join(f"{key} {value}" for key, value in (teacher.get("sampling_params") or {}).items())
-            lines.append(f"{name} teacher: {_name_of(source_of(teacher))}; {sampling}")
+            lines.append(f"{name} teacher: {cards.name_of(source_of(teacher))}; {cards.sampling_of(teacher)}")
 
     # How many rows came through, and why.
     lines += [
@@ -141,9 +147,8 @@ def _made_of(
         for stage in report.stages
         if not stage["name"].startswith(("eval/", "timing/"))
     ]
-    switches = saved.get("gates") or {}
-    gates = [name for name, on in switches.items() if on and name != "custom"] + (switches.get("custom") or [])
-    lines.append(f"gates: {', '.join(gates) or 'none'}")
+    lines.append(f"gates: {cards.gates_of(saved)}")
+    lines.append(f"choice: {cards.choice_of(saved) or 'all texts that passed the gates'}")
     if report.rewriting:
         lines.append(report.rewriting)
 
@@ -164,6 +169,16 @@ def _made_of(
     return lines
 
 
+def _licences(saved: dict[str, Any]) -> str:
+    """The licences of all that the student is made of, as they are given."""
+    training = saved.get("training") or {}
+    base, licence = cards.name_of(str(training.get("student", ""))), training.get("student_license")
+    rows = [["this model", "", cards.TO_BE_ADDED], ["the model that was trained", base, licence or cards.TO_BE_ADDED]]
+    rows += [[f"problems of {s['label']}", s["place"], s["licence"]] for s in cards.sources_of(saved)]
+    rows += [[f"texts of the {model['role']}", model["name"], model["licence"]] for model in cards.models_of(saved)]
+    return cards.table(["Of", "Where it is from", "Licence"], rows)
+
+
 def _of_the_template(saved: dict[str, Any], training: dict[str, Any]) -> str:
     """What the exported chat template sets where a request does not; "" for nothing."""
     if (saved.get("packing") or {}).get("template") is not None:
@@ -178,17 +193,3 @@ def _of_the_template(saved: dict[str, Any], training: dict[str, Any]) -> str:
 def _suffix(saved: dict[str, Any]) -> str:
     suffix = str((saved.get("instructions") or {}).get("suffix") or "")
     return repr(suffix) if suffix else "nothing"
-
-
-def _is_of_hub(source: str) -> bool:
-    return hub.is_hub_name(source)
-
-
-def _name_of(source: str) -> str:
-    """The name of a model: ORG/NAME of the hub, or the last part of a folder."""
-    return source if _is_of_hub(source) else source.rstrip("/").rpartition("/")[2]
-
-
-def _table(header: Sequence[str], rows: list[list[str]]) -> str:
-    lines = [list(header), ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in lines)

@@ -29,7 +29,7 @@ OF_PROMPTS = (
 # Keys of `training` that change no weight of the student.
 SILENT_TRAINING = {
     "resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states", "max_failures",
-    "eval_steps", "tensorboard",
+    "eval_steps", "tensorboard", "student_license",
 }  # fmt: skip
 # Keys of `training` that say how a step is computed, and not what: another value may be the remedy for a lack of memory.
 HOW_TRAINED = {

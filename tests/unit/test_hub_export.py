@@ -244,6 +244,28 @@ def test_several_sources_have_their_own_licences(tmp_path: Path) -> None:
     assert "/home" not in card.text
 
 
+def test_a_licence_that_is_given_after_the_run_is_of_the_same_teacher(tmp_path: Path) -> None:
+    run = make_run(Folder.at(tmp_path / "small"))
+    manifest = json.loads(run.read_text("responses/_manifest.json"))
+    run.write_text(
+        "responses/_manifest.json", json.dumps(manifest | {"made_of": {"config": CONFIG, "settings": {}, "inputs": []}})
+    )
+    newest = json.loads(json.dumps(CONFIG))
+    newest["teachers"]["direct"]["license"] = "deepseek"
+    newest["teachers"]["slow"] = {"engine": {"model_source": "org/other"}, "license": "gemma"}
+    newest["instructions"]["license"] = "odc-by"
+    run.write_text("config.yaml", yaml.safe_dump(newest))
+    hub_folder.export(run, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    for line in (
+        "| problems of org/problems@abc | org/problems@abc | 1 | odc-by |",
+        "| texts of the direct teacher | v3 |  | deepseek |",
+        "| texts of the slow teacher | org/r1 |  | mit |",
+    ):
+        assert line in text, line
+    assert "gemma" not in text
+
+
 def test_values_of_a_user_break_neither_the_head_nor_a_table(tmp_path: Path) -> None:
     config = json.loads(json.dumps(CONFIG))
     config["teachers"]["slow"] |= {"license": HOSTILE, "sampling_params": {"stop": HOSTILE}}

@@ -221,6 +221,54 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     assert "The chat template does not add the text behind the instruction: write it behind each question." in card.text
 
 
+def test_a_card_has_the_licences_that_were_given_and_guesses_none(tmp_path: Path) -> None:
+    """Also those that were given after the student was made, where they are of the same model or source."""
+    run = make_run(tmp_path / "mine")
+    made: dict[str, Any] = {
+        "training": {"student": "Qwen/Qwen2.5-7B"},
+        "teachers": {"slow": {"engine": {"model_source": "org/r1"}}, "direct": {"engine": {"model_source": "org/v3"}}},
+        "instructions": {"path": "tiny", "sources": [{"path": "hf://datasets/org/a"}, {"path": "/home/me/b.jsonl"}]},
+        "curation": {"choose": "shortest"},
+    }
+    newest = yaml.safe_load((run / "config.yaml").read_text())
+    newest |= {
+        "training": {"student": "Qwen/Qwen2.5-7B", "student_license": "apache-2.0"},
+        "teachers": {
+            "slow": {"engine": {"model_source": "org/r1"}, "license": HOSTILE},
+            "direct": {"engine": {"model_source": "org/other"}, "license": "gemma"},
+        },
+        "instructions": {"path": "tiny", "sources": [{"path": "hf://datasets/org/a", "license": "mit"}]},
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(newest))
+    (run / "checkpoint" / "student").mkdir(parents=True)
+    for name in ("instructions", "responses", "sft_examples", "checkpoint"):
+        found = {"test_sets": {"math500": 500}, "contaminated": {"math500": 3}} if name == "instructions" else {}
+        written = Manifest(name, name, "f", "rows", 8, 8, 0, {}, 1.0, [], found, made_of={"config": made, "settings": {}, "inputs": []})  # fmt: skip
+        write_manifest(Folder.at(run / name), written)
+    report.build(Folder.at(run))
+    card = ModelCard.load(run / "checkpoint" / "student" / "README.md")
+    assert card.data.datasets == ["org/a"]
+    assert card.data.license is None
+    for line in (
+        "| this model |  | to be added |",
+        "| the model that was trained | Qwen/Qwen2.5-7B | apache-2.0 |",
+        "| problems of org/a | org/a | mit |",
+        "| problems of b.jsonl | b.jsonl | to be added |",
+        "| texts of the direct teacher | org/v3 | to be added |",
+        "| texts of the slow teacher | org/r1 | ",
+        "- Test problems that were looked for in the training problems: math500 500; found: math500 3",
+        "- choice: choose shortest",
+    ):
+        assert line in card.text, line
+    assert "gemma" not in card.text
+    assert "<script" not in card.text
+    assert "/home" not in card.text
+    write_manifest(Folder.at(run / "instructions"), Manifest("instructions", "a", "f", "rows", 8, 8, 0, {}, 1.0, []))
+    report.build(Folder.at(run))
+    words = (run / "checkpoint" / "student" / "README.md").read_text()
+    assert "No test problems were looked for among the training problems." in words
+
+
 def test_a_card_changes_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     before = model_fingerprint(str(tmp_path))
