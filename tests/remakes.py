@@ -22,6 +22,7 @@ from ray_distil.config.curation_config import CurationConfig
 from ray_distil.config.engine_config import SamplingParams
 from ray_distil.config.instructions_config import ProblemSource
 from ray_distil.config.models import resolve_models
+from ray_distil.config.plan_config import Expected
 from ray_distil.config.training_config import LoraConfig
 from ray_distil.generate import generators
 from ray_distil.generate.engine_arguments import NAMES, SILENT, of_texts
@@ -57,6 +58,8 @@ With any of these, the texts are asked for again:
 
 """
 
+NUMBERS = ("save_steps", "num_cpus", "requests_per_minute", "tokens_per_minute", "num_instructions", "tokens_per_s",
+           "usd_per_gpu_hour", "training_tokens_per_s", "student_parameters")  # fmt: skip
 DRAWN = [name for name in SamplingParams.model_fields if name != "max_tokens"]
 # Artifacts whose own settings a key changes; those behind them are remade too. "texts of": whose texts are bought again.
 REMAKES: dict[str, list[str]] = {
@@ -91,6 +94,11 @@ REMAKES: dict[str, list[str]] = {
     "teachers.slow.engine.model_source": ["responses", "texts of slow"],
     "teachers.slow.engine.engine_kwargs": ["responses", "texts of slow"],
     "teachers.slow.engine.chat_template_kwargs": ["responses", "texts of slow"],
+    # Of an endpoint, and of an engine of a user's own: the rest says where it is, and how it is asked.
+    **{f"{section}.{key}": [artifact, f"texts of {part}"]
+       for section, artifact, part in (("teachers.direct", "responses", "direct"), ("teachers.slow", "responses", "slow"),
+                                       ("long2short", "rewrites", "rewrites"))
+       for key in ("endpoint.model", "endpoint.request_params", "backend.build", "backend.model", "backend.kwargs")},
     "long2short.system_prompt": ["rewrites", "texts of rewrites"],
     **{f"long2short.sampling_params.{name}": ["rewrites", "texts of rewrites"] for name in DRAWN},
     "long2short.sampling_params.max_tokens": ["rewrites"],
@@ -127,12 +135,17 @@ NOTHING = {
     "evaluation": ["baseline", "engine.model_source", "num_timed"],
     "engine": ["concurrency", "batch_size", "max_concurrent_batches", "num_cpus", "num_gpus", "accelerator_type",
                "resources", "placement_group_strategy", "env_vars", "log_engine_metrics"],
+    "endpoint": ["base_url", "api_key_env", "max_concurrency", "requests_per_minute", "tokens_per_minute", "max_retries",
+                 "timeout_s", "total_timeout_s", "stream", "num_cpus"],
+    "backend": ["batch_size"],
 }  # fmt: skip
-# Told by tests of their own: what is asked by an endpoint, or was answered already; a date (chat templates that write it).
-ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "endpoint", "backend", "responses", "long2short.enabled",
-             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models", "evaluation.benchmarks",
-             "plan.")  # fmt: skip
+# An engine, endpoint or backend that a configuration does not have is of another one (`configurations`). Told by tests of
+# their own: what was answered already; a date (chat templates that write it).
+ELSEWHERE = ("run.date", "instructions.path", "instructions.eval_path", "engine", "endpoint", "backend", "responses", "long2short.enabled",
+             "teachers.direct.columns", "teachers.slow.columns", "dataset_split", "dataset_name", "drop_system", "evaluation.models", "evaluation.benchmarks")  # fmt: skip
 OTHERS: dict[str, Any] = {
+    "usd_per_million_tokens": (1.0, 2.0), "request_params": {"enable_thinking": False}, "kwargs": {"size": 2},
+    "build": "examples.my_judges:rounded", "base_url": "http://y/v1", "api_key_env": "KEY", "evaluation": {"*": Expected()},
     "columns": {"answer": "a"}, "engine_kwargs": {"max_model_len": 512, "dtype": "bfloat16"}, "date": "2026-01-02",
     "chat_template_kwargs": {"enable_thinking": False}, "resources": {"x": 1}, "resources_per_worker": {"x": 1},
     "env_vars": {"A": "1"}, "concurrency": (2, 3), "adam_betas": (0.5, 0.6), "model_source": "tiny:student-base",
@@ -149,6 +162,7 @@ DRAWN_FROM = [
     f"{section}.sampling_params.temperature=0.6"
     for section in ("teachers.direct", "teachers.slow", "long2short", "evaluation")
 ]
+GENERATING = ("teachers.direct", "teachers.slow", "long2short")
 LONG2SHORT = "long2short.engine={model_source: tiny:teacher-v3}"
 
 
@@ -183,7 +197,7 @@ def changed(config: DistillConfig, key: str) -> DistillConfig:
     for part in sections:
         section = getattr(section, part)
     value = another(key, getattr(section, name))
-    if name in ("save_steps", "num_cpus") and value == "other":
+    if name in NUMBERS and value == "other":
         value = 7
     if (
         value == "other"
@@ -210,13 +224,14 @@ def made(config: DistillConfig) -> dict[str, Any]:
         "packed": packed.settings_of(run, student, training),
         "checkpoint": checkpoint.settings_of(run, student, training),
     }
+    compared = next(source for key, source in run.models.items() if key.startswith("evaluation.models."))
     for benchmark in config.evaluation.benchmarks:
         folder = "tiny" if benchmark.name == "held-out" else benchmark.name
         if benchmark.name != "held-out":
             of[f"benchmarks/{folder}"] = benchmarks.settings_of(benchmark)
         for name, mark in (("slow", "its weights"), ("fast", "its training")):
             model = next(model for model in config.evaluation.models if model.name == name)
-            generator = eval.generator_of(run, model, benchmark, run.models["teachers.slow"])
+            generator = eval.generator_of(run, model, benchmark, compared)
             of[f"eval/{name}/{folder}"] = eval.settings_of(config, name, benchmark, generator, mark)
     texts = {f"texts of {teacher}": marks[0] for teacher, marks in of_teachers.marks.items()}
     texts |= {f"texts of {name}": of[name].marks[""][0] for name in of if name.startswith(("rewrites", "eval/"))}
@@ -228,8 +243,23 @@ def of_responses(run: Run) -> StageSettings:
 
 
 def configuration(folder: Path) -> DistillConfig:
-    """The configuration whose keys are changed: the tiny recipe with sampling and a rewriter of its own."""
+    """The tiny recipe with sampling and a rewriter of its own, whose keys are changed."""
     return load(None, [f"run.storage_path={folder}", LONG2SHORT, *DRAWN_FROM])
+
+
+def configurations(folder: Path) -> list[DistillConfig]:
+    """`configuration`, and two in which each section generates by an endpoint once, and once by a user's own engine."""
+    settings = [f"run.storage_path={folder}", *DRAWN_FROM]
+    endpoint = "endpoint={base_url: 'http://x/v1', model: m, api_key_env: null}"
+    backend = "backend={build: 'examples.my_engine:build', model: m}"
+    by_other_engines = [
+        load(None, [*settings, *(f"{section}.engine=null" for section in GENERATING), *by])
+        for by in (
+            [f"{section}.{kind}" for section, kind in zip(GENERATING, kinds, strict=True)]
+            for kinds in ((endpoint, backend, endpoint), (backend, endpoint, backend))
+        )
+    ]
+    return [configuration(folder), *by_other_engines]
 
 
 def expected(key: str) -> list[str] | None:
@@ -239,25 +269,33 @@ def expected(key: str) -> list[str] | None:
     if any(key.startswith(part) or key.endswith(f".{part}") for part in ELSEWHERE):
         return None
     section, _, rest = key.partition(".")
-    if rest in NOTHING.get(section, []) or key.rpartition(".engine.")[2] in NOTHING["engine"]:
+    kind, _, name = key.removeprefix(f"{section}.").rpartition(".")
+    if section == "plan" or rest in NOTHING.get(section, []) or name in NOTHING.get(kind.rpartition(".")[2], []):
         return []
     return pytest.fail(f"{key} is not in the table: what does it remake?")
 
 
-def outcomes(config: DistillConfig) -> dict[str, list[str]]:
-    """Key -> the artifacts whose settings it changes, and the models whose texts are bought again. All keys of the table."""
-    before, found = made(config), {}
-    for key in keys_of(config):
-        if expected(key) is not None:
-            after = made(changed(config, key))
-            found[key] = sorted(name for name in before if after[name] != before[name])
+def outcomes(configs: list[DistillConfig]) -> dict[str, list[str]]:
+    """Key -> the artifacts whose settings it changes, and the models whose texts are bought again. All keys of the table.
+
+    Each key is changed in the first configuration that has it.
+    """
+    found = dict[str, list[str]]()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(OTHERS["api_key_env"], "secret")
+        for config in configs:
+            before = made(config)
+            for key in keys_of(config):
+                if key not in found and expected(key) is not None:
+                    after = made(changed(config, key))
+                    found[key] = sorted(name for name in before if after[name] != before[name])
     return found
 
 
 def page() -> str:
     """The page for readers, in Markdown."""
     with tempfile.TemporaryDirectory() as folder:
-        found = outcomes(configuration(Path(folder)))
+        found = outcomes(configurations(Path(folder)))
     rows: dict[tuple[str, str], list[str]] = {}
     for key, names in found.items():
         texts = [name.removeprefix("texts of ") for name in names if name.startswith("texts of ")]

@@ -12,13 +12,26 @@ import pytest
 from pydantic import BaseModel, create_model
 
 from ray_distil.config import DistillConfig, InstructionsConfig, PackingConfig, TrainingConfig, load
-from ray_distil.config.engine_config import EndpointConfig
+from ray_distil.config.engine_config import BackendConfig, EndpointConfig
 from ray_distil.config.evaluation_config import BenchmarkConfig
 from ray_distil.config.models import resolve_models
+from ray_distil.config.plan_config import PlanConfig
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage_settings import values_of
 from ray_distil.stages import checkpoint, instructions, packed
-from tests.remakes import DRAWN_FROM, LONG2SHORT, PAGE, configuration, expected, made, of_responses, outcomes, page
+from tests.remakes import (
+    DRAWN_FROM,
+    GENERATING,
+    LONG2SHORT,
+    PAGE,
+    configuration,
+    configurations,
+    expected,
+    made,
+    of_responses,
+    outcomes,
+    page,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +40,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
 
 
 def test_what_each_key_remakes(config: DistillConfig) -> None:
-    found = outcomes(config)
+    found = outcomes(configurations(Path(config.run.storage_path)))
     assert found == {key: sorted(expected(key) or []) for key in found}
-    assert len(found) > 100
+    assert len(found) > 150
+    fields = {"endpoint": EndpointConfig, "backend": BackendConfig}
+    by_others = {f"{part}.{kind}.{key}" for part in GENERATING for kind in fields for key in fields[kind].model_fields}
+    assert by_others <= found.keys()
+    assert {f"plan.{key}" for key in PlanConfig.model_fields} - found.keys() == {
+        "plan.direct",
+        "plan.slow",
+        "plan.long2short",
+    }
 
 
 def test_the_page_for_readers_is_that_of_the_code() -> None:
@@ -77,28 +98,6 @@ def test_what_an_endpoint_is_asked_changes_its_texts(tmp_path: Path) -> None:
     assert marks("{}") == marks("{}", "http://y/v1") == marks("{stream_options: null}")
     assert marks("{}")["slow"] != marks("{enable_thinking: false}")["slow"]
     assert marks("{}")["direct"] == marks("{enable_thinking: false}")["direct"]
-
-
-OF_AN_ENDPOINT: dict[str, Any] = {
-    "base_url": "http://y/v1", "api_key_env": "KEY", "max_concurrency": 3, "requests_per_minute": 9, "tokens_per_minute": 9,
-    "max_retries": 3, "timeout_s": 3, "total_timeout_s": 9, "stream": True, "num_cpus": 1,
-    "model": "another", "request_params": {"enable_thinking": False},
-}  # fmt: skip
-BUYS_TEXTS = {"model", "request_params"}  # the others say where it is, and how fast it is asked
-
-
-def test_what_each_key_of_an_endpoint_buys_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEY", "secret")
-
-    def mark(**changes: Any) -> tuple[str, str]:
-        endpoint = json.dumps({"base_url": "http://x/v1", "model": "m", "api_key_env": None} | changes)
-        given = ["teachers.slow.engine=null", f"teachers.slow.endpoint={endpoint}", f"run.storage_path={tmp_path}"]
-        config = load(None, given)
-        return of_responses(Run(config, resolve_models(config))).marks["slow"]
-
-    assert OF_AN_ENDPOINT.keys() == EndpointConfig.model_fields.keys()
-    before = mark()
-    assert {key for key, value in OF_AN_ENDPOINT.items() if mark(**{key: value}) != before} == BUYS_TEXTS
 
 
 def test_a_prompts_text_is_in_its_mark(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
