@@ -4,7 +4,7 @@
     0afa04    gsm8k    52          4        3             0.75
     10957c    own      null        4        4             null: without a reference nobody knows
 
-Memory: 28 bytes a problem and the text of its reference; up to twice that for a moment, while they are sorted.
+Memory: 28 bytes a problem and the text of its reference; four times that for a moment, while they are sorted.
 """
 
 from collections import Counter

@@ -196,7 +196,7 @@ def facts(declared: dict[str, Any], saved: dict[str, Any], models: list[Model]) 
         "limit": declared.get("limit") or "none",
         "prompt": prompt or "as the kind of answer has it",
         "samples": declared.get("num_samples") or evaluation.get("num_samples", 1),
-        "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()) or DASH,
+        "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items() if value is not None) or DASH,
         "answer": declared.get("answer", "math"),
         "scorer": ", ".join(scored) or DASH,
         "engine": ", ".join(engines) or DASH,

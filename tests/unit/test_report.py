@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ray_distil.errors import UserError
 from ray_distil.evaluation import scores
-from ray_distil.report import contents, excerpts, provenance, report
+from ray_distil.report import benchmark_tables, contents, excerpts, provenance, report
 from ray_distil.store.manifest import Manifest, model_fingerprint, read_manifest, write_manifest
 from ray_distil.store.schemas import EVAL, REJECTS, RESPONSES, REWRITES
 from ray_distil.store.storage import Folder
@@ -191,7 +191,11 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     run = make_run(tmp_path / "mine", text=HOSTILE)
     saved = yaml.safe_load((run / "config.yaml").read_text())
     saved |= {"training": {"student": "Qwen/Qwen2.5-7B", "learning_rate": 2e-5, "system_prompt": ""}}
-    saved |= {"teachers": {"slow": {"engine": {"model_source": "/disk/models/r1"}, "sampling_params": {"top_p": 0.9}}}}
+    saved |= {
+        "teachers": {
+            "slow": {"engine": {"model_source": "/disk/models/r1"}, "sampling_params": {"top_p": 0.9, "top_k": None}}
+        }
+    }
     saved |= {
         "instructions": {"path": "hf://datasets/org/problems@abc", "suffix": "\nThink."},
         "gates": {"correct": True},
@@ -212,7 +216,7 @@ def test_a_trained_student_has_a_card_that_the_hub_reads(tmp_path: Path) -> None
     assert "| fast | 95.0% | – | 50.0 |" in card.text
     assert "responses: " in card.text
     assert "eval/" not in card.text
-    assert "slow teacher: r1; top_p 0.9" in card.text
+    assert "slow teacher: r1; top_p 0.9\n" in card.text, "a parameter that is not set is not named"
     assert "/disk" not in card.text, "no folder of a machine"
     written = (run / "checkpoint" / "student" / "README.md").stat().st_mtime_ns
     report.build(Folder.at(run))
@@ -593,3 +597,8 @@ def test_reasons_are_whole_on_a_narrow_console() -> None:
         contents.console_table("Stages", ["Stage", "In", "Out", "Rejected", "Seconds", "Unit", "Why"], [row], (0, 5, 6))
     )
     assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_sampling_names_what_is_set() -> None:
+    saved = {"evaluation": {"sampling_params": {"temperature": 0.6, "top_k": None}}}
+    assert ("sampling", "temperature 0.6") in benchmark_tables.facts({"name": "own"}, saved, [])
