@@ -83,6 +83,7 @@ REMAKES: dict[str, list[str]] = {
     "teachers.direct.sampling_params.max_tokens": ["responses"],
     "teachers.direct.num_samples": ["responses"],
     "teachers.direct.fraction": ["responses"],
+    "teachers.direct.pass_rate": ["responses"],
     "teachers.direct.engine.model_source": ["responses", "texts of direct"],
     "teachers.direct.engine.engine_kwargs": ["responses", "texts of direct"],
     "teachers.direct.engine.chat_template_kwargs": ["responses", "texts of direct"],
@@ -91,6 +92,7 @@ REMAKES: dict[str, list[str]] = {
     "teachers.slow.sampling_params.max_tokens": ["responses"],
     "teachers.slow.num_samples": ["responses"],
     "teachers.slow.fraction": ["responses"],
+    "teachers.slow.pass_rate": ["responses"],
     "teachers.slow.engine.model_source": ["responses", "texts of slow"],
     "teachers.slow.engine.engine_kwargs": ["responses", "texts of slow"],
     "teachers.slow.engine.chat_template_kwargs": ["responses", "texts of slow"],
@@ -127,7 +129,7 @@ NOTHING = {
     "instructions": ["license"],
     "teachers": ["direct.license", "slow.license"],
     "long2short": ["license"],
-    "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "remake", "retry_failed"],
+    "run": ["name", "storage_path", "parallel_engines", "max_reject_fraction", "stall_minutes", "take_over", "max_shard_mb", "reuse", "remake", "retry_failed"],
     "ray": ["num_cpus"],
     "training": ["resources_per_worker", "cpus_per_worker", "logging_steps", "save_steps", "save_minutes", "keep_states",
                  "max_failures", "eval_steps", "tensorboard", "use_gpu", "zero_stage", "offload_optimizer",
@@ -153,7 +155,7 @@ OTHERS: dict[str, Any] = {
     "placement_group_strategy": "SPREAD", "baseline": "base", "direct_thoughts": "reject", "max_length": 77,
     "storage_path": "elsewhere", "template": "x", "path": "p.jsonl", "zero_stage": 1,
     "lora": LoraConfig(), "custom": ["examples.my_gates:polite"], "judge": "examples.my_judges:rounded", "candidates": ["direct"], "max_steps": 7,
-    "sources": [ProblemSource(path="tiny", max_problems=70)], "benchmarks": ["tiny"], "choose": "shortest", "pass_rate": (0.1, 0.9),
+    "reuse": ["elsewhere"], "sources": [ProblemSource(path="tiny", max_problems=70)], "benchmarks": ["tiny"], "choose": "shortest", "pass_rate": (0.1, 0.9),
 }  # fmt: skip
 
 

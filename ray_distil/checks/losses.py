@@ -26,11 +26,12 @@ from ray_distil.runner import remaking
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Stage, of_split
 from ray_distil.stages import compared_models, expected
+from ray_distil.stages.asking import is_asked
 from ray_distil.stages.checkpoint import Checkpoint
 from ray_distil.stages.eval import Eval, artifact_of
 from ray_distil.stages.instructions import Instructions
 from ray_distil.stages.packed import Packed
-from ray_distil.stages.responses import Responses, is_asked
+from ray_distil.stages.responses import Responses
 from ray_distil.stages.rewrites import Rewrites
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import Keys, keys_of

@@ -24,10 +24,11 @@ from ray_distil.judge.agreement import JUDGE, wrong_judge
 from ray_distil.problems.collecting import mostly_alike, unchecked
 from ray_distil.problems.problem_sources import left_out
 from ray_distil.records.problem_facts import Figures
+from ray_distil.report.provenance import check_run
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
-from ray_distil.stages import export_check, responses
+from ray_distil.stages import asking, export_check
 from ray_distil.train.attention import FLAT
 
 
@@ -87,6 +88,7 @@ def _phases(
 
     yield [*resources, *_written_lengths(config, models), *_of_models(config, models, problems)]
     yield unwritable(config.run_folder) if planned else []
+    yield _no_runs(config)
     if config.training is not None and (student := models.get("training.student")):
         yield _thinks_twice(config, config.training, student)
         yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))
@@ -102,10 +104,19 @@ def _phases(
             *left_out(config.instructions),
             *unchecked(config.instructions, problems.facts),
             *mostly_alike(problems.facts),
-            *responses.asked_of_none(config, problems.facts),
+            *asking.asked_of_none(config, problems.facts),
         ]
     # Last, because a request of one token is paid for.
     yield endpoint_checks.findings(config, models) if not planned else endpoint_checks.missing_keys(config)
+
+
+def _no_runs(config: StagesConfig) -> Iterator[Finding]:
+    """An error for each folder of run.reuse that is no run."""
+    for path, folder in zip(config.run.reuse, config.reused_runs, strict=True):
+        try:
+            check_run(folder)
+        except UserError as problem:
+            yield Finding("run.reuse", f"{path!r} cannot be used again: {problem}")
 
 
 def _ends_with_examples(config: StagesConfig) -> str:

@@ -32,7 +32,7 @@ from ray_distil.records.problems import Problems
 from ray_distil.report.benchmark_tables import scaled
 from ray_distil.report.cost import expected_key, unlike_prices
 from ray_distil.report.plan_table import UNITS, Step, table
-from ray_distil.stages import instructions, responses
+from ray_distil.stages import asking, instructions
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON
 from ray_distil.store.storage import describe
@@ -114,12 +114,8 @@ def make(config: StagesConfig) -> Plan:
     for name, section in config.teachers.sections.items() if config.teachers is not None else ():
         # Responses.
         expected = assumed.expected(name, section.sampling_params.max_tokens)
-        if problems is None:
-            rows = round(num_train * section.fraction) * section.num_samples
-        else:
-            parts = problems.ids(TRAIN)
-            rows = sum(responses.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
-        is_exact = problems is not None
+        rows, is_exact = _num_responses(name, section, num_train, problems)
+        remarks += _at_most(name, section)
         if name in teachers:
             steps.append(_generation(f"responses/{name}", rows, is_exact, prompt, expected, teachers[name], config))
             remarks += _too_long(f"plan.{name}", expected, teachers[name])
@@ -204,6 +200,22 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
     problems = instructions.collected(config, remarks)
     remarks += reading(config_section, problems.facts)
     return problems.facts.usable[TRAIN], problems.facts.usable[EVAL], problems
+
+
+def _num_responses(name: str, section: TeacherConfig, num_train: int, problems: Problems | None) -> tuple[int, bool]:
+    """How many responses a teacher is asked for, at most, and whether the number is exact."""
+    if problems is None:
+        return round(num_train * section.fraction) * section.num_samples, False
+    parts = problems.ids(TRAIN)
+    rows = sum(asking.num_requests(ids, name, section.fraction, section.num_samples) for ids in parts)
+    return rows, section.pass_rate is None
+
+
+def _at_most(name: str, section: TeacherConfig) -> list[str]:
+    if section.pass_rate is None:
+        return []
+    later = "how many it is asked is known when the other teacher has answered"
+    return [f"teachers.{name}.pass_rate: responses/{name} counts all problems; {later}"]
 
 
 def _absent_responses(teacher: TeacherConfig, key: str) -> list[str]:

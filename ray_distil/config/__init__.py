@@ -7,10 +7,10 @@ from ray_distil.config.keys import (
     DistillConfig,
     PackingConfig,
     StagesConfig,
-    TeacherConfig,
     load,
 )
 from ray_distil.config.section import RECIPES
+from ray_distil.config.teachers_config import TeacherConfig
 from ray_distil.config.training_config import TrainingConfig
 
 __all__ = [

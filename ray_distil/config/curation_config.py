@@ -1,12 +1,25 @@
 """The keys of curation: which texts that pass the gates are learnt."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ray_distil.config.section import Section
 
 Kind = Literal["direct", "rewrite", "conclusion", "slow"]
+
+
+def _is_a_range(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 <= low <= high <= 1:
+        raise PydanticCustomError(
+            "pass_rate", "[{low}, {high}] is no range within [0, 1]; give [LOWEST, HIGHEST]", {"low": low, "high": high}
+        )
+    return value
+
+
+PassRate = Annotated[tuple[float, float], AfterValidator(_is_a_range)]
 
 
 class CurationConfig(Section):
@@ -27,7 +40,7 @@ class CurationConfig(Section):
         description="share of the median length of a problem's texts below which a text is not learnt; with choose: "
         "shortest or random, or with conclusions",
     )
-    pass_rate: tuple[float, float] = Field(
+    pass_rate: PassRate = Field(
         (0.0, 1.0), description="problems are learnt whose share of right responses lies within"
     )
     easy_fraction: float = Field(
@@ -46,14 +59,6 @@ class CurationConfig(Section):
     def _each_once(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) < len(value):
             raise ValueError(f"curation.candidates: {', '.join(value)} names a kind twice")
-        return value
-
-    @field_validator("pass_rate")
-    @classmethod
-    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        low, high = value
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"curation.pass_rate: [{low}, {high}] is no range within [0, 1]; give [LOWEST, HIGHEST]")
         return value
 
     @model_validator(mode="after")

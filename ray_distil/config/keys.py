@@ -8,23 +8,23 @@ import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ray_distil.config.curation_config import CurationConfig
-from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig, SamplingParams
+from ray_distil.config.engine_config import Asked, BackendConfig, EndpointConfig, EngineConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, EvaluatedModel, EvaluationConfig, declared
 from ray_distil.config.gates_config import AnswersConfig, GatesConfig
-from ray_distil.config.instructions_config import TINY, DatasetConfig, InstructionsConfig
+from ray_distil.config.instructions_config import TINY, InstructionsConfig
 from ray_distil.config.plan_config import PlanConfig
 from ray_distil.config.section import RECIPES, Section, apply_overrides, read_mapping, validate, without_secrets
+from ray_distil.config.teachers_config import Long2ShortConfig, TeachersConfig
 from ray_distil.config.training_config import TrainingConfig
 from ray_distil.runtime.session import SUBMITTED
 from ray_distil.store.storage import Folder
 
-ON_CARDS = "for the cards of a data set and of a student"
 TRAINED = "student"  # as `model_source` of a model to evaluate: the student that the run trains
 OF_ONE_COMMAND = {"take_over", "remake", "retry_failed"}  # keys of `run` that its config.yaml does not keep
 
@@ -71,6 +71,10 @@ class RunConfig(Section):
     remake: bool = Field(
         False, description="texts, states or a student that were paid for may be made again; --remake. Not saved"
     )
+    reuse: list[str] = Field(
+        default_factory=list,
+        description="folders of other runs, whose texts are used again where they would be the same: runs/first",
+    )
     retry_failed: bool = Field(
         False,
         description="rows that failed with a transient error are tried again where later stages are made of the others; "
@@ -85,76 +89,6 @@ class RayConfig(Section):
     """A Ray that the run starts itself; ignored where a cluster is there already (`ray job submit`)."""
 
     num_cpus: int | None = Field(None, ge=1, description="logical CPUs; null: those of the machine")
-
-
-class TeacherConfig(Asked, DatasetConfig):
-    """One teacher and how it is asked. DeepSeek advises no system prompt for both of the recipe's teachers."""
-
-    responses: str | None = Field(
-        None, min_length=1, description="what it has answered already, as `instructions.path`; matched by instruction"
-    )
-    columns: dict[
-        Literal["instruction", "output", "response", "messages", "reasoning_content", "finish_reason", "correctness"],
-        str,
-    ] = Field(default_factory=dict, description="our name of a column -> that in `responses`, where it is another")
-    system_prompt: str | None = Field(
-        None, description='null: the chat template\'s own, if it has one; "": none, where the template can'
-    )
-    sampling_params: SamplingParams = SamplingParams()
-    num_samples: int = Field(1, ge=1, description="responses an instruction, each with a seed of its own")
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the training instructions that it is asked")
-    license: str | None = Field(None, min_length=1, description=f"the license or terms of its texts, {ON_CARDS}")
-
-    @model_validator(mode="after")
-    def _has_one_backend(self) -> "TeacherConfig":
-        backends = self.backends + (["responses"] if self.responses is not None else [])
-        if len(backends) != 1:
-            raise ValueError(
-                f"teachers: a teacher needs one of `engine`, `endpoint`, `backend` and `responses`, not {' and '.join(backends) or 'none'}"
-                "; set the others to null"
-            )
-        return self
-
-
-class TeachersConfig(Section):
-    """`direct` answers at once and is used as it is; `slow` reasons at length and is rewritten."""
-
-    direct: TeacherConfig | None = None
-    slow: TeacherConfig | None = None
-    direct_thoughts: Literal["drop", "reject"] = Field(
-        "drop", description="a direct answer that thinks: its conclusion is learnt, or it is rejected"
-    )
-
-    @model_validator(mode="after")
-    def _some(self) -> "TeachersConfig":
-        if self.direct is None and self.slow is None:
-            raise ValueError("teachers: neither `direct` nor `slow` is there; give at least one")
-        return self
-
-    @property
-    def sections(self) -> dict[str, TeacherConfig]:
-        """The teachers that are configured, by name."""
-        teachers = {"direct": self.direct, "slow": self.slow}
-        return {name: teacher for name, teacher in teachers.items() if teacher is not None}
-
-
-class Long2ShortConfig(Asked):
-    """Rewriting of the slow responses into short reasoning; without engine and endpoint, by the slow teacher."""
-
-    enabled: bool = Field(True, description="false: slow responses are learnt as they are")
-    license: str | None = Field(
-        None, min_length=1, description=f"where another model rewrites, the license or terms of its texts, {ON_CARDS}"
-    )
-    system_prompt: str | None = Field(None, description="null: that of the DistilQwen2.5-0324 recipe")
-    sampling_params: SamplingParams = SamplingParams()
-
-    @model_validator(mode="after")
-    def _at_most_one(self) -> "Long2ShortConfig":
-        if len(self.backends) > 1:
-            raise ValueError(
-                f"long2short: has both `{self.backends[0]}` and `{self.backends[1]}`; set one of them to null"
-            )
-        return self
 
 
 class PackingConfig(Section):
@@ -309,8 +243,12 @@ class StagesConfig(Section):
 
     @property
     def run_folder(self) -> Folder:
-        base = Path.home() if SUBMITTED in os.environ else Path.cwd()
-        return Folder.at(self.run.storage_path, base) / self.run.name
+        return Folder.at(self.run.storage_path, _base()) / self.run.name
+
+    @property
+    def reused_runs(self) -> list[Folder]:
+        """The folders of other runs whose texts are used again."""
+        return [Folder.at(path, _base()) for path in self.run.reuse]
 
     def to_yaml(self) -> str:
         """The configuration in YAML, with *** for secrets: keys in URIs, and values under names such as HF_TOKEN."""
@@ -320,6 +258,11 @@ class StagesConfig(Section):
         """The configuration as a run keeps it: without secrets, and without the keys of one command."""
         values: dict[str, Any] = without_secrets(self.model_dump(mode="json", exclude={"run": OF_ONE_COMMAND}))
         return values
+
+
+def _base() -> Path:
+    """Where relative paths of runs begin."""
+    return Path.home() if SUBMITTED in os.environ else Path.cwd()
 
 
 class DistillConfig(StagesConfig):

@@ -174,7 +174,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         signs = ["blanks" if sign == " " else sign for sign in last[1].replace("\\w", "_").replace("A-Za-z0-9", "")]
         name = re.sub(r"[^\w.-]+|^\W+", "-", error["input"]).strip("-._") or "first"
         return f"{where}: {error['input']!r} is no name; give letters, digits and {' '.join(signs)}, as {name!r}"
-    if error["type"] == "import_path":
+    if error["type"] in ("import_path", "pass_rate"):
         return f"{where}: {error['msg']}"
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
 

@@ -1,4 +1,4 @@
-"""Uses rows of superseded shards again, so that no text is paid for twice.
+"""Uses rows of superseded shards, and of other runs, again, so that no text is paid for twice.
 
 An artifact whose configuration or input has changed is made anew, and its old shards move to RUN/superseded/. An old
 row is used again where its text would be the same: its part of the artifact (e.g. the rows of one teacher) has the same
@@ -12,7 +12,7 @@ the verdict, are made anew.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from ray_distil.store.ahead import ahead
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import keys_of
 from ray_distil.store.shards import REJECTS_FOLDER, SOURCE, reject, table_of
+from ray_distil.store.storage import Folder
 from ray_distil.store.superseded import marks_of, superseded
 
 Row = dict[str, Any]
@@ -100,17 +101,22 @@ def is_the_same(row: Row, finished: bool, max_tokens: int, has_same_limits: bool
     return num_tokens <= max_tokens if finished else num_tokens == max_tokens
 
 
-def carry(artifact: Artifact, reuse: Reuse, stage: str) -> int:
+def carry(
+    artifact: Artifact, reuse: Reuse, stage: str, runs: Iterable[Folder] = (), without: Container[str] = ()
+) -> int:
     """Write the old rows that can be used again into a started artifact; returns how many. After a stop, call it again.
 
-    Old rows that had failed or were cut are counted in `artifact.num_failed_before`: they may fail again.
+    runs: other runs, whose rows count as old ones of this run. without: parts that are left out. Old rows that had failed
+    or were cut are counted in `artifact.num_failed_before`: they may fail again.
     """
     sources: RowsById | None = None
     num_carried = 0
-    for old in superseded(artifact.run, artifact.name):
+    for old in [*superseded(artifact.run, artifact.name), *(run / artifact.name for run in runs)]:
         # Parts whose texts are the same, and those among them whose limits are the same too.
         marks = marks_of(old)
-        parts = {part for part in reuse.marks if reuse.has_same_texts(part, marks.get(part, [""])[0])}
+        parts = {
+            part for part in reuse.marks if part not in without and reuse.has_same_texts(part, marks.get(part, [""])[0])
+        }
         same_limits = {part for part in parts if marks[part][1] == reuse.marks[part][1]}
         if not parts:
             continue

@@ -126,8 +126,7 @@ class Run:
             self.display.stage(name, stage.unit) as target.tell,
             waiting.announced(name, target.tell.idle_seconds, self.display.say),
         ):
-            if stage.reuse is not None and (num_carried := carry(target, stage.reuse, name)):
-                self.display.say(f"{name}: {num_carried:,} rows of an earlier making are used again")
+            self.carry(stage, target)
             rows_in, summary = stage.make(target)
 
         gc.collect()  # datasets are in reference cycles; a node that holds a block of one is not released
@@ -147,6 +146,12 @@ class Run:
             command = "--retry-failed" if self.has_later_stages(target.name) else "the same command"
             self.display.say(f"{name}: {failures_text(left, target.first_details())}: {command} tries them again")
         return target
+
+    def carry(self, stage: Stage, target: Artifact) -> None:
+        """Write the rows of earlier makings, and of other runs, that can be used again into the started artifact."""
+        runs, reuse = self.config.reused_runs, stage.reuse
+        if reuse is not None and (number := carry(target, reuse, stage.artifact, runs, stage.unsettled)):
+            self.display.say(f"{stage.artifact}: {number:,} rows of an earlier making are used again")
 
     def refuse_loss(self, stage: Stage) -> None:
         """Raise the UserError that `make` would raise, before anything is made."""

@@ -8,7 +8,7 @@ class Rewrites(GeneratingStage):        one class in one file of stages/, which 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -45,6 +45,9 @@ class Stage(ABC):
     counted: ClassVar[str | None] = None  # the column with the ids of input rows; None: the first column
     resume: ClassVar[bool] = False  # whether rows that a stopped run has finished are kept
     tokens: ClassVar[str | None] = None  # the column with the tokens of a text, to sum those that gates reject
+    unsettled: Container[
+        str
+    ] = ()  # parts whose rows follow from the others: `make` settles them, and carries their old rows
 
     settings: StageSettings
     inputs: list[str]

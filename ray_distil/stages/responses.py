@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +15,6 @@ import pyarrow.compute as pc
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import split_reasoning
 from ray_distil.config import StagesConfig
-from ray_distil.config.findings import Finding, remark
 from ray_distil.config.models import responses_of
 from ray_distil.errors import UserError
 from ray_distil.generate import generators
@@ -25,17 +23,17 @@ from ray_distil.generate.question import Question
 from ray_distil.judge import gates
 from ray_distil.judge.answers import extract_answer
 from ray_distil.records import sources
-from ray_distil.records.problem_facts import TRAIN, Facts
 from ray_distil.records.sources import Source
 from ray_distil.runner.reuse import is_the_same
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import GeneratingStage, Made, Row, of_split, required, where
 from ray_distil.runner.stage_settings import StageSettings, text_marks, with_earlier
 from ray_distil.stages import imports
+from ray_distil.stages.asking import by_pass_rate, is_asked, num_finished, num_requests
 from ray_distil.stages.imports import request_columns
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
-from ray_distil.store.schemas import RESPONSES, stable_fraction, stable_id
+from ray_distil.store.schemas import RESPONSES, stable_id
 from ray_distil.store.shards import reject_failed, table_of
 
 if TYPE_CHECKING:
@@ -55,6 +53,7 @@ class Responses(GeneratingStage):
     artifact, fingerprint_name, version = "responses", NAME, VERSION
     schema, unit = RESPONSES, "responses"
     part_of, source_key = "teacher", "instruction_id"
+    unsettled: set[str]
 
     def __init__(self, run: Run, problems: Artifact) -> None:
         self.run, self.problems = run, problems
@@ -69,18 +68,24 @@ class Responses(GeneratingStage):
             name: generator.question(self.teachers[name].num_samples, self.teachers[name].fraction)
             for name, generator in self.generators.items()
         }
+
+        # How they are asked.
         self.parallel = run.config.run.parallel_engines
         self.imports = tuple({module for generator in self.generators.values() for module in generator.imports})
         self.num_requests = Counter[str]()  # of each teacher
+        self.unsettled = {name for name, section in self.teachers.items() if section.pass_rate is not None}
+        self.settled = dict[str, IdSet]()  # the problems that a teacher with a pass rate is asked
         self.settings, self.inputs = settings_of(run.config, self.generators), [problems.content()]
 
     def make(self, artifact: Artifact) -> Made:
-        # How many responses there are to be.
+        # How many responses there are to be of each teacher that waits for no other.
+        waiting = list(self.unsettled)
         for table in self.problems.tables(["instruction_id", "split"]):
             train = where(table, "split", "train")["instruction_id"].to_pylist()
             for name, section in self.teachers.items():
-                self.num_requests[name] += num_requests(train, name, section.fraction, section.num_samples)
-        rows_in = self.num_requests.total()
+                if name not in waiting:
+                    self.num_requests[name] += num_requests(train, name, section.fraction, section.num_samples)
+        rows_in = self.num_requests.total() + (num_finished(artifact, waiting) if waiting else 0)
         artifact.tell.expect(rows_in)
 
         # Those of files come first; then the teachers are asked.
@@ -88,6 +93,17 @@ class Responses(GeneratingStage):
         for name, source in self.files.items():
             unused += self._import(artifact, name, source)
         self.run.generate(self, artifact, rows_in)
+
+        # A teacher with a pass rate is asked when the other one has answered.
+        for name in waiting:
+            self.settled[name], line = by_pass_rate(self.problems, artifact, name, self.run.config)
+            self.run.display.say(f"{self.artifact}: {line}")
+            self.num_requests[name] = len(self.settled[name]) * self.teachers[name].num_samples
+            self.unsettled.discard(name)
+            artifact.num_failed_before = 0
+            self.run.carry(self, artifact)
+            self.run.generate(self, artifact, self.num_requests.total())
+        rows_in = self.num_requests.total()
         if not self.files:
             return rows_in, {}
         num_unused = unused.pop(imports.UNUSED, 0)
@@ -103,8 +119,10 @@ class Responses(GeneratingStage):
                 self.questions[name],
                 done,
                 self.run.config.answers.judge,
+                self.settled.get(name),
             )
             for name, generator in self.generators.items()
+            if name not in self.unsettled
         ]
 
     def sources(self) -> Iterable[pa.Table]:
@@ -113,7 +131,7 @@ class Responses(GeneratingStage):
     def reread(self, row: Row, source: Row | None, has_same_limits: bool) -> Row | None:
         teacher = self.teachers[row["teacher"]]
         is_wanted = row["sample_index"] < teacher.num_samples and is_asked(
-            row["instruction_id"], row["teacher"], teacher.fraction
+            row["instruction_id"], row["teacher"], teacher.fraction, self.settled.get(row["teacher"])
         )
         has_ended = row["finish_reason"] == "stop"
         if source is None or not is_wanted:
@@ -190,6 +208,7 @@ def _settings(config: StagesConfig, generators: dict[str, Generator], by_earlier
     marks = {}
     for name, section in required(config.teachers).sections.items():
         values[name] = section.model_dump(mode="json", include={"fraction", "num_samples"})
+        values[name] |= {"pass_rate": section.pass_rate} if section.pass_rate is not None else {}
         if section.responses is not None:
             source = responses_of(section, f"teachers.{name}")
             values[name] |= {"responses": sources.fingerprint(source), "columns": section.columns}
@@ -203,23 +222,19 @@ def _settings(config: StagesConfig, generators: dict[str, Generator], by_earlier
     return StageSettings(values, marks, texts_of, max_tokens)
 
 
-def is_asked(instruction_id: str, teacher: str, fraction: float) -> bool:
-    """Whether a teacher is asked this instruction. A hash chooses the share `fraction` of all instructions."""
-    return stable_fraction(teacher, instruction_id) < fraction
-
-
-def num_requests(instruction_ids: list[str], teacher: str, fraction: float, num_samples: int) -> int:
-    """The number of responses that a teacher must give to these instructions."""
-    return sum(is_asked(i, teacher, fraction) for i in instruction_ids) * num_samples
-
-
-def requests(row: dict[str, Any], teacher: str, question: Question, done: Container[str] = ()) -> list[dict[str, Any]]:
+def requests(
+    row: dict[str, Any],
+    teacher: str,
+    question: Question,
+    done: Container[str] = (),
+    settled: Container[str] | None = None,
+) -> list[dict[str, Any]]:
     """The requests to one teacher for an INSTRUCTIONS row: none, or one for each sample, each with its own seed.
 
     The seeds of an instruction are consecutive numbers, as vLLM uses them for n samples of one request. Requests whose
-    ids are in `done` are left out.
+    ids are in `done` are left out. settled: see `is_asked`.
     """
-    if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, question.fraction):
+    if row["split"] != "train" or not is_asked(row["instruction_id"], teacher, question.fraction, settled):
         return []
     requests = []
     first_seed = int(stable_id(question.seed, row["instruction_id"], teacher), 16) % 2**31
@@ -269,25 +284,17 @@ def responses(
     question: Question,
     done: Container[str] = (),
     judge: str | None = None,
+    settled: Container[str] | None = None,
 ) -> "Dataset":
-    """One teacher's responses, without those whose ids are in `done`. judge: of the gate `correct`."""
-    pending = instructions.flat_map(requests, fn_kwargs={"teacher": teacher, "question": question, "done": done})
+    """One teacher's responses, without those whose ids are in `done`. judge: of the gate `correct`. settled: see `is_asked`."""
+    keywords = {"teacher": teacher, "question": question, "done": done, "settled": settled}
+    pending = instructions.flat_map(requests, fn_kwargs=keywords)
     options = {"model": model, "sampling_params": question.sampling_params, "judge": judge}
     return generate(pending).map_batches(response_batch, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
 
 
 def response_batch(table: pa.Table, **options: Any) -> pa.Table:
     return table_of([response_row(row, **options) for row in table.to_pylist()], RESPONSES)
-
-
-def asked_of_none(config: StagesConfig, facts: Facts) -> Iterator[Finding]:
-    """A remark where a part of the training problems is asked of no teacher."""
-    teachers = config.teachers.sections if config.teachers is not None else {}
-    share = prod(1 - teacher.fraction for teacher in teachers.values())
-    if teachers and share:
-        number = round(share * facts.usable[TRAIN])
-        keys = " and ".join(f"teachers.{name}.fraction" for name in teachers)
-        yield remark(keys, f"about {number:,} of {facts.usable[TRAIN]:,} problems are asked of no teacher")
 
 
 def verdicts(tables: Iterable[pa.Table]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from ray_distil.store.ahead import HELD_BYTES, ahead
 from ray_distil.store.ids import IdSet
 from ray_distil.store.manifest import MANIFEST, STUDENT, Manifest, content_mark, read_manifest
 from ray_distil.store.schemas import ARTIFACTS, REJECTS, conformed
-from ray_distil.store.shards import REJECTS_FOLDER, read_shard
+from ray_distil.store.shards import REASON, REJECTS_FOLDER, read_shard
 from ray_distil.store.storage import Folder
 
 if TYPE_CHECKING:
@@ -111,9 +111,11 @@ class ArtifactReader:
         return table.sort_by(key) if key in table.column_names else table
 
     def rejected(self) -> list[dict[str, Any]]:
-        """The rejected rows, with the columns of the schema that were known."""
-        tables = self._tables(self._files(REJECTS_FOLDER), ["row"])
-        return [json.loads(row) for table in tables for row in table["row"].to_pylist()]
+        """The rejected rows, with their reason and the columns of the schema that were known."""
+        rows = (
+            row for table in self._tables(self._files(REJECTS_FOLDER), ["row", "reason"]) for row in table.to_pylist()
+        )
+        return [json.loads(row["row"]) | {REASON: row["reason"]} for row in rows]
 
     def first_details(self) -> dict[str, str]:
         """Reason of rejected rows -> the detail of one of them."""

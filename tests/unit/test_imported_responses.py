@@ -14,7 +14,7 @@ from ray_distil.errors import UserError
 from ray_distil.generate.question import Question
 from ray_distil.problems import collecting
 from ray_distil.runner.runs import Run
-from ray_distil.stages import imports, responses
+from ray_distil.stages import asking, imports, responses
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import stable_id
 
@@ -27,9 +27,7 @@ PROBLEMS = [
 def match(records: list[Any], num_samples: int = 1, fraction: float = 1.0) -> tuple[list[dict[str, Any]], Counter[str]]:
     counts: Counter[str] = Counter()
     asked = [
-        row
-        for row in PROBLEMS
-        if row["split"] == "train" and responses.is_asked(row["instruction_id"], "slow", fraction)
+        row for row in PROBLEMS if row["split"] == "train" and asking.is_asked(row["instruction_id"], "slow", fraction)
     ]
     return list(imports.matched(imports.by_text(asked), records, "slow", num_samples, counts)), counts
 
@@ -63,7 +61,7 @@ def test_each_request_is_answered_or_rejected_and_each_record_counted(
 
 
 def test_only_the_share_that_a_teacher_is_asked_is_imported() -> None:
-    asked = [p["instruction_id"] for p in PROBLEMS[:4] if responses.is_asked(p["instruction_id"], "slow", 0.5)]
+    asked = [p["instruction_id"] for p in PROBLEMS[:4] if asking.is_asked(p["instruction_id"], "slow", 0.5)]
     rows, counts = match([answer(k) for k in range(4)], fraction=0.5)
     assert 0 < len(asked) < 4
     assert [r["instruction_id"] for r in rows] == asked

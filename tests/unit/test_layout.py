@@ -25,6 +25,7 @@ STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
     "curation.candidates": "files on a disk, beside pure functions of columns",
+    "curation.pass_rates": "pure functions of columns, beside a stage's class",
     "curation.same_texts": "pure functions of shards, beside a stage's class",
     "records.held_out": "a rule of its own, by rows alone: which problems are held out",
     "records.problem_file": "all that lies in a temporary file, beside what is decided of its rows",

@@ -17,7 +17,7 @@ from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
 from ray_distil.problems import collecting
 from ray_distil.report import plan_table
-from ray_distil.stages import responses
+from ray_distil.stages import asking
 from tests.object_store import CREDENTIALS
 
 OWN = ["instructions.path=absent.jsonl", "plan.num_instructions=1000", "instructions.num_eval=20"]
@@ -32,7 +32,7 @@ def test_rows_are_those_that_the_stages_will_ask_for() -> None:
     steps, _ = planned(["teachers.slow.num_samples=2", "instructions.num_train=400", "instructions.num_eval=50"])
     config = load(None, ["instructions.num_train=400", "instructions.num_eval=50"])
     train = [i for ids in collecting.collect(config.instructions, 0).ids("train") for i in ids]
-    asked = [i for i in train if responses.is_asked(i, "slow", 0.3)]
+    asked = [i for i in train if asking.is_asked(i, "slow", 0.3)]
     assert 80 < len(asked) < 160
     assert (steps["instructions"].rows, steps["responses/direct"].rows) == (450, 400)
     assert steps["responses/slow"].rows == 2 * len(asked)

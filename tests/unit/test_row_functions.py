@@ -15,7 +15,7 @@ from ray_distil.errors import UserError
 from ray_distil.generate import engine, generation, token_rows
 from ray_distil.generate.question import Question
 from ray_distil.judge.gates import GATES, first_reason
-from ray_distil.stages import responses, rewrites, sft_examples
+from ray_distil.stages import asking, responses, rewrites, sft_examples
 from ray_distil.store.shards import REASON
 
 ALL = list(GATES)
@@ -88,7 +88,7 @@ def test_a_fraction_is_asked_and_counted() -> None:
     ids = [f"i{k}" for k in range(2000)]
     asked = [i for i in ids if ask(PROBLEM | {"instruction_id": i}, fraction=0.25)]
     assert 400 < len(asked) < 600
-    assert responses.num_requests(ids, "slow", 0.25, 3) == 3 * len(asked)
+    assert asking.num_requests(ids, "slow", 0.25, 3) == 3 * len(asked)
 
 
 def generated(**changes: Any) -> dict[str, Any]:
