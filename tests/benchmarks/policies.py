@@ -68,7 +68,11 @@ def student(folder: Path, policy: str, seed: int, arguments: argparse.Namespace)
     name = policy.replace(" ", "-").replace(",", "")
     saved = folder / "students" / f"{name}-{seed}"
     if not (saved / "facts.json").exists():
-        common = [*texts(arguments.problems), "evaluation.models=[{name: fast, model_source: student}]"]
+        common = [
+            *texts(arguments.problems),
+            "evaluation.models=[{name: fast, model_source: student}]",
+            "evaluation.baseline=fast",
+        ]
         common += [f"run.reuse=[{folder / 'pool'}]", f"training.max_steps={arguments.steps}", f"training.seed={seed}"]
         if policy == "second round":
             model = folder / "students" / f"all-{seed}" / "student"
