@@ -87,16 +87,20 @@ def test_a_library_of_another_build_than_torch_is_told_in_a_line(name: str, tmp_
 
 
 def test_variables_of_who_starts_the_tests_change_no_result(tmp_path: Path) -> None:
-    """Colours, a narrow console, another cluster, and a temporary folder with a blank in its name."""
+    """Colours, a narrow console, another cluster, no hub, and a temporary folder with a blank in its name."""
     variables = dict.fromkeys(("FORCE_COLOR", "TTY_COMPATIBLE"), "1") | {
         "COLUMNS": "37",
         "RAY_ADDRESS": "10.1.2.3:6379",
+        "HF_HUB_OFFLINE": "1",
     }
     (tmp_path / "a blank").mkdir()
     environment = (
         os.environ | variables | {"TMPDIR": str(tmp_path / "a blank"), "TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
     )
-    tests = "tests/unit/test_status.py::test_how_the_last_command_failed_is_shown_until_something_is_finished"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    tests = [
+        "tests/unit/test_status.py::test_how_the_last_command_failed_is_shown_until_something_is_finished",
+        "tests/unit/test_frozen.py::test_a_model_that_is_named_with_a_commit_is_that_commit",
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stdout
