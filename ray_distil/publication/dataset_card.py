@@ -227,10 +227,10 @@ def _problems(contents: Contents) -> Iterator[str]:
     if of_sources:
         yield "## Problems by source"
         yield table(kept_out.SOURCES_HEADER, of_sources)
-    if difficulty := kept_out.by_difficulty(contents.problems.by_pass_rate()):
+    if difficulty := kept_out.by_difficulty({"pass_rates": contents.problems.by_pass_rate()}):
         yield "## Problems by pass rate"
         yield "Of the problems with a reference, by the share of the teachers' responses that are right:"
-        yield table(kept_out.DIFFICULTY_HEADER, difficulty)
+        yield table(kept_out.DIFFICULTY_HEADER[:3], [row[:3] for row in difficulty])
 
     test_sets = manifest.summary.get("test_sets", {}) if manifest is not None else {}
     yield "## Decontamination"

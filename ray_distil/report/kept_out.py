@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ray_distil.curation.same_texts import SAME_TEXT
 from ray_distil.judge.gates import ACCEPTED, REASONS
 from ray_distil.records.problem_facts import CONTAMINATED, EVAL, NEAR_DUPLICATE, TRAIN
 from ray_distil.report.benchmark_tables import DASH
@@ -12,7 +13,7 @@ from ray_distil.store.shards import SOURCE
 ALIKE_HEADER = ("Left out", "Problem", "It is like", "How much")
 SOURCES_HEADER = ("Source", "Records", "Trained on", "Held out", "Left out")
 LOOKED_FOR = "Test problems that were looked for"  # a line of `curation` begins so
-DIFFICULTY_HEADER = ("Right responses", "Problems", "Share")
+DIFFICULTY_HEADER = ("Right responses", "Problems", "Share", "Learnt", "Characters of a text", "Of a learnt one")
 _KINDS = {NEAR_DUPLICATE: "near-duplicate", CONTAMINATED: "holds a test problem"}
 _RATES = (("none", 0.0), ("up to a quarter", 0.25), ("up to a half", 0.5), ("up to three quarters", 0.75), ("most", 0.999), ("all", 1.0))  # fmt: skip
 HEADER = ("Gate", "Slow responses", "Their tokens", "Candidates", "Tokens of candidates")
@@ -64,8 +65,8 @@ def rewriting(rewrites: Manifest | None) -> str:
 
 def curation(instructions: Manifest | None, responses: Manifest | None, examples: Manifest | None) -> dict[str, Any]:
     """`lines`: sentences. `sources`: of several, what became of each. `difficulty`: problems by their pass rate. `alike`: problems beside those that they are like."""
-    lines = [*_teachers(responses), *_test_problems(instructions), *_doubted(examples)]
-    rates = examples.summary.get("pass_rates", {}) if examples is not None else {}
+    lines = [*_teachers(responses), *_test_problems(instructions), *_repeated(examples), *_doubted(examples)]
+    of_examples = examples.summary if examples is not None else {}
     pairs = instructions.summary.get("pairs", {}) if instructions is not None else {}
     alike = [
         [_KINDS.get(reason, reason), pair["instruction"], pair["like"], pair["detail"]]
@@ -73,7 +74,7 @@ def curation(instructions: Manifest | None, responses: Manifest | None, examples
         for pair in of_reason
     ]
     sources = instructions.summary.get("sources", {}) if instructions is not None else {}
-    return {"lines": lines, "sources": _by_source(sources), "difficulty": by_difficulty(rates), "alike": alike}
+    return {"lines": lines, "sources": _by_source(sources), "difficulty": by_difficulty(of_examples), "alike": alike}
 
 
 def _by_source(sources: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -105,6 +106,16 @@ def _test_problems(instructions: Manifest | None) -> list[str]:
     return [f"{LOOKED_FOR} in the training problems: {looked_for}; found: {by_set or 'none'}"]
 
 
+def _repeated(examples: Manifest | None) -> list[str]:
+    """E.g. "2,401 of 3,824 texts repeat another text of the same problem, and are not learnt"; [] below a tenth."""
+    number = examples.rejects.get(SAME_TEXT, 0) if examples is not None else 0
+    if examples is None or not number or number < examples.rows_in / 10:
+        return []
+    return [
+        f"{number:,} of {counted(examples.rows_in, 'text')} repeat another text of the same problem, and are not learnt"
+    ]
+
+
 def _doubted(examples: Manifest | None) -> list[str]:
     if examples is None or not (number := examples.summary.get("num_doubted")):
         return []
@@ -113,10 +124,29 @@ def _doubted(examples: Manifest | None) -> list[str]:
     return [f"In {counted(number, 'problem')} {line}: {ids}{' ...' if number > 5 else ''}"]
 
 
-def by_difficulty(rates: dict[str, int]) -> list[list[str]]:
-    total, lowest, rows = sum(rates.values()), -1.0, []
+def by_difficulty(examples: dict[str, Any]) -> list[list[str]]:
+    """Problems by the share of right responses, with the texts before and after the choice. examples: their summary."""
+    rates = {rate: [number, 0, 0] for rate, number in examples.get("pass_rates", {}).items()}
+    total, lowest, rows = sum(number for number, _, _ in rates.values()), -1.0, []
     for name, highest in _RATES:
-        number = sum(n for rate, n in rates.items() if lowest < float(rate) <= highest)
-        rows += [[name, f"{number:,}", f"{number / total:.1%}"]] if number else []
+        number, _, _ = _sums_within(rates, lowest, highest)
+        if number:
+            _, num_texts, characters = _sums_within(examples.get("texts_by_rate", {}), lowest, highest)
+            num_learnt, num_examples, characters_learnt = _sums_within(
+                examples.get("learnt_by_rate", {}), lowest, highest
+            )
+            lengths = [_mean(characters, num_texts), _mean(characters_learnt, num_examples)]
+            learnt = f"{num_learnt:,}" if num_texts else DASH
+            rows.append([name, f"{number:,}", f"{number / total:.1%}", learnt, *lengths])
         lowest = highest
     return rows
+
+
+def _sums_within(by_rate: dict[str, list[int]], lowest: float, highest: float) -> list[int]:
+    """The sums of the three columns over the rates above `lowest`, up to `highest`."""
+    columns = [row for rate, row in by_rate.items() if lowest < float(rate) <= highest]
+    return [sum(column) for column in zip(*columns, strict=True)] if columns else [0, 0, 0]
+
+
+def _mean(total: int, number: int) -> str:
+    return f"{total / number:,.0f}" if number else DASH

@@ -27,6 +27,7 @@ from ray_distil.curation.choice import (
     doubted,
     within_budget,
 )
+from ray_distil.curation.tallies import Tally, rates_of
 from ray_distil.judge import gates
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.spelling import cleaned
@@ -49,10 +50,13 @@ class Chosen:
     pass_rates: Counter[str] = field(default_factory=Counter)  # "0.25" -> problems
     doubted: list[str] = field(default_factory=list)  # ids of the first NUM_DOUBTED problems
     num_doubted: int = 0
+    texts: Tally = field(default_factory=Tally)  # that passed the gates
+    learnt: Tally = field(default_factory=Tally)  # of them, those that stay
 
     @property
     def summary(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"pass_rates": dict(sorted(self.pass_rates.items()))}
+        figures |= {"texts_by_rate": self.texts.of_rates(), "learnt_by_rate": self.learnt.of_rates()}
         return figures | ({"num_doubted": self.num_doubted, "doubted": self.doubted} if self.num_doubted else {})
 
 
@@ -76,7 +80,7 @@ def chosen_examples(
 ) -> Chosen:
     """The choice among all examples that passed the gates. responses: all that the teachers gave.
 
-    Memory: one part of the problems; eight bytes for each example that is rejected; with a budget, 20 for each that stays.
+    Memory: one part of the problems; eight bytes for each example that is rejected; with a budget, 25 for each that stays.
     """
     candidates, samples = candidate_parts(), sample_parts()
     columns = examples.map_batches(
@@ -92,12 +96,18 @@ def chosen_examples(
     choice = Chosen({})
     ids: dict[int, list[Keys]] = {code: [] for code in range(1, len(REASONS))}
     staying: list[np.ndarray] = []
+    staying_rates: list[np.ndarray] = []
     for of_problems, of_samples in zip(candidates, samples, strict=True):
         reasons, difficulty = choose(of_problems, of_samples, rules)
         for code in np.unique(reasons[reasons != STAYS]).tolist():
             ids[code].append(of_problems["example"][reasons == code])
+        rates, stays = rates_of(of_problems["problem"], difficulty), reasons == STAYS
+        choice.texts.add(of_problems["problem"], rates, of_problems["characters"])
         if max_tokens is not None:
-            staying.append(of_problems[reasons == STAYS][["problem", "example", "tokens"]])
+            staying.append(of_problems[stays][["problem", "example", "tokens", "characters"]])
+            staying_rates.append(rates[stays].astype(np.uint8))
+        else:
+            choice.learnt.add(of_problems["problem"][stays], rates[stays], of_problems["characters"][stays])
         choice.pass_rates.update(f"{rate:.2f}" for rate in (difficulty.right / difficulty.tried).tolist())
         doubted_problems, _ = doubted(of_samples)
         choice.num_doubted += len(doubted_problems)
@@ -106,8 +116,10 @@ def chosen_examples(
 
     # The budget holds for all problems together.
     if max_tokens is not None and staying:
-        left = np.concatenate(staying)
-        ids[OVER_BUDGET].append(left["example"][~within_budget(left["problem"], left["tokens"], max_tokens)])
+        left, rates = np.concatenate(staying), np.concatenate(staying_rates)
+        is_within = within_budget(left["problem"], left["tokens"], max_tokens)
+        ids[OVER_BUDGET].append(left["example"][~is_within])
+        choice.learnt.add(left["problem"][is_within], rates[is_within], left["characters"][is_within])
     by_reason = {code: np.sort(np.concatenate(parts)) for code, parts in ids.items() if parts}
     choice.by_reason = {code: keys for code, keys in by_reason.items() if len(keys)}
     return choice

@@ -119,6 +119,10 @@ def test_hard_problems_are_learnt_at_full_length_within_a_budget(folder: Path) -
     assert rejects["over_budget"] > 10
     total = sum(len(row["completion"]) // 4 for rows in learnt(run).values() for row in rows)
     assert 8_000 < total <= 10_000
+    by_rate = read_manifest(Folder.at(run / "sft_examples")).summary["learnt_by_rate"]  # type: ignore[union-attr]
+    rows = [row for rows in learnt(run).values() for row in rows]
+    sums = [sum(column) for column in zip(*by_rate.values(), strict=True)]
+    assert sums == [len(learnt(run)), len(rows), sum(len(row["completion"]) for row in rows)]
 
 
 def test_a_kill_during_the_choice_changes_nothing(folder: Path) -> None:

@@ -26,7 +26,7 @@ STAGES = {f"stages.{name}" for name in OF_STAGES}
 SATELLITES = {
     "curation.candidates": "files on a disk, beside pure functions of columns",
     "curation.pass_rates": "pure functions of columns, beside a stage's class",
-    "curation.same_texts": "pure functions of shards, beside a stage's class",
+    "curation.tallies": "counts for a report, beside the choice itself",
     "records.held_out": "a rule of its own, by rows alone: which problems are held out",
     "records.problem_file": "all that lies in a temporary file, beside what is decided of its rows",
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",
