@@ -8,7 +8,6 @@ instructions that lie there if `plan.num_instructions` does not give their numbe
 import os
 import tempfile
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from rich.console import Console
 from ray_distil.chat.prompts import LONG2SHORT
 from ray_distil.checks import preflight, weight_files
 from ray_distil.commands import status
-from ray_distil.config import StagesConfig, TeacherConfig, TrainingConfig
+from ray_distil.config import StagesConfig, TeacherConfig
 from ray_distil.config.evaluation_config import HELD_OUT, BenchmarkConfig, folder_of
 from ray_distil.config.models import named_models, resolve_model, responses_of
 from ray_distil.config.plan_config import Expected
@@ -31,17 +30,14 @@ from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
 from ray_distil.report.benchmark_tables import scaled
 from ray_distil.report.cost import expected_key, unlike_prices
+from ray_distil.report.plan_steps import generation, training_steps
 from ray_distil.report.plan_table import UNITS, Step, table
 from ray_distil.stages import asking, instructions
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON
 from ray_distil.store.storage import describe
-from ray_distil.train.deepspeed_config import BatchArithmetic
-from ray_distil.train.states import KEPT
-from ray_distil.train.student_engine import OPTIMIZER_BYTES
 
 SYSTEM_TOKENS = len(LONG2SHORT) / 4  # about four characters of English a token
-FILL = 0.9  # of a packed sequence
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def make(config: StagesConfig) -> Plan:
         rows, is_exact = _num_responses(name, section, num_train, problems)
         remarks += _at_most(name, section)
         if name in teachers:
-            steps.append(_generation(f"responses/{name}", rows, is_exact, prompt, expected, teachers[name], config))
+            steps.append(generation(f"responses/{name}", rows, is_exact, prompt, expected, teachers[name], config))
             remarks += _too_long(f"plan.{name}", expected, teachers[name])
         else:
             size = rows * (prompt + expected.num_generated_tokens) * assumed.bytes_per_token
@@ -133,16 +129,17 @@ def make(config: StagesConfig) -> Plan:
         if name == "slow" and rewriter is not None:
             longer = prompt + SYSTEM_TOKENS + completion
             expected = assumed.expected("long2short", rewriter.sampling.max_tokens, rewriter.is_slow_teacher)
-            steps.append(_generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
+            steps.append(generation("rewrites", round(num_kept), False, longer, expected, rewriter, config))
             remarks += _too_long("plan.long2short", expected, rewriter)
             num_kept, completion = num_kept * assumed.kept, expected.num_generated_tokens
             num_examples += num_kept
             tokens_learnt += num_kept * (prompt + completion)
             remarks += _does_not_pack("long2short", prompt + completion, config)
 
+    num_examples, tokens_learnt = _after_choice(num_examples, tokens_learnt, num_train, config)
     if config.training is not None and num_examples:
         num_learning = num_parameters or assumed.student_parameters
-        steps += _training(round(num_examples), tokens_learnt, config, config.training, num_learning)
+        steps += training_steps(round(num_examples), tokens_learnt, config, config.training, num_learning)
     elif num_examples:
         size = tokens_learnt * assumed.bytes_per_token
         steps.append(Step("sft_examples", round(num_examples), False, size=size))
@@ -202,6 +199,16 @@ def _instructions(config: StagesConfig, remarks: list[str]) -> tuple[int, int, P
     return problems.facts.usable[TRAIN], problems.facts.usable[EVAL], problems
 
 
+def _after_choice(num_examples: float, tokens: float, num_train: int, config: StagesConfig) -> tuple[float, float]:
+    """Examples and their tokens after `curation`: `keep` of each problem, and the budget. Difficulty is not known yet."""
+    curation = config.curation
+    limit = num_train * curation.keep if curation.choose != "all" else num_examples
+    share = min(1.0, limit / num_examples) if num_examples else 1.0
+    if curation.max_tokens is not None and tokens:
+        share = min(share, curation.max_tokens / tokens)
+    return num_examples * share, tokens * share
+
+
 def _num_responses(name: str, section: TeacherConfig, num_train: int, problems: Problems | None) -> tuple[int, bool]:
     """How many responses a teacher is asked for, at most, and whether the number is exact."""
     if problems is None:
@@ -224,82 +231,6 @@ def _absent_responses(teacher: TeacherConfig, key: str) -> list[str]:
     return [f"{source.key}: {absence.removeprefix(f'{source.key}: ')}"] if absence else []
 
 
-def _generation(
-    name: str, rows: int, exact: bool, prompt: float, expected: Expected, generator: Generator, config: StagesConfig
-) -> Step:
-    generated, prompts, gpus = rows * expected.num_generated_tokens, rows * prompt, generator.num_gpus
-    num_engines = generator.engine.concurrency[1] if generator.engine is not None else 1
-    seconds = generated / (expected.tokens_per_s * num_engines) if expected.tokens_per_s else None
-    price = expected.usd_per_million_tokens if generator.endpoint is not None else None
-    return Step(
-        name,
-        rows,
-        exact,
-        prompts,
-        generated,
-        seconds=seconds,
-        gpus=gpus,
-        dollars=(prompts * price[0] + generated * price[1]) / 1e6 if price else _rent(seconds, gpus, config),
-        is_paid=generator.endpoint is not None or gpus > 0,
-        size=(prompts + generated) * config.plan.bytes_per_token,
-    )
-
-
-def _rent(seconds: float | None, gpus: int, config: StagesConfig) -> float | None:
-    """The dollars for `gpus` over `seconds`; None without GPUs, or where the time or the price is not known."""
-    price = config.plan.usd_per_gpu_hour
-    return None if seconds is None or price is None or not gpus else seconds * gpus / 3600 * price
-
-
-def _training(
-    num_examples: int, tokens: float, config: StagesConfig, training: TrainingConfig, num_parameters: float | None
-) -> list[Step]:
-    assumed, packing = config.plan, config.packing
-    stored = 2 * tokens * assumed.bytes_per_token  # the texts, and their packed ids
-
-    # How many steps the training takes.
-    num_sequences = (
-        ceil(tokens / (packing.max_length * FILL)) if packing.enabled and packing.max_length else num_examples
-    )
-    batch = BatchArithmetic(
-        num_sequences=max(1, ceil(num_sequences * (1 - training.eval_fraction))),
-        num_workers=training.num_workers,
-        train_micro_batch_size_per_gpu=training.train_micro_batch_size_per_gpu,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        num_train_epochs=training.num_train_epochs,
-        max_steps=training.max_steps,
-    )
-
-    # How long it takes.
-    num_epochs, rate = batch.num_steps / batch.steps_per_epoch, assumed.training_tokens_per_s
-    num_tokens_seen = tokens * num_epochs
-    seconds = num_tokens_seen / (rate * training.num_workers) if rate else None
-
-    # What it needs on the disk.
-    num_saved = (batch.num_steps - 1) // training.save_steps if training.save_steps else 0
-    num_saved += int((seconds or 0) / 60 / training.save_minutes) if training.save_minutes else 0
-    num_states = min(num_saved + training.keep_states, KEPT + 1)  # those kept, and one that is being written
-    weight = 2 if training.bf16 else 4
-    checkpoint = None
-    if num_parameters is not None:  # the export; a state has weights and what the optimiser keeps
-        checkpoint = num_parameters * (weight + num_states * (weight + OPTIMIZER_BYTES))
-
-    return [
-        Step("sft_examples, packed", num_examples, False, size=stored),
-        Step(
-            "checkpoint",
-            num_sequences,
-            False,
-            tokens=num_tokens_seen,
-            seconds=seconds,
-            gpus=training.num_workers if training.use_gpu else 0,
-            dollars=_rent(seconds, training.num_workers if training.use_gpu else 0, config),
-            is_paid=training.use_gpu,
-            size=checkpoint,
-        ),
-    ]
-
-
 def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> list[Step]:
     evaluation = config.evaluation
     steps, assumed = [], config.plan.evaluation
@@ -311,11 +242,11 @@ def _evaluations(num_eval: int, config: StagesConfig, remarks: list[str]) -> lis
             rows, prompt = problems * evaluation.samples_of(benchmark), config.plan.num_prompt_tokens
             generator = generators.evaluated(config, model, benchmark, "")
             name = f"eval/{model.name}/{folder_of(label)}"
-            steps.append(_generation(name, rows, exact, prompt, expected, generator, config))
+            steps.append(generation(name, rows, exact, prompt, expected, generator, config))
             remarks += _too_long(f"plan.evaluation.{key}", expected, generator)
             if timed := min(evaluation.num_timed, problems):
                 name = name.replace("eval/", "timing/", 1)
-                steps.append(_generation(name, timed, exact, prompt, expected, generator, config))
+                steps.append(generation(name, timed, exact, prompt, expected, generator, config))
     return steps
 
 

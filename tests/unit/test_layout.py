@@ -40,7 +40,7 @@ SATELLITES = {
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "publication.hub_folder": "a folder that is whole or not there, beside what is in it",
     "publication.hub_upload": "the only module that writes to a hub",
-    "report.plan_table": "how a plan looks, beside the other tables; its numbers are made elsewhere",
+    "report.plan_steps": "the arithmetic of a plan, without its checks",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",

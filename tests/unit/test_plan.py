@@ -271,3 +271,21 @@ def test_without_training_no_text_is_too_long_for_a_sequence() -> None:
     assert not any(
         "packing.max_length" in remark for remark in planned([*long, "training=null", "evaluation.models=[]"])[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "share"),
+    [
+        (["curation.choose=shortest"], 400 / (400 + 400 * 0.3)),
+        (["curation.choose=random", "curation.keep=2"], 1.0),
+        (["curation.max_tokens=5000"], None),
+    ],
+)
+def test_a_choice_leaves_fewer_examples(overrides: list[str], share: float | None) -> None:
+    some = ["instructions.num_train=400", "instructions.num_eval=50", "plan.kept=1"]
+    before, after = (planned([*some, *more])[0]["sft_examples, packed"] for more in ([], overrides))
+    if share is None:
+        assert 40 < after.rows < 0.3 * before.rows
+        assert after.size == pytest.approx(2 * 5000 * load(None, []).plan.bytes_per_token)
+    else:
+        assert after.rows == pytest.approx(before.rows * share, rel=0.05)
