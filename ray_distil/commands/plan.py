@@ -22,6 +22,8 @@ from ray_distil.config.plan_config import Expected
 from ray_distil.errors import PlaceAway, UserError
 from ray_distil.generate import generators
 from ray_distil.generate.generator import Generator
+from ray_distil.planning.plan_steps import generation, training_steps
+from ray_distil.planning.plan_table import UNITS, Step, table
 from ray_distil.problems import benchmark_rows
 from ray_distil.problems.collecting import reading
 from ray_distil.problems.problem_sources import all_sources
@@ -30,8 +32,6 @@ from ray_distil.records.problem_facts import EVAL, TRAIN
 from ray_distil.records.problems import Problems
 from ray_distil.report.benchmark_tables import scaled
 from ray_distil.report.cost import expected_key, unlike_prices
-from ray_distil.report.plan_steps import generation, training_steps
-from ray_distil.report.plan_table import UNITS, Step, table
 from ray_distil.stages import asking, instructions
 from ray_distil.store import hub
 from ray_distil.store.shards import REASON

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "runner", "publication",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "planning", "runner", "publication",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
@@ -40,7 +40,7 @@ SATELLITES = {
     "drawing.formulas": "the only module that makes HTML of what a model wrote",
     "publication.hub_folder": "a folder that is whole or not there, beside what is in it",
     "publication.hub_upload": "the only module that writes to a hub",
-    "report.plan_steps": "the arithmetic of a plan, without its checks",
+    "planning.plan_steps": "the arithmetic of a plan, without its checks",
     "runner.rejecting": "a way to write shards; its caller decides which rows",
     "runner.waiting": "asks Ray alone",
     "runtime.gpu_hours": "the only module that reads Ray's tables of actors and placement groups",

@@ -5,7 +5,7 @@ from math import ceil
 from ray_distil.config import StagesConfig, TrainingConfig
 from ray_distil.config.plan_config import Expected
 from ray_distil.generate.generator import Generator
-from ray_distil.report.plan_table import Step
+from ray_distil.planning.plan_table import Step
 from ray_distil.train.deepspeed_config import BatchArithmetic
 from ray_distil.train.states import KEPT
 from ray_distil.train.student_engine import OPTIMIZER_BYTES
