@@ -15,8 +15,8 @@ from ray_distil.commands import plan
 from ray_distil.config import load
 from ray_distil.config.models import TINY_MODELS
 from ray_distil.errors import UserError
+from ray_distil.planning import plan_table
 from ray_distil.problems import collecting
-from ray_distil.report import plan_table
 from ray_distil.stages import asking
 from tests.object_store import CREDENTIALS
 
