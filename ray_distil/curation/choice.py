@@ -16,12 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ray_distil.curation.same_texts import SAME_TEXT
 from ray_distil.curation.words import Hashes, Places, mixed
 from ray_distil.store.ids import Keys
 
 KINDS = ("direct", "rewrite", "conclusion", "slow")
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 REASONS = ("", "not_chosen", "too_short", "too_easy", "too_hard", "minority_answer", "no_majority", "over_budget")
+LEFT_OUT = (SAME_TEXT, *REASONS[1:])  # reasons of texts that pass the gates and are not learnt
 STAYS, NOT_CHOSEN, TOO_SHORT, TOO_EASY, TOO_HARD, MINORITY, NO_MAJORITY, OVER_BUDGET = range(len(REASONS))
 CANDIDATE = np.dtype([
     ("problem", np.uint64), ("example", np.uint64), ("kind", np.uint8), ("characters", np.int32), ("tokens", np.int32),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
+from ray_distil.curation.choice import LEFT_OUT
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.evaluation import scores
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
@@ -137,7 +138,11 @@ def headline(report: Report) -> str:
         return f"{models} model{'s' if models > 1 else ''} on {report_page.listed(report.benchmarks)}"
     examples = next((stage for stage in report.stages if stage["name"] == "sft_examples"), None)
     if not report.models and examples is not None:
-        return f"{examples['rows_out']:,} of {examples['rows_in']:,} texts of the teachers pass the gates, as training examples"
+        num_left_out = sum(examples["rejects"].get(reason, 0) for reason in LEFT_OUT)
+        passed = (
+            f"{examples['rows_out'] + num_left_out:,} of {examples['rows_in']:,} texts of the teachers pass the gates"
+        )
+        return passed + (f", and {examples['rows_out']:,} are learnt" if num_left_out else ", as training examples")
     if not slow or not fast:
         return "This run compares no student with its baseline"
 

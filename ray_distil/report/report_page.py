@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
+from ray_distil.curation.choice import LEFT_OUT
 from ray_distil.drawing.formulas import rendered
 from ray_distil.judge.reasons import meanings
 from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
@@ -89,12 +90,14 @@ def _of_settings(report: Report) -> list[str]:
 
 
 def _mostly_rejected(report: Report) -> list[str]:
-    """A note where more than half of the texts that could be learnt are rejected."""
-    return [
-        f"most candidates are rejected: {s['rows_rejected']:,} of {s['rows_in']:,} ({most_common(s['rejects'])})"
-        for s in report.stages
-        if s["name"] == "sft_examples" and s["rows_rejected"] > s["rows_out"]
-    ]
+    """A note where more than half of the texts that could be learnt fail a gate."""
+    notes = []
+    for stage in report.stages:
+        failed = {reason: n for reason, n in stage["rejects"].items() if reason not in LEFT_OUT}
+        number = sum(failed.values())
+        if stage["name"] == "sft_examples" and 2 * number > stage["rows_in"]:
+            notes.append(f"most candidates are rejected: {number:,} of {stage['rows_in']:,} ({most_common(failed)})")
+    return notes
 
 
 def page_of_several(

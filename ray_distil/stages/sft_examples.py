@@ -12,6 +12,7 @@ import pyarrow as pa
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_of
 from ray_distil.config import StagesConfig
 from ray_distil.curation import same_texts
+from ray_distil.curation.choice import LEFT_OUT
 from ray_distil.curation.same_texts import Repeats, find, text_keys
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
@@ -110,8 +111,14 @@ def written_kinds(config: StagesConfig) -> list[str]:
 
 
 def few_kept(examples: Manifest, num_kept_rewrites: int, num_rewrites: int) -> str:
-    """E.g. "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60"; "" where enough are kept."""
-    counts = {"candidates": (examples.rows_out, examples.rows_in), "rewrites": (num_kept_rewrites, num_rewrites)}
+    """E.g. "kept 0 of 60 rewrites, less than a tenth; rejected candidates: not_shorter 60"; "" where enough are kept.
+
+    Texts that pass the gates and are left out by the choice count as kept.
+    """
+    num_left_out = sum(examples.rejects.get(reason, 0) for reason in LEFT_OUT)
+    counts = {"candidates": (examples.rows_out + num_left_out, examples.rows_in)}
+    if num_left_out == examples.rejects.get(same_texts.SAME_TEXT, 0):  # a choice takes rewrites away, whatever they are
+        counts["rewrites"] = (num_kept_rewrites, num_rewrites)
     for kind, (num_kept, total) in counts.items():
         if num_kept < total / 10:
             why = most_common(examples.rejects)

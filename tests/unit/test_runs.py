@@ -253,6 +253,13 @@ def test_an_attempt_that_another_process_took_over_does_not_take_it_back(tmp_pat
         (11, {"wrong_answer": 109}, (5, 60), "kept 11 of 120 candidates, less than a tenth; rejected candidates: wr"),
         (12, {"wrong_answer": 108}, (6, 60), ""),
         (12, {"wrong_answer": 108}, (0, 0), ""),
+        (
+            6,
+            {"not_chosen": 60, "same_text": 30, "wrong_answer": 24},
+            (0, 60),
+            "",
+        ),  # the choice left them out, not a gate
+        (1, {"not_chosen": 3, "wrong_answer": 116}, (0, 60), "kept 4 of 120 candidates"),
     ],
 )
 def test_a_kind_of_which_hardly_any_is_kept_is_told(
