@@ -7,10 +7,18 @@ Only the template writes marks. A mark inside a text is encoded as text: "<|im_e
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from ray_distil.chat.chat_templates import PLAIN, ChatSettings, around_answer, encode_prompt, load_tokenizer
+from ray_distil.chat.chat_templates import (
+    PLAIN,
+    ChatSettings,
+    around_answer,
+    encode_prompt,
+    holds_control_token,
+    load_tokenizer,
+    render_prompt,
+)
 from ray_distil.chat.families import behind_opened_block, family_of, opened_mark, turn_of
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import HARMONY, THINK_BEGIN, THINK_END
@@ -18,6 +26,7 @@ from ray_distil.errors import UserError
 from ray_distil.store.hub import local_copy
 
 IGNORE_INDEX = -100
+EXAMPLES_AT_ONCE = 1_000
 LONGEST_MARK = 64  # tokens of a mark by which a prompt opens the thinking
 
 
@@ -64,26 +73,79 @@ def encode_example(
     system_prompt: str | None = None,
     settings: ChatSettings = PLAIN,
 ) -> tuple[list[int], list[int]]:
-    """`(input_ids, labels)` of a training example, of equal length.
+    """`(input_ids, labels)` of a training example, of equal length; see `encode_examples`."""
+    return next(encode_examples([(prompt, completion)], model, template, system_prompt, settings))
+
+
+def encode_examples(
+    pairs: Sequence[tuple[str, str]],
+    model: str,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    settings: ChatSettings = PLAIN,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """`(input_ids, labels)`, of equal length, of training examples given as pairs of prompt and completion.
 
     Completion and end of turn are encoded apart from the prompt, because they are generated so. A `template` replaces
     the model's chat template; see `render`. Thoughts are in the model's own marks, and go on where the prompt opens them;
-    see `families.turn_of`.
+    see `families.turn_of`. The texts of EXAMPLES_AT_ONCE pairs are encoded in one call, which takes half of the time.
     """
-    if template is None:
-        prompt_ids = encode_prompt(instruction_messages(prompt, system_prompt=system_prompt), model, settings)
-        end = turn_end(model, settings)
-    else:
+    for start in range(0, len(pairs), EXAMPLES_AT_ONCE):
+        part = pairs[start : start + EXAMPLES_AT_ONCE]
+        prompts = [_encoded_prompt(prompt, model, template, system_prompt, settings) for prompt, _ in part]
+        opened = [opened_mark(text) if isinstance(text, str) else opens_thinking(text, model) for text, _ in prompts]
+        completions = [
+            _completion_pieces(completion, mark, model, template, settings)
+            for (_, completion), mark in zip(part, opened, strict=True)
+        ]
+        encoded_prompts = _encoded_together([text for text, _ in prompts], model)
+        encoded = iter(_encoded_together([text for pieces in completions for text in pieces], model))
+        for prompt_ids, (_, end), pieces in zip(encoded_prompts, prompts, completions, strict=True):
+            completion_ids = [*(token for _ in pieces for token in next(encoded)), *end]
+            yield prompt_ids + completion_ids, [IGNORE_INDEX] * len(prompt_ids) + completion_ids
+
+
+def _encoded_prompt(
+    prompt: str, model: str, template: str | None, system_prompt: str | None, settings: ChatSettings
+) -> tuple[str | list[int], tuple[int, ...]]:
+    """The text of a prompt, or its ids where it holds a mark that is to stay text; and the ids that end the answer."""
+    if template is not None:
         text, tail = render(template, prompt)
-        prompt_ids, end = token_ids(text, model), _end_ids(tail, model)
-    opened = opens_thinking(prompt_ids, model)
+        return text, _end_ids(tail, model)
+    messages, end = instruction_messages(prompt, system_prompt=system_prompt), turn_end(model, settings)
+    if holds_control_token(messages, model, settings):
+        return encode_prompt(messages, model, settings), end
+    return render_prompt(messages, model, settings), end
+
+
+def _completion_pieces(
+    completion: str, opened: str, model: str, template: str | None, settings: ChatSettings
+) -> list[str | list[int]]:
+    """A completion as the model's turn holds it: texts, or the ids of those that hold a mark that is to stay text.
+
+    opened: the mark by which the prompt opens the thinking.
+    """
     if template is None:
         pieces = turn_of(completion, opened, model, settings)
     else:
         pieces = [(behind_opened_block(completion) if opened == THINK_BEGIN else completion, False)]
-    encoded = [(token_ids if is_marks else text_ids)(text, model) for text, is_marks in pieces if text]
-    completion_ids = [*(token for ids in encoded for token in ids), *end]
-    return prompt_ids + completion_ids, [IGNORE_INDEX] * len(prompt_ids) + completion_ids
+    marks = chat_marks(model)
+    return [
+        text_ids(text, model) if not is_marks and any(mark in text for mark in marks) else text
+        for text, is_marks in pieces
+        if text
+    ]
+
+
+def _encoded_together(texts: list[str | list[int]], model: str) -> list[list[int]]:
+    """`token_ids` of each text; what is encoded already stays. Without the places of characters, which cost as much again."""
+    tokenizer = load_tokenizer(model)
+    if not tokenizer.is_fast:
+        return [token_ids(text, model) if isinstance(text, str) else text for text in texts]
+    token_ids("", model)  # the call that turns truncation and padding off
+    batch = [text for text in texts if isinstance(text, str)]
+    encoded = iter(tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+    return [next(encoded).ids if isinstance(text, str) else text for text in texts]
 
 
 def render(template: str, prompt: str) -> tuple[str, str]:
@@ -134,6 +196,7 @@ def generation_ends(model: str, settings: ChatSettings = PLAIN) -> frozenset[int
     return stops | {end}
 
 
+@lru_cache(maxsize=64)
 def _end_ids(turn_end: str, model: str) -> tuple[int, ...]:
     """The ids of the text behind an answer, up to the first token that ends a turn; eos alone if none does."""
     tokenizer = load_tokenizer(model)

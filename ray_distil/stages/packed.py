@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from ray_distil.chat.chat_templates import PLAIN, ChatSettings, chat_settings
 from ray_distil.chat.families import family_of
-from ray_distil.chat.tokenization import IGNORE_INDEX, encode_example, padding_token
+from ray_distil.chat.tokenization import IGNORE_INDEX, encode_examples, padding_token
 from ray_distil.config import TrainingConfig
 from ray_distil.config.models import beyond_tiny
 from ray_distil.errors import NoRowsLeft
@@ -159,8 +159,10 @@ def pack_chunk(
     Without `enabled`, each row holds one example and no padding.
     """
     encoded, rows = [], []
-    for row in table.sort_by("example_id").to_pylist():
-        ids, labels = encode_example(row["prompt"], row["completion"], model, template, system_prompt, chat)
+    examples = table.sort_by("example_id").to_pylist()
+    pairs = [(row["prompt"], row["completion"]) for row in examples]
+    ids_of_pairs = encode_examples(pairs, model, template, system_prompt, chat)
+    for row, (ids, labels) in zip(examples, ids_of_pairs, strict=True):
         if len(ids) > max_length:
             detail = f"{len(ids)} tokens with the prompt; packing.max_length is {max_length}"
             rows.append(reject({"sequence_id": row["example_id"]}, "too_long", detail))
