@@ -91,7 +91,9 @@ class TrainingConfig(Section):
         None, ge=1, description="optimiser steps from one held-out loss to the next; null: at the end of each epoch"
     )
     gradient_clipping: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        None, description="DeepSpeed ZeRO stage; null: 2, and of one worker, which has nothing to divide, 1"
+    )
     offload_optimizer: bool = Field(
         False, description="AdamW and its float32 states on the host's memory and processor, not the GPU's"
     )
@@ -105,22 +107,29 @@ class TrainingConfig(Section):
 
     seed: int | None = Field(None, ge=0, description="of the order of sequences, and of dropout; null: run.seed")
 
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage. One worker is slower in stage 2, which cuts its gradients into buckets for nobody."""
+        if self.zero_stage is not None:
+            return self.zero_stage
+        return 1 if self.num_workers == 1 else 2
+
     @model_validator(mode="after")
     def _stage_is_right(self) -> "TrainingConfig":
-        if self.zero_stage == 0 and self.bf16:
+        if self.stage == 0 and self.bf16:
             raise ValueError(
                 "training.zero_stage: with bf16, DeepSpeed's stage 0 takes a step on no gradient before the first, "
                 "which shrinks that to three quarters; set it to 1, which is the same on one worker, or bf16=false"
             )
-        if self.offload_optimizer and self.zero_stage == 0:
+        if self.offload_optimizer and self.stage == 0:
             raise ValueError("training.offload_optimizer: DeepSpeed's stage 0 cannot; set training.zero_stage=1")
-        if self.offload_optimizer and self.zero_stage < 3 and self.bf16 and self.gradient_accumulation_steps > 1:
+        if self.offload_optimizer and self.stage < 3 and self.bf16 and self.gradient_accumulation_steps > 1:
             raise ValueError(
                 "training.offload_optimizer: with bf16, DeepSpeed's stages 1 and 2 then sum the gradients of micro-steps "
                 "in bf16; set training.zero_stage=3, or gradient_accumulation_steps=1"
             )
         if self.eval_steps and not self.eval_fraction:
             raise ValueError("training.eval_steps: nothing is held out; set training.eval_fraction, as 0.01")
-        if self.zero_stage == 3 and self.torch_compile:
+        if self.stage == 3 and self.torch_compile:
             raise ValueError("training.torch_compile: stage 3 gathers weights within layers; set it to false")
         return self

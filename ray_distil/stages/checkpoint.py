@@ -68,7 +68,7 @@ class Checkpoint(Stage):
         # States of a stopped training, which may be of other workers, or set aside.
         saved = artifact.folder / states.STATES
         if (state := states.find(saved, artifact.fingerprint).newest) is not None:
-            states.check_sharing(saved, state, config.num_workers, config.zero_stage)
+            states.check_sharing(saved, state, config.num_workers, config.stage)
         run.start_ray()
         if artifact.replaced is not None and (old := states.last_state(artifact.replaced / states.STATES)) is not None:
             run.display.say(

@@ -101,7 +101,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
     # Engine, and the state from which a stopped training goes on.
     engine = build_engine(settings, batch, device, job.seed)
-    sizes = (batch.num_workers, settings.zero_stage)
+    sizes = (batch.num_workers, settings.stage)
     states = States(output / STATES, job.mark, *sizes, rank, job.check_attempt, batch.train_batch_size)
     start_step = states.resume(engine, lambda line: follower.say.remote(f"{STAGE}: {line}"))
 

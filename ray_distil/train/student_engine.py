@@ -69,7 +69,7 @@ def build_engine(settings: TrainingConfig, batch: BatchArithmetic, device: Any, 
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     engine_config = deepspeed_config(
-        batch, settings.zero_stage, settings.bf16, settings.gradient_clipping, settings.offload_optimizer
+        batch, settings.stage, settings.bf16, settings.gradient_clipping, settings.offload_optimizer
     )
     model = load_student(settings, engine_config, seed)
 

@@ -40,7 +40,7 @@ def test_a_recipe_names_the_schema_and_keeps_to_it(path: Path) -> None:
     ("override", "told"),
     [
         ("training.lerning_rate=1", "'lerning_rate' was unexpected"),
-        ("training.zero_stage=4", "4 is not one of [0, 1, 2, 3]"),
+        ("curation.choose=longest", "'longest' is not one of ['all', 'shortest', 'random']"),
         ("training=5", "5 is not of type 'object'"),
         ("run.seed=-1", "-1 is less than the minimum of 0"),
         ("teachers.slow.engine.concurrency=0", "teachers.slow: "),
