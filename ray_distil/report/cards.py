@@ -22,7 +22,12 @@ def name_of(model: str) -> str:
 
 
 def sampling_of(section: dict[str, Any]) -> str:
-    """The sampling of a teacher that is set, e.g. "temperature 0.6, top_p 0.95, max_tokens 30720"."""
+    """The sampling of a teacher that is set, e.g. "temperature 0.6, top_p 0.95, max_tokens 30720".
+
+    Of imported responses nothing is known of it.
+    """
+    if section.get("responses") is not None:
+        return "not known: imported"
     return ", ".join(f"{k} {v}" for k, v in (section.get("sampling_params") or {}).items() if v is not None)
 
 

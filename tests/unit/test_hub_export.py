@@ -21,6 +21,7 @@ from ray_distil.publication import data_files, dataset_card, hub_folder, problem
 from ray_distil.publication.data_files import LAYOUTS, schema_of, write
 from ray_distil.publication.dataset_card import COLUMNS, size_category
 from ray_distil.publication.problem_columns import INSTRUCTION_COLUMNS, ProblemColumns
+from ray_distil.report import cards
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.schemas import ARTIFACTS, stable_id
 from ray_distil.store.shards import REASON, reject, table_of
@@ -429,3 +430,9 @@ def test_problems_take_28_bytes_and_their_references() -> None:
     arrays = (problems.keys, problems.sources, problems.judged, problems.right)
     size = sum(array.nbytes for array in arrays) + problems.references.nbytes
     assert size <= (28 + len("1234")) * number + number / 8 + 8  # a bit says whether there is a reference
+
+
+def test_nothing_is_said_of_the_sampling_of_imported_responses() -> None:
+    section = {"responses": "r1.jsonl", "sampling_params": {"temperature": 0.0, "top_p": 1.0, "max_tokens": 120}}
+    assert cards.sampling_of(section) == "not known: imported"
+    assert cards.sampling_of(section | {"responses": None}) == "temperature 0.0, top_p 1.0, max_tokens 120"
