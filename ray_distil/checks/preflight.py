@@ -21,14 +21,12 @@ from ray_distil.config.models import beyond_tiny, model_sources, named_models, r
 from ray_distil.errors import ConfigError, HubAway, UserError
 from ray_distil.generate import endpoint, engine, generators, own_backend
 from ray_distil.judge.agreement import JUDGE, wrong_judge
-from ray_distil.problems.collecting import mostly_alike, unchecked
-from ray_distil.problems.problem_sources import left_out
 from ray_distil.records.problem_facts import Figures
 from ray_distil.report.provenance import check_run
 from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
-from ray_distil.stages import asking, export_check
+from ray_distil.stages import asking, export_check, instructions
 from ray_distil.train.attention import FLAT
 
 
@@ -101,9 +99,7 @@ def _phases(
     yield [remark("", text) for text in (beyond_tiny(config), _ends_with_examples(config)) if text]
     if problems is not None:
         yield [
-            *left_out(config.instructions),
-            *unchecked(config.instructions, problems.facts),
-            *mostly_alike(problems.facts),
+            *instructions.findings(config.instructions, problems.facts),
             *asking.asked_of_none(config, problems.facts),
         ]
     # Last, because a request of one token is paid for.

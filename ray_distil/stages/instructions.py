@@ -1,19 +1,18 @@
 """Instructions, from the tiny world or from the user's own sources."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from ray_distil.config import InstructionsConfig, StagesConfig
+from ray_distil.config.findings import Finding
 from ray_distil.curation.contamination import BenchmarkProblem
 from ray_distil.errors import UserError
 from ray_distil.problems.benchmark_rows import problems_mark, test_problems
 from ray_distil.problems.benchmark_rows import source_of as source_of_benchmark
-from ray_distil.problems.collecting import collect, refuse_empty
-from ray_distil.problems.problem_sources import held_out_source, source_fingerprints, training_sources
+from ray_distil.problems.collecting import collect, mostly_alike, refuse_empty, unchecked
+from ray_distil.problems.problem_sources import held_out_source, left_out, source_fingerprints, training_sources
 from ray_distil.records import sources
-from ray_distil.records.problem_facts import (
-    StoredProblems,
-    summary_of,
-)
+from ray_distil.records.problem_facts import Facts, StoredProblems, summary_of
 from ray_distil.records.problems import Problems
 from ray_distil.runner import remaking
 from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
@@ -139,3 +138,10 @@ def collected(config: StagesConfig, remarks: list[str] | None = None) -> Problem
     problems.reject_contaminated(tests, coverage, section.decontamination.ignore_numbers)
     refuse_empty(section, problems.facts)
     return problems
+
+
+def findings(config: InstructionsConfig, facts: Facts) -> Iterator[Finding]:
+    """What is told of a run's problems: files that are not read, sources without answers, and a wrong file."""
+    yield from left_out(config)
+    yield from unchecked(config, facts)
+    yield from mostly_alike(facts)
