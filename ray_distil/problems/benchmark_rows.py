@@ -15,7 +15,6 @@ from typing import Any
 
 from ray_distil.config import TINY
 from ray_distil.config.evaluation_config import BenchmarkConfig
-from ray_distil.curation.contamination import BenchmarkProblem
 from ray_distil.errors import BadRecord
 from ray_distil.judge.choices import MOST, listed, ordered
 from ray_distil.judge.scorers import whole_number
@@ -23,6 +22,7 @@ from ray_distil.records import sources
 from ray_distil.records.conversations import instruction_of, reference_of
 from ray_distil.records.problem_facts import EVAL
 from ray_distil.records.sources import Source
+from ray_distil.selection.contamination import BenchmarkProblem
 from ray_distil.store.schemas import normalised, stable_id
 from ray_distil.store.shards import REASON, reject
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.curation.words import Places
+from ray_distil.selection.words import Places
 from ray_distil.store.shards import DETAIL, REASON, reject
 
 

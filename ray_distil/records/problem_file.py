@@ -7,9 +7,9 @@ from os import cpu_count
 
 import pyarrow as pa
 
-from ray_distil.curation.near_duplicates import Bands, band_keys
-from ray_distil.curation.words import WORDS, Hashes, Words, words_of
 from ray_distil.runtime.temporary_files import filling, temporary_file
+from ray_distil.selection.near_duplicates import Bands, band_keys
+from ray_distil.selection.words import WORDS, Hashes, Words, words_of
 from ray_distil.store.schemas import INSTRUCTIONS
 from ray_distil.store.shards import REASON, with_rejects
 

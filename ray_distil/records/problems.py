@@ -19,10 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distil.curation.contamination import SIZE, BenchmarkProblem, BenchmarkProblems, Contaminated
-from ray_distil.curation.near_duplicates import Bands, Likenesses
-from ray_distil.curation.near_duplicates import find as near_duplicates_in
-from ray_distil.curation.words import WORDS
 from ray_distil.records.held_out import HeldOut
 from ray_distil.records.limits import Limit, limited, rejected, usable, with_column
 from ray_distil.records.mixture import Mixture, Taken, without_rest
@@ -41,6 +37,10 @@ from ray_distil.records.problem_facts import (
 )
 from ray_distil.records.problem_file import NAME as WORDS_COLUMN
 from ray_distil.records.problem_file import ProblemFile
+from ray_distil.selection.contamination import SIZE, BenchmarkProblem, BenchmarkProblems, Contaminated
+from ray_distil.selection.near_duplicates import Bands, Likenesses
+from ray_distil.selection.near_duplicates import find as near_duplicates_in
+from ray_distil.selection.words import WORDS
 from ray_distil.store.artifact_reader import ROWS_PER_SHARD
 from ray_distil.store.ids import DIGITS, Keys, SeenIds, keys_of
 from ray_distil.store.schemas import INSTRUCTIONS, instruction_id, stable_id

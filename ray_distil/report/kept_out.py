@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ray_distil.curation.same_texts import SAME_TEXT
 from ray_distil.judge.gates import ACCEPTED, REASONS
 from ray_distil.records.problem_facts import CONTAMINATED, EVAL, NEAR_DUPLICATE, TRAIN
 from ray_distil.report.benchmark_tables import DASH
 from ray_distil.runtime.session import counted
+from ray_distil.selection.same_texts import SAME_TEXT
 from ray_distil.store.manifest import Manifest, most_common
 from ray_distil.store.shards import SOURCE
 

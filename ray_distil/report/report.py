@@ -13,12 +13,12 @@ from rich.table import Table
 
 from ray_distil.config import TRAINED
 from ray_distil.config.evaluation_config import folder_of
-from ray_distil.curation.choice import LEFT_OUT
 from ray_distil.errors import DamagedFile, UserError
 from ray_distil.evaluation import scores
 from ray_distil.report import ablation, cost, excerpts, kept_out, model_card, provenance, report_page
 from ray_distil.report.contents import Report, compared_sentence, console_table, difference_seen
 from ray_distil.report.cost import Cost, StageFiles
+from ray_distil.selection.choice import LEFT_OUT
 from ray_distil.store.manifest import MANIFEST, Manifest, most_common, read_manifest
 from ray_distil.store.schemas import CHAIN
 from ray_distil.store.storage import Folder

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ray_distil.config.evaluation_config import HELD_OUT, folder_of
-from ray_distil.curation.choice import LEFT_OUT
 from ray_distil.drawing.formulas import rendered
 from ray_distil.judge.reasons import meanings
 from ray_distil.report import ablation, benchmark_tables, cost, excerpts, kept_out, pictures
 from ray_distil.report.contents import Report
 from ray_distil.report.provenance import declared, saved_config, text_of
+from ray_distil.selection.choice import LEFT_OUT
 from ray_distil.store.manifest import NOTES, most_common
 from ray_distil.store.storage import Folder
 

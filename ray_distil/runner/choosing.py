@@ -1,4 +1,4 @@
-"""The choice among the examples of a run (`curation/choice.py`), on shards that are written already.
+"""The choice among the examples of a run (`selection/choice.py`), on shards that are written already.
 
 Ray tasks read the shards and give small columns; the driver chooses, a part of the problems at a time; tasks reject what was
 not chosen. No text moves.
@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distil.config.curation_config import CurationConfig
-from ray_distil.curation.candidates import candidate_parts, sample_parts
-from ray_distil.curation.choice import (
+from ray_distil.judge import gates
+from ray_distil.judge.answers import extract_answer
+from ray_distil.judge.spelling import cleaned
+from ray_distil.selection.candidates import candidate_parts, sample_parts
+from ray_distil.selection.choice import (
     CANDIDATE,
     CODES,
     OVER_BUDGET,
@@ -27,10 +30,7 @@ from ray_distil.curation.choice import (
     doubted,
     within_budget,
 )
-from ray_distil.curation.tallies import Tally, rates_of
-from ray_distil.judge import gates
-from ray_distil.judge.answers import extract_answer
-from ray_distil.judge.spelling import cleaned
+from ray_distil.selection.tallies import Tally, rates_of
 from ray_distil.store.ids import DIGITS, Keys, keys_of
 from ray_distil.store.schemas import SFT_EXAMPLES, stable_id
 from ray_distil.store.shards import DETAIL, REASON, with_rejects

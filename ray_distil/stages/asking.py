@@ -5,11 +5,11 @@ from math import prod
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.findings import Finding, remark
-from ray_distil.curation.pass_rates import PassRates
 from ray_distil.generate.generation import is_transient
 from ray_distil.judge import gates
 from ray_distil.records.problem_facts import TRAIN, Facts
 from ray_distil.runner.stage import of_split, where
+from ray_distil.selection.pass_rates import PassRates
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.ids import IdSet
 from ray_distil.store.schemas import stable_fraction

@@ -5,7 +5,6 @@ from typing import Any
 
 from ray_distil.config import InstructionsConfig, StagesConfig
 from ray_distil.config.findings import Finding
-from ray_distil.curation.contamination import BenchmarkProblem
 from ray_distil.errors import UserError
 from ray_distil.problems.benchmark_rows import problems_mark, test_problems
 from ray_distil.problems.benchmark_rows import source_of as source_of_benchmark
@@ -19,6 +18,7 @@ from ray_distil.runner.id_rule import ids_by_source, keep_ids_by_source
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Stage
 from ray_distil.runner.stage_settings import StageSettings, values_of
+from ray_distil.selection.contamination import BenchmarkProblem
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import fingerprint
 from ray_distil.store.schemas import INSTRUCTIONS

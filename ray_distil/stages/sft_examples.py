@@ -11,9 +11,6 @@ import pyarrow as pa
 
 from ray_distil.chat.reasoning_marks import split_reasoning, thinking_of
 from ray_distil.config import StagesConfig
-from ray_distil.curation import same_texts
-from ray_distil.curation.choice import LEFT_OUT
-from ray_distil.curation.same_texts import Repeats, find, text_keys
 from ray_distil.judge.agreement import compare_answers
 from ray_distil.judge.answers import extract_answer
 from ray_distil.judge.gates import VERSION, against_source, compared, first_reason
@@ -22,6 +19,9 @@ from ray_distil.runner.rejecting import reject_rows
 from ray_distil.runner.runs import Run
 from ray_distil.runner.stage import Made, Row, Stage
 from ray_distil.runner.stage_settings import StageSettings
+from ray_distil.selection import same_texts
+from ray_distil.selection.choice import LEFT_OUT
+from ray_distil.selection.same_texts import Repeats, find, text_keys
 from ray_distil.stages import imports
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.manifest import Manifest, most_common

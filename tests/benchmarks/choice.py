@@ -13,8 +13,8 @@ from collections import Counter
 
 import numpy as np
 
-from ray_distil.curation.candidates import candidate_parts, sample_parts
-from ray_distil.curation.choice import CANDIDATE, CODES, REASONS, SAMPLE, Rules, choose, doubted
+from ray_distil.selection.candidates import candidate_parts, sample_parts
+from ray_distil.selection.choice import CANDIDATE, CODES, REASONS, SAMPLE, Rules, choose, doubted
 
 AT_ONCE = 50_000  # problems
 

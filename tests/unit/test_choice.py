@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_distil.curation import choice
-from ray_distil.curation.candidates import candidate_parts
-from ray_distil.curation.choice import CANDIDATE, CODES, KINDS, REASONS, SAMPLE, Rules, fraction, within_budget
 from ray_distil.errors import UserError
+from ray_distil.selection import choice
+from ray_distil.selection.candidates import candidate_parts
+from ray_distil.selection.choice import CANDIDATE, CODES, KINDS, REASONS, SAMPLE, Rules, fraction, within_budget
 
 ALL = tuple(CODES.values())
 SHORT = (CODES["direct"], CODES["rewrite"])

@@ -15,14 +15,14 @@ from rich.console import Console
 from ray_distil.commands import plan
 from ray_distil.config import DistillConfig, load
 from ray_distil.config.evaluation_config import BenchmarkConfig
-from ray_distil.curation.contamination import BenchmarkProblem, BenchmarkProblems
-from ray_distil.curation.words import words_of
 from ray_distil.errors import ConfigError, UserError
 from ray_distil.problems import collecting
 from ray_distil.problems.benchmark_rows import test_problems as problems_of_benchmark
 from ray_distil.records.problem_facts import StoredProblems
 from ray_distil.runner.runs import Run
 from ray_distil.runtime.progress import Display
+from ray_distil.selection.contamination import BenchmarkProblem, BenchmarkProblems
+from ray_distil.selection.words import words_of
 from ray_distil.stages import instructions, make_instructions, read_problems
 
 APPLES = "Ann has 3 boxes of 14 apples. She gives 8 of them to Ben, and buys 20 more apples. How many apples does she have now?"

@@ -17,16 +17,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ray_distil"
 # From the bottom; a module may import those of its own room and of rooms below.
 ROOMS = [
-    "errors", "version", "tiny", "drawing", "runtime", "store", "curation", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "planning", "runner", "publication",
+    "errors", "version", "tiny", "drawing", "runtime", "store", "selection", "chat", "records", "judge", "config", "problems", "generate", "train", "evaluation", "report", "planning", "runner", "publication",
     "stages", "checks", "commands",
 ]  # fmt: skip
 OF_STAGES = tuple(ARTIFACTS)
 STAGES = {f"stages.{name}" for name in OF_STAGES}
 # Modules of under 100 lines with a single importer, and why they are not part of it. Commands are each an entry.
 SATELLITES = {
-    "curation.candidates": "files on a disk, beside pure functions of columns",
-    "curation.pass_rates": "pure functions of columns, beside a stage's class",
-    "curation.tallies": "counts for a report, beside the choice itself",
+    "selection.candidates": "files on a disk, beside pure functions of columns",
+    "selection.pass_rates": "pure functions of columns, beside a stage's class",
+    "selection.tallies": "counts for a report, beside the choice itself",
     "records.held_out": "a rule of its own, by rows alone: which problems are held out",
     "records.problem_file": "all that lies in a temporary file, beside what is decided of its rows",
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pytest
 
 from ray_distil.config import load
-from ray_distil.curation import near_duplicates
-from ray_distil.curation.near_duplicates import Bands, band_keys, reference_marks
-from ray_distil.curation.words import Words, words_of
 from ray_distil.errors import UserError
 from ray_distil.problems import collecting
 from ray_distil.records import problems
 from ray_distil.records.problem_facts import EVAL
 from ray_distil.records.problems import Problems
+from ray_distil.selection import near_duplicates
+from ray_distil.selection.near_duplicates import Bands, band_keys, reference_marks
+from ray_distil.selection.words import Words, words_of
 
 APPLES = "Ann has 3 boxes of 14 apples. She gives 8 of them to Ben, and buys 20 more apples. How many apples does she have now?"
 ROOTS = "Let $x$ be a real number such that $x^2 - 5x + \\frac{1}{2} = 0$. What is the sum of all of the values of $x$?"

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from ray_distil.curation import words
-from ray_distil.curation.words import NUMBER, Words, ngrams, numbers_mark, whole_mark, words_of
+from ray_distil.selection import words
+from ray_distil.selection.words import NUMBER, Words, ngrams, numbers_mark, whole_mark, words_of
 
 SAME = [
     ("Find $\\frac{1}{2}x + 1{,}000$.", "find 1/2 x+1000"),

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ray_distil.curation import same_texts
 from ray_distil.errors import StageError
 from ray_distil.runner.rejecting import reject_in_shard
+from ray_distil.selection import same_texts
 from ray_distil.store import schemas
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of

@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from ray_distil.curation.choice import Difficulty
-from ray_distil.curation.tallies import Tally, rates_of
+from ray_distil.selection.choice import Difficulty
+from ray_distil.selection.tallies import Tally, rates_of
 
 
 @pytest.mark.parametrize("seed", range(20))

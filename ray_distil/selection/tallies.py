@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ray_distil.curation.choice import Difficulty
-from ray_distil.curation.words import Places
+from ray_distil.selection.choice import Difficulty
+from ray_distil.selection.words import Places
 from ray_distil.store.ids import Keys
 
 UNKNOWN = 101  # of a problem without a pass rate, in percent

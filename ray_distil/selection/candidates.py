@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ray_distil.curation.choice import CANDIDATE, SAMPLE
 from ray_distil.runtime.temporary_files import filling, temporary_file
+from ray_distil.selection.choice import CANDIDATE, SAMPLE
 
 PARTS = 64
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ray_distil.curation.same_texts import SAME_TEXT
-from ray_distil.curation.words import Hashes, Places, mixed
+from ray_distil.selection.same_texts import SAME_TEXT
+from ray_distil.selection.words import Hashes, Places, mixed
 from ray_distil.store.ids import Keys
 
 KINDS = ("direct", "rewrite", "conclusion", "slow")

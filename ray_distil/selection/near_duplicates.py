@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_distil.curation.words import Hashes, Places, Words, mixed, ngrams, numbers_mark, whole_mark, words_of
 from ray_distil.runtime.temporary_files import filling, temporary_file
+from ray_distil.selection.words import Hashes, Places, Words, mixed, ngrams, numbers_mark, whole_mark, words_of
 from ray_distil.store.ids import Keys, keys_of
 
 PAIR = 2  # words of an n-gram

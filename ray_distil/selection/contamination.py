@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_distil.curation.words import Hashes, Places, Words, mixed, ngrams, whole_mark, words_of
+from ray_distil.selection.words import Hashes, Places, Words, mixed, ngrams, whole_mark, words_of
 
 SIZE = 8  # words of an n-gram
 SHORT = 20  # words of a question that needs its options
