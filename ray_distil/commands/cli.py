@@ -55,6 +55,10 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options may stand before, between and behind the other arguments."""
+        return self.parse_intermixed_args(args, namespace)
+
 
 class ConfigParser(CommandParser):
     """With the arguments that name a configuration. `overrides` include those that the options of OPTIONS stand for."""
@@ -73,10 +77,10 @@ class ConfigParser(CommandParser):
             self.add_argument(option, dest="options", action="append_const", const=override, default=[], help=text)
         self.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. training.num_train_epochs=2")
 
-    def parse_known_args(self, *args: Any, **options: Any) -> Any:
-        arguments, unknown = super().parse_known_args(*args, **options)
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = super().parse_args(args, namespace)
         arguments.overrides = [*arguments.overrides, *arguments.options]
-        return arguments, unknown
+        return arguments
 
 
 def program(command: str) -> str:

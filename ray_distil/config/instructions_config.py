@@ -108,8 +108,9 @@ class InstructionsConfig(DatasetConfig):
             )
         if self.license is not None:
             raise ValueError("instructions.license: each of instructions.sources has its own `license`; give it there")
-        for key in ("columns", "dataset_name", "drop_system"):
-            if getattr(self, key) and self.eval_path is None:
+        defaults = DatasetConfig().model_dump() | {"columns": {}}
+        for key, default in defaults.items():
+            if getattr(self, key) != default and self.eval_path is None:
                 raise ValueError(f"instructions.{key}: each of instructions.sources has its own `{key}`; give it there")
         return self
 

@@ -17,10 +17,19 @@ from ray_distil.problems.problem_sources import (
 from ray_distil.records.conversations import instruction_of, reference_of
 from ray_distil.records.limits import Limit
 from ray_distil.records.mixture import OVER_LIMIT, OVER_SHARE
-from ray_distil.records.problem_facts import CONTAMINATED, EVAL, NEAR_DUPLICATE, TRAIN, Facts
+from ray_distil.records.problem_facts import CONTAMINATED, EVAL, NEAR_DUPLICATE, OTHER_ANSWER, TRAIN, Facts
 from ray_distil.records.problems import POSITION, Problems
 from ray_distil.store.schemas import instruction_id, stable_id
 from ray_distil.store.shards import reject
+
+OF_READ = {
+    "duplicate",
+    OTHER_ANSWER,
+    NEAR_DUPLICATE,
+    CONTAMINATED,
+    OVER_SHARE,
+    OVER_LIMIT,
+}  # reasons of readable records
 
 
 def instruction_row(record: Any, source: str, split: str, position: int, by_source: bool = False) -> dict[str, Any]:
@@ -90,9 +99,15 @@ def collect(config: InstructionsConfig, seed: int, by_source: bool = False) -> P
 
 
 def refuse_empty(config: InstructionsConfig, facts: Facts) -> None:
-    """Raises UserError where no problem is left to train on, or held out, or of a source that has a share."""
+    """Raises UserError where no problem is left to train on, or held out, or of a source that has a share, and where a
+    source has no record that can be read.
+    """
     sources, paths = training_sources(config), ", ".join(map(repr, config.paths))
     key = "instructions.sources" if config.sources else "instructions.path"
+    unread = [source for source in sources if config.sources and _is_unread(source, facts)]
+    if unread and facts.usable[TRAIN]:
+        raise UserError(_leaves_none(config, unread[0], facts.by_source[unread[0].label], "to train on"))
+
     for split, purpose in ((TRAIN, "to train on"), (EVAL, "held out for evaluation")):
         if facts.usable[split] or (split == EVAL and not config.num_eval):
             continue
@@ -100,12 +115,26 @@ def refuse_empty(config: InstructionsConfig, facts: Facts) -> None:
         # Where a source has a share and no problem, there is none of the other sources either.
         empty = [source for source in sources if source.config.share and not _has_problems(source, facts)]
         if split == TRAIN and empty:
-            key, paths, sources = f"{empty[0].key}.path", repr(empty[0].config.path), empty
-            facts, purpose = facts.by_source.get(empty[0].label, facts), "to train on, and it has a share"
-        raise UserError(
-            f"{key}: {paths} leaves no instruction {purpose}{_most_rejected(facts)}; it "
-            f"needs at least two different ones with a text in `instruction`{_columns_there(config, sources[0], facts)}"
-        )
+            of_source = facts.by_source.get(empty[0].label, facts)
+            raise UserError(_leaves_none(config, empty[0], of_source, "to train on, and it has a share"))
+        raise UserError(_leaves_none(config, sources[0], facts, purpose, f"{key}: {paths}"))
+
+
+def _leaves_none(
+    config: InstructionsConfig, source: TrainingSource, facts: Facts, purpose: str, files: str = ""
+) -> str:
+    """The message where nothing is left. files: those that are meant, where it is not the source alone."""
+    files = files or f"{source.key}.path: {source.config.path!r}"
+    return (
+        f"{files} leaves no instruction {purpose}{_most_rejected(facts)}; it needs at least two different ones with a text "
+        f"in `instruction`{_columns_there(config, source, facts)}"
+    )
+
+
+def _is_unread(source: TrainingSource, facts: Facts) -> bool:
+    """Whether the source has records, and none that can be read as a problem."""
+    of_source = facts.by_source.get(source.label, Facts())
+    return bool(of_source.num_rows and not of_source.num_usable and not OF_READ & of_source.rejects.keys())
 
 
 def _has_problems(source: TrainingSource, facts: Facts) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distil.commands import distill, main
+from ray_distil.commands import cli, distill, main
 from tests.unit.test_layout import ROOT
 
 SCRIPTS = {name for name in main.COMMANDS if name not in ("plan", "status")}
@@ -88,6 +88,20 @@ def test_words_reach_the_command(monkeypatch: pytest.MonkeyPatch, arguments: lis
     monkeypatch.setattr(sys, "argv", ["ray-distil", *arguments])
     assert main.main() == 0
     assert calls == [passed]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run.name=a", "--remake", "training=null", "--config", "tiny"],
+        ["--config", "tiny", "run.name=a", "training=null", "--remake"],
+        ["run.name=a", "training=null", "--remake", "--config=tiny"],
+    ],
+)
+def test_options_stand_anywhere_among_the_keys(arguments: list[str]) -> None:
+    parsed = cli.ConfigParser("distill", None).parse_args(arguments)
+    assert parsed.overrides == ["run.name=a", "training=null", "run.remake=true"]
+    assert parsed.config == "tiny"
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:

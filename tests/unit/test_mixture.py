@@ -188,6 +188,7 @@ def test_each_source_has_its_own_columns_split_and_cap(tmp_path: Path) -> None:
         (["instructions.sources=[{pth: a}]"], "instructions.sources.0.pth: unknown key; did you mean 'path'?"),
         (["instructions.sources=a.jsonl"], "instructions.sources: "),
         (["instructions.sources=[a]", "instructions.columns={answer: x}"], "instructions.columns: each of instructions.sources"),
+        (["instructions.sources=[a]", "instructions.dataset_split=test"], "instructions.dataset_split: each of instructions.sources"),
         (["instructions.sources=[a]", "instructions.license=mit"], "instructions.license: each of instructions.sources"),
     ],
 )  # fmt: skip
@@ -217,6 +218,20 @@ def test_a_source_with_a_share_and_no_problem_is_refused(tmp_path: Path) -> None
         f"instructions.sources.1.path: '{second}' leaves no instruction to train on, and it"
     )
     assert "instructions.sources.1.columns={instruction: problem}" in str(error.value)
+
+
+def test_a_source_that_cannot_be_read_is_refused_without_shares_too(tmp_path: Path) -> None:
+    first = file_of(tmp_path, "a.jsonl", 30)
+    second, copy = tmp_path / "b.jsonl", tmp_path / "copy.jsonl"
+    second.write_text('{"problem": "What is 7 times 8?"}\n')
+    copy.write_bytes(first.read_bytes())
+    with pytest.raises(UserError) as error:
+        problems_of([str(first), str(second)])
+    assert str(error.value).startswith(
+        f"instructions.sources.1.path: '{second}' leaves no instruction to train on: 1 of 1"
+    )
+    assert "instructions.sources.1.columns={instruction: problem}" in str(error.value)
+    assert problems_of([str(first), str(copy)]).facts.rejects == {"duplicate": 30}, "a copy can be read"
 
 
 def test_a_source_without_answers_is_told(tmp_path: Path) -> None:
