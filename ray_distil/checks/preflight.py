@@ -27,7 +27,10 @@ from ray_distil.runner import frozen
 from ray_distil.runtime import user_code
 from ray_distil.runtime.session import is_local
 from ray_distil.stages import asking, export_check, instructions
+from ray_distil.store.storage import Folder
 from ray_distil.train.attention import FLAT
+
+GENERATED = ("responses", "rewrites", "eval")  # what of a run can be used again
 
 
 def check(
@@ -107,12 +110,27 @@ def _phases(
 
 
 def _no_runs(config: StagesConfig) -> Iterator[Finding]:
-    """An error for each folder of run.reuse that is no run."""
+    """An error for each folder of run.reuse that is no run, has no texts, or is this run."""
     for path, folder in zip(config.run.reuse, config.reused_runs, strict=True):
         try:
             check_run(folder)
         except UserError as problem:
             yield Finding("run.reuse", f"{path!r} cannot be used again: {problem}")
+            continue
+        if _is_same(folder, config.run_folder):
+            yield Finding("run.reuse", f"{path!r} is the folder of this run itself; leave it out")
+        elif not any((folder / name).is_folder() for name in GENERATED):
+            yield Finding(
+                "run.reuse",
+                f"{path!r} cannot be used again: it has no {', '.join(GENERATED)}; give the folder of a run, e.g. runs/tiny",
+            )
+
+
+def _is_same(folder: Folder, other: Folder) -> bool:
+    """Whether two folders are one, also by a link."""
+    if folder.local is None or other.local is None:
+        return str(folder) == str(other)
+    return folder.local.resolve() == other.local.resolve()
 
 
 def _ends_with_examples(config: StagesConfig) -> str:

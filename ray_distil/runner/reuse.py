@@ -14,6 +14,7 @@ the verdict, are made anew.
 import json
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,10 @@ def carry(
 ) -> int:
     """Write the old rows that can be used again into a started artifact; returns how many. After a stop, call it again.
 
-    runs: other runs, whose rows count as old ones of this run. without: parts that are left out. Old rows that had failed
-    or were cut are counted in `artifact.num_failed_before`: they may fail again.
+    runs: other runs, whose rows count as old ones of this run. without: parts that are left out. Old rows of this run's
+    sources that had failed or were cut are counted in `artifact.num_failed_before`: they may fail again.
     """
-    sources: RowsById | None = None
+    read_sources = cache(lambda: RowsById(reuse.sources(), reuse.source_key))
     num_carried = 0
     for old in [*superseded(artifact.run, artifact.name), *(run / artifact.name for run in runs)]:
         # Parts whose texts are the same, and those among them whose limits are the same too.
@@ -132,15 +133,15 @@ def carry(
             is_usable = [part in parts and row_id not in done for part, row_id in zip(part_of, ids, strict=True)]
             if not any(is_usable):
                 continue
-            sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
             usable = table.filter(pa.array(is_usable)).to_pylist()
             has_same_limits = [part in same_limits for part, is_in in zip(part_of, is_usable, strict=True) if is_in]
-            row_sources = sources.rows([row[reuse.source_key] for row in usable])
+            row_sources = read_sources().rows([row[reuse.source_key] for row in usable])
             reread = list(map(reuse.reread, usable, row_sources, has_same_limits))
             rows = [row for row in reread if row is not None]
             artifact.write_table(table_of(rows, artifact.schema), stage)
             num_carried += len(rows)
-            artifact.num_failed_before += len(reread) - len(rows)
+            pairs = zip(reread, row_sources, strict=True)
+            artifact.num_failed_before += sum(row is None and source is not None for row, source in pairs)
 
         # Rejected rows: those that would be rejected again.
         rejects = old / REJECTS_FOLDER
@@ -150,12 +151,19 @@ def carry(
             rejected: list[Row] = []
             lasting = [row for row in rows if row["reason"] in reuse.lasting_rejects]
             if lasting and same_limits and reuse.part_of is None:
-                sources = RowsById(reuse.sources(), reuse.source_key) if sources is None else sources
-                rejected = list(_rejected_again(lasting, sources, reuse))
+                rejected = list(_rejected_again(lasting, read_sources(), reuse))
             artifact.write_table(table_of(rejected, artifact.schema), stage)
             num_carried += len(rejected)
-            artifact.num_failed_before += sum(not row["reason"].startswith(SOURCE) for row in rows) - len(rejected)
+            artifact.num_failed_before += _num_failed(rows, parts, reuse, read_sources) - len(rejected)
     return num_carried
+
+
+def _num_failed(rejects: list[Row], parts: set[str], reuse: Reuse, read_sources: Callable[[], RowsById]) -> int:
+    """How many rows of a reject shard are of these parts and of this run's sources, and had been tried."""
+    rows = [json.loads(row["row"]) for row in rejects if not row["reason"].startswith(SOURCE)]
+    if reuse.part_of is not None:
+        rows = [row for row in rows if row.get(reuse.part_of) in parts]
+    return int((read_sources().places([row[reuse.source_key] for row in rows]) >= 0).sum()) if rows else 0
 
 
 def _rejected_again(rejects: list[Row], sources: RowsById, reuse: Reuse) -> Iterator[Row]:

@@ -82,8 +82,8 @@ def test_resolved_configuration_reads_back_the_same() -> None:
         ),
         ("teachers.slow.engine=null", "needs one of `engine`, `endpoint`, `backend` and `responses`, not none"),
         ("curation.candidates=[direct, direct]", "curation.candidates: direct, direct names a kind twice"),
-        ("curation.candidates=[]", "selection.candidates"),
-        ("curation.candidates=[summary]", "selection.candidates"),
+        ("curation.candidates=[]", "curation.candidates"),
+        ("curation.candidates=[summary]", "curation.candidates"),
         ("teachers.slow={responses: r.jsonl}", "give long2short an `engine` or an `endpoint`"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from ray_distil.config import load
 from ray_distil.errors import ConfigError, StageError
+from ray_distil.runner.watchdog import FailureLimit
 from ray_distil.stages import responses as responses_stage
 from ray_distil.store.artifact import Artifact
 from ray_distil.store.shards import table_of
@@ -161,3 +162,30 @@ def test_mistakes(overrides: list[str], message: str) -> None:
 def test_a_run_that_is_not_there_is_refused_before_it_costs_anything(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run.reuse: '.*/nothing' cannot be used again: there is no run folder"):
         check(f"run.reuse=[{tmp_path}/nothing]")
+
+
+def test_rows_of_another_run_s_problems_are_no_failures_of_this_one(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    monkeypatch.setattr(FailureLimit, "judge", lambda limit: known.append(limit.num_known))
+    asked.run("run.name=first", "teachers.slow.fraction=1")
+    asked.texts = [f"What is {k} + 1003?" for k in range(40)]
+    asked.references = dict.fromkeys(asked.texts, "7")
+    known.clear()
+    asked.run("run.name=second", f"run.reuse=[{asked.folder / 'first'}]", "teachers.slow.fraction=1")
+    assert known
+    assert set(known) == {0}, "a run of which many rows fail would not be stopped"
+
+
+def test_a_folder_without_texts_is_refused(asked: Asked) -> None:
+    asked.run("run.name=first")
+    (asked.folder / "none").mkdir()
+    for place in ("none", "first/responses"):
+        with pytest.raises(ConfigError, match=r"run.reuse: '.*' cannot be used again: it has no responses"):
+            check(f"run.reuse=[{asked.folder / place}]")
+    (asked.folder / "link").symlink_to("first")
+    for place in ("first", "link"):
+        with pytest.raises(ConfigError, match=r"run.reuse: '.*' is the folder of this run itself; leave it out"):
+            check(f"run.storage_path={asked.folder}", "run.name=first", f"run.reuse=[{asked.folder / place}]")
+    check(f"run.reuse=[{asked.folder / 'first'}]")
