@@ -126,11 +126,11 @@ def _no_runs(config: StagesConfig) -> Iterator[Finding]:
             )
 
 
-def _is_same(folder: Folder, other: Folder) -> bool:
+def _is_same(first: Folder, second: Folder) -> bool:
     """Whether two folders are one, also by a link."""
-    if folder.local is None or other.local is None:
-        return str(folder) == str(other)
-    return folder.local.resolve() == other.local.resolve()
+    if first.local is None or second.local is None:
+        return str(first) == str(second)
+    return first.local.resolve() == second.local.resolve()
 
 
 def _ends_with_examples(config: StagesConfig) -> str:
