@@ -12,7 +12,7 @@ from ray_distil.chat.chat_templates import ChatSettings, encode_prompt, render_p
 from ray_distil.chat.model_files import read_config
 from ray_distil.chat.prompts import instruction_messages
 from ray_distil.chat.reasoning_marks import THINK_END
-from ray_distil.checks import endpoint_checks, idle_settings, libraries, model_checks, weight_files
+from ray_distil.checks import endpoint_checks, idle_settings, libraries, model_checks, training_memory, weight_files
 from ray_distil.checks.model_checks import CheckedModel
 from ray_distil.checks.resources import for_cluster, unwritable, what_cannot_come
 from ray_distil.config import TRAINED, StagesConfig, TrainingConfig
@@ -94,6 +94,7 @@ def _phases(
         yield _thinks_twice(config, config.training, student)
         yield _cannot_be_learnt(config, config.training, student, _prompts(config, problems, "train"))
         yield _not_loaded(student, config.training)
+        yield training_memory.findings(config, config.training, student)
         evaluated = any(model.model_source == TRAINED for model in config.evaluation.models)
         yield _trial(student, config.training, config.packing.enabled, evaluated)
         yield export_check.before_training(config, config.training, student)

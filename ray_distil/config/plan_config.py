@@ -35,6 +35,9 @@ class PlanConfig(Section):
     evaluation: dict[str, Expected] = Field(
         default_factory=dict, description="by MODEL/BENCHMARK, MODEL, */BENCHMARK, or *: names in the report"
     )
+    gib_per_gpu: float | None = Field(
+        None, gt=0, description="memory of a GPU: a training that takes more is refused; null: it is only told"
+    )
     usd_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU; null: not known")
     training_tokens_per_s: float | None = Field(None, gt=0, description="of one worker, forward and backward")
     student_parameters: float | None = Field(None, gt=0, description="for the size of the checkpoint; null: not known")

@@ -32,6 +32,7 @@ SATELLITES = {
     "checks.checks_apart": "what a process of its own runs, whose memory goes with it",
     "checks.libraries": "imports what no other module may: libraries that fail where they do not fit torch",
     "checks.idle_settings": "remarks by the configuration alone, without a model or a file",
+    "checks.training_memory": "arithmetic alone, which no other check needs",
     "checks.trial_step": "a step and an export, which no check of a file needs",
     "checks.resources": "asks Ray alone",
     "config.gates_config": "a section of the configuration a file",
