@@ -452,7 +452,8 @@ def test_a_teacher_that_is_asked_for_nothing_is_told(tmp_path: Path) -> None:
 
 def test_a_plan_says_in_one_line_what_this_machine_lacks() -> None:
     config = load(None, ["training.num_workers=8", "training.use_gpu=true", "teachers.slow.engine.num_gpus=1"])
-    (line,) = preflight.check_plan(config, None)
+    line, memory = preflight.check_plan(config, None)
+    assert memory.startswith("training takes about ")
     assert line.startswith("on this machine the run would end at once: teachers.slow.engine.num_gpus: an engine would")
     assert line.endswith(" (2 more settings like this)")
 
