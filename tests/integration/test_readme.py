@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.cluster import PATIENCE, free_port, wait_until
@@ -30,6 +31,8 @@ ELSEWHERE = {
     "test_published_commands.py::test_the_two_commands",
     ".venv/bin/python jobs/train.py --config=distilqwen2.5-0324_stage2.json": "tests/integration/"
     "test_published_commands.py::test_the_two_commands",
+    ".venv/bin/python jobs/export.py runs/one-gpu --hub short-math --license cc-by-4.0 --push me/short-math": "tests/unit/"
+    "test_hub_upload.py::test_a_data_set_is_created",
     # Downloads several GB, for a machine with GPUs.
     "make setup-gpu": "tests/integration/test_readme.py::test_make_runs_what_the_readme_says",
 }
@@ -86,6 +89,16 @@ def export(small_run: SmallRun, folder: Path) -> None:
     records = json.loads((folder / "training.json").read_text())
     assert f"{len(records):,} rows of sft_examples" in result.stdout
     assert all(record["instruction"] and record["output"] for record in records)
+
+
+def published(small_run: SmallRun, folder: Path) -> None:
+    result = shell(f".venv/bin/python jobs/export.py {small_run.folder} --hub short-math --license cc-by-4.0", folder)
+    assert result.returncode == 0, result.stderr
+    card = (folder / "short-math" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    rows = [row for file in (folder / "short-math").rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert f"{len(rows):,} rows of sft_examples" in result.stdout
+    assert all([turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in rows)
 
 
 def serve(small_run: SmallRun, folder: Path) -> None:
@@ -182,6 +195,7 @@ HERE: dict[str, Callable[[SmallRun, Path], None]] = {
     f"{DISTILL} --config jobs/recipes/one-gpu.yaml": one_gpu,
     f"{DISTILL} --status runs/one-gpu": status,
     ".venv/bin/python jobs/export.py runs/one-gpu training.json": export,
+    ".venv/bin/python jobs/export.py runs/one-gpu --hub short-math --license cc-by-4.0": published,
     COMPARE: compare,
     ABLATE: ablate,
     EVAL_PLAN: compare_plan,
