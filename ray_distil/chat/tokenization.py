@@ -88,7 +88,7 @@ def encode_examples(
 
     Completion and end of turn are encoded apart from the prompt, because they are generated so. A `template` replaces
     the model's chat template; see `render`. Thoughts are in the model's own marks, and go on where the prompt opens them;
-    see `families.turn_of`. The texts of EXAMPLES_AT_ONCE pairs are encoded in one call, which takes half of the time.
+    see `families.turn_of`. The texts of EXAMPLES_AT_ONCE pairs are encoded in one call, which is faster.
     """
     for start in range(0, len(pairs), EXAMPLES_AT_ONCE):
         part = pairs[start : start + EXAMPLES_AT_ONCE]

@@ -1,7 +1,10 @@
 """Whether a training fits into the memory of its GPUs, and which setting makes it fit: told before anything is paid for."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
+
+from pydantic import ValidationError
 
 from ray_distil.chat.model_files import read_config
 from ray_distil.config import StagesConfig, TrainingConfig
@@ -41,8 +44,7 @@ def findings(config: StagesConfig, training: TrainingConfig, student: str) -> It
     )
 
 
-def _needed(training: TrainingConfig, sizes: Sizes, length: int, **changed: Any) -> Memory:
-    values = training.model_copy(update=changed)
+def _needed(values: TrainingConfig, sizes: Sizes, length: int) -> Memory:
     tokens = length * values.train_micro_batch_size_per_gpu
     recompute, offload = values.gradient_checkpointing, values.offload_optimizer
     return of_training(sizes, tokens, values.num_workers, values.stage, recompute, values.bf16, offload)
@@ -53,17 +55,27 @@ def _remedies(training: TrainingConfig, sizes: Sizes, length: int, limit: float)
     settings: list[dict[str, Any]] = [{"gradient_checkpointing": True}] if not training.gradient_checkpointing else []
     if training.train_micro_batch_size_per_gpu > 1:
         settings.append({"train_micro_batch_size_per_gpu": 1})
-    if training.stage < 3 and training.num_workers > 1:
-        settings.append({"zero_stage": 3})
+    stage_3: dict[str, Any] = {"zero_stage": 3} if training.stage < 3 else {}
+    stage_3 |= {"torch_compile": False} if stage_3 and training.torch_compile else {}
+    if stage_3 and training.num_workers > 1:
+        settings.append(stage_3)
     if not training.offload_optimizer:
         settings.append({"offload_optimizer": True})
     workers = [2**k for k in range(MOST_WORKERS.bit_length()) if training.num_workers < 2**k <= MOST_WORKERS]
-    settings += [{"num_workers": number} for number in workers]
+    settings += [{"num_workers": number} | (stage_3 if training.num_workers == 1 else {}) for number in workers]
+
+    def gib(change: dict[str, Any]) -> float:
+        """What the training takes with other settings; infinite for settings that it refuses."""
+        try:
+            changed = TrainingConfig.model_validate(training.model_dump() | change)
+        except ValidationError:
+            return inf
+        return _needed(changed, sizes, length).gib
 
     alone: list[tuple[dict[str, Any], float]] = []
     for change in settings:
         is_more_workers = "num_workers" in change and any("num_workers" in fitting for fitting, _ in alone)
-        needed = _needed(training, sizes, length, **change).gib
+        needed = gib(change)
         if needed + CUDA_GIB <= limit and not is_more_workers:
             alone.append((change, needed))
     if alone:
@@ -73,8 +85,8 @@ def _remedies(training: TrainingConfig, sizes: Sizes, length: int, limit: float)
     # Together, in the same order.
     together: dict[str, Any] = {}
     for change in settings:
-        together |= change
-        needed = _needed(training, sizes, length, **together).gib
+        together |= change if gib(together | change) < inf else {}
+        needed = gib(together)
         if needed + CUDA_GIB <= limit:
             yield f"{_written(together)} need {needed:.0f}"
             return

@@ -101,6 +101,8 @@ class Mixture:
 
 def without_rest(table: pa.Table, taken: dict[str, Taken]) -> pa.Table:
     """The table; training problems that are not taken are rejected."""
+    if not taken:
+        return table
     keys = keys_of(table["instruction_id"].to_pylist())
     is_training = (table["split"].to_numpy() == TRAIN) & table[REASON].is_null().to_numpy()
     labels = table["source"].to_numpy()

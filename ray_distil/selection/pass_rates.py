@@ -13,13 +13,17 @@ class PassRates:
     """Problems that a teacher has solved at least once, and how often; all other problems have the rate 0."""
 
     def __init__(self, tables: Iterable[pa.Table], teacher: str, num_samples: int, right: str) -> None:
-        """tables: of responses, with `instruction_id`, `teacher` and `verdict`. right: the verdict of a right one."""
-        keys = [keys_of([])]
+        """tables: of responses, with `response_id`, `instruction_id`, `teacher` and `verdict`; one that stands there twice
+        counts once. right: the verdict of a right one.
+        """
+        responses, problems = [keys_of([])], [keys_of([])]
         for table in tables:
             is_right = pc.and_(pc.equal(table["teacher"], teacher), pc.equal(table["verdict"], right))
-            keys.append(keys_of(table["instruction_id"].filter(is_right).to_pylist()))
+            responses.append(keys_of(table["response_id"].filter(is_right).to_pylist()))
+            problems.append(keys_of(table["instruction_id"].filter(is_right).to_pylist()))
+        _, first = np.unique(np.concatenate(responses), return_index=True)
         self.num_samples = num_samples
-        self.keys, self.counts = np.unique(np.concatenate(keys), return_counts=True)
+        self.keys, self.counts = np.unique(np.concatenate(problems)[first], return_counts=True)
 
     def within(self, ids: list[str], lowest: float, highest: float) -> list[str]:
         """Those of the problems whose rate lies within."""

@@ -1,7 +1,10 @@
 """Which problems a teacher is asked: a share of all by hash, or those that the other teacher does not solve."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from math import prod
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distil.config import StagesConfig
 from ray_distil.config.findings import Finding, remark
@@ -26,11 +29,16 @@ def num_requests(instruction_ids: list[str], teacher: str, fraction: float, num_
     return sum(is_asked(i, teacher, fraction) for i in instruction_ids) * num_samples
 
 
-def num_finished(responses: Artifact, teachers: Container[str]) -> int:
-    """The rows of these teachers that a stopped run has finished, without those that are tried again."""
-    accepted = sum(row in teachers for table in responses.tables(["teacher"]) for row in table["teacher"].to_pylist())
-    rejected = [row for row in responses.rejected() if not is_transient(row[REASON])]
-    return accepted + sum(row["teacher"] in teachers for row in rejected)
+def num_finished(responses: Artifact, teachers: Sequence[str]) -> int:
+    """The rows of these teachers that a stopped run has finished, without those that are tried again. One that it wrote
+    twice counts once.
+    """
+    lasting = [row for row in responses.rejected() if not is_transient(row[REASON])]
+    parts = [[row["response_id"] for row in lasting if row["teacher"] in teachers]]
+    for table in responses.tables(["response_id", "teacher"]):
+        is_of = pc.is_in(table["teacher"], pa.array(teachers, pa.string()))
+        parts.append(table["response_id"].filter(is_of).to_pylist())
+    return len(IdSet(parts))
 
 
 def by_pass_rate(problems: Artifact, responses: Artifact, teacher: str, config: StagesConfig) -> tuple[IdSet, str]:
@@ -42,7 +50,7 @@ def by_pass_rate(problems: Artifact, responses: Artifact, teacher: str, config: 
     sections = config.teachers.sections
     section, (first,) = sections[teacher], [name for name in sections if name != teacher]
     lowest, highest = section.pass_rate or (0.0, 1.0)
-    columns = ["instruction_id", "teacher", "verdict"]
+    columns = ["response_id", "instruction_id", "teacher", "verdict"]
     rates = PassRates(responses.tables(columns), first, sections[first].num_samples, gates.ACCEPTED)
 
     # Those that it was asked before.

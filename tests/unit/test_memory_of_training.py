@@ -143,3 +143,15 @@ def test_what_cannot_fit_is_refused_with_what_makes_it_fit(
 )
 def test_nothing_is_said_where_nothing_is_known(override: str, student: Callable[[str], str]) -> None:
     assert told(student("7B"), override, config="distilqwen2.5-0324-7b") == []
+
+
+def test_no_remedy_is_a_setting_that_the_training_refuses(student: Callable[[str], str]) -> None:
+    """With micro-steps in bf16 the optimizer stays on the GPU below stage 3; what is compiled is not divided in stage 3."""
+    mistake = ["training.zero_stage=2", "training.torch_compile=true", "training.gradient_accumulation_steps=4", "training.num_workers=2", "plan.gib_per_gpu=60"]  # fmt: skip
+    (finding,) = told(student("7B"), *mistake, config="distilqwen2.5-0324-7b")
+    assert finding.is_error
+    remedies = [words.split(" need")[0] for words in finding.text.split("; ")[1:]]
+    assert remedies
+    for remedy in remedies:
+        load("distilqwen2.5-0324-7b", [*mistake, *remedy.split(" with ")])  # raises where it is refused
+        assert not told(student("7B"), *mistake, *remedy.split(" with "), config="distilqwen2.5-0324-7b")[0].is_error
