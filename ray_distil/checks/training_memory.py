@@ -93,4 +93,4 @@ def _remedies(training: TrainingConfig, sizes: Sizes, length: int, limit: float)
 
 
 def _written(change: dict[str, Any]) -> str:
-    return " with ".join(f"training.{key}={str(value).lower()}" for key, value in change.items())
+    return " and ".join(f"training.{key}={str(value).lower()}" for key, value in change.items())

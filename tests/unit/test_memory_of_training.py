@@ -126,7 +126,7 @@ def test_each_recipe_fits_and_says_what_it_takes(recipe: str, name: str, student
         ("distilqwen2.5-0324-14b", "14B", ["training.train_micro_batch_size_per_gpu=16"], ["training.train_micro_batch_size_per_gpu=1 needs "]),
         ("one-gpu", "32B", [], ["training."]),
         ("distilqwen2.5-0324-14b", "14B", ["plan.gib_per_gpu=9"], ["a smaller student"]),
-        ("distilqwen2.5-0324-14b", "14B", ["plan.gib_per_gpu=24"], ["training.offload_optimizer=true with training.num_workers=32 need 21"]),
+        ("distilqwen2.5-0324-14b", "14B", ["plan.gib_per_gpu=24"], ["training.offload_optimizer=true and training.num_workers=32 need 21"]),
     ],
 )  # fmt: skip
 def test_what_cannot_fit_is_refused_with_what_makes_it_fit(
@@ -153,5 +153,5 @@ def test_no_remedy_is_a_setting_that_the_training_refuses(student: Callable[[str
     remedies = [words.split(" need")[0] for words in finding.text.split("; ")[1:]]
     assert remedies
     for remedy in remedies:
-        load("distilqwen2.5-0324-7b", [*mistake, *remedy.split(" with ")])  # raises where it is refused
-        assert not told(student("7B"), *mistake, *remedy.split(" with "), config="distilqwen2.5-0324-7b")[0].is_error
+        load("distilqwen2.5-0324-7b", [*mistake, *remedy.split(" and ")])  # raises where it is refused
+        assert not told(student("7B"), *mistake, *remedy.split(" and "), config="distilqwen2.5-0324-7b")[0].is_error
